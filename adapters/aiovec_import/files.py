@@ -13,7 +13,7 @@ from aiovec.backend import Field, Schema, cleaned, may_lack_vectors, without_sec
 from aiovec.backend.paths import is_url
 from aiovec.errors import AiovecError, ConfigError
 
-from .sources import ForeignTable, Hints, Reader, legal_table_name, legal_vector
+from .sources import ForeignTable, Hints, Reader, free_name, legal_table_name, legal_vector
 
 TEXTS = ("jsonl", "csv")
 # One write of this much: large enough for any backend to be fast, small enough to hold twice.
@@ -222,16 +222,9 @@ class FileReader(Reader):
     def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:
         """Return the name that each column has in the table.
 
-        A column that is named like the id or the vector there, and is not it, gets underscores.
+        One that is named like the id or the vector there, and is not it, gives way.
         """
         moved = {self._vector: schema.vector}
         if self._id_column is not None:
             moved[self._id_column] = "id"
-        taken = {"id", schema.vector}
-        renamed = {}
-        for name in names:
-            renamed[name] = moved.get(name, name)
-            if name not in moved and name in taken:
-                while renamed[name] in names or renamed[name] in taken:
-                    renamed[name] = f"_{renamed[name]}"
-        return renamed
+        return {name: moved.get(name) or free_name(name, ("id", schema.vector)) for name in names}

@@ -21,7 +21,7 @@ from .files import names_format, path_and_table
 from .loading import Load
 from .sources import Chunk, ForeignTable, Hints, Reader, named_source
 from .stores.queue import connected, translated
-from .tables import QUERY, SqliteTable
+from .stores.sql import QUERY, SqliteTable
 from .wanted import Wanted
 
 if TYPE_CHECKING:

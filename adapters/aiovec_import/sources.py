@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -297,6 +297,11 @@ def _kind(name: str) -> type[Source]:
             "subclass of aiovec_import.sources.Source"
         )
     return kind
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return a column's name with a "_" behind it if it is taken, or would be one of these then."""
+    return f"{name}_" if name.rstrip("_") in taken else name
 
 
 def legal_vector(name: str) -> str:

@@ -30,8 +30,8 @@ from .stores.queue import (
     translated,
     versions_of,
 )
+from .stores.sql import SqliteTable, id_of
 from .syncing import Item, Seen
-from .tables import SqliteTable, id_of
 
 if TYPE_CHECKING:
     from .rows import Rows

@@ -21,9 +21,8 @@ from aiovec.errors import ConfigError
 from .folders import KINDS
 from .loading import create
 from .sifting import CAME_BEFORE, sift
-from .sources import Chunk, NewTable, Reject
+from .sources import Chunk, NewTable, Reject, free_name
 from .syncing import COUNTS, Change, Item, Row, Seen, SyncImport
-from .tables import free_name
 
 _MARKS = ("base", "hash")
 _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)

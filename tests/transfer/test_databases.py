@@ -280,20 +280,24 @@ def test_an_import_asks_for_options_and_never_guesses(db: Any, path: Path, store
     assert bring(path, store)["rows"] == 0
     docs_with(db)
     db.execute("CREATE TABLE pairs (a INT, b INT, v BLOB, PRIMARY KEY (a, b))")
-    db.execute("INSERT INTO pairs VALUES (1, 2, x'00')")
-    listed = "broken, docs (BLOBs: emb), items (vec0 table), pairs (BLOBs: v), words"
+    db.execute("INSERT INTO pairs VALUES (1, 2, x'01')")
+    db.execute("CREATE VIEW bare AS SELECT a, v FROM pairs")
+    listed = "bare, broken, docs (BLOBs: emb), items (vec0 table), pairs (BLOBs: v), words"
     assert f"The tables are: {listed}" in refused(path, store)
     for (name, *options), said in (
         (("docs",), "with --vector-column (id, uri, title, year, emb)"),
         (("docs", "--vector-column", "absent", "--dtype", "int8"), "with --vector-column"),
         (("docs", "--vector-column", "emb"), "choose one of float16, float32, float64, int8"),
         (("docs", "--vector-column", "title", "--dtype", "int8"), "holds no vectors of int8"),
-        (("pairs", "--vector-column", "v", "--dtype", "int8"), "no key of one column"),
+        (("bare", "--vector-column", "v", "--dtype", "int8"), "no primary key by which"),
         (("items", "--id-column", "absent"), "has no column 'absent'"),
         (("broken", "--vector-column", "v", "--dtype", "int8"), "gone"),
     ):
         with case((name, *options)):
             assert said in refused(table(path, name), store, *options)
+    pairs = ("--vector-column", "v", "--dtype", "int8")
+    assert bring(table(path, "pairs"), store, *pairs, table="pairs")["rows"] == 1
+    assert dict(rows_of(store, "pairs")["1/2"].fields) == {"a": 1, "b": 2}
 
 
 def test_a_bad_blob_is_rejected_by_its_place(db: Any, path: Path, store: Path) -> None:

@@ -319,7 +319,7 @@ def test_options_name_the_columns_and_the_metric_of_a_new_table(folder: Path, st
     assert (done["rows"], done["rejected"]) == (1, 2)
     fields = {"embedding": list[int], "year": int}
     assert schema_of(store) == Schema(2, metric="l2", model="m", vector="vec", fields=fields)
-    assert rows_of(store)["u1"].fields == {"_id": "own", "embedding": [9, 9], "year": 3}
+    assert rows_of(store)["u1"].fields == {"id_": "own", "embedding": [9, 9], "year": 3}
     rejects = rejected(path)  # another key does not replace a named one
     assert rejects.pop(2) == (None, "field 'id': every row needs an id")
     ((id, reason),) = rejects.values()

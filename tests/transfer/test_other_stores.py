@@ -287,7 +287,7 @@ def test_rows_without_ids_get_new_ones_in_their_order(folder: Path, store: Path,
     assert [row.id for row in in_order(rows)] == sorted(rows)
     for row, vector in zip(in_order(rows), VECTORS, strict=True):
         np.testing.assert_array_equal(row.vector, vector)
-        assert row["id_" if kind == "lancedb" else "_id"] == "same"
+        assert row["id_"] == "same"
     if kind == "parquet":
         assert "pass --id-column none for new ids" in error_of(
             "import", path, "-s", folder / "x.db", "--id-column", "key"

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +23,7 @@ from ..sources import (
     Hints,
     Reject,
     Source,
+    free_name,
     legal_table_name,
     legal_vector,
 )
@@ -76,10 +78,9 @@ class Collection:
 
 
 class Point(NamedTuple):
-    """A row: its fields go to the table as they are, its metadata as far as it can be stored.
+    """A row: its ``fields`` go to the table as they are, its metadata as far as it can be stored.
 
-    Without ``fields`` the collection's are among the metadata. Without a ``place`` the row is
-    counted.
+    Fields of the collection may be among the metadata. Without a ``place`` the row is counted.
     """
 
     id: Any
@@ -274,56 +275,58 @@ class CollectionSource(Source):
         return keys
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        number = 0
+        numbers = count(1)
         collection, vector = table.part
+        collection = replace(collection, new_ids=table.new_ids)
         pages = self.points(collection, vector, size)
         while True:
             with reading(None):
                 points = next(pages, None)
             if points is None:
                 return
-            rows: list[dict[str, Any]] = []
-            places: list[int | str] = []
-            rejects: list[Reject] = []
-            for point in points:
-                number += 1
-                if isinstance(point, Reject):
-                    rejects.append(point)
-                    continue
-                place = number if point.place is None else point.place
-                try:
-                    rows.append(_row(point, collection, schema, new_ids=table.new_ids))
-                    places.append(place)
-                except AiovecError as exc:
-                    rejects.append(Reject(place, str(point.id), str(exc)))
-            yield Chunk(rows, places, rejects)
+            yield chunk_of(points, collection, schema, numbers)
 
 
-def _row(point: Point, collection: Collection, schema: Schema, *, new_ids: bool) -> dict[str, Any]:
-    metadata, fields = dict(point.metadata), point.fields
-    if fields is None:
-        fields = {name: metadata.pop(name, None) for name in collection.fields}
-    row = {**fields, schema.vector: point.vector, "id": point.id}
-    metadata = _unfolded(metadata, collection)
-    # A key that is a column of the row has a "_" appended, as in the tables of bridges.
-    keys = {
-        f"{key}_" if key.rstrip("_") in row else key: storable(value, key, large=str)
-        for key, value in metadata.items()
+def chunk_of(
+    points: Iterable[Point | Reject], collection: Collection, schema: Schema, numbers: Iterator[int]
+) -> Chunk:
+    """Return points as rows for a table of this schema; each takes the next of the numbers."""
+    rows: list[dict[str, Any]] = []
+    places: list[int | str] = []
+    rejects: list[Reject] = []
+    for point, number in zip(points, numbers, strict=False):
+        if isinstance(point, Reject):
+            rejects.append(point)
+            continue
+        place = number if point.place is None else point.place
+        try:
+            rows.append(_row(point, collection, schema))
+            places.append(place)
+        except AiovecError as exc:
+            rejects.append(Reject(place, str(point.id), str(exc)))
+    return Chunk(rows, places, rejects)
+
+
+def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]:
+    fields = point.fields or {}
+    taken = (*fields, "id", schema.vector)
+    row = {
+        free_name(key, taken): value
+        if key in collection.fields
+        else storable(value, key, large=str)
+        for key, value in _unfolded(point.metadata, collection).items()
     }
-    if new_ids:
-        del row["id"]
-    return {**keys, **row}
+    ids = {} if collection.new_ids else {"id": point.id}
+    return {**row, **fields, schema.vector: point.vector, **ids}
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Return metadata with the keys of the object in it, which give way to its own by a "_"."""
+    """Return metadata with the keys of the object in it, which give way to its own."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):
         return dict(metadata)
-    return {
-        f"{key}_" if key in outer else key: value for key, value in (inner or {}).items()
-    } | outer
+    return {free_name(key, outer): value for key, value in (inner or {}).items()} | outer
 
 
 def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:

@@ -7,26 +7,37 @@ names; collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``); a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aiovec.backend import MAX_DIM, Field, Schema, read_json
+from aiovec.backend import MAX_DIM, Field, read_json
 from aiovec.errors import ConfigError
 from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.errors import ERROR, code_of, failures, translate
 from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
 from aiovec_sqlite.opening import connect_read_only
 
-from ..sources import Chunk, ForeignTable, Reject, legal_table_name
-from ..tables import QUERY, Column, SqliteTable, as_text, batches, columns_of
-from .common import Collection, CollectionSource, Point, Vectors
+from ..sources import legal_table_name
+from .common import Collection, Vectors
 from .queue import PREFIX
+from .sql import (
+    QUERY,
+    Column,
+    SqliteTable,
+    SqlSource,
+    SqlTable,
+    TextTable,
+    as_text,
+    batches,
+    columns_of,
+    sqlite_column,
+)
 
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
@@ -61,35 +72,12 @@ _COLLECTION_VECTOR = "vector"
 _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The way to read a table. ``place`` is the column with the position of a row.
-
-    ``table`` is what stands after FROM, ``dtypes`` are those of the vectors. Without ``columns``,
-    a row has JSON besides its vector, and the text ``content`` if it comes from ``llm``.
-    """
-
-    table: str
-    place: str
-    id: str
-    dtypes: Mapping[str, str]
-    columns: Sequence[Column] | None
-    content: str | None = None
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The columns without the place, the id and the vector."""
-        if self.columns is not None:
-            return [column.name for column in self.columns]
-        return ["payload_json", *([] if self.content is None else [self.content])]
-
-
-class SqliteSource(CollectionSource):
-    """Collections, vec0 tables, and columns of BLOBs that the user names."""
+class SqliteSource(SqlSource):
+    """Collections, vec0 tables, columns of BLOBs that the user names, and tables of texts."""
 
     layout = "SQLite database"
     place = "rowid"
-    chooses_ids = takes_dtypes = takes_queries = True
+    takes_dtypes = True
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
@@ -130,21 +118,19 @@ class SqliteSource(CollectionSource):
             self._known: set[str] = set()
             self._named = {**self._collections(), **self._collections_of_llm()}
 
-    def tables(self) -> list[ForeignTable]:
+    def of_texts(self) -> tuple[TextTable, str] | None:
         name = QUERY if self._hints.query is not None else self._hints.table or ""
         plain = {QUERY, *self._kinds} - self._vec0.keys() - self._named.keys()
         if name not in plain or not self._hints.of_texts:
-            return super().tables()
-        self.place = "key"
-        with _reading(self._path):
-            return [SqliteTable(self._db, name, self._hints).foreign(self._path.name)]
+            return None
+        return SqliteTable(self._db, name, self._hints), self._path.name
 
-    def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        if not table.texts:
-            yield from super().read(table, schema, size)
-            return
-        with _reading(self._path):
-            yield from table.part.chunks(schema, size)
+    def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+        with closing(self._db.execute(select)) as cursor:
+            yield from batches(cursor, size)
+
+    def reading(self) -> AbstractContextManager[None]:
+        return _reading(self._path)
 
     def names(self) -> Iterable[str]:
         """Return the named table; without a name the collections, or the only vec0 table."""
@@ -165,32 +151,34 @@ class SqliteSource(CollectionSource):
         return named or vec0
 
     def collection(self, name: str) -> Collection:
-        with _reading(self._path):
+        with self.reading():
             if name in self._named:
                 return self._named[name]()
             if name in self._vec0:
-                vectors, dtypes, columns = self._vec0[name]
-                return self._as_collection(name, "vec0 table", vectors, dtypes, columns)
-            columns = self._columns(name)
-            vector, dtype = self._blobs_named(name, [column.name for column in columns])
-            dtypes = {vector.name: dtype}
-            return self._as_collection(name, f"column of {dtype} BLOBs", [vector], dtypes, columns)
+                vectors, columns = self._vec0[name]
+                return self._collected(name, "vec0 table", quoted(name), columns, vectors, name)
+            vector, dtype = self._blobs_named(name)
+            columns = [column for column, _ in columns_of(self._db, name)]
+            blobs = [c._replace(read=_vector_of(dtype)) for c in columns if c.name == vector.name]
+            columns = [*blobs, *(column for column in columns if column.name != vector.name)]
+            layout = f"column of {dtype} BLOBs"
+            return self._collected(name, layout, quoted(name), columns, [vector])
 
-    def points(
-        self, collection: Collection, vector: str, size: int
-    ) -> Iterator[Iterable[Point | Reject]]:
-        part: _Part = collection.handle
-        # The rowid stands without quotes: "rowid" is a text where a table has none.
-        chosen = ", ".join(
-            name if name in ("rowid", "NULL") else quoted(name)
-            for name in (part.place, part.id, vector, *part.names)
-        )
-        with (
-            _reading(self._path),
-            closing(self._db.execute(f"SELECT {chosen} FROM {part.table}")) as cursor,
-        ):
-            for rows in batches(cursor, size):
-                yield [_point(row, part, part.dtypes[vector]) for row in rows]
+    def _collected(
+        self, name: str, layout: str, source: str, columns: Sequence[Column],
+        vectors: Sequence[Vectors], vec0: str = "", model: str | None = None,
+    ) -> Collection:  # fmt: skip
+        """Return a table as a collection. sqlite-vec's own list of rows is counted much faster."""
+        names = [vector.name for vector in vectors]
+        columns = [
+            column if column.field or column.spread or column.name in names
+            else column._replace(left_out=self._only_blobs(source, column.sql))
+            for column in columns
+        ]  # fmt: skip
+        hidden = ["rowid"] if name in self._has_rowid or source.startswith("(") else []
+        table = SqlTable(name, layout, source, columns, self._hints, hidden, names)
+        rows = self.count(quoted(f"{vec0}_rowids") if vec0 else source)
+        return table.collected(vectors, rows, hidden[0] if hidden else "NULL", model)
 
     def backup(self, path: Path) -> None:
         if path.exists():
@@ -223,25 +211,16 @@ class SqliteSource(CollectionSource):
             file=str(self._path), key="SOURCE",
         )  # fmt: skip
 
-    def _columns(self, table: str) -> list[Column]:
-        return columns_of(self._db, table)
-
     def _blobs(self, table: str) -> list[str]:
         if self._kinds[table] != "table":
             return []
-        return [column.name for column in self._columns(table) if "blob" in column.type.lower()]
-
-    def _count(self, table: str) -> int:
-        # sqlite-vec's own list of the rows is counted much faster than the rows.
-        counted = f"{table}_rowids" if table in self._vec0 else table
-        (count,) = self._db.execute(f"SELECT count(*) FROM {quoted(counted)}").fetchone()
-        return int(count)
+        return [c.name for c, type in columns_of(self._db, table) if "blob" in type.lower()]
 
     def _collections(self) -> dict[str, Callable[[], Collection]]:
         """Return the collections that have both of their tables."""
         if _META not in self._kinds:
             return {}
-        names = {column.name for column in self._columns(_META)}
+        names = {column.name for column, _ in columns_of(self._db, _META)}
         model = "model" if "model" in names else "NULL"
         listed = self._db.execute(f"SELECT name, {model} FROM {_META} ORDER BY 1").fetchall()
         named: dict[str, Callable[[], Collection]] = {
@@ -253,7 +232,7 @@ class SqliteSource(CollectionSource):
 
     def _of_points(self, name: str, model: str | None) -> Collection:
         vec, payload = f"vec_{name}", f"payload_{name}"
-        (first, *_), dtypes, _ = self._vec0[vec]
+        (first, *_), columns = self._vec0[vec]
         v, p = quoted(vec), quoted(payload)
         # The vectors in their order. A half of a point is a reject: it has no id, or no vector.
         query = (
@@ -262,38 +241,42 @@ class SqliteSource(CollectionSource):
             f"SELECT rowid, orig_id, NULL, NULL FROM {p} "
             f"WHERE rowid NOT IN (SELECT rowid FROM {v}))"
         )
-        part = _Part(query, "rowid", "orig_id", {_COLLECTION_VECTOR: dtypes[first.name]}, None)
-        vectors = [Vectors(_COLLECTION_VECTOR, first.dim, first.metric, first.kind)]
-        return Collection(name, vectors, self._count(vec), part, model=model, layout="collection")
+        read = next(column.read for column in columns if column.name == first.name)
+        vector = replace(first, name=_COLLECTION_VECTOR)
+        listed = [
+            Column("orig_id", "orig_id", key=1), Column(vector.name, vector.name, read=read),
+            Column("payload_json", "payload_json", read=_point_payload, spread=True),
+        ]  # fmt: skip
+        return self._collected(name, "collection", query, listed, [vector], vec, model)
 
     def _collections_of_llm(self) -> dict[str, Callable[[], Collection]]:
         for name, wanted in _LLM.items():
-            if name not in self._kinds or not wanted <= {c.name for c in self._columns(name)}:
+            if name not in self._kinds or not wanted <= {
+                c.name for c, _ in columns_of(self._db, name)
+            }:
                 return {}
         self._known |= _LLM.keys()
         listed = self._db.execute("SELECT name, id, model FROM collections ORDER BY name")
         return {name: partial(self._of_llm, name, id, model) for name, id, model in listed if name}
 
     def _of_llm(self, name: str, number: int, model: str | None) -> Collection:
-        query = (
-            "(SELECT rowid, *, metadata AS payload_json FROM embeddings "
-            f"WHERE collection_id = {number:d})"
-        )
-        part = _Part(query, "rowid", "id", {"embedding": "float32"}, None, "content")
-        (rows,) = self._db.execute(f"SELECT count(*) FROM {query}").fetchone()
-        vectors = [Vectors("embedding", self._usual_dim(query, "embedding", "float32"))]
+        query = f"(SELECT rowid, * FROM embeddings WHERE collection_id = {number:d})"
+        vector = Vectors("embedding", self._usual_dim(query, "embedding", "float32"))
+        listed = [
+            Column("id", "id", key=1), Column(vector.name, vector.name, read=_vector_of("float32")),
+            Column("content", "content", Field(str, text=True)),
+        ]  # fmt: skip
         # Images and the like, in a column that older databases lack.
-        has_blobs = "content_blob" in (column.name for column in self._columns("embeddings"))
-        blobs = self._only_blobs(query, "content_blob") if has_blobs else 0
-        omitted = [f"the column content_blob ({blobs:,} BLOBs)"] if blobs else []
-        fields = {"content": Field(str, text=True)}
-        return Collection(
-            name, vectors, rows, part, fields, model, omitted, layout="llm's collection"
-        )
+        names = [column.name for column, _ in columns_of(self._db, "embeddings")]
+        if "content_blob" in names and self._only_blobs(query, "content_blob"):
+            listed.append(Column("content_blob", "content_blob"))
+        listed.append(Column("metadata", "metadata", read=_payload, spread=True))
+        return self._collected(name, "llm's collection", query, listed, [vector], model=model)
 
-    def _blobs_named(self, table: str, columns: list[str]) -> tuple[Vectors, str]:
+    def _blobs_named(self, table: str) -> tuple[Vectors, str]:
         """Return the column of vectors that the user names, and its type."""
         vector, dtype = self._hints.vector_column, self._hints.dtype
+        columns = [column.name for column, _ in columns_of(self._db, table)]
         if vector not in columns or dtype is None:
             raise ConfigError(
                 f"name the column of the vectors in the table {table!r} with --vector-column "
@@ -320,49 +303,12 @@ class SqliteSource(CollectionSource):
         ).fetchone()
         return None if usual is None else int(usual[0]) // size
 
-    def _as_collection(
-        self, name: str, layout: str, vectors: Sequence[Vectors], dtypes: Mapping[str, str],
-        columns: list[Column],
-    ) -> Collection:  # fmt: skip
-        columns = [column for column in columns if column.name not in dtypes]
-        id = self._id_column(name, columns)
-        kept: list[Column] = []
-        omitted = []
-        for column in columns:
-            if column.field is None and (blobs := self._only_blobs(quoted(name), column.name)):
-                omitted.append(f"the column {column.name} ({blobs:,} BLOBs)")
-            elif column.name != id:
-                kept.append(column)
-        new_ids = id == "none"
-        key = "NULL" if new_ids else id
-        place = "rowid" if name in self._has_rowid else key
-        part = _Part(quoted(name), place, key, dtypes, kept)
-        fields = {column.name: column.field for column in kept}
-        return Collection(
-            name, vectors, self._count(name), part, fields, None, omitted, new_ids, layout
-        )
-
-    def _only_blobs(self, table: str, column: str) -> int:
-        """Count the BLOBs of a column that holds nothing else; else 0."""
+    def _only_blobs(self, source: str, column: str) -> str:
+        """Count the BLOBs of a column that holds nothing else; else nothing."""
         values, blobs = self._db.execute(
-            f"SELECT count(c), total(typeof(c) = 'blob') "
-            f"FROM (SELECT {quoted(column)} AS c FROM {table})"
+            f"SELECT count(c), total(typeof(c) = 'blob') FROM (SELECT {column} AS c FROM {source})"
         ).fetchone()
-        return int(blobs) if blobs == values else 0
-
-    def _id_column(self, table: str, columns: list[Column]) -> str:
-        """Return the named column, else the key of one column, else ``id``, else the rowid."""
-        names = [column.name for column in columns]
-        keys = [column.name for column in columns if column.key]
-        usual = keys or (["id"] if "id" in names else ["rowid"])
-        id = self._hints.id_column or (usual[0] if len(usual) == 1 else "")
-        if id in ("none", *names) or (id == "rowid" and table in self._has_rowid):
-            return id
-        raise ConfigError(
-            f"the table {table!r} has no {f'column {id!r}' if id else 'key of one column'}; choose "
-            f"the column of the ids with --id-column: {', '.join(names)}",
-            key="--id-column",
-        )
+        return f"{blobs:,.0f} BLOBs" if blobs and blobs == values else ""
 
 
 def _read(db: Any, path: str) -> None:
@@ -384,46 +330,53 @@ def _reading(path: Path) -> Iterator[None]:
         ) from exc  # fmt: skip
 
 
-def _declared(sql: str) -> tuple[list[Vectors], dict[str, str], list[Column]] | None:
-    """Read the vectors, their types and the columns that a vec0 table declares; None otherwise."""
+def _declared(sql: str) -> tuple[list[Vectors], list[Column]] | None:
+    """Read the vectors and the columns that a vec0 table declares; None otherwise."""
     made = _VEC0.search(sql)
     if made is None:
         return None
     vectors: list[Vectors] = []
-    dtypes: dict[str, str] = {}
     columns: list[Column] = []
     for argument in _COMMENT.sub("", made[1]).split(","):
         if vector := _VECTOR.fullmatch(argument.strip()):
             name, element, dim, metric = vector.groups()
-            dtypes[name] = _ELEMENTS[element.lower()]
-            able = int(dim) if dtypes[name] in _DTYPES else None
-            vectors.append(Vectors(name, able, metric or "l2", f"{dtypes[name]}[{dim}]"))
+            dtype = _ELEMENTS[element.lower()]
+            able = int(dim) if dtype in _DTYPES else None
+            vectors.append(Vectors(name, able, metric or "l2", f"{dtype}[{dim}]"))
+            columns.append(Column(name, quoted(name), read=_vector_of(dtype)))
         elif plain := _PLAIN.fullmatch(argument.strip()):
             name, kind, key = plain[1], plain[2], (plain[3] or "").lower()
-            columns.append(Column(name, kind, key == "partition", key == "primary"))
-    return vectors, dtypes, columns
+            columns.append(
+                sqlite_column(name, kind, 1 if key == "primary" else None, key == "partition")
+            )
+    return vectors, columns
 
 
-def _point(row: tuple[Any, ...], part: _Part, dtype: str) -> Point | Reject:
-    place, id, vector, *values = row
-    if not isinstance(place, (int, str, type(None))):
-        place = str(place)
-    if isinstance(vector, bytes) and not len(vector) % np.dtype(_DTYPES[dtype]).itemsize:
-        vector = np.frombuffer(vector, _DTYPES[dtype])
-    elif vector is not None:
-        given = f"{len(vector)} bytes" if isinstance(vector, bytes) else type(vector).__name__
-        return Reject(place, str(id), f"the vector is no BLOB of {dtype} but {given}")
-    if part.columns is None:
-        try:
-            payload = read_json(values[0] or "{}")
-            if not isinstance(payload, dict):
-                raise TypeError("it is not an object")
-        except (ValueError, TypeError, RecursionError) as exc:
-            return Reject(place, str(id), f"its JSON cannot be taken: {exc}")
-        if part.content is not None:
-            return Point(id, vector, payload, {part.content: values[1]}, place)
-        keys = {f"_{key}" if _RESERVED.match(key) else key: v for key, v in payload.items()}
-    else:
-        named = zip(part.columns, values, strict=True)
-        keys = {column.name: column.value(v) for column, v in named}
-    return Point(id, vector, keys, place=place)
+def _vector_of(dtype: str) -> Callable[[Any], Any]:
+    """Return what reads a BLOB of numbers."""
+
+    def read(blob: Any) -> Any:
+        if isinstance(blob, bytes) and not len(blob) % np.dtype(_DTYPES[dtype]).itemsize:
+            return np.frombuffer(blob, _DTYPES[dtype])
+        if blob is None:
+            return None
+        given = f"{len(blob)} bytes" if isinstance(blob, bytes) else type(blob).__name__
+        raise ValueError(f"the vector is no BLOB of {dtype} but {given}")
+
+    return read
+
+
+def _payload(text: Any) -> dict[str, Any]:
+    """Return the object that a column of JSON holds."""
+    try:
+        payload = read_json(text or "{}")
+        if not isinstance(payload, dict):
+            raise TypeError("it is not an object")
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise ValueError(f"its JSON cannot be taken: {exc}") from exc
+    return payload
+
+
+def _point_payload(text: Any) -> dict[str, Any]:
+    """Return the payload of a point, with the names that ``aiovec.compat`` gives to its keys."""
+    return {f"_{key}" if _RESERVED.match(key) else key: v for key, v in _payload(text).items()}

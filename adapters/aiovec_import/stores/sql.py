@@ -1,0 +1,388 @@
+"""Tables of SQL databases: which columns make the ids of rows, and what becomes of the others.
+
+``SqlTable`` is a table, a view or a query, with vectors or without. ``TextTable`` is one whose rows
+have a text and no vectors, and ``SqliteTable`` reads those of SQLite, all rows or those of some
+keys, through a connection of its caller. ``texts.TextImport`` brings their chunks into a table of
+its ``schema``, completed by the store's embedder.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import count
+from typing import Any, Literal, NamedTuple
+
+from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of, kinds_in, with_indexes
+from aiovec.backend import Field, Schema, read_json
+from aiovec.errors import ConfigError
+from aiovec_sqlite.layout import quoted
+
+from ..files import reading
+from ..sources import (
+    Chunk,
+    ForeignTable,
+    Hints,
+    Reject,
+    free_name,
+    in_parts,
+    legal_table_name,
+)
+from .common import Collection, CollectionSource, Point, Vectors, chunk_of
+
+QUERY = "aiovec_query"
+"""The view of ``--query``, which hides a table of its name."""
+
+_COPY = "aiovec_copy"
+# Rows are fetched so many at a time, to notice where their bytes end a chunk.
+_ROWS_AT_ONCE = 64
+_TORN = ("utf-8", "surrogateescape")
+# Rows that show the type of a column without a declared one.
+_FIRST_ROWS = 1000
+
+# By SQLite's rules for declared types, and bool in addition.
+_KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, ...]], ...] = (
+    ("bool", ("bool",)),
+    ("int", ("int",)),
+    ("text", ("char", "clob", "text")),
+    (None, ("blob",)),
+    ("float", ("real", "floa", "doub")),
+)
+# Types whose values are kept in the payload, unless the column is named or has an index.
+_LOOSE: tuple[tuple[Literal["text", "float"], tuple[str, ...]], ...] = (
+    ("text", ("date", "time")),
+    ("float", ("num", "dec")),
+)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class Column(NamedTuple):
+    """A column: how it is selected, the field of its type, and the one that it may become.
+
+    ``key`` is its place in the primary key. ``left_out`` is its type if no row can hold its values.
+    ``read`` makes what a row holds of a selected value, or raises ValueError. The keys of an object
+    that is ``spread`` are taken as columns; such a column is the last one.
+    """
+
+    name: str
+    sql: str
+    field: Field | None = None
+    may_be: Field | None = None
+    key: int | None = None
+    is_indexed: bool = False
+    left_out: str = ""
+    read: Callable[[Any], Any] = _same
+    spread: bool = False
+
+
+class SqlTable:
+    """A table, a view or a query of any database.
+
+    ``key`` are the columns whose values make the id, none if rows get new ones, and ``columns`` the
+    others that come along. ``hidden`` are names of the id that are no columns; one is used for rows
+    that have ``vectors`` and no other key.
+    """
+
+    def __init__(
+        self, name: str, layout: str, source: str, columns: Sequence[Column], hints: Hints,
+        hidden: Sequence[str] = (), vectors: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.name, self.layout, self.source, self._new = name, layout, source, hints.new
+        names = [*(column.name for column in columns), *hidden]
+        keys = sorted((c for c in columns if c.key is not None), key=lambda each: each.key or 0)
+        usual = [column.name for column in keys] or [name for name in names if name == "id"]
+        wanted = hints.id_column
+        self.new_ids: bool = bool(vectors) and hints.wants_new_ids
+        self.key: Sequence[str] = usual or (hidden if vectors else ())
+        if wanted is not None:
+            self.key = [each for each in names if each == wanted and not self.new_ids]
+        if not (self.key or self.new_ids):
+            lack = "no primary key" if wanted is None else f"no column {wanted!r}"
+            able = ", ".join([*names, "none for new ids"] if vectors else names)
+            raise ConfigError(
+                f"{name!r} has {lack} by which the same import finds its rows again; name a "
+                f"column whose values are unique with --id-column: {able:.500}",
+                key="--id-column",
+            )
+        self.left_out: Sequence[str] = [
+            f"the column {column.name} ({column.left_out})" for column in columns
+            if column.left_out and column.name not in self.key
+        ]  # fmt: skip
+        own = (*vectors, *(self.key if len(self.key) == 1 else ()))
+        self.columns: Sequence[Column] = [
+            column for column in columns if not column.left_out and column.name not in own
+        ]
+        self._by_name = {column.name: column for column in columns}
+        self._spreads = any(column.spread for column in columns)
+
+    def select(self, place: str = "NULL", vector: str = "") -> str:
+        """Return the statement that selects the position of each row, its vector, and the rest."""
+        sql = {name: column.sql for name, column in self._by_name.items()}
+        key = [sql.get(name, name) for name in self.key]
+        chosen = [place, sql.get(vector, "NULL"), *key, *(column.sql for column in self.columns)]
+        return f"SELECT {', '.join(chosen)} FROM {self.source}"
+
+    def point(self, row: Sequence[Any], vector: str = "") -> Point | Reject:
+        """Return a row of ``select``. Without a position, its key is its place."""
+        place, found, *rest = row
+        count = len(self.key)
+        id = id_of(rest[:count]) if count else None
+        if place is None:
+            place = rest[0] if count == 1 and isinstance(rest[0], int) else id
+        spread: dict[str, Any] = {}
+        named: dict[str, Any] = {}
+        try:
+            for column, value in zip(self.columns, rest[count:], strict=True):
+                if column.spread:
+                    spread = column.read(value)
+                else:
+                    named[column.name] = column.read(value)
+            read = self._by_name[vector].read(found) if vector else None
+        except ValueError as exc:
+            return Reject(place, id, str(exc))
+        if self._spreads:
+            return Point(id, read, spread, named, place)
+        return Point(id, read, named, place=place)
+
+    def collected(
+        self, vectors: Sequence[Vectors], rows: int, place: str = "NULL", model: str | None = None
+    ) -> Collection:
+        """Return the table as a collection. ``place`` is selected for the position of a row."""
+        fields = {column.name: column.field for column in self.columns if not column.spread}
+        return Collection(
+            self.name, vectors, rows, (self, place), fields, model, self.left_out, self.new_ids,
+            self.layout,
+        )  # fmt: skip
+
+
+class TextTable(SqlTable):
+    """One whose rows have a text and no vectors.
+
+    ``schema`` is that of the store's table; its dimension and model are the embedder's.
+    """
+
+    @cached_property
+    def schema(self) -> Schema:
+        new, columns = self._new, {column.name: column for column in self.columns}
+        texts = [*new.text, *([] if new.embed is None else [new.embed])]
+        for option, names in (("--text", new.text), ("--index", new.index), ("--embed", texts)):
+            for name in set(names) - columns.keys():
+                raise ConfigError(
+                    f"{option} {name}: {self.name!r} has no such column; the columns: "
+                    f"{', '.join(columns):.500}", key=option,
+                )  # fmt: skip
+        fields: dict[str, Field | None] = {}
+        for name, column in columns.items():
+            field = column.field or column.may_be
+            if name != free_name(name, ("id", "payload", USUAL_VECTORS[0])):
+                continue
+            if name in texts and (field is None or field.kind != "text"):
+                field = Field("text")
+            if field is not None and column.is_indexed:
+                fields[name] = Field(field.kind, index="btree")
+            elif name in (*texts, *new.index):
+                fields[name] = field
+        kept, _ = fields_of(fields, USUAL_VECTORS[0])
+        schema = Schema(
+            0, metric=new.metric or "cosine", model=new.model, fields=kept, embed=new.embed_of(kept)
+        )
+        return with_indexes(schema, new.text, new.index)
+
+    def offered(self, rows: int, database: str) -> ForeignTable:
+        """Return the table as a reader of the database of this name offers it."""
+        collection = replace(self.collected([], rows), fields=self.schema.fields)
+        return ForeignTable(
+            legal_table_name(self.name), self.name, self.layout, rows, self.schema,
+            tuple(f"not imported: {column}" for column in self.left_out), part=(collection, ""),
+            texts=True, base=f"{database}#{self.name}",
+        )  # fmt: skip
+
+    def chunk(self, rows: Iterable[Sequence[Any]], schema: Schema) -> Chunk:
+        """Return rows of ``select`` for a table of this schema."""
+        collection = replace(self.collected([], 0), fields=self.schema.fields)
+        return chunk_of(map(self.point, rows), collection, schema, count(1))
+
+
+class SqliteTable(TextTable):
+    """A table of texts in a SQLite database.
+
+    Sets the ``text_factory`` of the connection: a text that is not UTF-8 rejects its own row only.
+    """
+
+    def __init__(self, db: Any, name: str, hints: Hints) -> None:
+        db.text_factory = as_text
+        self._db = db
+        listed = db.execute(
+            "SELECT type, wr FROM pragma_table_list WHERE name = ? ORDER BY schema = 'main'",
+            (name,),
+        ).fetchone()
+        if listed is None:
+            raise ConfigError(f"there is no table {name!r}", key="SOURCE")
+        is_query = name == QUERY
+        first = "SELECT i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i"
+        indexed = {n for (n,) in db.execute(f"{first} WHERE seqno = 0 AND cid >= 0", (name,))}
+        columns = [
+            column._replace(
+                is_indexed=column.name in indexed, left_out=type if "blob" in type.lower() else "",
+                may_be=column.may_be if type else self._shown(column, name),
+            )
+            for column, type in columns_of(db, name)
+        ]  # fmt: skip
+        hidden = () if listed[0] == "view" or listed[1] else ("rowid",)
+        super().__init__(
+            "query" if is_query else name, "query" if is_query else listed[0], quoted(name),
+            columns, hints, hidden,
+        )  # fmt: skip
+        # Without WAL, a reader keeps writers from their commits until its last row.
+        self._copies = db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
+        if self._copies and db.in_transaction:
+            db.execute("COMMIT")
+
+    def _shown(self, column: Column, table: str) -> Field | None:
+        """Return the field that the first values of a column without a type suggest."""
+        few = f"SELECT {column.sql} FROM {quoted(table)} LIMIT {_FIRST_ROWS}"
+        kinds = kinds_in([value for (value,) in self._db.execute(few)])
+        return field_of_kinds(kinds) if kinds else None
+
+    def foreign(self, database: str) -> ForeignTable:
+        """Return the table as a reader of the database of this name offers it."""
+        (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
+        return self.offered(rows, database)
+
+    def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
+        """Yield all rows for a table of this schema, up to ``size`` at once.
+
+        They are of one moment: of the transaction that is open, or of a copy in a temporary file.
+        """
+        select = self.select()
+        if self._copies:
+            self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
+            self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {select}")
+            select = f"SELECT * FROM temp.{_COPY}"
+        for rows in batches(self._db.execute(select), size):
+            yield self.chunk(rows, schema)
+
+    def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
+        """Return the rows with these keys, and the ids of the keys that no row has."""
+        names = [name if name == "rowid" else quoted(name) for name in self.key]
+        rows: list[Any] = []
+        for key in keys:
+            marks = ["CAST(? AS TEXT)" if _is_torn(part) else "?" for part in key]
+            by = " AND ".join(f"{n} IS {mark}" for n, mark in zip(names, marks, strict=True))
+            parts = [p.encode(*_TORN) if _is_torn(p) else p for p in key]
+            rows += self._db.execute(f"{self.select()} WHERE {by}", parts)
+        present = {id_of(row[2 : 2 + len(self.key)]) for row in rows}
+        ids = {id for key in keys if (id := id_of(key)) is not None and not _is_torn(id)}
+        return self.chunk(rows, schema), ids - present
+
+
+def columns_of(db: Any, table: str) -> list[tuple[Column, str]]:
+    """Return the columns of a table of SQLite with their declared types, also generated ones, but
+    none that a virtual table hides."""
+    info = db.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
+    return [
+        (sqlite_column(name, type or "", key or None), type or "")
+        for _, name, type, _, _, key, hides in info if hides != 1
+    ]  # fmt: skip
+
+
+def sqlite_column(name: str, type: str, key: int | None = None, partition: bool = False) -> Column:
+    """Return a column of a declared type."""
+    declared = type.lower()
+    kind = next((k for k, words in _KINDS if any(w in declared for w in words)), None)
+    loose = next((k for k, words in _LOOSE if any(w in declared for w in words)), None)
+    field = Field(kind, partition=partition and kind in ("text", "int")) if kind else None
+    read = _flag if "bool" in declared else _read_as_json if field is None else _same
+    return Column(name, quoted(name), field, Field(loose) if loose else None, key, read=read)
+
+
+def _flag(value: Any) -> Any:
+    return bool(value) if value in (0, 1) else value
+
+
+def _read_as_json(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return read_json(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def id_of(key: Sequence[Any]) -> str | None:
+    """Return the id of a row with this key; None if a part of it is null.
+
+    The parts of a key of several columns have a slash between them. Within a part, "%" and "/" are
+    written "%25" and "%2F", so no two keys have one id. Bytes are written in hexadecimal.
+    """
+    if None in key:
+        return None
+    parts = [part.hex() if isinstance(part, bytes) else str(part) for part in key]
+    if len(parts) == 1:
+        return parts[0]
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
+def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the rows of a statement, up to ``size`` at once, and fewer if they are large."""
+    fetched = iter(partial(cursor.fetchmany, min(size, _ROWS_AT_ONCE)), [])
+    return in_parts(((row, _bytes_of(row)) for rows in fetched for row in rows), size)
+
+
+def _bytes_of(row: Iterable[Any]) -> int:
+    return sum(len(value) for value in row if isinstance(value, (bytes, str)))
+
+
+def as_text(text: bytes) -> str:
+    """Return a text of SQLite; bytes that are no UTF-8 become lone surrogates."""
+    return text.decode(*_TORN)
+
+
+def _is_torn(value: object) -> bool:
+    """Return whether a value is a text that came of bytes which are no UTF-8."""
+    return isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value)
+
+
+class SqlSource(CollectionSource):
+    """A database: its tables with vectors are collections, and others may have texts."""
+
+    chooses_ids = takes_queries = True
+
+    @abstractmethod
+    def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """Yield the rows of a statement, up to ``size`` at once."""
+
+    @abstractmethod
+    def of_texts(self) -> tuple[TextTable, str] | None:
+        """Return the table or the query whose rows have a text, and the name of the database; None
+        if vectors are wanted."""
+
+    def tables(self) -> list[ForeignTable]:
+        with self.reading():
+            if (found := self.of_texts()) is None:
+                return super().tables()
+            self.place: str = "key"
+            table, database = found
+            return [table.offered(self.count(table.source), database)]
+
+    def count(self, source: str) -> int:
+        ((rows,),) = next(self.rows(f"SELECT count(*) FROM {source}", 1))
+        return int(rows)
+
+    def points(
+        self, collection: Collection, vector: str, size: int
+    ) -> Iterator[Iterable[Point | Reject]]:
+        table, place = collection.handle
+        with self.reading():
+            for rows in self.rows(table.select(place, vector), size):
+                yield [table.point(row, vector) for row in rows]
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Translate the errors of the database's client."""
+        return reading(None)
