@@ -68,7 +68,7 @@ LARGEST = 64 * 2**20
 """Bytes of a document at most: it is held in memory with all its passages."""
 
 FARTHEST = 10
-"""Passages before and after a hit at most."""
+"""The most passages before and after a hit."""
 
 # Raise it when the cutter changes: the next import then cuts every document again.
 _VERSION = 5

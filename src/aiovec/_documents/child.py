@@ -99,7 +99,7 @@ def _pdf(data: bytes) -> Iterator[str]:
         raise _UnreadableError(reason) from exc
 
 
-# Where a page has its content, the surest first. Whatever else it has is for finding other pages.
+# Where a page keeps its content, the surest place first; the rest is navigation.
 _MAIN = "main", "[role=main]", "article", "#content", "#main-content", ".document"
 _NO_CONTENT = (
     "script, style, noscript, template, nav, footer, button, select, iframe, svg, "
@@ -266,7 +266,8 @@ def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
 
 
 def _notebook(data: bytes) -> Iterator[str]:
-    """Yield a title, which a notebook has not, and its text, its code and what that printed."""
+    """Yield an empty title, since a notebook has none, then its text, its code and the code's
+    output."""
     notebook = json.loads(data)
     about = notebook.get("metadata") or {}
     language = (about.get("language_info") or about.get("kernelspec") or {}).get("name") or ""
@@ -319,7 +320,7 @@ class _Archive:
 
 
 def _pptx(data: bytes) -> Iterator[str]:
-    """Yield a title, which slides have not, and each slide in its order, with its notes."""
+    """Yield an empty title, since slides have none, then each slide in order, with its notes."""
     archive = _Archive(data)
     yield ""
     show = "ppt/presentation.xml"

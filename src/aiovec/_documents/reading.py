@@ -31,7 +31,7 @@ class Text(NamedTuple):
 
 
 class Stop:
-    """Ends work in a thread, which asks for it between its parts."""
+    """Stops work in a thread, which calls ``check`` between its steps."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class Stop:
 
     @contextmanager
     def by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Stop this part of the work, which asks for nothing, by a call."""
+        """Within this block, where the work cannot check, have a stop call ``end``."""
         with self._lock:
             self.check()
             self._end = end
@@ -145,7 +145,7 @@ class _Child:
             timer.join()  # it may just be ending the process
 
     def kill(self) -> None:
-        """End the process, so that who waits for its answer gets none. It is not used again."""
+        """End the process, so that whoever waits for its answer gets none. It is not used again."""
         self._is_killed = True
         self._process.kill()
 

@@ -259,8 +259,7 @@ class Backends:
         return exists
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
-        """Return the active store's mark, or one made from the error if the backend keeps no
-        marks."""
+        """Return the active store's mark; for a backend without marks, make one of the error."""
         if self.active.backend.supports("moves"):
             return await self.active.backend.move_mark()
         return MoveMark(

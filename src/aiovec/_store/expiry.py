@@ -1,9 +1,8 @@
 """Rows that expire: since when they are hidden, and the sweep that deletes them.
 
-A backend treats expired rows like all rows until the sweep deletes them. An attempt of a user's
-call that reads or writes rows makes one ``ExpiringTable``, and reads, changes and counts only the
-rows that this selects. The sweep runs in ``optimize``, and once an hour in the background of an
-insert or upsert.
+A backend treats expired rows like all rows until the sweep deletes them. Each attempt of a call has
+one ``ExpiringTable``, and sees only its rows. The sweep runs in ``optimize``, and once an hour in
+the background of an insert or upsert.
 """
 
 from __future__ import annotations

@@ -190,9 +190,9 @@ def boosted(
     return _best_first(ids, totals)
 
 
-# Hits whose likeness to all others is computed in one step, and the most products of two numbers in
-# a product of matrices that OpenBLAS leaves in this thread: it spreads larger ones over threads of
-# its own, which take several times the CPU under load.
+# How many hits are compared with all others at once; and the largest product of matrices, in
+# multiplications, that OpenBLAS computes in this thread: it spreads larger ones over threads of its
+# own, which take several times the CPU under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
 # Worths that differ by less differ only by rounding.
 _EQUAL = 1e-12

@@ -247,14 +247,14 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
 class Plan:
     """A search of one table: what to ask the backend, and the steps that make hits of its answer.
 
-    ``selection`` has what the steps need, ``shown`` the part that hits show. Each of the
-    ``vectors`` has its filter, and a keyword search, which has ``clauses``, the only one. With
-    both, the two lists become one. Rows that are ``left_out`` are no hits.
+    ``selection`` has what the steps need, ``selected`` the part that hits show. Each
+    vector has a filter of its own; a keyword search has one filter, and ``clauses``. With both, the
+    two lists become one. Rows that are ``left_out`` are no hits.
     """
 
     table: OpenTable
     options: SearchOptions
-    shown: Selection
+    selected: Selection
     selection: Selection
     filters: Sequence[Expr | None]
     vectors: Sequence[Float32Array]
@@ -426,16 +426,16 @@ class Answer:
     def finish(self) -> None:
         """Diversify reranked rows as requested, cut all to what is shown, and make the hits."""
         plan, options = self.plan, self.plan.options
-        schema, shown = plan.table.schema, plan.shown
+        schema, selected = plan.table.schema, plan.selected
         if options.diversity and options.rerank is not None and self.places:
             self.diversify()
         if options.group_by is None:
             self.places = self.places[options.offset : options.last]
         else:
             self._keep_groups(options.last, options.offset)
-        names, vector = shown.columns.fields, shown.shows_vector
+        names, vector = selected.columns.fields, selected.shows_vector
         columns = result_columns(schema, names, hits=True, vector=vector)
-        self.hits = Results(self.hits_with(shown, self.found.snippets), columns=columns)
+        self.hits = Results(self.hits_with(selected, self.found.snippets), columns=columns)
         del self.found  # or a call of many queries would keep the rows of all
 
     def hits_with(self, selection: Selection, snippets: Snippets | None = None) -> list[Hit]:
@@ -479,16 +479,16 @@ def plan_of(table: OpenTable, options: SearchOptions, vectors: Sequence[Float32A
         check_tuning(options.tuning, schema.dim)
         if not options.exact:
             _check_taken(options.tuning, table.backend)
-    shown = select_columns(
+    selected = select_columns(
         schema,
         options.select,  # type: ignore[arg-type]  # a list by now
         include_vector=options.include_vector,
     )
-    selection = _for_the_steps(options, schema, shown)
+    selection = _for_the_steps(options, schema, selected)
     clauses = None if options.query is None else _clauses(table, options.query)
     filters = bound_filters(options, table, len(vectors) if clauses is None else 1)
     left_out = frozenset[str]().union(*(options.like or ()))
-    return Plan(table, options, shown, selection, filters, vectors, clauses, left_out)
+    return Plan(table, options, selected, selection, filters, vectors, clauses, left_out)
 
 
 def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) -> Selection:

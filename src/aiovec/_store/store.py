@@ -165,7 +165,8 @@ _MOST_LIKE = 1_000
 _ONCE = frozenset(
     "create_table insert upsert update set_vectors delete create_index drop_index revert".split()
 )
-# Writes that a read-only store refuses, as it refuses alterations. It may have to create no table.
+# Writes that a read-only store refuses, as it refuses alterations. ``create_table`` is not among
+# them: with ``exist_ok`` it may find its table.
 _WRITES = _ONCE - {"create_table"} | {"create_table_from", "optimize"}
 
 

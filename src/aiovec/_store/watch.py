@@ -1,4 +1,5 @@
-"""``aiovec.watch``: a table of a store is kept as another database's, or as a folder.
+"""``aiovec.watch``: keep a table in step with a table of another database, or with a folder of
+documents.
 
 A ``Feed`` knows its source, and finds and applies its changes. The importer has them,
 and is loaded when something is watched.

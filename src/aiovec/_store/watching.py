@@ -1,4 +1,4 @@
-"""A task that keeps a table of a store as its source is, by a ``Feed``."""
+"""The task that keeps a table in step with its source, by a ``Feed``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG = logging.getLogger("aiovec.watch")
 
 # Seconds between looks while something is waited for, and at the lock of another process.
 _LOOK, _STAND_BY = 0.02, 1.0
-# Seconds that a question for the state waits behind other work, such as a queue that is made.
+# Seconds that ``state`` waits for other work on the source before it answers None.
 _PATIENCE = 0.5
 # Seconds before the first retry, which double up to the last.
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0

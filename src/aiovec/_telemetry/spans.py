@@ -46,7 +46,7 @@ def _configured() -> Any:
 def span(
     call: str, table: str | None, place: Attributes, *, current: bool = True
 ) -> AbstractContextManager[Reported | None, None]:
-    """Report the block as one call; None if nobody hears of it.
+    """Report the block as one call; None if the app has not set up OpenTelemetry.
 
     A span that is not ``current`` may begin and end in different tasks.
     """

@@ -154,14 +154,14 @@ def _wrong_call(
 
 
 def hints_methods(cls: type[Any]) -> None:
-    """Let all public methods of a class hint at their arguments."""
+    """Have a wrong argument of a public method of this class answered with the right name."""
     for name, method in list(vars(cls).items()):
         if inspect.isfunction(method) and not name.startswith("_"):
             setattr(cls, name, hints_arguments(method))
 
 
 def hints_creation(cls: type[_T]) -> type[_T]:
-    """Let a class hint at the arguments of its objects."""
+    """Have a wrong argument of this class answered with the right name."""
     cls.__init__ = hints_arguments(cls.__init__)  # type: ignore[method-assign]
     return cls
 

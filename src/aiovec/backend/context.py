@@ -124,7 +124,7 @@ def call_context() -> CallContext:
 
 
 def new_meter(rows: int | None) -> Meter | None:
-    """Return a meter for a read of at most so many rows or values, or of all.
+    """Return a meter for a read of at most ``rows`` rows or values; None is any number.
 
     None if their bytes are not bounded.
     """

@@ -19,7 +19,7 @@ from .rows import Batch
 from .threads import INLINE_LIMIT, arrow_is_ready
 
 # Numbers of an array, and bytes of text or of Arrow buffers, that take as long as one value; and
-# the values that a column costs, however few its rows are.
+# the cost of a column without rows.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
 # Longer lists are sampled, every 17th item; a prime step avoids aliasing with periodic data.
 _FEW, _STEP = 64, 17

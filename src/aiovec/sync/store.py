@@ -323,7 +323,8 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
         finally:
             portal.stop()
 
-    text = f"{store!r} was never closed"  # by now it is open
+    # Read now: once ``close`` begins, the text says that it is closed.
+    text = f"{store!r} was never closed"
     portal.begin(close)
     warnings.warn(text, ResourceWarning, stacklevel=2)
 
