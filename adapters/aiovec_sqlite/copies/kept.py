@@ -332,9 +332,35 @@ class KeptWords(Kept[Words]):
         super().__init__(table, keeper)
         self._most_bytes = 0
         self._following: asyncio.Task[None] | None = None
+        # True once a file was looked for, by the first search, and once the table was dropped from
+        # memory.
+        self._looked = self._dropped = False
 
-    def look_after(self) -> None:
-        """Begin to make the words of a table whose texts are searched, or bring them up to date."""
+    def find(self, db: sqlite3.Connection, found: list[Words]) -> Words | None:
+        """Map the file of words in the thread of the table's first search; None without one."""
+        if self._looked:
+            return found[0] if found else None
+        self._looked = True
+        most = int(self._keeper.memory * _FOR_WORDS)
+        words = Words.mapped(db, current_table(db, self.table), most, self._keeper.files)
+        if words is not None:
+            found.append(words)
+        return words
+
+    def drop(self) -> None:
+        super().drop()
+        self._dropped = True
+
+    def look_after(self, found: list[Words]) -> None:
+        """Begin to make the words of a table whose texts are searched, or bring them up to date.
+
+        ``found`` are those that this search has mapped.
+        """
+        for mapped in found:
+            if self.value is None and not (self.is_being_made or self._dropped):
+                self._put(mapped)
+            else:
+                self._keeper.release(mapped)
         words = self.value
         if words is None:
             self.begin()

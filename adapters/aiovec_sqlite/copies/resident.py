@@ -124,19 +124,21 @@ class ResidentSearch(Keeper):
 
     async def search_text(self, table: TableHandle, query: Query, finish: FromEach[_T]) -> _T:
         """Return what ``finish`` makes of the rows with the best words, in a reader's thread."""
-        resident = self._of(table)
+        words = self._of(table).words
+        found: list[Words] = []
 
-        def work(words: Words | None, db: sqlite3.Connection, ticket: Ticket) -> _T:
-            at = None if words is None else words.at(db, ticket)
+        def work(kept: Words | None, db: sqlite3.Connection, ticket: Ticket) -> _T:
+            kept = kept or words.find(db, found)
+            at = None if kept is None else kept.at(db, ticket)
             return finish([search_text(db, ticket, table, query, at)])
 
         try:
             for _ in range(_MOST_SNAPSHOTS):
                 with suppress(OlderSnapshotError):
-                    return await self.readers.read(partial(work, resident.words.value))
+                    return await self.readers.read(partial(work, words.value))
             return await self.readers.read(partial(work, None))
         finally:
-            resident.words.look_after()
+            words.look_after(found)
 
     def _of(self, table: TableHandle) -> _SearchedTable:
         """Return what is known of the table, as the one that was searched last."""
@@ -251,6 +253,7 @@ class ResidentSearch(Keeper):
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
         words, by_both = resident.words.value, any(query.by_both for query in queries)
+        found: list[Words] = []
         copy: ResidentCopy | None = None
         spoiled = False
 
@@ -262,7 +265,8 @@ class ResidentSearch(Keeper):
                 copy = resident.copy.value = resident.copy.mapped(db, layout)
             state = None if copy is None else copy.advance(db, ticket)
             if copy is not None and state is not None:
-                at = words.at(db, ticket) if words is not None and by_both else None
+                kept = (words or resident.words.find(db, found)) if by_both else None
+                at = None if kept is None else kept.at(db, ticket)
                 snapshot = Snapshot(db, ticket, layout, state, at)
                 try:
                     return state, finish(found_by_scan(snapshot, copy.masks, queries, on_scanned))
@@ -284,8 +288,9 @@ class ResidentSearch(Keeper):
         except StaleTableError:
             self._drop(resident)
             raise
-        if by_both:
-            resident.words.look_after()
+        finally:
+            if by_both:
+                resident.words.look_after(found)
         if state is not None:
             self._look_after(resident, queries, state)
             return finished
