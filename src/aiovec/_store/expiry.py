@@ -78,7 +78,7 @@ class ExpiringTable(OpenTable):
         self._moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
         self._expired = Compare(self._at, "<", self._moment)
 
-    def only(self, where: Expr | None) -> Expr | None:
+    def _only(self, where: Expr | None) -> Expr | None:
         return self._not_before(self._moment, where)
 
     def _not_before(self, moment: datetime, where: Expr | None) -> Expr:
@@ -95,7 +95,7 @@ class ExpiringTable(OpenTable):
     def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
         first = queries[0]
         if first.by_words or first.by_both:
-            return super().search([replace(first, where=self.only(first.where))], finish)
+            return super().search([replace(first, where=self._only(first.where))], finish)
         return self._nearest(queries, finish)
 
     async def _nearest(self, queries: Sequence[Query], finish: FromEach[_T]) -> _T:

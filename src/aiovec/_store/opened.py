@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from .._filters import Expr, bind
 from .._filters.lists import nested_keys
-from .._filters.tree import Ref
+from .._filters.tree import Ref, Value
+from ..backend.changes import Delete, RowChange, Update
 from ..backend.contract import (
     Changes,
     Columns,
@@ -51,7 +53,7 @@ class OpenTable:
         self.filters: list[Expr] = []
         """The filters of the attempt."""
 
-    def only(self, where: Expr | None) -> Expr | None:
+    def _only(self, where: Expr | None) -> Expr | None:
         """Return a bound filter for rows that exist."""
         return where
 
@@ -62,8 +64,8 @@ class OpenTable:
         return expr
 
     async def bound(self, where: object) -> Expr | None:
-        """Return a user's filter, bound to the table, for rows that exist."""
-        return self.only(await hop(cost_of_text(where), self.bind, where))
+        """Return a user's filter, bound to the table; long ones are parsed in a thread."""
+        return await hop(cost_of_text(where), self.bind, where)
 
     async def refuse_lists(self) -> None:
         """Raise FilterError if a filter of the attempt, which selected nothing, has a payload key
@@ -77,14 +79,12 @@ class OpenTable:
 
     async def _payloads(self, where: Expr | None, most: int) -> list[str]:
         """Return the payloads of the first rows that a filter selects."""
-        return await self.backend.find(
-            self.handle,
-            where=self.only(where),
+        return await self.find(
+            where,
+            lambda rows: [text or "{}" for text in rows.payloads or ()],
             order_by=(Order(Ref("id")),),
             limit=most,
-            offset=0,
             columns=Columns((), payload=True).metered(most),
-            finish=lambda rows: [text or "{}" for text in rows.payloads or ()],
         )
 
     def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
@@ -95,6 +95,55 @@ class OpenTable:
         """Return the set of ids that exist."""
         return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
+    def find(
+        self,
+        where: Expr | None,
+        finish: FromRows[_T],
+        *,
+        order_by: Sequence[Order],
+        limit: int,
+        offset: int = 0,
+        columns: Columns,
+    ) -> Awaitable[_T]:
+        """Return what ``finish`` makes of the sorted rows that a filter selects."""
+        return self.backend.find(
+            self.handle,
+            where=self._only(where),
+            order_by=order_by,
+            limit=limit,
+            offset=offset,
+            columns=columns,
+            finish=finish,
+        )
+
+    def count(self, where: Expr | None) -> Awaitable[int]:
+        """Return the number of rows that a filter selects."""
+        return self.backend.count(self.handle, self._only(where))
+
+    def value_counts(
+        self, ref: Ref, where: Expr | None, limit: int | None
+    ) -> Awaitable[Sequence[tuple[Value, int]]]:
+        """Return the values of the rows that a filter selects, each with its number of rows."""
+        return self.backend.value_counts(self.handle, ref, self._only(where), limit)
+
+    def bounds(self, ref: Ref, where: Expr | None) -> Awaitable[tuple[Value, Value] | None]:
+        """Return the first and the last value of the rows that a filter selects."""
+        return self.backend.bounds(self.handle, ref, self._only(where))
+
+    def rows(
+        self, where: Expr | None, columns: Columns, finish: FromRows[_T]
+    ) -> AsyncGenerator[_T, None]:
+        """Yield what ``finish`` makes of the rows of one snapshot that a filter selects."""
+        return self.backend.rows(
+            self.handle, where=self._only(where), columns=columns, finish=finish
+        )
+
+    def write(self, change: RowChange) -> Awaitable[int]:
+        """Change rows that exist, and return their number."""
+        if isinstance(change, (Update, Delete)):
+            change = replace(change, where=self._only(change.where))
+        return self.backend.write(self.handle, change)
+
     def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
         """Return what ``finish`` makes of the answers to queries of one kind."""
         return self.backend.search(self.handle, queries, finish)
@@ -104,7 +153,7 @@ class OpenTable:
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         """Yield the rows of one snapshot that exist, each batch with its cursor.
 
-        ``where`` is not narrowed by ``only``, since a cursor belongs to its filter.
+        ``where`` is not narrowed to rows that exist, since a cursor belongs to its filter.
         """
         return self.backend.export(
             self.handle, where=where, columns=columns, after=after, batch_size=batch_size

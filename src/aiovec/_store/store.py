@@ -647,7 +647,7 @@ class VectorStore(NotCopied, Hints):
             else:
                 made = query_vector(vector, t.schema)
             change = Update(values, payload, wanted, condition, made)
-            return await t.backend.write(t.handle, change)
+            return await t.write(change)
 
         return await self._on_table("update", table, update, row_count=int)
 
@@ -688,7 +688,7 @@ class VectorStore(NotCopied, Hints):
                 if not wanted:
                     return 0
                 change = UpdateRows([Batch(wanted, {}, vectors=matrix)])
-                return await t.backend.write(t.handle, change)
+                return await t.write(change)
 
         return await self._on_table("set_vectors", table, write, row_count=int)
 
@@ -705,7 +705,7 @@ class VectorStore(NotCopied, Hints):
             condition = await _narrowed(t, wanted, where)
             if wanted is not None and not wanted:
                 return 0
-            return await t.backend.write(t.handle, Delete(wanted, condition))
+            return await t.write(Delete(wanted, condition))
 
         return await self._on_table("delete", table, delete, row_count=int)
 
@@ -791,14 +791,13 @@ class VectorStore(NotCopied, Hints):
             def records(rows: Batch) -> Results[Record]:
                 return Results(chosen.records(rows), columns=columns)
 
-            return await t.backend.find(
-                t.handle,
-                where=condition,
+            return await t.find(
+                condition,
+                records,
                 order_by=order,
                 limit=most,
                 offset=offset,
                 columns=chosen.columns.metered(most),
-                finish=records,
             )
 
         return await self._on_table("find", table, find, row_count=len)
@@ -807,7 +806,7 @@ class VectorStore(NotCopied, Hints):
         """Return the number of rows that match the filter, by default of all."""
 
         async def count(t: OpenTable) -> int:
-            return await t.backend.count(t.handle, await t.bound(where))
+            return await t.count(await t.bound(where))
 
         return await self._on_table("count", table, count)
 
@@ -828,7 +827,7 @@ class VectorStore(NotCopied, Hints):
         async def counted(t: OpenTable) -> Counts:
             ref = value_ref(t.schema, field, "field", lists=True)
             condition = await t.bound(where)
-            counts = await t.backend.value_counts(t.handle, ref, condition, limit)
+            counts = await t.value_counts(ref, condition, limit)
             return await hop(len(counts), Counts, counts)
 
         return await self._on_table("distinct", table, counted, row_count=len)
@@ -845,7 +844,7 @@ class VectorStore(NotCopied, Hints):
         async def read(t: OpenTable) -> tuple[Value, Value] | None:
             ref = value_ref(t.schema, field, "field")
             condition = await t.bound(where)
-            return await t.backend.bounds(t.handle, ref, condition)
+            return await t.bounds(ref, condition)
 
         return await self._on_table("bounds", table, read)
 
@@ -867,7 +866,7 @@ class VectorStore(NotCopied, Hints):
             columns = Columns(tuple(fields), payload=t.schema.payload)
             condition = await t.bound(where)
             counted = partial(count_types, fields=fields, counts=counts)
-            return t.backend.rows(t.handle, where=condition, columns=columns, finish=counted)
+            return t.rows(condition, columns, counted)
 
         async for _ in self._snapshot("fields_info", table, begun, int):
             pass
@@ -905,7 +904,7 @@ class VectorStore(NotCopied, Hints):
             await arrow_ready()
             schema, every = t.schema, names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
-            condition = await hop(cost_of_text(where), t.bind, where)
+            condition = await t.bound(where)
             return _with_cursors(
                 t.export(
                     where=condition, columns=chosen.columns, after=after, batch_size=batch_size
@@ -936,9 +935,7 @@ class VectorStore(NotCopied, Hints):
         async def begun(t: OpenTable) -> AsyncGenerator[list[Record], None]:
             chosen = select_columns(t.schema, names, include_vector=with_vector)
             condition = await t.bound(where)
-            return t.backend.rows(
-                t.handle, where=condition, columns=chosen.columns, finish=chosen.records
-            )
+            return t.rows(condition, chosen.columns, chosen.records)
 
         async def each() -> AsyncGenerator[Record, None]:
             async with aclosing(self._snapshot("rows", table, begun, len)) as parts:
@@ -1470,7 +1467,7 @@ async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr |
     if ids is None and condition is None:
         reason = "pass ids or where; to select every row, pass where='TRUE'"
         raise InvalidArgumentError("ids or where", where, reason=reason)
-    return t.only(condition)
+    return condition
 
 
 async def _with_cursors(

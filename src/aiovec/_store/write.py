@@ -83,7 +83,7 @@ class RowsToWrite:
         change: Insert | Upsert = Upsert(batch)
         if self.on_conflict != "replace":
             change = Insert(batch, skip_existing=self.on_conflict == "skip")
-        return t.backend.write(t.handle, change)
+        return t.write(change)
 
     def _checked_rows(self, t: OpenTable) -> Awaitable[tuple[Batch, Texts]]:
         """Return the checked rows, and those that an embedder gives a vector."""
@@ -140,7 +140,7 @@ class RowsToUpdate:
         change = await self._of_existing(t) if needs_existing else None
         async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
             change = change or await self._checked(t)
-            return await t.backend.write(t.handle, change) if any(map(len, change.parts)) else 0
+            return await t.write(change) if any(map(len, change.parts)) else 0
 
     def _checked(self, t: OpenTable) -> Awaitable[UpdateRows]:
         check = partial(to_changes, self.rows, t.schema, strict=self.strict)
