@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +13,9 @@ import typer
 from aiovec import VectorStore
 from aiovec._cli.output import progress
 from aiovec._cli.stores import At, Shown, give_embedder, of_each_table, open_place
+from aiovec._internals import StoreInternals
 from aiovec.backend.threads import in_thread
-from aiovec.errors import AiovecError, TableNotFoundError
+from aiovec.errors import AiovecError
 
 from .loading import Import, wanted_schema
 from .reports import reported
@@ -56,10 +57,11 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
     async def opened(place: Place) -> VectorStore:
         vectors = await at.exits.enter_async_context(await open_place(place))
         if embedder is not None:
-            schema = wanted_schema(job.loads[0], job.wanted.hints.new)
-            with suppress(TableNotFoundError):
-                schema = await vectors.schema(job.loads[0].table)
-            give_embedder(vectors, schema, embedder)
+            schema, table = wanted_schema(job.loads[0], job.wanted.hints.new), job.loads[0].table
+            old = await vectors.schema(table) if table in await vectors.tables() else None
+            give_embedder(vectors, old or schema, embedder)
+            if old is not None:  # the import may find nothing new, and embed nothing
+                await StoreInternals(vectors).check_embedder(table, old)
         await job.find(vectors)
         return vectors
 

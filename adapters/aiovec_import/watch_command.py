@@ -87,6 +87,7 @@ async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str |
     import logging
 
     import aiovec
+    from aiovec._internals import StoreInternals
     from aiovec.backend.threads import in_thread
     from aiovec.documents import SCHEMA
 
@@ -100,8 +101,11 @@ async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str |
     on_signals(ended.set)
     vectors, schema = await at.open(create=True), SCHEMA
     _, name = await in_thread(path_and_table, source)
+    table = given.get("table") or legal_table_name(name or "documents")
     with suppress(TableNotFoundError):
-        schema = await vectors.schema(given.get("table") or legal_table_name(name or "documents"))
+        schema = await vectors.schema(table)
     give_embedder(vectors, schema, embedder)
+    if embedder is not None and schema is not SCHEMA:
+        await StoreInternals(vectors).check_embedder(table, schema)
     async with aiovec.watch(vectors, source, **given):
         await ended.wait()

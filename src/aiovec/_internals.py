@@ -49,6 +49,13 @@ class StoreInternals:
         """Use this embedder for the tables that name it."""
         self._store._embedders.give(name, embedder)
 
+    async def check_embedder(self, table: str, schema: Schema) -> None:
+        """Raise ModelMismatchError if the vectors of a table are not those of its embedder here."""
+        settings = self._store._backends.active.settings
+        name = "" if schema.embed is None else schema.embed.using
+        if (embedder := await self._store._embedders.find(name, settings)) is not None:
+            embedder.check_fits(table, schema)
+
     async def can_embed(self, schema: Schema) -> bool:
         """Return whether a text can be searched for by its vector, in a table of this schema."""
         return await self._store._embedders.can_embed(schema, self._store._backends.active.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -99,6 +100,16 @@ def test_files_and_folders_become_passages_that_are_searched(folder: Path, store
     shown = run("search", "second", "-s", store, "--by", "text").out
     assert shown.startswith("handbook.pdf, page 2  score ")
     assert run("search", "second", "-s", store, "--select", "start").lines[0][-1] == "start"
+
+
+def test_another_embedder_is_refused_also_if_nothing_is_new(folder: Path, store: Path) -> None:
+    notes = written(folder / "notes", {"a.md": "# Bread\n\nFlour and water."})
+    imported(store, notes)
+    keys = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "dim": 8}
+    other = json.dumps(keys)
+    done = run("import", notes, "-s", store, "--embedder", other)
+    assert (done.code, "vectors of two models cannot be compared" in done.err) == (1, True)
+    assert counts(imported(store, notes)) == {"unchanged": 1}
 
 
 def test_a_search_shows_the_passages_around_a_hit(folder: Path, store: Path) -> None:
