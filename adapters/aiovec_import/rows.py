@@ -62,7 +62,8 @@ class Rows:
         return self._is_sqlite() and os.access(self.path, os.W_OK)
 
     def _is_sqlite(self) -> bool:
-        return not (self._is_elsewhere() or names_format(self.path))
+        is_store = self._is_elsewhere() or self.path.is_dir()
+        return not (is_store or names_format(self.path))
 
     def _is_elsewhere(self) -> bool:
         return named_source(self.source) is not None or is_url(self.source)
@@ -77,7 +78,12 @@ class Rows:
         else:
             reader = SqliteRows(self.path, hints)
         try:
-            (rows,) = reader.tables()
+            rows, *others = reader.tables()
+            if others or not rows.texts:
+                raise ConfigError(
+                    f"{self.shown} brings vectors of its own; documents and rows with texts are "
+                    "followed, and aiovec import --upsert copies others again", key="source",
+                )  # fmt: skip
             return self.job(reader, rows)
         except BaseException:
             reader.close()

@@ -484,12 +484,16 @@ async def test_a_text_that_the_embedder_refuses_keeps_no_other_row_of_a_view_wai
         ("app.db#articles", {}, "embed"),
         ("app.db#plain", WATCH, "PRIMARY KEY"),
         ("s.db#articles", WATCH, "this store itself"),
+        ("theirs", WATCH, "brings vectors of its own"),
     ],
 )
 async def test_a_source_that_cannot_be_watched_says_why(
     source: str, options: dict[str, Any], says: str, app: App, tmp_path: Path
 ) -> None:
     app.db.execute("CREATE TABLE plain (title TEXT, body TEXT)")
+    if source == "theirs":  # a folder with a store of LanceDB, as for an import
+        db = pytest.importorskip("lancedb").connect(tmp_path / source)
+        db.create_table("docs", [{"id": "a", "body": "x", "vector": [1.0, 2.0]}])
     if "plain" in source:
         options = {**options, "id_column": "rowid"}
     async with opened(tmp_path) as store:

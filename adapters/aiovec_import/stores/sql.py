@@ -260,13 +260,17 @@ class SqliteTable(TextTable):
 
         They are of one moment: of the transaction that is open, or of a copy in a temporary file.
         """
+        for rows in self.rows(size):
+            yield self.chunk(rows, schema)
+
+    def rows(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield all rows of ``select`` of one moment, up to ``size`` at once."""
         select = self.select()
         if self._copies:
             self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
             self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {select}")
             select = f"SELECT * FROM temp.{_COPY}"
-        for rows in batches(self._db.execute(select), size):
-            yield self.chunk(rows, schema)
+        yield from batches(self._db.execute(select), size)
 
     def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
         """Return the rows with these keys, and the ids of the keys that no row has."""
@@ -380,8 +384,16 @@ class SqlSource(CollectionSource):
     ) -> Iterator[Iterable[Point | Reject]]:
         table, place = collection.handle
         with self.reading():
-            for rows in self.rows(table.select(place, vector), size):
+            if isinstance(table, TextTable):
+                pages = self.rows_of_texts(table, size)
+            else:
+                pages = self.rows(table.select(place, vector), size)
+            for rows in pages:
                 yield [table.point(row, vector) for row in rows]
+
+    def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """Yield the rows of a table of texts, to make vectors of which may take hours."""
+        return self.rows(table.select(), size)
 
     def reading(self) -> AbstractContextManager[None]:
         """Translate the errors of the database's client."""

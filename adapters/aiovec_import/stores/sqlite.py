@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -128,6 +128,9 @@ class SqliteSource(SqlSource):
     def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
         with closing(self._db.execute(select)) as cursor:
             yield from batches(cursor, size)
+
+    def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+        return cast(SqliteTable, table).rows(size)
 
     def reading(self) -> AbstractContextManager[None]:
         return _reading(self._path)
