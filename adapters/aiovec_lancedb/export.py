@@ -23,7 +23,7 @@ from aiovec.backend.limits import renewed
 from aiovec.backend.threads import hop
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
-from .layout import column_names, incarnation_in, numbering_in
+from .layout import incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .retention import check_kept
@@ -116,13 +116,10 @@ class Export:
     async def _of(
         self, table: Opened, cursor: _Cursor, condition: str | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        layout = table.schema.to_arrow()
-        names = column_names(table.schema, self.columns)
-        schema = pa.schema([layout.field(name) for name in names], metadata=layout.metadata)
-        given = cursor.rows
+        schema, given = self.columns.layout(table.schema), cursor.rows
         waiting: list[pa.RecordBatch] = []
         stream = stream_of(
-            self.versions.session, table.lance, names, condition, given, self.batch_size
+            self.versions.session, table.lance, schema.names, condition, given, self.batch_size
         )
         try:
             async with aclosing(stream) as batches:

@@ -222,9 +222,5 @@ def _altered(made: Schema, arrow: pa.Schema) -> Schema:
 
 def column_names(schema: Schema, columns: Columns) -> list[str]:
     """Return the id and the other columns to read, in the order of ``Schema.to_arrow()``."""
-    wanted = {"id", *columns.fields}
-    if columns.payload:
-        wanted.add(PAYLOAD)
-    if columns.vector:
-        wanted.add(schema.vector)
-    return [name for name in schema.to_arrow().names if name in wanted]
+    names: list[str] = columns.layout(schema).names
+    return names

@@ -362,17 +362,8 @@ class Export:
         wal: str,
     ) -> None:
         self._batch_size = batch_size
-        schema = handle.schema.to_arrow()
-        wanted = {"id", *columns.fields}
-        if columns.payload:
-            wanted.add("payload")
-        if columns.vector:
-            wanted.add(handle.schema.vector)
-        self._schema = pa.schema(
-            [column for column in schema if column.name in wanted], metadata=schema.metadata
-        )
-        # In the order of the schema, like the batches.
-        fields = tuple(name for name in handle.schema.fields if name in columns.fields)
+        self._schema = columns.layout(handle.schema)
+        fields = tuple(name for name in self._schema.names if name in columns.fields)
         ordered = Columns(fields, columns.payload, columns.vector)
         self._walk = Walk(db, handle, where, ordered, wal, _rowid_of_cursor(after))
 

@@ -905,11 +905,9 @@ class VectorStore(NotCopied, Hints):
             schema, every = t.schema, names is None
             chosen = select_columns(schema, names, include_vector=every, whole_payload=True)
             condition = await t.bound(where)
-            return _with_cursors(
-                t.export(
-                    where=condition, columns=chosen.columns, after=after, batch_size=batch_size
-                )
-            )
+            columns = chosen.columns
+            export = t.export(where=condition, columns=columns, after=after, batch_size=batch_size)
+            return _with_cursors(export, columns.layout(schema))
 
         return self._snapshot("export", table, begun, len)
 
@@ -1471,14 +1469,15 @@ async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr |
 
 
 async def _with_cursors(
-    export: AsyncGenerator[tuple[pa.RecordBatch, bytes], None],
+    export: AsyncGenerator[tuple[pa.RecordBatch, bytes], None], layout: pa.Schema
 ) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield the batches of an export, each with its cursor in its metadata."""
+    """Yield the batches of an export in their layout, each with its cursor in its metadata."""
     async with aclosing(export) as batches:
         async for batch, cursor in batches:
             if batch.num_rows:
-                metadata = {**(batch.schema.metadata or {}), b"aiovec.cursor": cursor}
-                yield batch.replace_schema_metadata(metadata)
+                metadata = {**(layout.metadata or {}), b"aiovec.cursor": cursor}
+                columns = [batch.column(name) for name in layout.names]
+                yield pa.RecordBatch.from_arrays(columns, schema=layout.with_metadata(metadata))
 
 
 def _checked_query(query: object) -> str:

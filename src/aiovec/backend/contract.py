@@ -44,6 +44,7 @@ from .._model.arrow import one_array, payload_texts, python_values, to_matrix
 from .._model.schema import Schema
 from .._search.query import TextClause
 from .._search.snippets import Texts
+from .._tools.lazy_arrow import pa
 from ..errors import (
     AiovecError,
     OutcomeUnknownError,
@@ -60,8 +61,6 @@ from .rows import Batch
 from .threads import hop
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from .._model.records import Rank
     from .._search.fusion import Fusion
     from .limits import Slot
@@ -109,6 +108,12 @@ class Columns:
         ids_only = not (self.fields or self.payload or self.vector)
         meter = None if ids_only else new_meter(rows)
         return self if meter is self.meter else replace(self, meter=meter)
+
+    def layout(self, schema: Schema) -> pa.Schema:
+        """Return the part of ``Schema.to_arrow()`` that these columns are, in its order."""
+        names = {"id", *self.fields, *["payload"] * self.payload, *[schema.vector] * self.vector}
+        whole = schema.to_arrow()
+        return pa.schema([each for each in whole if each.name in names], metadata=whole.metadata)
 
 
 def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> Batch:
@@ -504,8 +509,8 @@ class Backend(ABC):
         """Yield all rows of one consistent snapshot, in constant memory, each batch with its
         cursor.
 
-        A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes. The
-        batches have the requested columns of ``Schema.to_arrow()``, and always the id. A cursor
+        A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes, and the
+        columns of ``columns.layout(schema)`` in any order: ``VectorStore`` sorts them. A cursor
         continues after its batch in a new snapshot: rows that exist all the time come exactly once.
         """
 
