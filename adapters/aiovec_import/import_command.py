@@ -55,20 +55,23 @@ async def import_(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Documents: files of Markdown, text, HTML, PDF, Word and more, and folders. Or "
-            "rows: Parquet, Arrow IPC, JSON Lines or CSV: paths, globs in quotes such as "
-            "'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come from the "
-            "environment. Or a table of a SQLite or PostgreSQL database, such as "
-            "app.db#articles, with --embed. Or one store of another program: a SQLite database "
-            "with vectors, a folder of LanceDB, Chroma, Qdrant, Milvus Lite or FAISS, or "
-            "NAME:PLACE, such as qdrant:http://localhost:6333; #TABLE chooses one of its tables. "
-            "Or - for standard input, with --format and --table.",
+            help="Documents: files of Markdown, text, HTML, PDF, Word and more, and folders of "
+            "them. Or files of rows: Parquet, Arrow IPC, JSON Lines and CSV, as paths, globs in "
+            "quotes such as 'parts/*.parquet', or s3:// and gs:// URLs, whose credentials come "
+            "from the environment; - is standard input, with --format and --table. Or a table "
+            "with texts of a SQLite or PostgreSQL database, such as app.db#articles, with "
+            "--embed. Or a store of another program: a SQLite database with vectors, a folder of "
+            "LanceDB, Chroma, Qdrant, Milvus Lite or FAISS, or NAME:PLACE, such as "
+            "qdrant:http://localhost:6333; #TABLE chooses one of its tables.",
         ),
     ],
     vector_column: VectorColumn = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="Type of BLOBs in --vector-column: float16, float32, float64 or int8."),
+        typer.Option(
+            metavar="TYPE",
+            help="Type of the BLOBs in --vector-column: float16, float32, float64 or int8.",
+        ),
     ] = None,
     fields: Annotated[
         list[str] | None,
@@ -84,7 +87,8 @@ async def import_(
         str | None, typer.Option(metavar="FILE", help="JSON file with the schema of a new table.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Embedding model of the vectors, if SOURCE does not name it.")
+        str | None,
+        typer.Option(metavar="NAME", help="Model of the vectors, if SOURCE does not name it."),
     ] = None,
     metric: Annotated[
         Metric | None, typer.Option(help="Metric of a new table, if SOURCE does not name it.")
@@ -107,7 +111,7 @@ async def import_(
         bool, typer.Option("--dry-run", help="Show what would be imported, and write nothing.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Check everything first; import nothing if one is bad.")
+        bool, typer.Option("--strict", help="Check all first, and import none if one is bad.")
     ] = False,
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")

@@ -9,13 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-IdColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="Column or key of the ids; none makes new ids. Default: the primary key, else id.",
-    ),
-]
 VectorColumn = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="Column or key of the vectors.")
 ]
@@ -23,7 +16,8 @@ OF_SOURCES: dict[str, Any] = {
     "table": Annotated[
         str | None,
         typer.Option(
-            help="Table of the store. Default: named like the source; for documents, documents."
+            metavar="TABLE",
+            help="Table of the store. Default: named like the source; for documents, documents.",
         ),
     ],
     "embed": Annotated[
@@ -41,7 +35,13 @@ OF_SOURCES: dict[str, Any] = {
         list[str] | None,
         typer.Option(metavar="FIELD", help="Field with an index for filters. Can be repeated."),
     ],
-    "id_column": IdColumn,
+    "id_column": Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column or key of the ids; none makes new ids. Default: the primary key, else id.",
+        ),
+    ],
     "query": Annotated[
         str | None,
         typer.Option(

@@ -16,7 +16,7 @@ from aiovec._cli.run import command_app
 from aiovec._cli.stores import AnyTable, At, Embedder, Shown, on_store, table_and_one
 
 from .export_command import FileFormat
-from .options import IdColumn, VectorColumn
+from .options import VectorColumn
 
 app: typer.Typer = command_app("update")
 
@@ -35,7 +35,10 @@ async def update(
         ),
     ] = None,
     form: FileFormat = None,
-    id_column: IdColumn = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column or key of the ids. Default: id."),
+    ] = None,
     vector_column: VectorColumn = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Change nothing if a row of the file does not exist.")
