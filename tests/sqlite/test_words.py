@@ -427,6 +427,23 @@ async def test_a_file_of_words_of_another_state_is_never_used(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("in_files")
+async def test_a_file_of_words_that_is_far_behind_is_replaced(tmp_path: Path) -> None:
+    chance, path = random.Random(19), tmp_path / "s.db"
+    rows = [row(chance, number) for number in range(8_000)]
+    async with both(path, "plain", rows[:1_000]) as (words, fts5):
+        await with_file(words, path)
+        files = word_files(tmp_path)
+        await words.close()
+        await fts5.insert("notes", rows[1_000:])
+        async with opened(path) as again:
+            await check_same(again, fts5, chance, 3)
+            await until(lambda: word_files(tmp_path) not in (files, []))
+            await with_file(again, path)
+            await check_same(again, fts5, chance, 10)
+            assert (await again.stats("notes")).details["keywords"] == "in memory"
+
+
+@pytest.mark.usefixtures("in_files")
 async def test_a_process_killed_while_it_writes_words_leaves_nothing_behind(tmp_path: Path) -> None:
     chance, path = random.Random(17), tmp_path / "s.db"
     rows = [row(chance, number) for number in range(3_000)]

@@ -399,7 +399,8 @@ class KeptWords(Kept[Words]):
             mapped = Words.mapped(db, layout, most, files)
             if mapped is not None:
                 found.append(mapped)
-                if before is None or mapped.change > before.change:
+                mapped.follow(db, ticket)
+                if not mapped.lost and (before is None or mapped.change > before.change):
                     return True
             if serves and self._waits(self.value):
                 return False
@@ -423,6 +424,7 @@ class KeptWords(Kept[Words]):
                 if loaded and serves:  # it takes the place of words that are up to date
                     async with keeper.readers.aside() as read:
                         await read(found[-1].follow)
+            loaded = loaded and not found[-1].lost
             if loaded and self.value is not found[-1]:
                 self._put(found[-1])
         finally:

@@ -62,17 +62,17 @@ _ROW_BYTES = 13
 _POSTING_BYTES = 5
 # Rows that may change before the words are begun again: so many, or a share of all. And the share
 # from which on they are begun again while these go on.
-_MOST_CHANGED, _SHARE_CHANGED, _WORN = 4096, 1 / 2, 1 / 16
+_MOST_CHANGED, _SHARE_CHANGED, _WORN = 4096, 1, 1 / 16
 # Characters of texts that are brought in while a search waits, which takes some 150 ms: so many, or
 # so many for each row. More are brought in behind it, so many at a time, while FTS5 answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
 # Seconds that a search waits for others that bring in changes.
 _PATIENCE = 0.2
 # The share of the memory that the words of changed rows may take.
-_FOR_CHANGED = 1 / 2
+_FOR_CHANGED = 1 / 4
 # The share of the memory that masks of filters may take.
 _FOR_MASKS = 1 / 4
-# The memory that a small index may take for all of this. A larger one may take twice its own size.
+# The memory that the lists of a small index may take. Those of a larger one get twice its size.
 _LEAST_MEMORY = 2**20
 # A filter runs on the rows that the words have, if these are at most so many, else on all rows.
 _FEW = 4096
@@ -168,6 +168,7 @@ class Words:
         table: TableLayout,
         index: TextIndex,
         most_bytes: int,
+        most_in_lists: int,
         change: int,
         rows: tuple[Int64Array, UInt32Array],
         postings: Postings | None = None,
@@ -180,7 +181,7 @@ class Words:
         self.behind = False
         """True if more has changed than can be brought in while a search waits."""
         self._table = table
-        self._most_bytes = most_bytes
+        self._most_bytes, self._most_in_lists = most_bytes, most_in_lists
         self.change = change
         """The change number of the snapshot that they were begun in."""
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
@@ -218,7 +219,8 @@ class Words:
         if postings is None:
             return None
         rows = postings.rowids, postings.lengths
-        return cls(table, index, _bound(db, index, most_bytes), postings.change, rows, postings)
+        most = _most_in_lists(db, index, most_bytes)
+        return cls(table, index, most_bytes, most, postings.change, rows, postings)
 
     @classmethod
     def numbered(cls, db: sqlite3.Connection, table: TableLayout, most_bytes: int) -> Words:
@@ -235,8 +237,8 @@ class Words:
         (count,) = db.execute(f"SELECT count(*) FROM {docs}").fetchone()
         if index.analyzer == "ngram" or count * _ROW_BYTES > most_bytes // 2:
             raise UnsupportedError("text", "sqlite", "its words are not kept in memory")
-        most = _bound(db, index, most_bytes)
-        return cls(table, index, most, newest_change(db), rows_of(db, index))
+        most = _most_in_lists(db, index, most_bytes)
+        return cls(table, index, most_bytes, most, newest_change(db), rows_of(db, index))
 
     @property
     def size(self) -> int:
@@ -442,7 +444,7 @@ class Words:
 
     def _evict(self) -> None:
         """Remove the least recently used lists that the memory has no room for."""
-        while self._bytes > self._most_bytes and self._lists:
+        while self._bytes > self._most_in_lists and self._lists:
             self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
 
     def _read(self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
@@ -671,8 +673,8 @@ class WordsAt:
         return self.words.lists(self.state, asked)
 
 
-def _bound(db: sqlite3.Connection, index: TextIndex, most_bytes: int) -> int:
-    """Return the most bytes for the words of an index: twice its own size, if that is less."""
+def _most_in_lists(db: sqlite3.Connection, index: TextIndex, most_bytes: int) -> int:
+    """Return the most bytes for lists: twice the size of the index, if that is less."""
     return min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
 
 
