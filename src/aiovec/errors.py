@@ -35,6 +35,7 @@ Each carries its facts as attributes; a driver's exception is its ``__cause__``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from inspect import get_annotations
@@ -133,7 +134,17 @@ class BackendNotInstalledError(AiovecError):
     backend: str
     extra: str
 
-    _text = 'the backend {backend!r} is not installed; install it with: pip install "{extra}"'
+    def _message(self) -> str:
+        if getattr(sys, "frozen", False) or "__compiled__" in globals():  # Nuitka's name
+            return (
+                f"this app was built without the backend {self.backend!r} or a package that it "
+                f'needs; install "{self.extra}" where the app is built, and name the package '
+                f"aiovec_{self.backend} to the tool that builds it"
+            )
+        return (
+            f"the backend {self.backend!r} is not installed; install it with: "
+            f'pip install "{self.extra}"'
+        )
 
 
 class ExtensionUnavailableError(AiovecError):

@@ -1,0 +1,19 @@
+"""What PyInstaller does not see: modules that are imported by name, and files of packages."""
+
+from importlib.util import find_spec
+
+from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata
+
+
+def _wanted(name: str) -> bool:
+    # Commands bring typer and rich. An app that draws a map imports aiovec.plot itself.
+    return not name.startswith(("aiovec._cli", "aiovec.plot")) and not name.endswith("_command")
+
+
+hiddenimports = [*collect_submodules("aiovec", _wanted), "aiovec_sqlite"]
+# An app that works with these imports them itself.
+excludedimports = ["pandas", "polars", "pyarrow"]
+datas = copy_metadata("aiovec")  # its version, and its entry points
+if find_spec("wordllama") is not None:
+    hiddenimports += ["wordllama"]
+    datas += collect_data_files("wordllama")

@@ -1,0 +1,15 @@
+"""What PyInstaller does not see of the backend: its modules, and libraries that are loaded."""
+
+from importlib.util import find_spec
+
+from PyInstaller.utils.hooks import collect_dynamic_libs, collect_submodules
+
+hiddenimports = [*collect_submodules("aiovec_sqlite"), "sqlite_vec"]
+excludedimports = ["pyarrow"]
+if find_spec("pysqlite3") is not None:
+    hiddenimports += ["pysqlite3.dbapi2"]
+binaries = [
+    library
+    for package in ("aiovec_sqlite", "sqlite_vec")
+    for library in collect_dynamic_libs(package, search_patterns=["*.so", "*.dylib", "*.dll"])
+]
