@@ -273,7 +273,9 @@ async def _milvus(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     pymilvus = _load("pymilvus")
     place = str(folder / "milvus.db")
     made = pymilvus.MilvusClient(place)
-    if not made.has_collection("t"):
+    if made.has_collection("t"):
+        made.load_collection("t")
+    else:
         made.create_collection("t", dimension=rows.vectors.shape[1], metric_type="COSINE")
 
     def add(part: range) -> None:
