@@ -177,6 +177,15 @@ def crewai(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+@nox.parametrize("framework", ["adk", "mem0"])
+def memories(session: nox.Session, framework: str) -> None:
+    """Run the tests of a bridge to a framework's memory, with what the framework requires."""
+    session.install("--no-compile", "-e", f".[{framework}]", "--group", "test")
+    tests = [f"tests/bridges/test_{framework}.py", "tests/docs/test_pages.py"]
+    session.run("pytest", "-m", "not soak", *(session.posargs or tests))
+
+
+@nox.session(python=PYTHONS[0])
 @nox.parametrize(
     "framework",
     [

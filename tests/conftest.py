@@ -111,7 +111,7 @@ def pytest_terminal_summary(
     if left := sum(1 for report in skipped if _WANTING.search(str(report.longrepr))):
         terminalreporter.write_line(
             f"left out for want of packages: {left} tests or files of them; "
-            "nox -s agents bridges crewai imports ray runs them"
+            "nox -s agents bridges crewai imports memories ray runs them"
         )
     return result
 

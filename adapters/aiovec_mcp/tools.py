@@ -19,7 +19,6 @@ from pydantic_core import to_json
 from aiovec import (
     Decay,
     Embed,
-    EmbeddingError,
     F,
     Field,
     Hit,
@@ -32,7 +31,7 @@ from aiovec import (
     VectorStore,
     new_id,
 )
-from aiovec.bridge import best_search, seconds_of, storable, table_without_vectors
+from aiovec.bridge import best_search, create_memory, seconds_of, storable
 from aiovec.documents import FARTHEST, place_of
 from aiovec.documents import around as passages_around
 
@@ -229,7 +228,7 @@ class Tools:
         try:
             await self._memory.upsert([row])
         except TableNotFoundError:
-            await self._create_memory()
+            await create_memory(self._memory, MEMORY)
             await self._memory.upsert([row])
         return {"id": row["id"]}
 
@@ -329,15 +328,6 @@ class Tools:
         hint = "it has no field by which rows expire; leave expires_in out"
         name = self._store.backend_name
         raise UnsupportedError("expires_in", name, hint, table=self._memory.name)
-
-    async def _create_memory(self) -> None:
-        """Create the table of memories; without an embedder, recall finds them by keywords only."""
-        try:
-            await self._memory.create(MEMORY, exist_ok=True)
-        except EmbeddingError as exc:
-            if exc.retryable or exc.model is not None:  # an embedder exists, and it failed
-                raise
-            await self._memory.create(table_without_vectors(_FIELDS), exist_ok=True)
 
     async def _search(
         self, table: Table, query: str, by: str | None, **options: Any

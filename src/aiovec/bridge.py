@@ -38,7 +38,13 @@ from ._store.store import Table, VectorStore
 from ._tools.messages import shown as shown
 from ._tools.redaction import redacted
 from .backend.paths import PathText
-from .errors import AiovecError, FilterError, InvalidArgumentError, TableNotFoundError
+from .errors import (
+    AiovecError,
+    EmbeddingError,
+    FilterError,
+    InvalidArgumentError,
+    TableNotFoundError,
+)
 from .sync.store import open_store, runs_in, wait_for
 
 __all__ = [
@@ -396,6 +402,16 @@ def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
 def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
     """Return the schema of a table whose rows have fields and no vector."""
     return Schema(dim=1, vector_nullable=True, fields=fields)
+
+
+async def create_memory(table: Table, schema: Schema) -> None:
+    """Create a table with ``embed``; without an embedder, its texts are found by words only."""
+    try:
+        await table.create(schema, exist_ok=True)
+    except EmbeddingError as exc:
+        if exc.retryable or exc.model is not None:  # an embedder exists, and it failed
+            raise
+        await table.create(table_without_vectors(schema.fields), exist_ok=True)
 
 
 def without_zeros(vector: Any) -> Any:

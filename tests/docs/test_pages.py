@@ -28,6 +28,7 @@ OWN_TEST = {
     "how-to/build-on-it.md",
     "how-to/crewai.md",  # CrewAI prints panels
     "how-to/from-other-stores.md",
+    "how-to/mem0.md",
     "how-to/move-to-lancedb.md",
     "how-to/test-your-app.md",
 }
@@ -38,6 +39,7 @@ LIBRARIES = {
     "docs/tutorial/answer-questions.md": "openai semantic_text_splitter wordllama",
     "docs/tutorial/search-your-files.md": "python_multipart semantic_text_splitter wordllama",
     "docs/tutorial/search-your-database.md": "aiosqlite sqlalchemy",
+    "docs/how-to/adk.md": "google.adk wordllama",
     "docs/how-to/files-and-frames.md": "pandas",
     "docs/how-to/haystack.md": "haystack",
     "docs/how-to/images.md": "PIL",

@@ -1,0 +1,208 @@
+"""A table of events and facts as an ADK ``BaseMemoryService``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from google.adk.events.event import Event
+from google.adk.memory.base_memory_service import BaseMemoryService, SearchMemoryResponse
+from google.adk.memory.memory_entry import MemoryEntry
+from google.adk.sessions.session import Session
+from google.genai.types import Content
+
+from aiovec import Embed, F, Field, Hit, Schema, Table, TableNotFoundError, new_id
+from aiovec.bridge import (
+    Bridge,
+    Closable,
+    StoreOrTarget,
+    best_search,
+    create_memory,
+    in_store,
+    storable,
+    table_without_vectors,
+)
+
+_R = TypeVar("_R")
+
+# ``text`` is embedded, ``words`` are searched. Both are null in what was deleted.
+_FIELDS = {
+    "app": Field(str, nullable=False),
+    "user": Field(str, nullable=False, index="btree"),
+    "session": Field(str),
+    "memory": Field(str, nullable=False),  # the id within app and user
+    "author": Field(str),
+    "at": Field(datetime),
+    "text": Field(str),
+    "words": Field(str, text=True),
+    "content": Field(str),  # JSON
+    "metadata": Field(str),  # JSON
+}
+_MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), vector_nullable=True)
+_DELETED = dict.fromkeys(("session", "author", "at", "text", "words", "content", "metadata"))
+# The most words of a query: an agent may pass a whole message.
+_MOST_WORDS = 64
+# Han and Kana: written without spaces, so each letter counts as a word, and several as a phrase.
+_UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+
+
+class AiovecMemoryService(Closable, BaseMemoryService):
+    """The memories of all apps and users, in one table of an aiovec store.
+
+    ``store`` is a store of ``aiovec.connect`` or ``aiovec.sync.connect``, or a target such as
+    ``"memory.db"``, which is opened with the ``options`` of ``connect``, such as
+    ``embedder="local"``. The first write creates the table. With an embedder, searches find
+    memories by meaning and by words, without one by words only.
+
+    ``search`` has further arguments for each search, such as ``rerank=Decay("at", "7d")`` and
+    ``max_distance``. It returns the best ``limit`` memories.
+    """
+
+    def __init__(
+        self,
+        store: StoreOrTarget = ":memory:",
+        table: str = "adk_memories",
+        *,
+        limit: int = 10,
+        search: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self._bridge = Bridge(store, table, lambda dim: table_without_vectors(_FIELDS), **options)
+        self._search = {**(search or {}), "limit": limit}
+
+    async def add_session_to_memory(self, session: Session) -> None:
+        """Add the events of a session that have a text. Known and deleted ones stay as they are."""
+        await self.add_events_to_memory(
+            app_name=session.app_name,
+            user_id=session.user_id,
+            events=session.events,
+            session_id=session.id,
+        )
+
+    async def add_events_to_memory(
+        self,
+        *,
+        app_name: str,
+        user_id: str,
+        events: Sequence[Event],
+        session_id: str | None = None,
+        custom_metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Add events that have a text. Known and deleted ones stay as they are."""
+        rows = {
+            row["id"]: {
+                **row,
+                "session": session_id,
+                "author": event.author,
+                "at": datetime.fromtimestamp(event.timestamp, UTC),
+                "metadata": _json(custom_metadata or {}),
+            }
+            for event in events
+            if event.content and (row := _row(app_name, user_id, event.id, event.content))["text"]
+        }
+
+        async def add(table: Table) -> None:
+            # A session is added again after each of its turns: known events are not embedded again.
+            known = await table.exists(list(rows))
+            new = [row for id, row in rows.items() if id not in known]
+            await table.insert(new, on_conflict="skip")
+
+        if rows:
+            await self._write(add)
+
+    async def add_memory(
+        self,
+        *,
+        app_name: str,
+        user_id: str,
+        memories: Sequence[MemoryEntry],
+        custom_metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Add facts, or replace those of the same ids."""
+        rows = [
+            {
+                **_row(app_name, user_id, each.id or new_id(), each.content),
+                "author": each.author,
+                "at": each.timestamp,
+                "metadata": _json({**(custom_metadata or {}), **each.custom_metadata}),
+            }
+            for each in memories
+        ]
+        await self._write(lambda table: table.upsert(rows))
+
+    @in_store
+    async def search_memory(
+        self, *, app_name: str, user_id: str, query: str
+    ) -> SearchMemoryResponse:
+        """Return the best memories of a user of an app, the best one first."""
+
+        async def search(table: Table) -> Sequence[Hit]:
+            own = [F.app == app_name, F.user == user_id, F.content.is_not_null()]
+            words = _query_of(query)
+            if best_search(await table.schema()) == "text":
+                return await table.search_text(words, where=own, **self._search)
+            return await table.search_hybrid(words, query, where=own, **self._search)
+
+        hits = await self._bridge.read(search, ()) if query.strip() else ()
+        return SearchMemoryResponse(memories=[_entry(hit) for hit in hits])
+
+    async def delete_memory(
+        self, *, app_name: str, user_id: str, memory_id: str | None = None
+    ) -> None:
+        """Delete a memory. Adding its session again does not bring it back."""
+        if memory_id:
+            id = _id(app_name, user_id, memory_id)
+            await self._bridge.read(lambda table: table.update(_DELETED, ids=id), 0)
+
+    async def _write(self, act: Callable[[Table], Awaitable[_R]]) -> _R:
+        async def attempt(table: Table) -> _R:
+            try:
+                return await act(table)
+            except TableNotFoundError:
+                await create_memory(table, _MEMORY)
+                return await act(table)
+
+        return await self._bridge.aio(attempt)
+
+
+def _id(app: str, user: str, memory: str) -> str:
+    """Return the id of a row, which no other app, user and memory have."""
+    return hashlib.sha256(json.dumps([app, user, memory]).encode()).hexdigest()
+
+
+def _row(app: str, user: str, memory: str, content: Content) -> dict[str, Any]:
+    text = " ".join(part.text for part in content.parts or () if part.text and not part.thought)
+    return {
+        "id": _id(app, user, memory), "app": app, "user": user, "memory": memory, "text": text,
+        "words": _spaced(text), "content": content.model_dump_json(exclude_none=True),
+    }  # fmt: skip
+
+
+def _json(metadata: Mapping[str, object]) -> str:
+    return json.dumps(storable(metadata, "custom_metadata"), default=str)
+
+
+def _spaced(text: str) -> str:
+    """Return a text in which letters of scripts without spaces stand alone."""
+    return re.sub(f"[{_UNSPACED}]", r" \g<0> ", unicodedata.normalize("NFC", text))
+
+
+def _query_of(words: str) -> str:
+    """Return a query for each word or phrase of scripts without spaces, without any syntax."""
+    parts = re.findall(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+", unicodedata.normalize("NFC", words))
+    return " ".join(f'"{_spaced(part)}"' for part in dict.fromkeys(parts[:_MOST_WORDS]))
+
+
+def _entry(hit: Hit) -> MemoryEntry:
+    return MemoryEntry(
+        id=hit["memory"],
+        content=Content.model_validate_json(hit["content"]),
+        author=hit["author"],
+        timestamp=None if hit["at"] is None else hit["at"].isoformat(),
+        custom_metadata=json.loads(hit["metadata"] or "{}"),
+    )
