@@ -170,7 +170,7 @@ async def import_(
     )  # fmt: skip
     documents = await in_thread(wanted.of_documents)
     if documents is not None and documents.files:
-        if engine is not None:
+        if engine or address:
             raise typer.BadParameter("--engine is for files of rows, not for documents")
         path = expanded(rejects or f"{table or 'documents'}.rejects.jsonl")
         listed = RejectsFile(path, _say_error)

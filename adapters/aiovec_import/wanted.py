@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aiovec.backend import Metric, Schema
+from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .folders import Documents, documents_in
@@ -54,7 +55,7 @@ class Wanted:
 
         A folder has documents if there is one, or if it is no store of another program.
         """
-        if self.form is not None or self.hints.query is not None:
+        if self.form or self.hints.query or any(map(is_url, self.sources)):
             return None
         found, path = self.documents(), Path(self.sources[0]).expanduser()
         is_theirs = not found.files and (not path.is_dir() or source_for(path)[0] is not None)

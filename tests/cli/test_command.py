@@ -243,3 +243,12 @@ def test_the_store_is_chosen_by_option_environment_and_file(
     assert "no answer from http://127.0.0.1:1" in error_of("info", "--config", config)
     (folder / "aiovec.toml").write_text('[retrieval]\nsqlite_path = "notes.db"\n', "utf-8")
     assert used() == used("-s", "sqlite") == expected
+
+
+def test_a_watched_source_may_be_an_object_of_json(run: Run, store: Path) -> None:
+    for given in ("{", '{"embed": "body"}', '{"source": "docs", "embd": "body"}'):
+        for command in ("serve", "mcp"):
+            with case((command, given)):
+                done = run(command, "-s", store, "--watch", given)
+                assert (done.code, "--watch" in done.err) == (2, True)
+                assert "Traceback" not in done.err

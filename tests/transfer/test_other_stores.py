@@ -259,6 +259,7 @@ def test_a_place_without_a_source_is_refused(
         "sqlite+aiosqlite:///none.db": "if you mean that, write none.db",
         "mysql://me:secret@host/db#docs": "import does not read mysql:// addresses; it reads files",
         "https://example.com/docs.csv": "Download the file, or export",
+        "https://example.com/guide.md": "import does not read https:// addresses",
     }.items():
         with case(source):
             error = error_of("import", source, "-s", store)

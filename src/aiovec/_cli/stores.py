@@ -107,7 +107,17 @@ def _object(given: str, option: str) -> dict[str, Any]:
 
 
 def _watched(given: list[str] | None) -> list[Any]:
-    return [_object(each, "--watch") if each.startswith("{") else each for each in given or ()]
+    """Return sources as ``lifespan`` takes them: texts, or mappings of the arguments of a watch."""
+    sources = [_object(each, "--watch") if each.startswith("{") else each for each in given or ()]
+    for source in sources:
+        if isinstance(source, dict):
+            from .._store.watch import WatchOptions  # slow
+
+            known = {"source", *WatchOptions.__annotations__}
+            if "source" not in source or not source.keys() <= known:
+                names = ", ".join(sorted(known - {"source"}))
+                raise typer.BadParameter(f"--watch: the object has a source, and of these: {names}")
+    return sources
 
 
 Watch = Annotated[
