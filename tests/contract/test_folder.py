@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.contract.contract import BackendContract
+from tests.harness.command import run_process
 from tests.harness.packages import install
+
+from aiovec import VectorStore
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "backend" / "aiovec_folder.py"
 ENTRY = "[aiovec.backends]\nfolder = aiovec_folder:FolderPlugin"
@@ -31,3 +35,11 @@ class TestFolder(BackendContract):
 
     def target(self, path: Path) -> str:
         return f"folder://{path}/store"
+
+    async def test_doctor_names_the_package(self, notes: VectorStore, tmp_path: Path) -> None:
+        finished = await asyncio.to_thread(
+            run_process, "doctor", "-s", self.target(tmp_path), "--json"
+        )
+        findings = {each["subject"]: each for each in finished.json["findings"]}
+        assert findings["folder"]["value"] == "installed by aiovec-folder"
+        assert not findings["folder"]["checked"]

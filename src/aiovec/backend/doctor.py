@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .._tools.lazy_arrow import REINSTALL_ARROW
 from .memory import size_text
-from .plugin import Finding, backends
+from .plugin import BackendPlugin, Finding, backends
 
 if TYPE_CHECKING:
     from .place import Place
@@ -44,6 +44,9 @@ def examine(place: Place | None = None) -> list[Finding]:
         wanted = place is not None and place.backend == backend.name
         try:
             findings += backend.findings(place.address if place and wanted else None)
+            if type(backend).findings is BackendPlugin.findings:  # a plug-in that says nothing
+                words = f"installed by {backend.install}"
+                findings.append(Finding(backend.name, words, checked=not wanted))
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
             cure = f'reinstall it: pip install --force-reinstall "{backend.install}"'
             problem = f"{type(exc).__name__}: {exc}"
