@@ -34,6 +34,7 @@ class DocumentImport(SyncImport):
     of_any_base: ClassVar[bool] = True
 
     source: Documents
+    cutter: Cutter = field(default_factory=Cutter)
     reasons: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -60,12 +61,6 @@ class DocumentImport(SyncImport):
             "failures": self.reasons, "left_out": dict(self.source.left_out.most_common()),
         }  # fmt: skip
 
-    @property
-    def used_cutter(self) -> Cutter:
-        if self.cutter is None:
-            raise RuntimeError("the table of the documents is not found yet")
-        return self.cutter
-
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter:
         schema, body = self.schema, self.name("body")
         if schema.embed is None or schema.embed.field != body:
@@ -78,7 +73,7 @@ class DocumentImport(SyncImport):
         return Cutter(self.wanted.chunk_size, self.wanted.overlap, tokenizer)
 
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
-        cutter = self.used_cutter
+        cutter = self.cutter
         items = []
         for source, data, modified in chunk.rows:
             is_empty = not data.removeprefix(BOM_UTF8).strip()
@@ -90,7 +85,7 @@ class DocumentImport(SyncImport):
         data, modified = item.content
         changed, date = (self.schema.fields.get(self.name(n)) for n in ("modified", "date"))
         rows = []
-        for row in self.used_cutter.rows(data, item.name, modified):
+        for row in self.cutter.rows(data, item.name, modified):
             row["base"] = self.base
             if changed is None or changed.kind == "text":  # None: a key of the payload
                 row["modified"] = modified.isoformat()
