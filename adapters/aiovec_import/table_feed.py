@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _LOOK, _LAST_LOOK = 0.025, 0.1
 # Seconds after which the time of the last look is told, and between two marks of a quiet queue.
 _TELL, _LAZY = 1.0, 0.5
-_NEVER: Versions = (0, (0, 0))
+_NEVER = Versions(0, 0, 0, 0)
 # The name of rows whose key has a null.
 _NO_ID = "NULL"
 _Rows = tuple[Chunk, set[str]]
@@ -76,6 +76,12 @@ class TableFeed(SourceFeed):
         self._repeated: list[str] = []
         self._keys_of: dict[str, Key] = {}
 
+    async def take_turn(self) -> bool:
+        if not (has_turn := await super().take_turn()):
+            async with self._stepping:
+                await self._look()
+        return has_turn
+
     def _take(self) -> None:
         super()._take()
         if self._locks is None:
@@ -90,8 +96,7 @@ class TableFeed(SourceFeed):
     async def begin(self) -> None:
         """Open the database, and raise what makes it impossible to follow the table."""
         versions = await self._alone(self._open)
-        rows = await self._alone(self._table.foreign, self._path.name)
-        self._job = self._rows.job(None, rows)
+        self._job = self._rows.job(None, self._offered)
         await self._job.find(self.store)
         cutter = self._job.cutter  # by other lengths, all rows are cut again
         columns = [column.name for column in self._table.columns]
@@ -106,6 +111,7 @@ class TableFeed(SourceFeed):
             versions = versions_of(db, self._path)
             with translated(self._path):
                 table = SqliteTable(db, name, self._hints)
+                offered = table.foreign(self._path.name)
             if table.key == ["rowid"]:
                 raise ConfigError(
                     f"{self.source} has no key that VACUUM keeps; give it a PRIMARY KEY, or "
@@ -118,7 +124,7 @@ class TableFeed(SourceFeed):
             db.close()
             raise
         self._close()
-        self._db, self._table, self._queue = db, table, queue
+        self._db, self._table, self._offered, self._queue = db, table, offered, queue
         return versions
 
     async def _ask(self, method: Callable[..., _T], *args: object) -> _T:
@@ -126,11 +132,12 @@ class TableFeed(SourceFeed):
         return await self._alone(lambda: method(self._queue, *args))
 
     async def _look(self) -> None:
-        """Open the database again if its schema has changed."""
-        if (versions := await self._ask(Queue.versions))[1] != self._versions[1]:
-            await self.begin()
-        else:
+        """Open the database again if its schema has changed, or its file."""
+        versions = await self._ask(Queue.versions)
+        if versions.is_same_file(self._versions):
             self._versions = versions
+        else:
+            await self.begin()
 
     async def _step(self) -> bool:
         await self._look()
@@ -152,9 +159,10 @@ class TableFeed(SourceFeed):
     def _load(self, text: str | None) -> None:
         """Go on from the mark in the store, which another process may have put there."""
         self._noted, self._copying = text, None
-        self._mark = self._put_mark = Mark.read(text)
-        if self._mark is not None and self._mark.refused:
-            self._keys_of = {_name_of(key): key for key in self._mark.refused}
+        mark = Mark.read(text)
+        self._mark = self._put_mark = None if mark is None or mark.forgot else mark
+        if mark is not None and mark.refused:
+            self._keys_of = {_name_of(key): key for key in mark.refused}
             self.refused |= dict.fromkeys(self._keys_of, "it was set aside before the start")
             self._again_at = 0.0
 
@@ -162,11 +170,9 @@ class TableFeed(SourceFeed):
         """Put the mark into the store."""
         if mark is not None and mark == self._put_mark:
             return
-        kept = mark
-        if mark is not None and len(self.refused) >= MOST_REFUSED:
-            kept = replace(mark, seen={})  # some are not named, so a start compares all rows
-        change = {self.base: None if kept is None else kept.text()}
-        notes = await StoreInternals(self.store).notes(self.table, change)
+        forgot = len(self.refused) >= MOST_REFUSED
+        text = None if mark is None else replace(mark, forgot=forgot).text()
+        notes = await StoreInternals(self.store).notes(self.table, {self.base: text})
         self._noted, self._put_mark = notes.get(self.base), mark
         self._noted_at = time.monotonic()
 
@@ -237,7 +243,7 @@ class TableFeed(SourceFeed):
             made = "".join(f"\n{statement};" for statement in statements)
             about = "%s: makes a queue, which aiovec watch %s --stop removes: %s"
             await in_thread(LOG.info, about, self._path, self.source, made)
-            versions = await self._ask(Queue.set_up, statements, self._versions[1])
+            versions = await self._ask(Queue.set_up, statements, self._versions)
             self._versions = versions or self._versions
         self._copied = 0
         self._copying = await self._alone(self._copy)
@@ -306,7 +312,12 @@ class TableFeed(SourceFeed):
         if own is None or own.shape != self._shape:
             return None
         # Who cancels this does not wait for a lock of the app, too.
-        return await in_daemon_thread(lambda: self._queue.waiting(own, mark), slots=self._turns)
+        return await in_daemon_thread(lambda: self._waiting(own, mark), slots=self._turns)
+
+    def _waiting(self, own: Mark, until: int | None) -> int | None:
+        # Another file may have the path by now, or the table other columns.
+        is_open = self._queue.versions().is_same_file(self._versions)
+        return self._queue.waiting(own, until) if is_open else None
 
     async def close(self) -> None:
         if self._mark is not None and not self._stands_by:

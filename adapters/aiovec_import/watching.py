@@ -73,7 +73,8 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
             "made of",
             key="embed",
         )
-    return replace(wanted, hints=replace(wanted.hints, table=name or None, new=new))
+    hints = replace(wanted.hints, table=name or None, new=new)
+    return replace(wanted, hints=hints, delete_all=True)
 
 
 def stop_watching(source: str, dry_run: bool) -> list[str]:

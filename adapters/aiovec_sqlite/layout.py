@@ -379,6 +379,11 @@ def has_wal(path: Path) -> bool:
     return _holds_something(path.resolve(), "-wal")
 
 
+def has_journal(path: Path) -> bool:
+    """Return whether a rollback journal lies next to the file, perhaps of a killed program."""
+    return _holds_something(path.resolve(), "-journal")
+
+
 def _keeps_wal(path: Path) -> bool:
     """Return whether the file's header says that a WAL may lie next to it.
 

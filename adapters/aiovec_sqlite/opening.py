@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ from .errors import (
 from .layout import (
     check_header,
     create_store,
+    has_journal,
     has_wal,
     newest_change,
 )
@@ -223,7 +226,8 @@ def connect_read_only(
 
     SQLite needs a lock file to read a database in WAL mode. If none can be made, on a read-only
     medium, the file is read as one that does not change, unless there is a WAL, whose changes would
-    be missing. ``check`` reads the schema: that of a store may hold nothing else.
+    be missing, or a rollback journal. ``check`` reads the schema: that of a store may hold nothing
+    else.
     """
     uri = path.absolute().as_uri()
     try:
@@ -231,12 +235,29 @@ def connect_read_only(
     except load_driver().Error as exc:
         if code_of(exc) not in (CANTOPEN, READONLY) or not path.exists():
             raise
+        if has_journal(path):
+            raise AiovecError(
+                f"{path} has an unfinished transaction, which a killed program left in "
+                f"{path.name}-journal, and it can only be rolled back in a writable file; open it "
+                "once with that program"
+            ) from exc
         if has_wal(path):
             raise AiovecError(
                 f"{path} has changes in {path.name}-wal which can only be read in a writable "
                 "folder; copy both files to one"
             ) from exc
         return _opened(f"{uri}?mode=ro&immutable=1", path, timeout, check)
+
+
+def roll_back(path: Path, timeout: float) -> None:
+    """Roll back what a killed program left of a transaction, as the next one that writes would.
+
+    Does nothing if there is no journal, or if the file may not be written.
+    """
+    if has_journal(path) and os.access(path, os.W_OK):
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        with closing(connect(uri, uri=True, timeout=timeout)) as db:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def _opened(

@@ -245,6 +245,8 @@ async def test_a_hostile_file_of_another_program_is_refused() -> None:
     for data, source, reason in (
         (office.epub(**{"META-INF/container.xml": LAUGHS}), "a.epub", "document type"),
         (office.epub(**{"in/book.opf": OUTSIDE}), "a.epub", "document type"),
+        (office.zipped({"word/document.xml": LAUGHS}), "a.docx", "document type"),
+        (office.zipped({"word/document.xml": LAUGHS.encode("utf-16")}), "a.docx", "document type"),
         (office.epub(**{"in/b.xhtml": " " * 2**25}), "a.epub", "more than 16,777,216 bytes"),
         (good[: len(good) // 2], "a.docx", "no docx that can be read"),
         (b"\x89PNG", "a.pptx", "no pptx that can be read"),

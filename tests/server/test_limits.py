@@ -195,3 +195,17 @@ async def test_concurrent_health_checks_share_one_ping(monkeypatch: pytest.Monke
             failure = aiovec.StoreBusyError("disk", 1.0)
             await client.problem("GET", "/health", 503)
             assert pings == 2
+
+
+class Trickling(Connection):
+    """A client whose body comes byte by byte, and never ends."""
+
+    async def _receive(self) -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+
+async def test_a_body_that_trickles_in_is_refused(held: Held) -> None:
+    trickling = Trickling(held.app(receive_timeout=1), "POST", SEARCH, [b""], ends=False)
+    async with asyncio.timeout(60):
+        assert await trickling.status() == 408

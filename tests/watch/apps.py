@@ -35,16 +35,19 @@ class App:
         self, folder: Path, shape: str = "id", journal: str = "wal", seed: int = 0
     ) -> None:
         self.path = folder / "app.db"
-        self.shape, self.chance = shape, random.Random(seed)
+        self.shape, self.journal, self.chance = shape, journal, random.Random(seed)
         exists = self.path.exists()
-        self.db = sqlite3.connect(
-            self.path, timeout=60, isolation_level=None, check_same_thread=False
-        )
-        self.db.execute(f"PRAGMA journal_mode={journal}")
+        self.open()
         if not exists:
             self.make()
             for number in range(40):
                 self.upsert(number)
+
+    def open(self) -> None:
+        self.db = sqlite3.connect(
+            self.path, timeout=60, isolation_level=None, check_same_thread=False
+        )
+        self.db.execute(f"PRAGMA journal_mode={self.journal}")
 
     @property
     def source(self) -> str:

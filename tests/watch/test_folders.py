@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.harness.waiting import until
 
 import aiovec
 from aiovec import ConfigError, VectorStore
+from aiovec.asgi import lifespan
 
 pytest.importorskip("semantic_text_splitter")
 pytest.importorskip("watchfiles")
@@ -276,3 +279,39 @@ async def test_what_changed_before_the_start_is_found_and_removed_files_go(
             await watching.caught_up()
             assert await found(store, "rewritten") == ["2.md"]
             assert await found(store, "word1") == []
+
+
+@pytest.mark.parametrize("given", [str, list])
+async def test_one_pattern_is_as_good_as_a_list(given: type, notes: Path, tmp_path: Path) -> None:
+    def patterns(*names: str) -> str | list[str]:
+        return names[0] if given is str else [*names]
+
+    write(notes / "secret.txt", "secret")
+    for number, (options, count) in enumerate(
+        (({"exclude": patterns("secret.txt")}, 5), ({"include": patterns("*.txt")}, 1))
+    ):
+        async with (
+            aiovec.connect(tmp_path / f"{number}.db", embedder="demo") as store,
+            aiovec.watch(store, notes, **options) as watching,  # type: ignore[arg-type]
+        ):
+            await watching.caught_up()
+            assert await store.count("documents") == count
+
+
+@pytest.mark.parametrize("given", [str, Path, dict, list])
+async def test_one_source_of_an_app_is_as_good_as_a_list(
+    given: type, notes: Path, tmp_path: Path
+) -> None:
+    watch: Any = {str: str(notes), Path: notes, dict: {"source": notes}, list: [notes]}[given]
+    run = lifespan(tmp_path / "s.db", embedder="demo", watch=watch, wait=True)
+    async with run(None) as state:
+        store = state["aiovec_store"]
+        assert [each.table for each in store.watching] == ["documents"]
+        assert await store.count("documents") == 5
+
+
+async def test_a_change_of_gitignore_is_followed_at_once(store: VectorStore, notes: Path) -> None:
+    await until_found(store, "word1", "1.md")
+    (notes / ".gitignore").write_text("1.md\n")
+    async with asyncio.timeout(30):  # the next look without an event is after a minute
+        await until_found(store, "word1")

@@ -563,9 +563,112 @@ async def test_stores_share_a_queue_until_stop_removes_it(app: App, tmp_path: Pa
     assert "aiovec_queue" not in done.err
     stop = ["watch", f"{app.path}#ARTICLES", "--stop"]  # SQLite's names are without case
     done = await asyncio.to_thread(run, *stop, "--dry-run", "--json")
-    assert len(done.json["removed"]) == 6
+    assert len(done.json["removed"]) == 7
     done = await asyncio.to_thread(run, *stop)
     assert (done.code, "DROP TABLE" in done.out) == (0, True)
     assert "there is nothing to remove" in (await asyncio.to_thread(run, *stop)).out
     assert app.schema() == before
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".aiovec")]
+
+
+async def test_a_text_that_is_set_aside_is_named_and_tried_again_after_a_restart(
+    app: App, tmp_path: Path
+) -> None:
+    refuses = True
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if refuses and any("poison" in text for text in texts):
+            raise ValueError("no vector today")
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    app.upsert(7, "poison")
+    for start in range(3):
+        refuses = start < 2
+        async with (
+            aiovec.connect(tmp_path / "s.db", embedder=embedder) as store,
+            aiovec.watch(store, app.source, **WATCH) as watching,
+        ):
+            await watching.caught_up()
+            await until(lambda: _has(store, 39 if refuses else 40))  # noqa: B023
+            assert list((await watching.state()).refused) == (["7"] if refuses else [])
+
+
+async def test_keys_that_cannot_be_ids_are_named(tmp_path: Path) -> None:
+    """SQLite allows NULL in a key, and values of several types in a column without one."""
+    with closing(App(tmp_path)) as app:
+        app.db.execute("CREATE TABLE loose (id PRIMARY KEY, body TEXT)")
+        app.db.execute("INSERT INTO loose VALUES (1, 'a'), ('1', 'b'), (2, 'c'), (NULL, 'd')")
+        async with (
+            opened(tmp_path) as store,
+            aiovec.watch(store, f"{app.path}#loose", embed="body") as watching,
+        ):
+            await watching.caught_up()
+            assert {row.id for row in await store.find("loose")} == {"1", "2"}
+            assert {*(await watching.state()).refused} == {"1", "NULL"}
+            app.db.execute("UPDATE loose SET body = 'e' WHERE id IS NULL")
+            await watching.caught_up()
+            assert "NULL" in (await watching.state()).refused
+            app.db.execute("DELETE FROM loose WHERE id IS NULL")
+            await watching.caught_up()
+            assert "NULL" not in (await watching.state()).refused
+
+
+async def test_a_table_with_a_long_name_is_followed(app: App, tmp_path: Path) -> None:
+    name = "記事の一覧と検索のための全文" * 5
+    app.db.execute(f'CREATE TABLE "{name}" (id INTEGER PRIMARY KEY, body TEXT)')
+    app.db.execute(f"INSERT INTO \"{name}\" VALUES (1, 'long')")
+    async with (
+        opened(tmp_path) as store,
+        aiovec.watch(store, f"{app.path}#{name}", embed="body", table="articles") as watching,
+    ):
+        await watching.caught_up()
+        assert await store.count("articles") == 1
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".aiovec")]
+
+
+@pytest.mark.parametrize("every", [0, -1, "60", True, float("nan")])
+async def test_every_is_a_number_above_0(every: Any, app: App, tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        with pytest.raises(aiovec.InvalidArgumentError, match="every must be a number"):
+            aiovec.watch(store, app.source, **WATCH, every=every)
+        with pytest.raises(TypeError, match="did you mean 'exclude'"):
+            aiovec.watch(store, app.source, excludes="*.md")  # type: ignore[call-arg]
+
+
+async def test_a_file_that_is_being_written_loses_no_rows(tmp_path: Path) -> None:
+    """As by a nightly job: most of its rows are gone for a while."""
+    file = tmp_path / "goods.csv"
+
+    def write(rows: int) -> None:
+        lines = [f"{number},thing {number}" for number in range(rows)]
+        file.write_text("\n".join(["id,about", *lines]) + "\n")
+
+    write(40)
+    embedded = 0
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        nonlocal embedded
+        embedded += len(texts)
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    options: dict[str, Any] = {"embed": "about", "every": 1.0}
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder=embedder) as store,
+        aiovec.watch(store, file, **options) as watching,
+    ):
+        await watching.caught_up()
+        write(10)
+        await until(lambda: _waits(watching))
+        assert await store.count("goods") == 40
+        write(40)
+        await watching.caught_up()
+        assert (await store.count("goods"), embedded) == (40, 40)
+        write(10)  # and stays so
+        await watching.caught_up()
+        assert await store.count("goods") == 10
+
+
+async def _waits(watching: aiovec.Watching) -> bool:
+    return (await watching.state()).waiting is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from aiovec.backend import Field
+from aiovec.backend import Field, without_secrets
 from aiovec.errors import ConfigError
 
-from ..sources import Hints
+from ..sources import ForeignTable, Hints
 from .common import Collection, Vectors, client
 from .sql import Column, SqlSource, SqlTable, TextTable, batches
 
@@ -24,6 +26,11 @@ _KINDS: dict[str, Any] = {
     "_int4": "list[int]", "_int8": "list[int]", "_float8": "list[float]",
 }  # fmt: skip
 _JSON = ("json", "jsonb")
+_LOCK_TIMEOUT = "10s"
+_UNREADABLE = (
+    "the URL of the database cannot be read; write blanks and the characters % @ / : # of its user "
+    "and its password as %20, %25, %40, %2F, %3A and %23"
+)
 _TIMES = ("date", "timestamp", "timestamptz")
 _VECTORS = ("vector", "halfvec", "sparsevec")
 _OMITTED = ("bytea", "bit", "varbit", "tsvector")
@@ -76,10 +83,10 @@ class PostgresSource(SqlSource):
 
     def open(self, place: str) -> None:
         psycopg = client("psycopg", "'psycopg[binary]'")
-        self._db = psycopg.connect(place)
+        self._db = _connected(psycopg, place)
         self._db.read_only = True
         self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-
+        self._db.execute("SELECT set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
         self._listed = {
             name: (source, [row[2:] for row in columns])
             for (source, name), columns in groupby(
@@ -92,6 +99,12 @@ class PostgresSource(SqlSource):
             name for name, (_, columns) in self._listed.items()
             if any(type in _VECTORS for _, type, *_ in columns)
         ]  # fmt: skip
+
+    def tables(self) -> list[ForeignTable]:
+        tables = super().tables()
+        if self._hints.of_texts:
+            self._db.commit()
+        return tables
 
     def of_texts(self) -> tuple[TextTable, str] | None:
         name, query = self._hints.table or "", self._hints.query
@@ -120,6 +133,18 @@ class PostgresSource(SqlSource):
         with self._db.cursor("rows") as cursor:
             cursor.execute(select)
             yield from batches(cursor, size)
+
+    def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+        # In a file first: while a transaction is open, migrations of the table wait, and the app
+        # behind them.
+        with tempfile.TemporaryFile() as file:
+            for rows in super().rows_of_texts(table, size):
+                pickle.dump(rows, file)
+            self._db.commit()
+            pickle.dump([], file)
+            file.seek(0)
+            while rows := pickle.load(file):
+                yield rows
 
     def collection(self, name: str) -> Collection:
         source, listed = self._listed[name]
@@ -150,6 +175,23 @@ class PostgresSource(SqlSource):
 
     def close(self) -> None:
         self._db.close()
+
+
+def _connected(psycopg: Any, url: str) -> Any:
+    """Connect to a database. No error has a part of the password, also as its cause."""
+    user, _, hosts = url.partition("//")[2].partition("/")[0].rpartition("@")
+    ports = [host.rpartition(":")[2] for host in hosts.split(",") if ":" in host.rpartition("]")[2]]
+    # Else a part of the password is taken for a host, a port or a path, and named as such.
+    if "@" in user or url.count("@") > bool(user) or not all(map(str.isdigit, ports)):
+        raise ConfigError(_UNREADABLE)
+    try:
+        return psycopg.connect(url)
+    except psycopg.ProgrammingError:
+        pass
+    except psycopg.Error as exc:
+        text = without_secrets(" ".join(str(exc).split()))
+        raise ConfigError(f"the database cannot be reached: {text}") from None
+    raise ConfigError(_UNREADABLE)  # here, without the error that has the text as its context
 
 
 def _vector(text: str | None) -> Any:

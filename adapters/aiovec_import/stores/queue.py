@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from secrets import token_hex
-from typing import Any
+from secrets import randbits
+from typing import Any, NamedTuple
 
 from aiovec.errors import AiovecError, ConfigError
 from aiovec_sqlite.layout import quoted
@@ -28,16 +27,32 @@ from ..locks import lock_path
 # How long a commit of the app is waited for.
 _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
-_EVENTS = ("insert", "update", "key", "delete", "tail")
+_EVENTS = ("insert", "update", "key", "delete", "tail", "emptied")
 # The newest entries that the queue keeps, and entries between two looks for older ones.
 _KEPT, _TAIL = 100_000, 1024
 # Entries by which a queue is known again: the newest, and those 1, 2, 4, ... before it.
 _BEFORE = (0, *(1 << power for power in range(17)))
-_NUMBER = re.compile(r"/\* aiovec ([0-9a-f]{16}) \*/")
 _COPY = "temp.aiovec_keys"
 
 Key = tuple[Any, ...]
-Versions = tuple[int, tuple[int, int]]
+
+
+class Versions(NamedTuple):
+    """What changes with a database: with each commit of others, with its schema, when another file
+    has its path, and when the file is written."""
+
+    commits: int
+    schema: int
+    file: int
+    time: int
+
+    def is_same_file(self, before: Versions) -> bool:
+        """Return whether what was read of the database then is still right.
+
+        A file that was written without a commit was copied over; or its WAL was taken in.
+        """
+        is_copied = self.time != before.time and self.commits == before.commits
+        return self[1:3] == before[1:3] and not is_copied
 
 
 def connected(path: Path) -> sqlite3.Connection:
@@ -68,17 +83,18 @@ def translated(path: Path) -> Iterator[None]:
 class Mark:
     """How far a table of a store has the changes of a queue.
 
-    ``queue`` is the queue's number, ``shape`` what the rows of the table are made of. All entries
-    up to ``applied`` are applied. ``seen`` has digests of the newest entry when rows were last
-    read, and of some before it, by their numbers: no row of the table is newer. ``refused`` are
-    keys of rows that were set aside.
+    ``queue`` is the queue's own number, ``shape`` what the rows of the table are made of. All
+    entries up to ``applied`` are applied. ``seen`` has digests of the newest entry when rows were
+    last read, and of some before it, by their numbers: no row of the table is newer. ``refused``
+    are keys of rows that were set aside, but for those that it ``forgot``.
     """
 
-    queue: str
+    queue: int
     shape: list[Any]
     applied: int
     seen: Mapping[str, str]
     refused: Sequence[Key] = ()
+    forgot: bool = False
 
     def text(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, default=lambda part: {"hex": part.hex()})
@@ -100,8 +116,8 @@ class Mark:
 class Queue:
     """The queue of one table: an entry for each change, in the order of the commits.
 
-    Its number stands in each trigger, and is another one when the queue is made anew. All methods
-    block.
+    Its own number is the key of the entry 0. It is another one when the queue is made anew, or was
+    emptied. All methods block.
     """
 
     def __init__(
@@ -121,8 +137,11 @@ class Queue:
 
     # Set-up
 
-    def _triggers(self, number: str) -> dict[str, str]:
-        """Return the statements that make the triggers, by their names."""
+    def _triggers(self) -> dict[str, str]:
+        """Return the statements that make the triggers, by their names.
+
+        A function in a trigger, also in one that does not fire, costs a bulk write a fifth.
+        """
         changed = " OR ".join(f"old.{key} COLLATE BINARY IS NOT new.{key}" for key in self._keys)
         made = {}
         for name, event, row, when in (
@@ -133,12 +152,16 @@ class Queue:
         ):
             keys = ", ".join(f"{row}.{key}" for key in self._keys)
             made[name] = (
-                f"AFTER {event} ON {quoted(self.table)}{when} BEGIN /* aiovec {number} */ "
+                f"AFTER {event} ON {quoted(self.table)}{when} BEGIN "
                 f"INSERT INTO {self._queue} ({self._columns}) VALUES ({keys}); END"
             )
         made["tail"] = (
             f"AFTER INSERT ON {self._queue} WHEN new.seq % {_TAIL} = 0 BEGIN "
-            f"/* aiovec {number} */ DELETE FROM {self._queue} WHERE seq <= new.seq - {_KEPT}; END"
+            f"DELETE FROM {self._queue} WHERE seq > 0 AND seq <= new.seq - {_KEPT}; END"
+        )
+        made["emptied"] = (
+            f"AFTER DELETE ON {self._queue} WHEN old.seq = 0 BEGIN "
+            f"INSERT INTO {self._queue} (seq, k0) VALUES (0, old.k0 + 1); END"
         )
         return {
             (name := _name(self.table, event)): f"CREATE TRIGGER {quoted(name)} {rest}"
@@ -150,26 +173,25 @@ class Queue:
         return [
             *removals(self._db, self._path, self.table),
             f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {self._columns})",
-            # No row's: an empty queue could not be told from one that was emptied.
-            f"INSERT INTO {self._queue} (seq) VALUES (1)",
-            *self._triggers(token_hex(8)).values(),
+            f"INSERT INTO {self._queue} (seq, k0) VALUES (0, {randbits(48)})",
+            *self._triggers().values(),
         ]
 
-    def set_up(self, statements: Sequence[str], schema: tuple[int, int]) -> Versions | None:
+    def set_up(self, statements: Sequence[str], before: Versions) -> Versions | None:
         """Make the queue and its triggers; return the versions of the database then.
 
-        None if the schema is no longer this one, so that the columns may be others, and nothing
-        was made.
+        None if the schema is no longer that of ``before``, so that the columns may be others, and
+        nothing was made.
         """
         with self.snapshot("BEGIN IMMEDIATE"):
-            if self.versions()[1] != schema:
+            if not self.versions().is_same_file(before):
                 return None
             for statement in statements:
                 self._db.execute(statement)
             return self.versions()
 
-    def number(self) -> str | None:
-        """Return the queue's number; None if it or a trigger is not as it should be."""
+    def number(self) -> int | None:
+        """Return the queue's own number; None if it or a trigger is not as it should be."""
         with translated(self._path):
             found = dict(
                 self._db.execute(
@@ -178,11 +200,10 @@ class Queue:
                     (self.table, _name(self.table)),
                 )
             )
-        known = _NUMBER.search(found.get(_name(self.table, "tail"), ""))
-        if known is None:
+        if any(found.get(name) != sql for name, sql in self._triggers().items()):
             return None
-        wanted = self._triggers(known[1])
-        return known[1] if all(found.get(name) == sql for name, sql in wanted.items()) else None
+        number = self._row(f"SELECT k0 FROM {self._queue} WHERE seq = 0")
+        return None if number is None else int(number[0])
 
     # Reading
 
@@ -190,19 +211,17 @@ class Queue:
         """Return whether the queue has all changes since a mark, and is the one that was marked."""
         if self.number() != mark.queue:
             return False
-        first, last = self._row(
-            f"SELECT (SELECT min(seq) FROM {self._queue}), (SELECT max(seq) FROM {self._queue})"
-        )
-        seen = {int(seq): digest for seq, digest in mark.seen.items()}
+        (first,) = self._row(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
+        oldest, seen = first or 1, {int(seq): digest for seq, digest in mark.seen.items()}
         newest = max(seen, default=0)
-        if first is None or not first - 1 <= mark.applied <= newest or not first <= newest <= last:
+        if not oldest - 1 <= mark.applied <= newest <= self.last() or (seen and newest < oldest):
             return False
-        return self._digests(seen) == {seq: it for seq, it in seen.items() if seq >= first}
+        return self._digests(seen) == {seq: it for seq, it in seen.items() if seq >= oldest}
 
     def seen(self) -> dict[str, str]:
         """Return the digests of the newest entry and of some before it."""
         last = self.last()
-        digests = self._digests(last - before for before in _BEFORE)
+        digests = self._digests(last - before for before in _BEFORE if last > before)
         return {str(seq): digest for seq, digest in digests.items()}
 
     def _digests(self, entries: Iterable[int]) -> dict[int, str]:
@@ -215,7 +234,7 @@ class Queue:
 
     def last(self) -> int:
         """Return the last entry that is committed now; 0 if there is none."""
-        return int(self._row(f"SELECT max(seq) FROM {self._queue}")[0] or 0)
+        return int(self._row(f"SELECT max(seq) FROM {self._queue}")[0])
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Return the keys of the next entries, each once, and the last of these entries."""
@@ -271,15 +290,15 @@ class Queue:
 
 
 def versions_of(db: sqlite3.Connection, path: Path) -> Versions:
-    """Return a number that changes with each commit of others, and what changes with the schema,
-    or when another file has this path."""
+    """Return the versions of an open database."""
     with translated(path):
         (commits,) = db.execute("PRAGMA main.data_version").fetchone()
         (schema,) = db.execute("PRAGMA main.schema_version").fetchone()
     try:
-        return commits, (schema, os.stat(path).st_ino)
+        status = os.stat(path)
     except OSError as exc:
         raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    return Versions(commits, schema, status.st_ino, status.st_mtime_ns)
 
 
 def removals(db: sqlite3.Connection, path: Path, table: str) -> list[str]:

@@ -239,9 +239,7 @@ class SqliteTable(TextTable):
             "query" if is_query else name, "query" if is_query else listed[0], quoted(name),
             columns, hints, hidden,
         )  # fmt: skip
-        # Without WAL, a reader keeps writers from their commits until its last row.
-        self._copies = db.execute("PRAGMA main.journal_mode").fetchone() != ("wal",)
-        if self._copies and db.in_transaction:
+        if db.in_transaction:
             db.execute("COMMIT")
 
     def _shown(self, column: Column, table: str) -> Field | None:
@@ -258,19 +256,17 @@ class SqliteTable(TextTable):
     def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
         """Yield all rows for a table of this schema, up to ``size`` at once.
 
-        They are of one moment: of the transaction that is open, or of a copy in a temporary file.
+        They are of one moment, and in a temporary file first: until its last row, a reader keeps
+        writers from their commits, or with WAL the log from being taken in.
         """
         for rows in self.rows(size):
             yield self.chunk(rows, schema)
 
     def rows(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield all rows of ``select`` of one moment, up to ``size`` at once."""
-        select = self.select()
-        if self._copies:
-            self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
-            self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {select}")
-            select = f"SELECT * FROM temp.{_COPY}"
-        yield from batches(self._db.execute(select), size)
+        self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
+        self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select()}")
+        yield from batches(self._db.execute(f"SELECT * FROM temp.{_COPY}"), size)
 
     def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
         """Return the rows with these keys, and the ids of the keys that no row has."""

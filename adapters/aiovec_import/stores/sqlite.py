@@ -21,7 +21,7 @@ from aiovec.errors import ConfigError
 from aiovec_sqlite.driver import load_driver
 from aiovec_sqlite.errors import ERROR, code_of, failures, translate
 from aiovec_sqlite.layout import APPLICATION_ID, is_database, quoted, read_header
-from aiovec_sqlite.opening import connect_read_only
+from aiovec_sqlite.opening import connect_read_only, roll_back
 
 from ..sources import legal_table_name
 from .common import Collection, Vectors
@@ -97,6 +97,7 @@ class SqliteSource(SqlSource):
             f"{path} is opened read-only and is not changed; --backup COPY copies it first"
         )
         with _reading(path):
+            roll_back(path, _BUSY_SECONDS)
             self._db = connect_read_only(path, _BUSY_SECONDS, _read)
             # Text that is not UTF-8 rejects its own row only.
             self._db.text_factory = as_text

@@ -290,6 +290,10 @@ def _fenced(code: str, language: str) -> str:
 def _docx(data: bytes) -> Iterator[str]:
     import mammoth
 
+    archive = _Archive(data)
+    for name in archive.zip.namelist():
+        if name.endswith((".xml", ".rels")):
+            archive.plain_xml(name)
     styles = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
     images = mammoth.images.img_element(lambda image: {})
     made = mammoth.convert_to_html(BytesIO(data), style_map=styles, convert_image=images)
@@ -309,11 +313,16 @@ class _Archive:
             raise _UnreadableError(f"{name} has more than {BOUNDS['characters']:,} bytes")
         return data
 
-    def xml(self, name: str) -> ET.Element:
+    def plain_xml(self, name: str) -> bytes:
+        """Return a part without a document type, which only hostile files have."""
         data = self.read(name)
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # which only hostile ones have
+        text = data.replace(b"\0", b"")  # it may be UTF-16
+        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
             raise _UnreadableError(f"{name} has a document type")
-        root = ET.fromstring(data)
+        return data
+
+    def xml(self, name: str) -> ET.Element:
+        root = ET.fromstring(self.plain_xml(name))
         for element in root.iter():  # without namespaces
             element.tag = element.tag.rpartition("}")[2]
         return root

@@ -1,0 +1,80 @@
+"""Sources are read as they were committed."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.command import run
+
+import aiovec
+
+pytestmark = pytest.mark.arrow
+
+# Writes pages of a transaction to the file, and is killed within it.
+KILLED = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 5")
+db.execute("BEGIN")
+db.execute("UPDATE articles SET body = 'never committed', vector = x'00000000'")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+ROWS = 2000
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A database whose app was killed within a transaction that had reached the file."""
+    path = tmp_path / "app.db"
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE articles (id INTEGER PRIMARY KEY, body TEXT, vector BLOB)")
+        db.execute("CREATE VIEW short AS SELECT id, body FROM articles")
+        rows = ((number, f"text {number}", b"\0\0\x80?") for number in range(ROWS))
+        db.executemany("INSERT INTO articles VALUES (?, ?, ?)", rows)
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert b"never committed" in path.read_bytes()
+    assert path.with_name("app.db-journal").stat().st_size
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--embed", "body", "--embedder", "demo"],
+        ["--vector-column", "vector", "--dtype", "float32"],
+    ],
+    ids=["texts", "BLOBs"],
+)
+async def test_an_import_stores_nothing_that_was_not_committed(
+    options: list[str], killed: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.db"
+    done = await asyncio.to_thread(run, "import", f"{killed}#articles", *options, "-s", store)
+    assert done.code == 0, done.err
+    await check(store, "articles")
+
+
+@pytest.mark.parametrize("table", ["articles", "short"])
+async def test_a_watch_stores_nothing_that_was_not_committed(
+    table: str, killed: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"embed": "body", "id_column": "id"}
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+        aiovec.watch(store, f"{killed}#{table}", **options) as watching,
+    ):
+        await watching.caught_up()
+    await check(tmp_path / "s.db", table)
+
+
+async def check(path: Path, table: str) -> None:
+    async with aiovec.connect(path, embedder="demo") as store:
+        rows = await store.find(table, limit=None, include_vector=True)
+        assert {row.id: row["body"] for row in rows} == {str(n): f"text {n}" for n in range(ROWS)}
