@@ -10,6 +10,7 @@ import gc
 import itertools
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,10 @@ import numpy as np
 import pytest
 from tests.contract.base import case
 from tests.harness.command import Finished, run
+from tests.harness.waiting import until
 from tests.transfer.support import error_of
 
+import aiovec
 from aiovec import Field, Record, Schema, sync
 
 # The libraries warn of their own future, and some leave files open.
@@ -695,11 +698,66 @@ def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any
 
 def test_an_unreachable_postgresql_is_named_without_its_password(folder: Path) -> None:
     pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
-    assert "cannot be read" in error_of(
+    assert "cannot be reached" in error_of(
         "import", f"postgresql://app:its-secret@/x?host={folder}#docs", "-s", "new.db"
     )
     for wrong in ("postgresql://app:its-secret@[::1/x", "postgres:its-secret"):
         assert "its-secret" not in error_of("import", wrong, "-s", "new.db")
+
+
+@pytest.mark.parametrize("password", ["hush secret", "hush%secret", "hush@secret", "hush/secret"])
+async def test_a_password_with_special_characters_is_in_no_error(
+    password: str, folder: Path
+) -> None:
+    """Nor in the error's cause, which a server logs when an app cannot start."""
+    pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
+    url = f"postgresql://app:{password}@localhost:1/x#docs"
+    async with aiovec.connect(folder / "s.db", embedder="demo") as store:
+        with pytest.raises(aiovec.ConfigError) as caught:
+            async with aiovec.watch(store, url, embed="body"):
+                pass
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert not {"hush", "secret"} & {*re.findall(r"\w+", str(error))}
+        error = error.__cause__ or error.__context__
+
+
+async def test_a_table_of_postgresql_is_followed_without_an_open_transaction(
+    server: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A migration of the table would wait for it, and the app for the migration."""
+    server.execute("CREATE TABLE goods (id int PRIMARY KEY, about text)")
+    server.execute("INSERT INTO goods SELECT n, 'thing ' || n FROM generate_series(1, 40) n")
+    activity = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    embedded: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        assert server.execute(activity).fetchone() == (0,)
+        server.execute("ALTER TABLE goods ADD COLUMN IF NOT EXISTS price int")
+        embedded.append(len(texts))
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    options: Any = {"embed": "about", "every": 0.1}
+    caplog.set_level("INFO", "aiovec.watch")
+    async with (
+        aiovec.connect(folder / "s.db", embedder=embedder) as store,
+        aiovec.watch(store, f"{server.url}#goods", **options) as watching,
+    ):
+        await watching.caught_up()
+        assert embedded
+        server.execute("DELETE FROM goods WHERE id > 4")
+        await watching.caught_up()
+        assert await store.count("goods") == 4
+        state = await watching.state()
+        assert state.source.endswith("#goods")
+        server.execute("ALTER TABLE goods RENAME TO others")
+        await until(lambda: _failed(watching))
+        assert "its-secret" not in f"{await watching.state()}{state}{caplog.text}"
+
+
+async def _failed(watching: aiovec.Watching) -> str:
+    return (await watching.state()).error
 
 
 def test_a_url_of_an_unknown_kind_is_named_without_its_password(folder: Path) -> None:
