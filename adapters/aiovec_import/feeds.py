@@ -47,6 +47,7 @@ class SourceFeed(Feed):
         self.store, self.source, self.table, self.base = store, source, job.table, job.base
         self.document = document
         self.refused: dict[str, str] = {}
+        self._told: set[str] = set()
         self._every = every
         self._wake = asyncio.Event()
         self._stepping = asyncio.Lock()
@@ -97,6 +98,7 @@ class SourceFeed(Feed):
     async def step(self) -> bool:
         async with self._stepping:
             self._begun += 1
+            self._told.clear()
             try:
                 left = await self._step()
             except BaseException:
@@ -178,6 +180,7 @@ class SourceFeed(Feed):
             self.refused.pop(name := shown(reject.id or reject.row), None)
             LOG.warning("%s: %s is set aside: %s", self.table, name, reject.reason)
             self.refused[name] = reject.reason
+            self._told.add(name)
             if len(self.refused) > MOST_REFUSED:
                 del self.refused[next(iter(self.refused))]
         if said := [f"{counts[it]:,} {it}" for it in ("new", "changed", "deleted") if counts[it]]:

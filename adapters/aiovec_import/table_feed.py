@@ -225,12 +225,13 @@ class TableFeed(SourceFeed):
     async def _bring_rows(
         self, keys: Sequence[Key], items: Sequence[Item], rejects: Sequence[Reject]
     ) -> None:
-        names = {_name_of(key): key for key in keys}
-        for name in names:
-            self.refused.pop(name, None)
-            self._keys_of.pop(name, None)
         await self._apply(self._job, items, rejects)
-        self._keys_of |= {name: key for name, key in names.items() if name in self.refused}
+        for name, key in ((_name_of(key), key) for key in keys):
+            if name in self._told:
+                self._keys_of[name] = key
+            else:  # it was taken this time
+                self.refused.pop(name, None)
+                self._keys_of.pop(name, None)
 
     async def _begin_copy(self) -> bool:
         """Begin a comparison of all rows, if the schema is still that of the last look."""
