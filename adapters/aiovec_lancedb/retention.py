@@ -1,4 +1,4 @@
-"""The versions that upkeep keeps: recent ones, and versions with long reads or with tags.
+"""The versions that upkeep keeps: recent ones, and those with long reads, tags or branches.
 
 On a folder a pin keeps a version, in every process: a locked file that is named after the version.
 The system frees it when its process ends, however that ends. On object storage reads are unknown,
@@ -55,10 +55,10 @@ class Pins:
     async def first_kept(self, table: Opened, versions: Sequence[Version]) -> Version | None:
         """Return the first version to keep; None if all are kept.
 
-        Lance removes no versions if one of them has a tag, so a tag is a pin too.
+        Lance removes no versions if one of them has a tag, so a tag is a pin too. It spares those
+        that began a branch, but not if their address has another scheme than that of the removal.
         """
-        pinned = await in_thread(self._pinned, table.name)
-        pinned += [tag["version"] for tag in (await table.tags()).values()]
+        pinned = await in_thread(self._pinned, table.name) + await table.referred_to()
         return self.retention.first_kept(versions, datetime.now(UTC), min(pinned, default=None))
 
     def _pinned(self, table: str) -> list[int]:

@@ -149,9 +149,13 @@ class Opened:
         sizes: Mapping[str, Any] = await self._once("stats", self.lance.stats)
         return sizes
 
-    async def tags(self) -> Mapping[str, Any]:
-        """Return the tags that any program has given to versions of the table, until now."""
-        return await self.session.run(self.lance.tags.list())
+    async def referred_to(self) -> list[int]:
+        """Return the versions that have a tag or began a branch, of any program, until now."""
+        with self.session.guarded:
+            tags, branches = await self.lance.tags.list(), await self.lance.branches.list()
+        return [tag["version"] for tag in tags.values()] + [
+            branch["parent_version"] for branch in branches.values()
+        ]
 
     async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         if question not in self.answers:

@@ -244,6 +244,22 @@ async def test_a_tag_of_another_program_keeps_its_version_and_stops_no_upkeep(
         assert tagged not in await optimized()
 
 
+async def test_a_branch_of_another_program_keeps_its_rows(tmp_path: Path) -> None:
+    settings = {"keep_versions": "0 seconds", "max_versions": 1, "upkeep": "elsewhere"}
+    async with opened(tmp_path / "s", **settings) as store:
+        await store.create_table("notes", SMALL)
+        await insert_singly(store, 3)
+        other = await lancedb.connect_async(tmp_path / "s")
+        branch = await (await other.open_table("notes")).branches.create("trial")
+        await asyncio.sleep(0.5)  # versions made within a moment are removed together
+        for row in small_rows(3):
+            await store.delete("notes", row["id"])
+            await store.insert("notes", small_rows(1, start=400 + int(row["id"][1:])))
+            await store.optimize("notes")
+        assert (await branch.query().select(["id"]).to_arrow()).num_rows == 3
+        assert await details(store, "fragments") == 1
+
+
 @pytest.mark.slow
 async def test_the_next_store_that_opens_a_table_compacts_it(tmp_path: Path) -> None:
     """Also a store that only reads; it makes the vector index that is due, too."""
