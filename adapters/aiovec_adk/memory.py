@@ -7,14 +7,14 @@ import json
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from google.adk.events.event import Event
 from google.adk.memory.base_memory_service import BaseMemoryService, SearchMemoryResponse
 from google.adk.memory.memory_entry import MemoryEntry
 from google.adk.sessions.session import Session
-from google.genai.types import Content
 
 from aiovec import Embed, F, Field, Hit, Schema, Table, TableNotFoundError, new_id
 from aiovec.bridge import (
@@ -24,27 +24,22 @@ from aiovec.bridge import (
     best_search,
     create_memory,
     in_store,
-    storable,
     table_without_vectors,
 )
 
-_R = TypeVar("_R")
-
-# ``text`` is embedded, ``words`` are searched. Both are null in what was deleted.
+# ``text`` is embedded, ``words`` are searched, ``entry`` is the JSON of the ``MemoryEntry``. All
+# three are null in what was deleted.
 _FIELDS = {
     "app": Field(str, nullable=False),
     "user": Field(str, nullable=False, index="btree"),
     "session": Field(str),
-    "memory": Field(str, nullable=False),  # the id within app and user
-    "author": Field(str),
     "at": Field(datetime),
     "text": Field(str),
     "words": Field(str, text=True),
-    "content": Field(str),  # JSON
-    "metadata": Field(str),  # JSON
+    "entry": Field(str),
 }
 _MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), vector_nullable=True)
-_DELETED = dict.fromkeys(("session", "author", "at", "text", "words", "content", "metadata"))
+_DELETED = dict.fromkeys(("session", "at", "text", "words", "entry"))
 # The most words of a query: an agent may pass a whole message.
 _MOST_WORDS = 64
 # Han and Kana: written without spaces, so each letter counts as a word, and several as a phrase.
@@ -94,17 +89,19 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
         """Add events that have a text. Known and deleted ones stay as they are."""
-        rows = {
-            row["id"]: {
-                **row,
-                "session": session_id,
-                "author": event.author,
-                "at": datetime.fromtimestamp(event.timestamp, UTC),
-                "metadata": _json(custom_metadata or {}),
-            }
+        entries = [
+            MemoryEntry(
+                id=event.id,
+                content=event.content,
+                author=event.author,
+                timestamp=datetime.fromtimestamp(event.timestamp, UTC).isoformat(),
+                custom_metadata={**(custom_metadata or {})},
+            )
             for event in events
-            if event.content and (row := _row(app_name, user_id, event.id, event.content))["text"]
-        }
+            if event.content
+        ]
+        made = [_row(app_name, user_id, entry, session_id) for entry in entries]
+        rows = {row["id"]: row for row in made if row["text"]}
 
         async def add(table: Table) -> None:
             # A session is added again after each of its turns: known events are not embedded again.
@@ -124,15 +121,16 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
         """Add facts, or replace those of the same ids."""
-        rows = [
-            {
-                **_row(app_name, user_id, each.id or new_id(), each.content),
-                "author": each.author,
-                "at": each.timestamp,
-                "metadata": _json({**(custom_metadata or {}), **each.custom_metadata}),
-            }
+        entries = [
+            each.model_copy(
+                update={
+                    "id": each.id or new_id(),
+                    "custom_metadata": {**(custom_metadata or {}), **each.custom_metadata},
+                }
+            )
             for each in memories
         ]
+        rows = [_row(app_name, user_id, entry) for entry in entries]
         await self._write(lambda table: table.upsert(rows))
 
     @in_store
@@ -142,14 +140,15 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         """Return the best memories of a user of an app, the best one first."""
 
         async def search(table: Table) -> Sequence[Hit]:
-            own = [F.app == app_name, F.user == user_id, F.content.is_not_null()]
+            own = [F.app == app_name, F.user == user_id, F.entry.is_not_null()]
             words = _query_of(query)
             if best_search(await table.schema()) == "text":
                 return await table.search_text(words, where=own, **self._search)
             return await table.search_hybrid(words, query, where=own, **self._search)
 
         hits = await self._bridge.read(search, ()) if query.strip() else ()
-        return SearchMemoryResponse(memories=[_entry(hit) for hit in hits])
+        entries = [MemoryEntry.model_validate_json(hit["entry"]) for hit in hits]
+        return SearchMemoryResponse(memories=entries)
 
     async def delete_memory(
         self, *, app_name: str, user_id: str, memory_id: str | None = None
@@ -159,15 +158,15 @@ class AiovecMemoryService(Closable, BaseMemoryService):
             id = _id(app_name, user_id, memory_id)
             await self._bridge.read(lambda table: table.update(_DELETED, ids=id), 0)
 
-    async def _write(self, act: Callable[[Table], Awaitable[_R]]) -> _R:
-        async def attempt(table: Table) -> _R:
+    async def _write(self, act: Callable[[Table], Awaitable[object]]) -> None:
+        async def attempt(table: Table) -> None:
             try:
-                return await act(table)
+                await act(table)
             except TableNotFoundError:
                 await create_memory(table, _MEMORY)
-                return await act(table)
+                await act(table)
 
-        return await self._bridge.aio(attempt)
+        await self._bridge.aio(attempt)
 
 
 def _id(app: str, user: str, memory: str) -> str:
@@ -175,16 +174,21 @@ def _id(app: str, user: str, memory: str) -> str:
     return hashlib.sha256(json.dumps([app, user, memory]).encode()).hexdigest()
 
 
-def _row(app: str, user: str, memory: str, content: Content) -> dict[str, Any]:
-    text = " ".join(part.text for part in content.parts or () if part.text and not part.thought)
+def _row(app: str, user: str, entry: MemoryEntry, session: str | None = None) -> dict[str, Any]:
+    parts = entry.content.parts or ()
+    text = " ".join(part.text for part in parts if part.text and not part.thought)
     return {
-        "id": _id(app, user, memory), "app": app, "user": user, "memory": memory, "text": text,
-        "words": _spaced(text), "content": content.model_dump_json(exclude_none=True),
+        "id": _id(app, user, str(entry.id)), "app": app, "user": user, "session": session,
+        "at": _time_of(entry.timestamp), "text": text, "words": _spaced(text),
+        "entry": entry.model_dump_json(exclude_none=True, fallback=str),
     }  # fmt: skip
 
 
-def _json(metadata: Mapping[str, object]) -> str:
-    return json.dumps(storable(metadata, "custom_metadata"), default=str)
+def _time_of(timestamp: str | None) -> datetime | None:
+    """Return the time of an entry, whose form is free. Without a zone it is local, as ADK's are."""
+    with suppress(ValueError):
+        return datetime.fromisoformat(timestamp or "").astimezone(UTC)
+    return None
 
 
 def _spaced(text: str) -> str:
@@ -196,13 +200,3 @@ def _query_of(words: str) -> str:
     """Return a query for each word or phrase of scripts without spaces, without any syntax."""
     parts = re.findall(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+", unicodedata.normalize("NFC", words))
     return " ".join(f'"{_spaced(part)}"' for part in dict.fromkeys(parts[:_MOST_WORDS]))
-
-
-def _entry(hit: Hit) -> MemoryEntry:
-    return MemoryEntry(
-        id=hit["memory"],
-        content=Content.model_validate_json(hit["content"]),
-        author=hit["author"],
-        timestamp=None if hit["at"] is None else hit["at"].isoformat(),
-        custom_metadata=json.loads(hit["metadata"] or "{}"),
-    )

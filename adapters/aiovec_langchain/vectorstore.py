@@ -293,33 +293,6 @@ class AiovecVectorStore(Closable, VectorStore):
         # After the search, the bridge knows the metric of an existing table.
         return lambda score: relevance(score, self._bridge.metric)
 
-    @property
-    def _collection(self) -> _Collection:
-        return _Collection(self._bridge)
-
-
-class _Collection:
-    """The method of a Chroma collection that mem0 calls to list and delete memories.
-
-    Without it, mem0's ``get_all`` and ``delete_all`` return nothing on a LangChain store.
-    """
-
-    def __init__(self, bridge: DocumentBridge) -> None:
-        self._bridge = bridge
-
-    def get(self, where: Filter = None, limit: int | None = None) -> dict[str, list[Any]]:
-        """Return the documents that match a filter."""
-        rows = self._bridge.run(
-            lambda _: self._bridge.read(
-                lambda table: table.find(self._bridge.where(where), limit=limit), ()
-            )
-        )
-        return {
-            "ids": [row.id for row in rows],
-            "documents": [row.fields.get(self._bridge.text) for row in rows],
-            "metadatas": list(map(self._bridge.metadata, rows)),
-        }
-
 
 def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
     """Return the options of a search whose hits are near and different."""

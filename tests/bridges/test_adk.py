@@ -86,6 +86,10 @@ async def test_facts_are_added_and_replaced() -> None:
                        custom_metadata={"n": [1]})  # fmt: skip
         await service.add_memory(**ANA, memories=[changed], custom_metadata={"ttl": "7d"})
         assert sorted(await texts(service, "ana")) == ["Ana sews.", "Ana weaves."]
+        for time in ("yesterday", "2026-01-31T12:00:00"):  # its form is free
+            await service.add_memory(**ANA, memories=[fact("Ana spins.", id="g", timestamp=time)])
+            (memory,) = (await service.search_memory(query="spins", **ANA)).memories
+            assert memory.timestamp == time
         (memory,) = (await service.search_memory(query="weaves", **ANA)).memories
         assert memory == changed.model_copy(update={"custom_metadata": {"ttl": "7d", "n": [1]}})
 
