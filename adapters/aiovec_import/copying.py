@@ -18,7 +18,7 @@ from .files import reading, rows_at_once
 from .folders import KINDS
 from .loading import EXISTS, Import, Load, create, read_ahead
 from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import Chunk
+from .sources import Chunk, refuse
 
 
 @dataclass
@@ -32,7 +32,8 @@ class RowImport(Import):
     going_on: ClassVar[str] = "with --upsert the import continues"
 
     def __post_init__(self) -> None:
-        self.wanted.refuse(
+        refuse(
+            self.wanted,
             "delete passages chunk_size overlap base",
             f"documents ({KINDS}), and for rows with the --embed FIELD of a text",
         )

@@ -18,8 +18,8 @@ from aiovec.errors import ConfigError, DocumentError, InvalidRowError
 
 from .folders import Documents
 from .loading import Load
-from .sources import Chunk, Reject, RejectsFile
-from .syncing import COUNTS, Item, Row, SyncImport
+from .sources import Chunk, Reject, RejectsFile, refuse
+from .syncing import Item, Row, SyncImport
 from .wanted import Wanted
 
 
@@ -40,7 +40,8 @@ class DocumentImport(SyncImport):
     @classmethod
     def of(cls, wanted: Wanted, documents: Documents, rejects: RejectsFile) -> DocumentImport:
         """Return the import of documents into the table that is wanted, by default a usual one."""
-        wanted.refuse("query id_column vector_column dtype", "rows, and the sources are documents")
+        of_rows = "query id_column vector_column dtype"
+        refuse(wanted.hints, of_rows, "rows, and the sources are documents")
         if wanted.base and not (
             "://" in wanted.base and wanted.base.endswith("/") and wanted.base.isprintable()
         ):
@@ -54,11 +55,10 @@ class DocumentImport(SyncImport):
         return cls(replace(wanted, upsert=True), documents, [load], rejects)
 
     def facts(self) -> dict[str, Any]:
-        counts = {name: self.counts[name] for name in (*COUNTS, "failed")}
         return {
-            "table": self.table, "dry_run": self.wanted.dry_run, **counts,
-            "passages": self.counts["written"], "gone": sorted({*self.gone.values()}),
-            "failures": self.reasons, "left_out": dict(self.source.left_out.most_common()),
+            "table": self.table, **self.changed(), "failed": self.counts["failed"],
+            "passages": self.counts["written"], "failures": self.reasons,
+            "left_out": dict(self.source.left_out.most_common()),
         }  # fmt: skip
 
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter:

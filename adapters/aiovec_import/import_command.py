@@ -201,7 +201,7 @@ async def _of_rows(
     from .globs import files_of
     from .loading import Load
     from .opening import opened
-    from .sources import RejectsFile, legal_table_name
+    from .sources import RejectsFile, legal_table_name, refuse
     from .texts import TextImport
     from .workers import EngineImport
 
@@ -221,7 +221,7 @@ async def _of_rows(
     workers = await in_thread(at.engine, engine, address)
     source = await in_thread(opened, wanted, files, existing, workers is not None)
     at.exits.push_async_callback(in_thread, source.close)
-    wanted.refuse("include exclude fields", f"documents, and {source.name} has rows")
+    refuse(wanted, "include exclude fields", f"documents, and {source.name} has rows")
     only_one = table is not None or wanted.schema is not None
     tables = await in_thread(_tables_of, source, only_one)
     path = expanded(rejects) if rejects else await in_thread(_list_of, [*files], table, source)
@@ -296,9 +296,6 @@ def _list_of(files: list[str], table: str | None, source: Reader) -> Path:
     """Return a path for the rejects next to the file, unless nothing can be written there."""
     path = Path(source.name)
     beside = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
-    name = (
-        table
-        if len(files) > 1 or files == ["-"]
-        else re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
-    )
+    last = re.split(r"[/\\:]", source.name.rstrip("/"))[-1]
+    name = table if len(files) > 1 or files == ["-"] else last
     return (path.parent if beside else Path()) / f"{name}.rejects.jsonl"

@@ -43,6 +43,7 @@ from .sources import (
     Reader,
     Source,
     named_source,
+    refuse,
     source_for,
     source_names,
 )
@@ -145,12 +146,7 @@ class Opener:
         """Return the reader of an open file. ``beside`` may hold the schema of a text."""
         with reading(path):
             try:
-                if self.hints.dtype is not None:
-                    raise ConfigError(
-                        "--dtype is for databases; a file has its own types", key="--dtype"
-                    )
-                if self.hints.query is not None:
-                    raise ConfigError("--query is for databases, not for files", key="--query")
+                refuse(self.hints, "query dtype", "databases, not for files")
                 if not file.seekable():  # a named pipe
                     with file:
                         file = _copied(file)

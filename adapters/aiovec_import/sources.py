@@ -192,6 +192,14 @@ class Hints:
         return self.id_column == "none"
 
 
+def refuse(given: object, names: str, why: str) -> None:
+    """Raise ConfigError for the first of these options that the user gave."""
+    for name in names.split():
+        if getattr(given, name, None):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is for {why}", key=option)
+
+
 class Reader(ABC):
     """A file or a store, open for reading."""
 

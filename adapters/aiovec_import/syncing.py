@@ -140,6 +140,12 @@ class SyncImport(Import):
     def whole(self) -> bool:
         return not self.load.rejected
 
+    def changed(self) -> dict[str, Any]:
+        """Return what became of the items, as facts for ``--json``."""
+        counts = {name: self.counts[name] for name in COUNTS}
+        gone = sorted({*self.gone.values()})
+        return {"dry_run": self.wanted.dry_run, **counts, "gone": gone}
+
     @abstractmethod
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
         """Return what cuts texts for a table that was found, whose model has a tokenizer."""

@@ -21,8 +21,8 @@ from aiovec.errors import ConfigError
 from .folders import KINDS
 from .loading import create
 from .sifting import CAME_BEFORE, sift
-from .sources import Chunk, NewTable, Reject, free_name
-from .syncing import COUNTS, Change, Item, Row, Seen, SyncImport
+from .sources import Chunk, NewTable, Reject, free_name, refuse
+from .syncing import Change, Item, Row, Seen, SyncImport
 
 _MARKS = ("base", "hash")
 _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
@@ -44,17 +44,14 @@ class TextImport(SyncImport):
 
     def __post_init__(self) -> None:
         if not self.wanted.passages:
-            self.wanted.refuse("chunk_size overlap", f"documents ({KINDS}), and for --passages")
+            refuse(self.wanted, "chunk_size overlap", f"documents ({KINDS}), and for --passages")
         if self.wanted.delete and len(self.wanted.sources) > 1:
             raise ConfigError("--delete takes one SOURCE, which may be a glob in quotes")
 
     def facts(self) -> dict[str, Any]:
         facts = super().facts()
-        facts["tables"][0] |= {
-            **{name: self.counts[name] for name in (*COUNTS, "written")},
-            "gone": sorted({*self.gone.values()}), "cut_off": self.long, "most": self.most,
-            "dry_run": self.wanted.dry_run,
-        }  # fmt: skip
+        written = {"written": self.counts["written"], "cut_off": self.long, "most": self.most}
+        facts["tables"][0] |= self.changed() | written
         return facts
 
     async def find(self, store: VectorStore) -> None:

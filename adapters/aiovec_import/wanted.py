@@ -9,7 +9,6 @@ from typing import Any
 
 from aiovec.backend import Metric, Schema
 from aiovec.backend.paths import is_url
-from aiovec.errors import ConfigError
 
 from .folders import Documents, documents_in
 from .sources import Hints, NewTable, source_for
@@ -60,13 +59,6 @@ class Wanted:
         found, path = self.documents(), Path(self.sources[0]).expanduser()
         is_theirs = not found.files and (not path.is_dir() or source_for(path)[0] is not None)
         return None if is_theirs else found
-
-    def refuse(self, names: str, why: str) -> None:
-        """Raise ConfigError for the first of these options that was given."""
-        for name in names.split():
-            if getattr(self, name, None) or getattr(self.hints, name, None):
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{option} is for {why}", key=option)
 
     @classmethod
     def of(

@@ -26,6 +26,7 @@ from ..sources import (
     free_name,
     legal_table_name,
     legal_vector,
+    refuse,
 )
 
 _METRICS: dict[str, Metric] = {
@@ -103,15 +104,12 @@ class CollectionSource(Source):
     takes_queries: ClassVar[bool] = False
 
     def __init__(self, place: str, hints: Hints) -> None:
-        if hints.query is not None and not (self.takes_queries and hints.of_texts):
-            raise ConfigError(
-                "--query is for SQLite and PostgreSQL, with the --embed COLUMN of a text",
-                key="--query",
-            )
+        if not (self.takes_queries and hints.of_texts):
+            refuse(hints, "query", "SQLite and PostgreSQL, with the --embed COLUMN of a text")
         if hints.query is not None and hints.table is not None:
             raise ConfigError(f"leave out #{hints.table}: --query says what is read", key="--query")
-        if hints.dtype is not None and not self.takes_dtypes:
-            raise ConfigError("--dtype is for SQLite databases", key="--dtype")
+        if not self.takes_dtypes:
+            refuse(hints, "dtype", "SQLite databases")
         if hints.id_column not in (None, "none") and not self.chooses_ids:
             raise ConfigError(
                 f"each {self.layout} has its own ids; --id-column can only be none",
