@@ -17,8 +17,8 @@ from aiovec.errors import AiovecError, DuplicateIdError
 from .files import reading, rows_at_once
 from .folders import KINDS
 from .loading import EXISTS, Import, Load, create, read_ahead
-from .sifting import CAME_BEFORE, Sifted, sift
-from .sources import Chunk, refuse
+from .sifting import Sifted, sift
+from .sources import CAME_BEFORE, Chunk, refuse
 
 
 @dataclass

@@ -24,7 +24,7 @@ class FileLock:
             before, db = _number(path), None
             try:
                 # No timeout: who waits asks again. The file is opened here, and read below.
-                db = sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
+                db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
                 db.execute("BEGIN" if shared else "BEGIN EXCLUSIVE")
                 db.execute("SELECT 1 FROM sqlite_master").fetchone()
             except sqlite3.Error as exc:

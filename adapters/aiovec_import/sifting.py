@@ -18,9 +18,8 @@ from aiovec._input.rows import Collected, repeated_ids, to_batch
 from aiovec.backend import BoolArray, Schema
 from aiovec.errors import DimensionMismatchError, InvalidRowError, InvalidVectorError
 
-from .sources import Chunk, Reject
+from .sources import CAME_BEFORE, Chunk, Reject
 
-CAME_BEFORE = "the id came before in the same source"
 # The last ones are what Arrow and Python raise for values that no column can hold.
 _FAULTS = (
     InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,

@@ -30,6 +30,9 @@ GROUP = "aiovec.sources"
 BYTES_AT_ONCE = 32 * 2**20
 _LONGEST_NAME = 63
 
+# The reason of a reject whose id another row of the source has.
+CAME_BEFORE = "the id came before in the same source"
+
 
 @dataclass(frozen=True, slots=True)
 class Reject:

@@ -17,8 +17,7 @@ from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 from .feeds import AT_ONCE, LOG, MOST_REFUSED, SourceFeed, shown
 from .loading import create
 from .locks import FileLock
-from .sifting import CAME_BEFORE
-from .sources import Chunk, Reject
+from .sources import CAME_BEFORE, Chunk, Reject
 from .stores.queue import (
     Key,
     Mark,

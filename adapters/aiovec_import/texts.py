@@ -20,8 +20,8 @@ from aiovec.errors import ConfigError
 
 from .folders import KINDS
 from .loading import create
-from .sifting import CAME_BEFORE, sift
-from .sources import Chunk, NewTable, Reject, free_name, refuse
+from .sifting import sift
+from .sources import CAME_BEFORE, Chunk, NewTable, Reject, free_name, refuse
 from .syncing import Change, Item, Row, Seen, SyncImport
 
 _MARKS = ("base", "hash")

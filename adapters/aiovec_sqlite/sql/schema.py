@@ -25,7 +25,7 @@ def _of_index(row: str) -> tuple[str, str, str]:
     """Return patterns for a row of a text index, "new", "old" or "": its columns, the condition
     that it has text, and the one that the index, perhaps in its build, holds it."""
     row = row and rf"{row}\."
-    columns = rf"(?:, (?:{row}{_N}|aiovec_stems\('[a-z]++', {row}{_N}\))(?: AS c[0-9]++)?)++"
+    columns = rf"(?:, (?:{row}{_N}|aiovec_stems\('[a-z ]++', {row}{_N}\))(?: AS c[0-9]++)?)++"
     text = rf"\({row}{_N} IS NOT NULL(?: OR {row}{_N} IS NOT NULL)*+\)"
     reached = (
         r" AND EXISTS \(SELECT 1 FROM aiovec_text AS t WHERE t\.generation = [0-9]++ "
