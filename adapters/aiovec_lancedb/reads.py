@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from aiovec.backend import Expr, payload_texts
 from aiovec.backend.context import FEW_ROWS, Meter, values_in
-from aiovec.backend.contract import Columns, FromRows, Order, stored_rows
+from aiovec.backend.contract import Columns, Find, FromRows, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 
@@ -131,16 +131,10 @@ async def _finished(
     return await hop(cost_of(rows), finished)
 
 
-async def find(
-    table: Opened,
-    where: Expr | None,
-    order_by: Sequence[Order],
-    limit: int,
-    offset: int,
-    columns: Columns,
-    finish: FromRows[_T],
-) -> _T:
+async def find(table: Opened, read: Find[_T]) -> _T:
     """Return what ``finish`` makes of the first of the sorted rows."""
+    where, order_by, columns, finish = read.where, read.order_by, read.columns, read.finish
+    limit, offset = read.limit, read.offset
     if any(order.ref.path for order in order_by):
         query = table.lance.query().select(key_columns(order_by))
         batches = await table.session.batches(query, SCAN_BATCH, await condition_of(where))

@@ -13,14 +13,12 @@ from contextlib import (
 )
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from aiovec.backend import (
     Expr,
     Float32Array,
-    Ref,
     Schema,
-    Value,
 )
 from aiovec.backend.changes import (
     AddField,
@@ -39,15 +37,19 @@ from aiovec.backend.changes import (
 from aiovec.backend.contract import (
     NO_NOTES,
     Backend,
+    Bounds,
     Changes,
     Columns,
+    Count,
+    Find,
     FromEach,
-    FromRows,
+    Get,
     IndexInfo,
-    Order,
     Query,
+    Read,
     TableHandle,
     TableStats,
+    Values,
 )
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
@@ -311,25 +313,28 @@ class LancedbBackend(Backend):
     def _versions(self, table: TableHandle) -> Versions:
         return self._tables[table.name].versions
 
-    async def get(
-        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
-    ) -> _T:
-        async with self._versions(table).reading(table, len(ids), columns) as opened:
-            return await reads.get(opened, ids, columns, finish)
-
-    async def find(
-        self,
-        table: TableHandle,
-        *,
-        where: Expr | None,
-        order_by: Sequence[Order],
-        limit: int,
-        offset: int,
-        columns: Columns,
-        finish: FromRows[_T],
-    ) -> _T:
-        async with self._versions(table).reading(table, limit + offset, columns) as opened:
-            return await reads.find(opened, where, order_by, limit, offset, columns, finish)
+    async def read(self, table: TableHandle, read: Read[_T]) -> _T:
+        result: Any
+        versions, wanted = self._versions(table), cast("Read[Any]", read)
+        match wanted:
+            case Get(ids, columns, finish):
+                async with versions.reading(table, len(ids), columns) as opened:
+                    result = await reads.get(opened, ids, columns, finish)
+            case Find():
+                most = wanted.limit + wanted.offset
+                async with versions.reading(table, most, wanted.columns) as opened:
+                    result = await reads.find(opened, wanted)
+            case Count(where):
+                async with versions.reading(table) as opened:
+                    result = await reads.count(opened, where)
+            case Values(where, ref, limit):
+                result = await summaries.value_counts(versions, table, ref, where, limit)
+            case Bounds(where, ref):
+                async with versions.reading(table) as opened:
+                    result = await summaries.bounds(opened, ref, where)
+            case _:
+                raise self._lacks(type(read).__name__)
+        return cast("_T", result)
 
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
@@ -341,21 +346,6 @@ class LancedbBackend(Backend):
         if first.by_both:
             return await search_hybrid(searched.versions, table, first, finish)
         return await search_vectors(searched.versions, table, queries, finish)
-
-    async def count(self, table: TableHandle, where: Expr | None) -> int:
-        async with self._versions(table).reading(table) as opened:
-            return await reads.count(opened, where)
-
-    async def value_counts(
-        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
-    ) -> list[tuple[Value, int]]:
-        return await summaries.value_counts(self._versions(table), table, ref, where, limit)
-
-    async def bounds(
-        self, table: TableHandle, ref: Ref, where: Expr | None
-    ) -> tuple[Value, Value] | None:
-        async with self._versions(table).reading(table) as opened:
-            return await summaries.bounds(opened, ref, where)
 
     async def export(
         self,

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict, fields
 from datetime import datetime
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -35,16 +35,20 @@ from aiovec.backend.changes import (
 from aiovec.backend.contract import (
     NO_NOTES,
     Backend,
+    Bounds,
     Columns,
+    Count,
+    Find,
     FromEach,
-    FromRows,
+    Get,
     IndexInfo,
     IndexOptions,
-    Order,
     Query,
+    Read,
     TableHandle,
     TableStats,
     Tuning,
+    Values,
     stored_rows,
 )
 from aiovec.backend.cost import cost_of
@@ -189,33 +193,35 @@ class RemoteBackend(Backend):
 
     # Reading
 
-    async def get(
-        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
-    ) -> _T:
-        body, ids_table = _selection(table.schema, columns), _ids_table(ids)
-        rows = await self._on(table, "/get", _rows(table, columns), body=body, rows=ids_table)
-        return await hop(cost_of(rows), finish, rows)
-
-    async def find(
-        self,
-        table: TableHandle,
-        *,
-        where: Expr | None,
-        order_by: Sequence[Order],
-        limit: int,
-        offset: int,
-        columns: Columns,
-        finish: FromRows[_T],
-    ) -> _T:
-        orders = [("-" if order.descending else "") + _name_of(order.ref) for order in order_by]
-        if orders[-1:] == ["id"]:  # the default order of the server
-            orders.pop()
-        body = {
-            "where": where, "orderBy": orders, "limit": limit, "offset": offset,
-            **_selection(table.schema, columns),
-        }  # fmt: skip
-        rows = await self._on(table, "/find", _rows(table, columns), body=body)
-        return await hop(cost_of(rows), finish, rows)
+    async def read(self, table: TableHandle, read: Read[_T]) -> _T:
+        result: Any
+        match cast("Read[Any]", read):
+            case Get(ids, columns, finish):
+                body, ids_table = _selection(table.schema, columns), _ids_table(ids)
+                found = _rows(table, columns)
+                rows = await self._on(table, "/get", found, body=body, rows=ids_table)
+                result = await hop(cost_of(rows), finish, rows)
+            case Find(where, order_by, limit, columns, finish, offset):
+                orders = ["-" * order.descending + _name_of(order.ref) for order in order_by]
+                if orders[-1:] == ["id"]:  # the default order of the server
+                    orders.pop()
+                body = {"where": where, "orderBy": orders, "limit": limit, "offset": offset}
+                body |= _selection(table.schema, columns)
+                rows = await self._on(table, "/find", _rows(table, columns), body=body)
+                result = await hop(cost_of(rows), finish, rows)
+            case Count(where):
+                result = await self._on(table, "/count", _counted, body={"where": where})
+            case Values(where, ref, limit):
+                body = {"field": _name_of(ref), "where": where, "limit": limit}
+                values = partial(_values, table.schema, ref)
+                result = await self._on(table, "/distinct", values, body=body)
+            case Bounds(where, ref):
+                body = {"field": _name_of(ref), "where": where}
+                ends = partial(_ends, table.schema, ref)
+                result = await self._on(table, "/bounds", ends, body=body)
+            case _:
+                raise self._lacks(type(read).__name__)
+        return cast("_T", result)
 
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
@@ -268,32 +274,6 @@ class RemoteBackend(Backend):
                     yield await hop(cost_of_body(data), exported_batch, head, data)
                 except WireError as exc:
                     raise self._client.unreadable(exc) from exc
-
-    async def count(self, table: TableHandle, where: Expr | None) -> int:
-        body = {"where": where}
-        return await self._on(table, "/count", lambda answer: int(answer["count"]), body=body)
-
-    async def value_counts(
-        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
-    ) -> Sequence[tuple[Value, int]]:
-        def read(answer: Any) -> list[tuple[Value, int]]:
-            values = values_read([entry["value"] for entry in answer["values"]], table.schema, ref)
-            return list(zip(values, (entry["count"] for entry in answer["values"]), strict=True))
-
-        body = {"field": _name_of(ref), "where": where, "limit": limit}
-        return await self._on(table, "/distinct", read, body=body)
-
-    async def bounds(
-        self, table: TableHandle, ref: Ref, where: Expr | None
-    ) -> tuple[Value, Value] | None:
-        def read(answer: Any) -> tuple[Value, Value] | None:
-            if answer["min"] is None:
-                return None
-            least, greatest = values_read([answer["min"], answer["max"]], table.schema, ref)
-            return least, greatest
-
-        body = {"field": _name_of(ref), "where": where}
-        return await self._on(table, "/bounds", read, body=body)
 
     # Upkeep
 
@@ -445,6 +425,22 @@ def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
         hidden = (name for name in schema.fields if name not in columns.fields)
         select += [str(Ref("payload", (name,))) for name in hidden]
     return {"select": select, "includeVector": columns.vector}
+
+
+def _counted(answer: Any) -> int:
+    return int(answer["count"])
+
+
+def _values(schema: Schema, ref: Ref, answer: Any) -> list[tuple[Value, int]]:
+    values = values_read([entry["value"] for entry in answer["values"]], schema, ref)
+    return list(zip(values, (entry["count"] for entry in answer["values"]), strict=True))
+
+
+def _ends(schema: Schema, ref: Ref, answer: Any) -> tuple[Value, Value] | None:
+    if answer["min"] is None:
+        return None
+    least, greatest = values_read([answer["min"], answer["max"]], schema, ref)
+    return least, greatest
 
 
 def _known(kind: type[_T], answer: Mapping[str, Any], **facts: object) -> _T:

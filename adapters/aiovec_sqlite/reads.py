@@ -30,7 +30,7 @@ from aiovec.backend.contract import (
     LARGEST_BATCH,
     Changes,
     Columns,
-    Order,
+    Find,
     TableHandle,
 )
 from aiovec.backend.files import look_at
@@ -142,21 +142,17 @@ def find(
     db: sqlite3.Connection,
     ticket: Ticket,
     handle: TableHandle,
-    where: Expr | None,
-    order_by: Sequence[Order],
-    limit: int,
-    offset: int,
-    columns: Columns,
+    read: Find[Any],
 ) -> Batch:
     table = current_table(db, handle)
-    condition, values = condition_of(where, table)
-    order, keys = order_to_sql(order_by)
+    condition, values = condition_of(read.where, table)
+    order, keys = order_to_sql(read.order_by)
     rows = db.execute(
-        f"SELECT {_selected(columns)} FROM {table.rows} AS r WHERE {condition} ORDER BY {order} "
-        "LIMIT ? OFFSET ?",
-        (*values, *keys, limit, offset),
+        f"SELECT {_selected(read.columns)} FROM {table.rows} AS r WHERE {condition} "
+        f"ORDER BY {order} LIMIT ? OFFSET ?",
+        (*values, *keys, read.limit, read.offset),
     ).fetchall()
-    return _as_rows(db, ticket, table, rows, columns)
+    return _as_rows(db, ticket, table, rows, read.columns)
 
 
 def by_rowids(

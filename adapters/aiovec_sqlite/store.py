@@ -18,23 +18,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from aiovec.backend import (
     Expr,
-    Ref,
     Schema,
-    Value,
+    contract,
 )
 from aiovec.backend.changes import Delete, RowChange, SchemaChange, Update, changes_text
 from aiovec.backend.context import Kept, WriteKey, new_meter, write_key
 from aiovec.backend.contract import (
     NO_NOTES,
     Backend,
+    Bounds,
     Changes,
     Columns,
+    Count,
+    Find,
     FromEach,
     FromRows,
-    Order,
+    Get,
     Query,
     TableHandle,
     TableStats,
+    Values,
     index_behind_change,
 )
 from aiovec.backend.limits import Slot, Steps, current_deadline, export_gate, write_gate
@@ -382,27 +385,25 @@ class SqliteBackend(Backend):
 
     # Reading
 
-    def get(
-        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
-    ) -> Coroutine[Any, Any, _T]:
-        return self._read(lambda db, ticket: finish(reads.get(db, ticket, table, ids, columns)))
+    def read(self, table: TableHandle, read: contract.Read[_T]) -> Coroutine[Any, Any, _T]:
+        wanted: contract.Read[Any] = read
+        meter = new_meter(wanted.limit) if isinstance(wanted, Values) else None
 
-    async def find(
-        self,
-        table: TableHandle,
-        *,
-        where: Expr | None,
-        order_by: Sequence[Order],
-        limit: int,
-        offset: int,
-        columns: Columns,
-        finish: FromRows[_T],
-    ) -> _T:
-        return await self._read(
-            lambda db, ticket: finish(
-                reads.find(db, ticket, table, where, order_by, limit, offset, columns)
-            )
-        )
+        def result(db: sqlite3.Connection, ticket: Ticket) -> Any:
+            match wanted:
+                case Get(ids, columns, finish):
+                    return finish(reads.get(db, ticket, table, ids, columns))
+                case Find():
+                    return wanted.finish(reads.find(db, ticket, table, wanted))
+                case Count(where):
+                    return reads.count(db, table, where)
+                case Values(where, ref, limit):
+                    return reads.value_counts(db, table, ref, where, limit, meter)
+                case Bounds(where, ref):
+                    return reads.bounds(db, table, ref, where)
+            raise self._lacks(type(read).__name__)
+
+        return self._read(result)
 
     def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
@@ -420,22 +421,6 @@ class SqliteBackend(Backend):
         return self._read(
             lambda db, ticket: finish(file_scan.search(db, ticket, table, queries, scan=scan))
         )
-
-    async def count(self, table: TableHandle, where: Expr | None) -> int:
-        return await self._read(lambda db, _: reads.count(db, table, where))
-
-    async def value_counts(
-        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
-    ) -> list[tuple[Value, int]]:
-        meter = new_meter(limit)
-        return await self._read(
-            lambda db, _: reads.value_counts(db, table, ref, where, limit, meter)
-        )
-
-    async def bounds(
-        self, table: TableHandle, ref: Ref, where: Expr | None
-    ) -> tuple[Value, Value] | None:
-        return await self._read(lambda db, _: reads.bounds(db, table, ref, where))
 
     async def export(
         self,

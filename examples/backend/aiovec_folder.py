@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 import numpy as np
@@ -56,19 +56,25 @@ from aiovec.backend.changes import (
     UpdateRows,
     Upsert,
 )
-from aiovec.backend.context import FEW_ROWS, new_meter, values_in
+from aiovec.backend.context import FEW_ROWS, Meter, new_meter, values_in
 from aiovec.backend.contract import (
     LARGEST_BATCH,
+    NO_NOTES,
     Backend,
+    Bounds,
     Columns,
+    Count,
+    Find,
     Found,
     FromEach,
-    FromRows,
+    Get,
     Order,
     Query,
+    Read,
     StaleTableError,
     TableHandle,
     TableStats,
+    Values,
 )
 from aiovec.backend.files import flush_folder, lock_file, unlock_file, writing_to
 from aiovec.backend.limits import (
@@ -130,6 +136,7 @@ class State:
     commit: str
     """Changes with every write."""
     rows: dict[str, Row]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class FolderBackend(Backend):
@@ -193,7 +200,8 @@ class FolderBackend(Backend):
             raise CorruptStoreError(str(self._file(name)), f"it cannot be read: {exc}") from exc
         schema = Schema.from_json(metadata["schema"])
         rows = {row.id: row for row in rows_of(Batch.of_table(table, schema), schema)}
-        state = State(schema, metadata["epoch"], metadata["commit"], rows)
+        notes = json.loads(metadata["notes"])
+        state = State(schema, metadata["epoch"], metadata["commit"], rows, notes)
         self._states[name] = state
         return state
 
@@ -211,6 +219,7 @@ class FolderBackend(Backend):
         every = Columns(tuple(state.schema.fields), state.schema.payload, vector=True)
         state = replace(state, commit=uuid4().hex)
         metadata = {"schema": state.schema.to_json(), "epoch": state.epoch, "commit": state.commit}
+        metadata["notes"] = json.dumps(state.notes)
         table = batch_of([*state.rows.values()], every, state.schema).table(state.schema)
         table = table.replace_schema_metadata(metadata)
         new = self._path / f"{name}.new"  # left by a killed process, it is overwritten
@@ -302,7 +311,7 @@ class FolderBackend(Backend):
             for id, row in state.rows.items():
                 fields = {new: old and row.fields[old] for new, old in names.items()}
                 rows[id] = row._replace(fields=fields)
-            self._save(table.name, State(schema, uuid4().hex, "", rows))
+            self._save(table.name, replace(state, schema=schema, epoch=uuid4().hex, rows=rows))
 
         await self._write(alter)
 
@@ -325,45 +334,37 @@ class FolderBackend(Backend):
 
     # Reading
 
-    async def get(
-        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
-    ) -> _T:
-        def get() -> _T:
-            rows = self._state(table).rows
-            return finish(batch_of([rows[id] for id in ids if id in rows], columns, table.schema))
+    async def read(self, table: TableHandle, read: Read[_T]) -> _T:
+        meter = new_meter(read.limit) if isinstance(read, Values) else None
 
-        return await self._read(get)
+        def result() -> Any:
+            match cast("Read[Any]", read):
+                case Get(ids, columns, finish):
+                    rows = self._state(table).rows
+                    found = [rows[id] for id in ids if id in rows]
+                    return finish(batch_of(found, columns, table.schema))
+                case Find(where, order_by, limit, columns, finish, offset):
+                    found = in_order(selected(self._state(table), where), order_by)
+                    return finish(batch_of(found[offset : offset + limit], columns, table.schema))
+                case Count(where):
+                    return len(selected(self._state(table), where))
+                case Values(where, ref, limit):
+                    return counted(selected(self._state(table), where), ref, meter)[:limit]
+                case Bounds(where, ref):
+                    values = (value_of(ref, row) for row in selected(self._state(table), where))
+                    known = [value for value in values if sort_key(value) is not None]
+                    return (min(known, key=sort_key), max(known, key=sort_key)) if known else None
+            raise self._lacks(type(read).__name__)
 
-    async def find(
-        self,
-        table: TableHandle,
-        *,
-        where: Expr | None,
-        order_by: Sequence[Order],
-        limit: int,
-        offset: int,
-        columns: Columns,
-        finish: FromRows[_T],
-    ) -> _T:
-        def find() -> _T:
-            rows = self._selected(table, where)
-            rows.sort(key=lambda row: row.id)
-            for order in reversed(order_by):  # a stable sort keeps equal rows in order
-                keyed = [(sort_key(value_of(order.ref, row)), row) for row in rows]
-                valued = [pair for pair in keyed if pair[0] is not None]
-                valued.sort(key=lambda pair: pair[0], reverse=order.descending)
-                rows = [row for _, row in valued] + [row for k, row in keyed if k is None]
-            return finish(batch_of(rows[offset : offset + limit], columns, table.schema))
-
-        return await self._read(find)
+        return cast("_T", await self._read(result))
 
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
         def search() -> _T:
-            answers = []
+            answers, state = [], self._state(table)  # one state for all queries
             for query in queries:
-                rows = [row for row in self._selected(table, query.where) if has_vector(row)]
+                rows = [row for row in selected(state, query.where) if has_vector(row)]
                 matrix = matrix_of(rows, table.schema)
                 far = distances(matrix, query.vector, table.schema.metric)
                 best = nearest_first(far, query.limit)  # with all that are as near as the last
@@ -385,7 +386,7 @@ class FolderBackend(Backend):
         schema = table.schema
 
         def begin() -> list[Row]:
-            rows = [row for row in self._selected(table, where) if row.id > start]
+            rows = [row for row in selected(self._state(table), where) if row.id > start]
             return sorted(rows, key=lambda row: row.id)
 
         def next_batch(at: int) -> tuple[pa.RecordBatch, int]:
@@ -404,40 +405,6 @@ class FolderBackend(Backend):
                 batch, at = await self._read(next_batch, at)
                 yield batch, rows[at - 1].id.encode()
 
-    async def count(self, table: TableHandle, where: Expr | None) -> int:
-        return len(await self._read(self._selected, table, where))
-
-    async def value_counts(
-        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
-    ) -> Sequence[tuple[Value, int]]:
-        def counted() -> Sequence[tuple[Value, int]]:
-            meter = new_meter(limit)
-            counts: dict[Any, tuple[Value, int]] = {}
-            for row in self._selected(table, where):
-                value = value_of(ref, row)
-                items = value if isinstance(value, list) else [value]
-                for each, item in {sort_key(item): item for item in items}.items():
-                    if each is None:
-                        continue
-                    if each not in counts and meter is not None:
-                        meter.add(len(item) if isinstance(item, str) else 8)
-                    shown, count = counts.get(each, (item, 0))
-                    counts[each] = shown if isinstance(shown, int) else item, count + 1
-            ordered = sorted(counts, key=lambda each: (-counts[each][1], each))
-            return [counts[each] for each in ordered[:limit]]
-
-        return await self._read(counted)
-
-    async def bounds(
-        self, table: TableHandle, ref: Ref, where: Expr | None
-    ) -> tuple[Value, Value] | None:
-        def ends() -> tuple[Value, Value] | None:
-            values = (value_of(ref, row) for row in self._selected(table, where))
-            known = [value for value in values if sort_key(value) is not None]
-            return (min(known, key=sort_key), max(known, key=sort_key)) if known else None
-
-        return await self._read(ends)
-
     async def stats(self, table: TableHandle) -> TableStats:
         def stats() -> TableStats:
             rows = len(self._state(table).rows)
@@ -446,12 +413,22 @@ class FolderBackend(Backend):
 
         return await self._read(stats)
 
+    async def notes(
+        self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
+    ) -> Mapping[str, str]:
+        def write() -> Mapping[str, str]:
+            state = self._state(table)
+            merged = {**state.notes, **change}
+            kept = {name: text for name, text in merged.items() if text is not None}
+            self._save(table.name, replace(state, notes=kept))
+            return kept
+
+        if change:
+            return await self._write(write)
+        return (await self._read(self._state, table)).notes
+
     async def optimize(self, table: TableHandle) -> None:
         await self._read(self._state, table)
-
-    def _selected(self, table: TableHandle, where: Expr | None) -> list[Row]:
-        rows = self._state(table).rows.values()
-        return [row for row in rows if where is None or truth(where, row) is True]
 
 
 def changed_rows(state: State, change: RowChange, table: str) -> tuple[dict[str, Row], int] | None:
@@ -503,6 +480,10 @@ def changed_rows(state: State, change: RowChange, table: str) -> tuple[dict[str,
             ]
     rows |= {row.id: row for row in new}
     return (rows, len(new)) if new else None
+
+
+def selected(state: State, where: Expr | None) -> list[Row]:
+    return [row for row in state.rows.values() if where is None or truth(where, row) is True]
 
 
 def rows_of(batch: Batch, schema: Schema) -> Iterator[Row]:
@@ -562,6 +543,30 @@ def sort_key(value: Any) -> Any:
     if isinstance(value, (int, float, datetime)):
         return 0, value
     return (1, value) if isinstance(value, str) else None
+
+
+def in_order(rows: list[Row], order_by: Sequence[Order]) -> list[Row]:
+    for order in reversed(order_by):  # a stable sort keeps equal rows in order
+        keyed = [(sort_key(value_of(order.ref, row)), row) for row in rows]
+        valued = [pair for pair in keyed if pair[0] is not None]
+        valued.sort(key=lambda pair: pair[0], reverse=order.descending)
+        rows = [row for _, row in valued] + [row for key, row in keyed if key is None]
+    return rows
+
+
+def counted(rows: list[Row], ref: Ref, meter: Meter | None) -> list[tuple[Value, int]]:
+    counts: dict[Any, tuple[Value, int]] = {}
+    for row in rows:
+        value = value_of(ref, row)
+        items = value if isinstance(value, list) else [value]
+        for place, item in {sort_key(item): item for item in items}.items():
+            if place is None:
+                continue
+            if place not in counts and meter is not None:
+                meter.add(len(item) if isinstance(item, str) else 8)
+            first, count = counts.get(place, (item, 0))
+            counts[place] = first if isinstance(first, int) else item, count + 1
+    return [counts[place] for place in sorted(counts, key=lambda each: (-counts[each][1], each))]
 
 
 def equal(value: Any, literal: Value) -> bool | None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from aiovec.backend import Schema, UInt64Array
 from aiovec.backend.changes import Delete, Upsert
-from aiovec.backend.contract import Columns
+from aiovec.backend.contract import Columns, Get
 from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread, together
 from aiovec.errors import MigrationError
@@ -257,10 +257,9 @@ class Comparison:
             async for ids in parts:
                 for start in range(0, len(ids), min(_LOOKED_UP, self.size)):
                     block = ids[start : start + min(_LOOKED_UP, self.size)]
-                    rows = await source.backend.get(
-                        source.handle, block, everything(source.schema),
-                        partial(Batch.table, schema=source.schema),
-                    )  # fmt: skip
+                    as_table = partial(Batch.table, schema=source.schema)
+                    read = Get(block, everything(source.schema), as_table)
+                    rows = await source.backend.read(source.handle, read)
                     if rows.num_rows:
                         yield rows
 
@@ -329,7 +328,8 @@ class Comparison:
             hashes = self._hasher.rows(rows.table(table.schema))
             return dict(zip(rows.ids, hashes.rows.tolist(), strict=True))
 
-        return await table.do(lambda handle: table.backend.get(handle, ids, columns, hashed))
+        read = Get(ids, columns, hashed)
+        return await table.do(lambda handle: table.backend.read(handle, read))
 
 
 def _check_comparable(source: OpenTable, target: OpenTable, vector: bool) -> None:

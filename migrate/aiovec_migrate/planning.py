@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from aiovec.backend import IsNull, Ref, Schema
+from aiovec.backend.contract import Count
 from aiovec.backend.marks import MoveRecord
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
@@ -264,7 +265,8 @@ async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
     name = "" if work.transform is None else work.transform.field_of(table.schema)
     if not name or not table.schema.fields[name].nullable:
         return
-    missing = await table.do(lambda handle: table.backend.count(handle, IsNull(Ref(name))))
+    without = Count(IsNull(Ref(name)))
+    missing = await table.do(lambda handle: table.backend.read(handle, without))
     if missing and table.schema.vector_nullable:
         plan.notes.append(
             f"{missing:,} rows of the table {table.name!r} have no {name!r}: if such a row has a "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from aiovec.backend import Schema
-from aiovec.backend.contract import Backend, Columns, StaleTableError, TableHandle
+from aiovec.backend.contract import Backend, Columns, Count, StaleTableError, TableHandle
 from aiovec.errors import DuplicateIdError, MigrationError, StoreBusyError
 
 _T = TypeVar("_T")
@@ -57,7 +57,7 @@ class OpenTable:
         return await repeated(lambda: work(self.handle), self)
 
     async def count(self) -> int:
-        return await self.do(lambda handle: self.backend.count(handle, None))
+        return await self.do(lambda handle: self.backend.read(handle, Count(None)))
 
 
 async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:

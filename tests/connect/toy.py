@@ -51,8 +51,7 @@ class Toy(Backend):
         return [self._target]
 
     open_table = create_table = rename_table = drop_table = _unused
-    write = alter = value_counts = bounds = _unused
-    get = find = search = export = count = stats = optimize = _unused
+    write = alter = read = search = export = stats = optimize = _unused
 
 
 created: list[Toy] = []

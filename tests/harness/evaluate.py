@@ -94,7 +94,7 @@ def within(payload: object, path: Sequence[str]) -> object:
 def in_order(
     rows: Iterable[_Row], order_by: Sequence[Order], value: Callable[[_Row, Ref], object]
 ) -> list[_Row]:
-    """Return the rows as ``Backend.find`` sorts them. ``value`` gives a row's value for a key."""
+    """Return the rows as ``Find`` sorts them. ``value`` gives a row's value for a key."""
     ordered = list(rows)
     # A stable sort keeps rows that are equal in one key in the order of the keys behind it.
     for order in reversed(order_by):
@@ -108,7 +108,7 @@ def in_order(
 def counted(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> list[tuple[Value, int]]:
-    """Return the values and their counts as ``Backend.value_counts`` gives them."""
+    """Return the values and their counts as ``Values`` gives them."""
     counts: dict[tuple[int, Any], tuple[Any, int]] = {}
     for row in rows:
         given = value(row, ref)
@@ -124,7 +124,7 @@ def counted(
 def ends_of(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> tuple[Value, Value] | None:
-    """Return the first and the last value as ``Backend.bounds`` gives them."""
+    """Return the first and the last value as ``Bounds`` gives them."""
     keyed = [(_sort_key(given), given) for given in (value(row, ref) for row in rows)]
     valued: list[Any] = [pair for pair in keyed if pair[0] is not None]
     if not valued:

@@ -11,6 +11,7 @@ from tests.sqlite.support import backend_on
 
 from aiovec import Schema
 from aiovec.backend.changes import Delete, Insert, Upsert
+from aiovec.backend.contract import Count
 from aiovec.backend.rows import Batch
 
 SCHEMA = Schema(2)
@@ -34,4 +35,4 @@ async def test_an_empty_write_harms_no_other_in_its_commit(tmp_path: Path) -> No
             backend.write(table, Insert(rows())),
         )
         assert done == [1, 1, 0, 1, 0]
-        assert await backend.count(table, where=None) == 1
+        assert await backend.read(table, Count(None)) == 1

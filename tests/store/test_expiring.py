@@ -18,7 +18,7 @@ import aiovec
 from aiovec import Field, Schema, VectorStore
 from aiovec.backend import And, Compare, Expr, Or
 from aiovec.backend.changes import Delete, Insert, RowChange
-from aiovec.backend.contract import Found, Query, TableHandle
+from aiovec.backend.contract import Find, Found, Query, Read, TableHandle
 from aiovec.backend.rows import Batch
 
 SCHEMA = Schema(DIM, metric="l2", fields={"year": int, "until": Field(datetime, expires=True)})
@@ -109,8 +109,9 @@ class Stale(toy.Toy):
     async def open_table(self, name: str) -> TableHandle:
         return TableHandle(name, SCHEMA, 1)
 
-    async def find(self, table: TableHandle, **options: Any) -> Any:
-        return options["finish"](Batch(self.expired[: options["limit"]], {}))
+    async def read(self, table: TableHandle, read: Read[Any]) -> Any:
+        assert isinstance(read, Find)
+        return read.finish(Batch(self.expired[: read.limit], {}))
 
     async def write(self, table: TableHandle, change: RowChange) -> int:
         if isinstance(change, Insert):

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
+from operator import attrgetter
 from typing import ClassVar, TypeVar, cast
 
 from .._filters import Expr
@@ -26,6 +27,8 @@ from ..backend.context import call_context, calling
 from ..backend.contract import (
     Changes,
     Columns,
+    Count,
+    Find,
     Found,
     FromEach,
     FromRows,
@@ -196,7 +199,7 @@ class ExpiringTable(OpenTable):
 
     async def stats(self) -> TableStats:
         stored = await super().stats()
-        expired = min(await self.backend.count(self.handle, self._expired), stored.rows)
+        expired = min(await self.backend.read(self.handle, Count(self._expired)), stored.rows)
         details = {**stored.details, "expired_rows": expired}
         return replace(stored, rows=stored.rows - expired, details=details)
 
@@ -220,18 +223,11 @@ class ExpiringTable(OpenTable):
 
         A server does this for its clients, by its own clock.
         """
-        oldest_first = Order(self._at), Order(Ref("id"))
+        oldest_first, no_columns = (Order(self._at), Order(Ref("id"))), Columns(())
+        swept = Find(self._expired, oldest_first, _SWEPT_AT_ONCE, no_columns, attrgetter("ids"))
         while self.backend.upkeep:
             with renewed():
-                ids = await self.backend.find(
-                    self.handle,
-                    where=self._expired,
-                    order_by=oldest_first,
-                    limit=_SWEPT_AT_ONCE,
-                    offset=0,
-                    columns=Columns(()),
-                    finish=lambda rows: rows.ids,
-                )
+                ids = await self.backend.read(self.handle, swept)
                 if ids:
                     await self._delete(ids)
             if len(ids) < _SWEPT_AT_ONCE:

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from .._filters import Expr, bind
 from .._filters.lists import nested_keys
-from .._filters.tree import Ref, Value
+from .._filters.tree import Ref
 from ..backend.changes import Delete, RowChange, Update
 from ..backend.contract import (
     Changes,
     Columns,
+    Find,
     FromEach,
     FromRows,
+    Get,
+    OfSelected,
     Order,
     Query,
     TableHandle,
     TableStats,
 )
 from ..backend.cost import cost_of_text
+from ..backend.rows import Batch
 from ..backend.threads import hop
 from ..errors import FilterError
 from .active_backend import ActiveBackend
@@ -79,56 +83,20 @@ class OpenTable:
 
     async def _payloads(self, where: Expr | None, most: int) -> list[str]:
         """Return the payloads of the first rows that a filter selects."""
-        return await self.find(
-            where,
-            lambda rows: [text or "{}" for text in rows.payloads or ()],
-            order_by=(Order(Ref("id")),),
-            limit=most,
-            columns=Columns((), payload=True).metered(most),
-        )
+        columns, by_id = Columns((), payload=True).metered(most), (Order(Ref("id")),)
+        return await self.read(Find(where, by_id, most, columns, _payload_texts))
 
     def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
         """Return what ``finish`` makes of the rows with these ids."""
-        return self.backend.get(self.handle, ids, columns, finish)
+        return self.backend.read(self.handle, Get(ids, columns, finish))
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
         """Return the set of ids that exist."""
         return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
-    def find(
-        self,
-        where: Expr | None,
-        finish: FromRows[_T],
-        *,
-        order_by: Sequence[Order],
-        limit: int,
-        offset: int = 0,
-        columns: Columns,
-    ) -> Awaitable[_T]:
-        """Return what ``finish`` makes of the sorted rows that a filter selects."""
-        return self.backend.find(
-            self.handle,
-            where=self._only(where),
-            order_by=order_by,
-            limit=limit,
-            offset=offset,
-            columns=columns,
-            finish=finish,
-        )
-
-    def count(self, where: Expr | None) -> Awaitable[int]:
-        """Return the number of rows that a filter selects."""
-        return self.backend.count(self.handle, self._only(where))
-
-    def value_counts(
-        self, ref: Ref, where: Expr | None, limit: int | None
-    ) -> Awaitable[Sequence[tuple[Value, int]]]:
-        """Return the values of the rows that a filter selects, each with its number of rows."""
-        return self.backend.value_counts(self.handle, ref, self._only(where), limit)
-
-    def bounds(self, ref: Ref, where: Expr | None) -> Awaitable[tuple[Value, Value] | None]:
-        """Return the first and the last value of the rows that a filter selects."""
-        return self.backend.bounds(self.handle, ref, self._only(where))
+    def read(self, read: OfSelected[_T]) -> Awaitable[_T]:
+        """Return the result of a read of the rows that a filter selects."""
+        return self.backend.read(self.handle, replace(read, where=self._only(read.where)))
 
     def rows(
         self, where: Expr | None, columns: Columns, finish: FromRows[_T]
@@ -176,3 +144,7 @@ class OpenTable:
     def sweep_now_and_then(self) -> None:
         """Begin a sweep in the background, unless one runs or the last one is less than an hour
         ago."""
+
+
+def _payload_texts(rows: Batch) -> list[str]:
+    return [text or "{}" for text in rows.payloads or ()]

@@ -107,13 +107,17 @@ from ..backend.changes import (
 from ..backend.context import write_key
 from ..backend.contract import (
     Backend,
+    Bounds,
     Changes,
     Columns,
+    Count,
+    Find,
     IndexInfo,
     IndexOptions,
     StaleTableError,
     TableHandle,
     TableStats,
+    Values,
 )
 from ..backend.cost import cost_of, cost_of_text
 from ..backend.limits import Deadline, current_deadline
@@ -791,14 +795,8 @@ class VectorStore(NotCopied, Hints):
             def records(rows: Batch) -> Results[Record]:
                 return Results(chosen.records(rows), columns=columns)
 
-            return await t.find(
-                condition,
-                records,
-                order_by=order,
-                limit=most,
-                offset=offset,
-                columns=chosen.columns.metered(most),
-            )
+            read = chosen.columns.metered(most)
+            return await t.read(Find(condition, order, most, read, records, offset))
 
         return await self._on_table("find", table, find, row_count=len)
 
@@ -806,7 +804,7 @@ class VectorStore(NotCopied, Hints):
         """Return the number of rows that match the filter, by default of all."""
 
         async def count(t: OpenTable) -> int:
-            return await t.count(await t.bound(where))
+            return await t.read(Count(await t.bound(where)))
 
         return await self._on_table("count", table, count)
 
@@ -827,7 +825,7 @@ class VectorStore(NotCopied, Hints):
         async def counted(t: OpenTable) -> Counts:
             ref = value_ref(t.schema, field, "field", lists=True)
             condition = await t.bound(where)
-            counts = await t.value_counts(ref, condition, limit)
+            counts = await t.read(Values(condition, ref, limit))
             return await hop(len(counts), Counts, counts)
 
         return await self._on_table("distinct", table, counted, row_count=len)
@@ -844,7 +842,7 @@ class VectorStore(NotCopied, Hints):
         async def read(t: OpenTable) -> tuple[Value, Value] | None:
             ref = value_ref(t.schema, field, "field")
             condition = await t.bound(where)
-            return await t.bounds(ref, condition)
+            return await t.read(Bounds(condition, ref))
 
         return await self._on_table("bounds", table, read)
 

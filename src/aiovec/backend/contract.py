@@ -34,7 +34,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 import numpy as np
 
@@ -255,6 +255,69 @@ FromEach = Callable[[list[Found]], _T]
 
 
 @dataclass(frozen=True, slots=True)
+class Read(Generic[_T]):
+    """What to read of a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Read[_T]):
+    """The rows with these distinct ids, in any order; missing ones are left out. The result is what
+    ``finish`` makes of them."""
+
+    ids: Sequence[str]
+    columns: Columns
+    finish: FromRows[_T]
+
+
+@dataclass(frozen=True, slots=True)
+class OfSelected(Read[_T]):
+    """A read of the rows that a filter selects; None selects all."""
+
+    where: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Find(OfSelected[_T]):
+    """The rows after the first ``offset``, at most ``limit``, sorted by one or more keys, the last
+    of which is the id. The result is what ``finish`` makes of them."""
+
+    order_by: Sequence[Order]
+    limit: int
+    columns: Columns
+    finish: FromRows[_T]
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Count(OfSelected[int]):
+    """The number of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values(OfSelected[Sequence[tuple[Value, int]]]):
+    """The values of a field, "id" or a payload key, each with its number of rows.
+
+    The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
+    Nulls are not counted. A row counts once for each different item of a list, also of one in the
+    payload. Integers and floats that are equal are one value, for which an int stands if there is
+    one; booleans are never numbers.
+    """
+
+    ref: Ref
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds(OfSelected[tuple[Value, Value] | None]):
+    """The first and the last value in the order of ``Order``, without nulls, from one state.
+
+    None if there are no values. ``ref`` is not a list field.
+    """
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """A page of the change feed: all changes after ``since`` and up to ``number``.
 
@@ -463,27 +526,8 @@ class Backend(ABC):
     # thread calls it by ``threads.hop``. What it raises is the error of the call.
 
     @abstractmethod
-    async def get(
-        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[_T]
-    ) -> _T:
-        """Return what ``finish`` makes of the rows with these ids.
-
-        The ids are distinct, the rows come in any order, and missing ones are left out.
-        """
-
-    @abstractmethod
-    async def find(
-        self,
-        table: TableHandle,
-        *,
-        where: Expr | None,
-        order_by: Sequence[Order],
-        limit: int,
-        offset: int,
-        columns: Columns,
-        finish: FromRows[_T],
-    ) -> _T:
-        """Return what ``finish`` makes of rows that are sorted by one or more keys, then by id."""
+    async def read(self, table: TableHandle, read: Read[_T]) -> _T:
+        """Return the result of a ``Get``, ``Find``, ``Count``, ``Values`` or ``Bounds``."""
 
     @abstractmethod
     async def search(
@@ -529,30 +573,6 @@ class Backend(ABC):
         async with aclosing(export) as batches:
             async for batch, _ in batches:
                 yield await hop(batch.num_rows * batch.num_columns, finished, batch)
-
-    @abstractmethod
-    async def count(self, table: TableHandle, where: Expr | None) -> int: ...
-
-    @abstractmethod
-    async def value_counts(
-        self, table: TableHandle, ref: Ref, where: Expr | None, limit: int | None
-    ) -> Sequence[tuple[Value, int]]:
-        """Return the values of a field, "id" or a payload key, each with its number of rows.
-
-        The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
-        Nulls are not counted. A row counts once for each different item of a list, also of one in
-        the payload. Integers and floats that are equal are one value; booleans are never numbers.
-        """
-
-    @abstractmethod
-    async def bounds(
-        self, table: TableHandle, ref: Ref, where: Expr | None
-    ) -> tuple[Value, Value] | None:
-        """Return the first and the last value in the order of ``Order``, without nulls, from one
-        state.
-
-        None if there are no values. ``ref`` is not a list field.
-        """
 
     @abstractmethod
     async def stats(self, table: TableHandle) -> TableStats: ...

@@ -15,7 +15,7 @@ import pyarrow as pa
 from aiovec import Schema
 from aiovec.backend import PayloadPatch
 from aiovec.backend.changes import Delete, Insert, Update, Upsert
-from aiovec.backend.contract import Columns, StaleTableError, TableHandle
+from aiovec.backend.contract import Columns, Get, StaleTableError, TableHandle
 from aiovec.backend.rows import Batch
 from aiovec.errors import MigrationError, StoreBusyError, StoreMovedError
 
@@ -244,7 +244,7 @@ class Worker:
         ids = [f"{self.name}-{n}" for n in range(self.made)]
 
         async def get(backend: ModelBackend, handle: TableHandle) -> Any:
-            return await backend.get(handle, ids, EVERYTHING, lambda rows: rows)
+            return await backend.read(handle, Get(ids, EVERYTHING, lambda rows: rows))
 
         present = await follower.on(table, get)
         placed = {id: n for n, id in enumerate(present.ids)}

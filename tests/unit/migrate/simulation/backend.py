@@ -25,7 +25,9 @@ from aiovec.backend.contract import (
     Backend,
     Changes,
     Columns,
-    FromRows,
+    Count,
+    Get,
+    Read,
     StaleTableError,
     TableHandle,
 )
@@ -232,10 +234,12 @@ class ModelBackend(_Unused):
 
     # Reading
 
-    async def get(
-        self, table: TableHandle, ids: Sequence[str], columns: Columns, finish: FromRows[Any]
-    ) -> Any:
-        schema = table.schema
+    async def read(self, table: TableHandle, read: Read[Any]) -> Any:
+        if isinstance(read, Count):
+            assert read.where is None
+            return await self._call("count", lambda: len(self._of(table).rows))
+        assert isinstance(read, Get)
+        schema, ids, columns = table.schema, read.ids, read.columns
 
         def act() -> Batch:
             rows = self._selected(table, ids)
@@ -247,7 +251,7 @@ class ModelBackend(_Unused):
                 np.array(vectors, np.float32).reshape(-1, schema.dim) if columns.vector else None,
             )
 
-        return finish(await self._call("get", act))
+        return read.finish(await self._call("get", act))
 
     async def export(
         self,
@@ -275,10 +279,6 @@ class ModelBackend(_Unused):
             self._check_moved()
             batch = pa.RecordBatch.from_pylist([row for *_, row in part], schema=layout)
             yield batch.select(names), json.dumps(part[-1][:2]).encode()
-
-    async def count(self, table: TableHandle, where: Expr | None) -> int:
-        assert where is None
-        return await self._call("count", lambda: len(self._of(table).rows))
 
     async def stats(self, table: TableHandle) -> TableStats:
         count: int = await self._call("stats", lambda: len(self._of(table).rows))
