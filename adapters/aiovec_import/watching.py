@@ -115,9 +115,10 @@ class ComparedFeed(SourceFeed):
             kept = await self._bring(job, job.source.read(job.load.source, job.schema, AT_ONCE))
             await job.find_rest(self.store)
             lost = len({*job.gone.values()})
-            self._waits = bool(state) and lost > kept and await in_thread(self._is_new, state, lost)
-            if not self._waits:
+            waits = bool(state) and lost > kept and await in_thread(self._is_new, state, lost)
+            if not waits:
                 await job.delete(self.store, [*job.gone])
+            self._waits = waits
         finally:
             await in_thread(self._opened.close)
         return False

@@ -672,3 +672,16 @@ async def test_a_file_that_is_being_written_loses_no_rows(tmp_path: Path) -> Non
 
 async def _waits(watching: aiovec.Watching) -> bool:
     return (await watching.state()).waiting is None
+
+
+async def test_stores_in_memory_follow_a_table_each(app: App) -> None:
+    async with (
+        aiovec.connect(":memory:", embedder="demo") as first,
+        aiovec.connect(":memory:", embedder="demo") as second,
+        aiovec.watch(first, app.source, **WATCH) as one,
+        aiovec.watch(second, app.source, **WATCH) as other,
+        asyncio.timeout(60),
+    ):
+        await one.caught_up()
+        await other.caught_up()
+        assert await contents(first) == await contents(second)

@@ -149,7 +149,12 @@ class Backends:
 
     @property
     def identity(self) -> str:
-        """The name of the store: the TOML file that says where it is, or the place itself."""
+        """The name of the store: the TOML file that says where it is, or the place itself.
+
+        In memory, each store has its own.
+        """
+        if self._place.in_memory:
+            return f"{self._place} {os.getpid()} {id(self)}"
         path = self._place.file or self._place.path
         return str(self._place) if path is None else os.path.realpath(path)
 

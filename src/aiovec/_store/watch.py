@@ -52,10 +52,10 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
     first time all rows are copied, and after that only changes. Rows removed from the source are
     deleted; rows of apps and of other sources stay.
 
-    A table of SQLite gets a queue and four triggers in its database, which note the keys of changed
-    rows; ``aiovec watch FILE#TABLE --stop`` removes them. The queue serves one table of one
-    store. Where none can be made, as for a view or a ``query``, a SELECT, all rows are compared
-    every ``every`` seconds; a folder whose changes the system does not report is too.
+    A table of SQLite gets a queue and triggers in its database, which note the keys of changed
+    rows; after that, the database is only read. ``aiovec watch FILE#TABLE --stop`` removes them.
+    Where none can be made, as for a view or a ``query``, a SELECT, all rows are compared every
+    ``every`` seconds; a folder whose changes the system does not report is too.
 
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column that vectors are made of, ``text`` are those for keyword search, ``index`` those with an
@@ -64,17 +64,17 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
     ``chunk_size`` and ``overlap``. The sizes may be left out if an earlier import or watch of the
     source named them, and ``passages`` only together with ``embed``.
 
-    For documents, ``include`` and ``exclude`` are globs, and ``base`` is the URL before their
-    paths. For rows, ``base`` names the source in the rows, by default ``source`` as written. Two
-    folders, or two databases, in one table need different bases.
+    For documents, ``include`` and ``exclude`` are a glob or several, and ``base`` is the URL before
+    their paths. For rows, ``base`` names the source in the rows, by default ``source`` as written.
+    Two folders, or two databases, in one table need different bases.
 
     Of several processes that watch a source for one store, one follows, and another one takes over
     when it ends. An error, such as that of an embedder, is logged as ``aiovec.watch``, shown by
     ``state``, and the work is tried again.
 
-    Entering it raises ConfigError if the source cannot be read or does not suit the table, if its
-    queue serves another table, or if another watch of the store on this machine has the same
-    table and base; UnsupportedError for a read-only store.
+    Raises InvalidArgumentError if ``every`` is no number above 0, and UnsupportedError for a
+    read-only store. Entering it raises ConfigError if the source cannot be read or does not suit
+    the table, or if another watch of the store on this machine has the same table and base.
     """
     for name in options.keys() - WatchOptions.__annotations__.keys():
         raise unexpected("watch", name, [*WatchOptions.__annotations__])
