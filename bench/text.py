@@ -1,7 +1,12 @@
-"""Keyword and hybrid search by words and questions, in short and long texts."""
+"""Keyword and hybrid search by words and questions, in short and long texts.
+
+People do not repeat their questions, so each is asked once, of a store that was opened a moment
+ago: the first, the tenth, and the median of all. Then all are asked again.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sqlite3
 from contextlib import AsyncExitStack
@@ -19,11 +24,14 @@ from .measure import Ask, Options, Result, in_turn, medians, rate, ratios, timed
 from .stores import by_aiovec, connect, fill, fill_by_hand, fill_lance, lance
 
 AIOVEC, HYBRID, VECTOR = "aiovec, keywords", "aiovec, hybrid", "aiovec, vector"
-FIRST, ON_LANCE = f"{AIOVEC}, asked for the first time", "aiovec on LanceDB, keywords"
+ON_LANCE = "aiovec on LanceDB, keywords"
+ONCE, AGAIN = "asked once / asked again (median)", "asked once / asked again (95 %)"
 FTS5, TANTIVY, BM25S, LANCEDB = "FTS5 by hand", "tantivy", "bm25s", "lancedb"
 _PASSAGES, _TOGETHER = 40_000, 15
 _WORDS = 1000
 _CLIENTS, _CROWD_SECONDS = 64, 2.0
+# Looks at words until they have a file, and the bytes of an index without one.
+_MOST_LOOKS, _WITHOUT_FILE = 3_000, 4 * 2**20
 
 
 async def run(options: Options) -> list[Result]:
@@ -46,8 +54,10 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
     notes, folder = list[str](), options.folder / what.replace(" ", "-")
     folder.mkdir()
     async with AsyncExitStack() as stack:
+        async with aiovec.connect(folder / "a.db") as filled:
+            await fill(filled, data, text=True)
+            await _settled(filled)
         store = await stack.enter_async_context(aiovec.connect(folder / "a.db"))
-        await fill(store, data, text=True)
         db = _fill_fts5(folder / "b.db", data)
         stack.callback(db.close)
         asking = {
@@ -66,7 +76,10 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
             ours = await stack.enter_async_context(aiovec.connect(place))
             await fill(ours, data, text=True)
             asking[ON_LANCE] = _by_words(ours, words)
-        first = [await timed(partial(asking[AIOVEC], turn))() for turn in range(len(words))]
+        once, again = [
+            [await timed(partial(asking[AIOVEC], turn))() for turn in range(len(words))]
+            for _ in range(2)
+        ]
         times, seconds = await in_turn(asking, _WORDS, options), options.seconds(_CROWD_SECONDS)
         hits = {words[turn]: await asking[AIOVEC](turn) for turn in range(options.rounds(50))}
         rates = {
@@ -74,15 +87,33 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
             for name, ask in asking.items()
         }
         wrong = [f"no row found with {word!r}" for word, rows in hits.items() if not rows]
-    compared = ratios(times, AIOVEC, FTS5, TANTIVY, BM25S, LANCEDB) | ratios(times, HYBRID, VECTOR)
+    began = {"first": once[:1], "tenth": once[9:10], "asked once": once}
+    measured = {f"{AIOVEC}, {what}": some for what, some in began.items() if some}
+    compared = ratios(times, AIOVEC, VECTOR, FTS5, TANTIVY, BM25S, LANCEDB)
+    compared |= ratios(times, HYBRID, VECTOR)
+    later = once[10:] or once
+    compared |= {
+        ONCE: float(np.median(later) / np.median(again)),
+        AGAIN: float(np.percentile(later, 95) / np.percentile(again, 95)),
+    }
     return [
         Result(
             "text", f"the {LIMIT} best of {data} for {what}, whole rows (median)",
-            "ms", medians({FIRST: first, **times}), compared | ratios(times, ON_LANCE, LANCEDB),
+            "ms", medians({**measured, **times}), compared | ratios(times, ON_LANCE, LANCEDB),
             notes, wrong,
         ),
         Result("text", f"searches by {what}", "per second", rates),
     ]  # fmt: skip
+
+
+async def _settled(store: VectorStore) -> None:
+    """Wait until the table's words are in a file, if they are worth one."""
+    for _ in range(_MOST_LOOKS):
+        await store.search_text(TABLE, "the")
+        details = (await store.stats(TABLE)).details
+        if details["text_index_bytes"] < _WITHOUT_FILE or details["words_file"]:
+            break
+        await asyncio.sleep(0.1)
 
 
 def _by_words(store: VectorStore, words: list[str], data: Data | None = None) -> Ask:

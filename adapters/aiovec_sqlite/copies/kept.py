@@ -44,8 +44,9 @@ _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
 _FOLLOWED = 1 / 2
 # Seconds between looks at a scan file that another process writes.
 _LOOK = 0.2
-# Bytes of postings from which on they get a file.
-_WORDS_IN_FILE = 4 * 2**20
+# Bytes of postings from which on they get a file, and until which words are used before: then a
+# list is read from FTS5 in less time than FTS5 takes to answer.
+_WORDS_IN_FILE, _SOON = 4 * 2**20, 32 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
 """Makes the store accept a scan file of a table and a kind, or with None no one."""
@@ -406,7 +407,7 @@ class KeptWords(Kept[Words]):
                 return False
             words = Words.numbered(db, layout, most)
             found.append(words)
-            if not serves:  # they are used at once
+            if not serves and words.size < _SOON:
                 loop.call_soon_threadsafe(self._publish, task, words)
             if self.gets_file(words.size) and files is not None:
                 if self._waits(words):

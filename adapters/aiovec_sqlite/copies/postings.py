@@ -6,6 +6,7 @@ their bytes, rows are numbered in the order of their rowids.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import sqlite3
 import sys
@@ -35,8 +36,9 @@ _LAYOUT = 1
 _BLOCK = 8192
 # Words that are read at a time.
 _WORDS = 256
-# A word of more places is read by itself, so many at a time.
-_LONG, _READ = 2**20, 2**16
+# A word of more places is read by itself; and the places that are read at a time, which takes about
+# 35 bytes for each.
+_LONG, _READ = 2**20, 2**22
 # The last character, behind all words that begin in the same way.
 _LAST = "\U0010ffff".encode()
 
@@ -174,11 +176,16 @@ def counted(
 ) -> tuple[UInt32Array, Counts]:
     """Return which of the rows have places that a condition selects, and how many each has."""
     sums = np.zeros(len(rowids), dtype=np.uint32)
-    cursor = db.execute(f"SELECT doc FROM {vocabulary(db, index)} WHERE {condition}", values)
-    while some := cursor.fetchmany(_READ):
+    sql = (
+        f"SELECT group_concat(doc) FROM (SELECT doc FROM {vocabulary(db, index)} "
+        f"WHERE {condition} LIMIT {_READ} OFFSET ?)"
+    )
+    for start in itertools.count(0, _READ):
         ticket.check()
-        docs = np.fromiter((doc for (doc,) in some), np.int64, len(some))
+        docs = numbers_in(db.execute(sql, (*values, start)).fetchone()[0])
         np.add.at(sums, numbers_of(docs, rowids)[0], 1)
+        if len(docs) < _READ:
+            break
     return _as_list(sums)
 
 
@@ -311,17 +318,18 @@ def _blocks(
         f"FROM {vocabulary(db, index)} GROUP BY term",
         (*long, *long),
     )
-    words, numbers, docs = list[bytes](), list[int](), list[str]()
+    words, numbers, docs, held = list[bytes](), list[int](), list[str](), 0
     while some := cursor.fetchmany(_WORDS):
         ticket.check()
         for word, number, text in some:
-            if words and (not number or sum(numbers) + number > _BLOCK):
+            if words and (not number or held + number > _BLOCK):
                 yield words, *_postings(numbers, numbers_in(",".join(docs)), rowids)
-                words, numbers, docs = [], [], []
+                words, numbers, docs, held = [], [], [], 0
             if number:
                 words.append(word)
                 numbers.append(number)
                 docs.append(text)
+                held += number
             else:
                 found, counts = counted(db, ticket, index, "term = ?", [word.decode()], rowids)
                 of_word = np.zeros(len(found), np.int64)
