@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import PICKS, Data, load
-from .measure import RESULTS, Options, Result, medians, number, output
-from .peers import LIMIT, OURS, PEERS
+from .data import PICKS, load
+from .measure import Options, Result, medians, output, write_table
+from .peers import LIMIT, OURS, PEERS, last_line
 
 _ROWS, _CLIENTS = 20_000, 64
 _ROUNDS, _SECONDS, _ASKED = 3, 4.0, 200
@@ -40,7 +40,7 @@ async def run(options: Options) -> list[Result]:
             try:
                 environments[name] = await peer.environment(options)
             except RuntimeError as error:
-                notes.append(f"skipped: {name}: {_last_line(error)}")
+                notes.append(f"skipped: {name}: {last_line(error)}")
     for turn in range(options.rounds(_ROUNDS)):
         for name, python in list(environments.items()):
             command = (str(python), "-m", "bench.peers", name)
@@ -62,13 +62,13 @@ async def run(options: Options) -> list[Result]:
             except RuntimeError as error:
                 if name == OURS:
                     raise
-                notes.append(f"failed: {name}: {_last_line(error)}")
+                notes.append(f"failed: {name}: {last_line(error)}")
                 del environments[name]
     measured = {
         name: medians({key: [figures[key] for figures in turns] for key in turns[0]})
         for name, turns in rounds.items()
     }
-    _written(measured, data)
+    write_table("against", data, measured)
     return [
         Result(
             "against", key, "", {name: values[key] for name, values in measured.items()},
@@ -83,18 +83,3 @@ def _size(python: Path) -> float:
         file for file in python.parents[1].rglob("*") if file.is_file() and file.suffix != ".pyc"
     )
     return sum(file.stat().st_size for file in files if "pip" not in file.parts) / 1e6
-
-
-def _last_line(error: RuntimeError) -> str:
-    return str(error).strip().rpartition("\n")[2]
-
-
-def _written(measured: dict[str, dict[str, float]], data: Data) -> None:
-    keys = list(measured[OURS])
-    lines = [f"| {data} | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
-    lines += [
-        f"| {name} | {' | '.join(number(values[key]) for key in keys)} |"
-        for name, values in measured.items()
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "against.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

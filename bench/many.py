@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from .measure import RESULTS, Options, Result, clean_environment, number
-from .peers import OURS, SHARED, Rows
+from .measure import Options, Result, clean_environment, write_table
+from .peers import OURS, SHARED, Rows, last_line
 
 _ROWS, _FEW = 200, 50  # for each of two processes, and of ten
 _PROCESSES = 10
 _KILLED = (2, 5, 8)  # of the ten
+_LOST = "of these, lost"
 _PATIENCE = 600.0  # seconds for a store
 
 
@@ -38,19 +39,16 @@ async def run(options: Options) -> list[Result]:
                     figures = await _two(python, name, place / "two", counts[0])
                     measured[name] = figures | await _ten(python, name, place / "ten", counts[1])
             except (RuntimeError, TimeoutError) as error:
-                notes.append(f"skipped: {name}: {str(error).strip().rpartition(chr(10))[2]}")
-    keys = list(measured[OURS])
-    lines = [f"| | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
-    for name, values in measured.items():
-        lines.append(f"| {name} | {' | '.join(number(values[key]) for key in keys)} |")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "many.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    lost = [f"{OURS}: {key}" for key in keys if "lost" in key and measured[OURS][key]]
-    return [
-        Result("many", key, "", {name: values[key] for name, values in measured.items()},
-               notes=[] if place else notes, wrong=[] if place else lost)
-        for place, key in enumerate(keys)
-    ]  # fmt: skip
+                notes.append(f"skipped: {name}: {last_line(error)}")
+    write_table("many", "", measured)
+    results = [
+        Result("many", key, "", {name: values[key] for name, values in measured.items()})
+        for key in measured[OURS]
+    ]
+    results[0].notes.extend(notes)
+    if measured[OURS][_LOST]:
+        results[-1].wrong.append(f"{OURS} lost acknowledged rows")
+    return results
 
 
 async def _two(python: str, name: str, folder: Path, count: int) -> dict[str, float]:
@@ -86,7 +84,7 @@ async def _ten(python: str, name: str, folder: Path, count: int) -> dict[str, fl
         "10 processes, 3 killed: opened by": sum(each.opened for each in writers),
         f"written by the other 7, of {len(whole) * count}": len(set().union(*whole)),
         "acknowledged, of all 10": len(set().union(*written)),
-        "of these, lost": len(set().union(*written) - found),
+        _LOST: len(set().union(*written) - found),
     }
 
 

@@ -246,6 +246,16 @@ async def output(*command: str, most: float | None = None) -> str:
     return out.decode()
 
 
+def write_table(name: str, about: object, measured: Mapping[str, Mapping[str, float]]) -> None:
+    """Write the figures of each way as a Markdown table, beside the results."""
+    keys = list(next(iter(measured.values())))
+    lines = [f"| {about} | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
+    for way, values in measured.items():
+        lines.append(f"| {way} | {' | '.join(number(values[key]) for key in keys)} |")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def clean_environment() -> dict[str, str]:
     """Return the environment without settings of aiovec, and without a peer's telemetry."""
     own = {name: text for name, text in os.environ.items() if not name.startswith("AIOVEC_")}

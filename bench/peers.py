@@ -341,6 +341,10 @@ SHARED = {name: peer for name, peer in PEERS.items() if peer.on_disk and name !=
 SHARED["Qdrant's client"] = Peer(("qdrant-client",), _qdrant(False))
 
 
+def last_line(error: BaseException) -> str:
+    return str(error).strip().rpartition("\n")[2]
+
+
 async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Fill the store, search it in each way, and return the figures and the answers.
 
