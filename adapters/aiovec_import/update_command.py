@@ -53,10 +53,10 @@ async def update(
     """
     from aiovec.backend.threads import in_thread
 
-    await in_thread(import_module, "aiovec_import.updating")  # slow
+    await in_thread(import_module, "aiovec_import.copying")  # slow
+    from .copying import opened_update
     from .running import run_import
     from .sources import Hints
-    from .updating import opened_update
     from .wanted import Wanted
 
     name, file = table_and_one(table, file, "FILE")
