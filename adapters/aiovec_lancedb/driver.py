@@ -14,6 +14,8 @@ import sys
 from functools import cache
 from typing import Any
 
+import pyarrow as pa
+
 from aiovec.backend.memory import usable_cores
 
 
@@ -52,13 +54,20 @@ _ARENA_MAX = -8
 def _bound_allocator() -> None:
     """Limit the separate heaps of glibc to the number of processor cores, but not below four.
 
-    glibc makes eight for each core, and each keeps about 10 MiB of freed memory. The limit holds
-    for the whole process, so only a driver with many threads sets it. The environment's settings
-    win.
+    glibc makes eight for each core, and each keeps about 10 MiB of freed memory. Have pyarrow use
+    glibc too: its own allocator keeps what Lance's threads free for the thread that allocated it,
+    70 MiB more after two minutes of a mixed load, and still growing.
+
+    Both hold for the whole process, so only a driver with many threads sets them. The environment's
+    settings win.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if not sys.platform.startswith("linux") or "MALLOC_ARENA_MAX" in os.environ:
+    if not sys.platform.startswith("linux"):
         return
+    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+        pa.set_memory_pool(pa.system_memory_pool())
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None and "arena_max" not in tunables:
         mallopt(_ARENA_MAX, max(4, os.cpu_count() or 1))
