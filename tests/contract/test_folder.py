@@ -22,7 +22,6 @@ ENTRY = "[aiovec.backends]\nfolder = aiovec_folder:FolderPlugin"
 class TestFolder(BackendContract):
     backend = "folder"
     impatient = {"busy_timeout": 0}  # noqa: RUF012
-    deviations = {"test_notes_follow_their_table": "it keeps no notes"}  # noqa: RUF012
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
