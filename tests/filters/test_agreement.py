@@ -80,7 +80,7 @@ def test_each_filter_selects_the_same(
 
 
 @pytest.mark.slow
-@settings(SOME, max_examples=50)
+@settings(SOME, max_examples=25)
 @DRAWN
 def test_each_of_many_filters_selects_the_same(
     store: sync.VectorStore, rows: list[dict[str, Any]], exprs: list[Expr]

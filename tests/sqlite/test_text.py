@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,7 @@ async def test_killed_build_hides_no_row_and_goes_on_when_store_is_opened(tmp_pa
         with sql(path) as db:
             while not db.execute("SELECT 1 FROM aiovec_text WHERE done > 0").fetchone():
                 assert process.poll() is None, "it ended before it could be killed"
+                time.sleep(0.001)
         process.kill()
         process.wait(60)
 

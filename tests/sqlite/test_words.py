@@ -221,7 +221,7 @@ async def test_many_changes_are_seen_and_begin_the_lists_anew(tmp_path: Path) ->
     chance = random.Random(3)
     rows = [row(chance, number) for number in range(1_000)]
     async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
-        for start in range(0, 12_000, 1_500):
+        for start in range(0, 6_000, 1_500):
             ids = [f"m{n:05}" for n in range(start, start + 1_500)]
             texts = [drawn(chance) for _ in ids]
             vectors = np.ones((len(ids), DIM), dtype=np.float32)
