@@ -43,8 +43,10 @@ async def check_kept(store: VectorStore, kept: set[str]) -> None:
     assert {hit.id for hit in hits} == kept
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "sqlite" else pytest.mark.slow) for kind in KINDS],
+)
 async def test_a_full_disk_gives_an_error_and_loses_no_acknowledged_row(
     small_disk: Path, kind: str
 ) -> None:

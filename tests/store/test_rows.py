@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -132,6 +133,23 @@ async def test_the_callers_rows_are_left_alone(store: VectorStore) -> None:
         assert all(row[name] is copy[name] for name in copy)
     stored = [record.vector for record in await store.get("notes", ["x", "y", "z"])]
     assert np.array_equal(np.stack(stored), vectors(3))  # type: ignore[arg-type]  # each has one
+
+
+async def test_many_rows_are_checked_in_a_thread(store: VectorStore) -> None:
+    """The event loop goes on meanwhile."""
+    threads: set[threading.Thread] = set()
+
+    class Vector:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            threads.add(threading.current_thread())
+            return np.ones(DIM, dtype=np.float32)
+
+    await store.create_table("many", Schema(DIM))
+    for call in (store.insert, store.upsert):
+        assert await call("many", [{"id": str(n), "embedding": Vector()} for n in range(3000)])
+    assert await store.set_vectors("many", map(str, range(3000)), [Vector()] * 3000) == 3000
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_an_iterable_is_read_to_its_end_before_the_write(notes: VectorStore) -> None:
