@@ -74,9 +74,14 @@ print(json.dumps([status, json.loads(came or "{}"), count]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("target", ["{}/s.db", "lancedb://{}/s"], ids=["sqlite", "lancedb"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param("{}/s.db", id="sqlite"),
+        pytest.param("lancedb://{}/s", id="lancedb", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_forked_child_gets_an_error(tmp_path: Path, target: str) -> None:
     done = await asyncio.to_thread(run_python, "-c", FORK, target.format(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
