@@ -68,7 +68,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the higher tiers, unless ``-m`` or a test's own id asks for them, and
-    for ``--minutes`` the campaigns that cannot be cut short."""
+    for ``--minutes`` the campaigns that cannot be cut short; begin with the longest campaigns."""
     left_out: set[pytest.Item] = set()
     if leaves_out(config):
         left_out = {item for item in items if any(map(item.get_closest_marker, TIERS))}
@@ -77,6 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=minutes_of, reverse=True)  # the longest campaign first
 
 
 def minutes_of(item: pytest.Item) -> float:

@@ -16,16 +16,12 @@ import random
 import re
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 import aiovec
 from aiovec import Embed, Field, Schema, StoreBusyError, VectorStore
 
-DIM, ROWS, IDS, USERS = 64, 10_000, 12_000, 20
+ROWS, IDS, USERS = 10_000, 12_000, 20
 SCHEMA = Schema(
     fields={"body": Field(str, text=True), "user": Field(str, index="btree")}, embed=Embed("body")
 )
@@ -39,31 +35,30 @@ def text(chance: random.Random, count: int) -> str:
     return " ".join(WORDS[int(len(WORDS) ** chance.random()) - 1] for _ in range(count))
 
 
-def embed(texts: list[str]) -> Any:
-    seeds = [sum(each.encode()) for each in texts]
-    return np.stack([np.random.default_rng(seed).standard_normal(DIM) for seed in seeds])
-
-
 def held() -> dict[str, int]:
     """Return the process's descriptors, those of removed files among them, threads and MiB of
     private memory."""
     links = []
     for name in os.listdir("/proc/self/fd"):
+        if int(name) < 3:  # what the process was given
+            continue
         try:
-            links.append(os.readlink(f"/proc/self/fd/{name}"))
+            link = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # the listing's own
             continue
+        if not link.startswith("/dev/"):
+            links.append(link)
     private = re.search(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text("ascii"))
     return {
         "descriptors": len(links),
-        "removed": sum(link.endswith("(deleted)") for link in links),
+        "removed": sum(link.endswith(" (deleted)") for link in links),
         "threads": len(os.listdir("/proc/self/task")),
         "private": int(private[1]) // 1024 if private else 0,
     }
 
 
-def tell(calls: int) -> None:
-    sys.stdout.write(json.dumps({"calls": calls, **held()}) + "\n")
+def tell(calls: int, busy: int) -> None:
+    sys.stdout.write(json.dumps({"calls": calls, "busy": busy, **held()}) + "\n")
     sys.stdout.flush()
 
 
@@ -87,36 +82,39 @@ async def one_call(store: VectorStore, chance: random.Random) -> None:
         await store.find("notes", where=own, limit=20)
 
 
-async def one_round(store: VectorStore, seed: int, seconds: float) -> int:
-    """Let eight tasks call the store; return the number of calls."""
+async def one_round(store: VectorStore, seed: int, seconds: float) -> tuple[int, int]:
+    """Let eight tasks call the store; return the number of calls, and of those that found it
+    busy."""
     ends = time.monotonic() + seconds
+    count = busy = 0
 
-    async def calls(chance: random.Random) -> int:
-        count = 0
+    async def calls(chance: random.Random) -> None:
+        nonlocal count, busy
         while time.monotonic() < ends:
-            with suppress(StoreBusyError):  # on a machine that does much else
+            count += 1
+            try:
                 await one_call(store, chance)
-                count += 1
-        return count
+            except StoreBusyError:  # on a machine that does much else
+                busy += 1
 
-    return sum(await asyncio.gather(*(calls(random.Random(f"{seed} {n}")) for n in range(8))))
+    await asyncio.gather(*(calls(random.Random(f"{seed} {n}")) for n in range(8)))
+    return count, busy
 
 
 async def main(target: str) -> None:
     chance = random.Random(0)
-    embedder = aiovec.embedder(embed, model="random", dim=DIM)
-    async with aiovec.connect(target, embedder=embedder) as store:
+    async with aiovec.connect(target, embedder="local") as store:
         await store.create_table("notes", SCHEMA)
         for start in range(0, ROWS, 1000):
             ids = range(start, start + 1000)
             rows = [{"id": f"{n}", "body": text(chance, 12), "user": f"u{n % USERS}"} for n in ids]
             await store.insert("notes", rows)
-        tell(0)
+        tell(0, 0)
         while line := await asyncio.to_thread(sys.stdin.readline):
             seed, seconds = line.split()
-            tell(await one_round(store, int(seed), float(seconds)))
+            tell(*await one_round(store, int(seed), float(seconds)))
     gc.collect()
-    tell(0)
+    tell(0, 0)
 
 
 if __name__ == "__main__":

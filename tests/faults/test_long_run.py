@@ -1,4 +1,4 @@
-"""A mixed load holds no more after an hour than after some minutes, on every backend."""
+"""A mixed load holds no more after an hour than after a quarter of it, on every backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.harness.processes import python
 from tests.harness.scripts import KINDS, target_in
 
 # The first rounds fill caches and start threads; a round takes a minute.
-WARM, ROUNDS, SECONDS = 4, 60, 60
+WARM, ROUNDS, SECONDS = 15, 60, 60
+LEAST = 4  # rounds, also with --minutes
+MORE = {"descriptors": 10, "threads": 10, "private": 64}  # MiB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors and threads are read in /proc")
@@ -30,7 +32,7 @@ def test_a_long_run_holds_no_more_and_more(tmp_path: Path, seeds: Seeds) -> None
         for kind in KINDS
     }  # fmt: skip
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    for seed in itertools.chain(range(WARM), seeds(ROUNDS - WARM)):
+    for seed in itertools.chain(range(LEAST), seeds(ROUNDS - LEAST)):
         for process in processes.values():
             assert process.stdin is not None
             process.stdin.write(f"{seed} {SECONDS}\n")
@@ -39,15 +41,18 @@ def test_a_long_run_holds_no_more_and_more(tmp_path: Path, seeds: Seeds) -> None
             assert process.stdout is not None
             lines[kind].append(process.stdout.readline())
     for kind, process in processes.items():
-        rest, _ = process.communicate(timeout=SECONDS)
+        rest, _ = process.communicate(timeout=10 * SECONDS)
         assert process.returncode == 0
         begun, *rounds, closed = map(json.loads, [*lines[kind], *rest.splitlines()])
         sys.stdout.write(f"{kind}: {json.dumps([begun, *rounds, closed])}\n")
         with case(kind):
             assert closed["removed"] == 0
             assert closed["descriptors"] <= begun["descriptors"]
-            half = WARM + (len(rounds) - WARM) // 2
-            for held, more in {"descriptors": 40, "threads": 40, "private": 64}.items():
-                early = max(each[held] for each in rounds[:half])
-                late = max(each[held] for each in rounds[half:])
+            # A process alone gets StoreBusyError only where its own writes wait for busy_timeout.
+            calls, busy = (sum(each[name] for each in rounds) for name in ("calls", "busy"))
+            assert 100 * busy <= calls
+            warm = min(WARM, len(rounds) // 2)
+            for held, more in MORE.items():
+                early = max(each[held] for each in rounds[:warm])
+                late = max(each[held] for each in rounds[warm:])
                 assert late <= early + more, f"{held}: {late} after {early}"
