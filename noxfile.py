@@ -105,6 +105,46 @@ def bridges(session: nox.Session) -> None:
     )
 
 
+# What frameworks publish of their own tests: classes to derive from in their packages, and those of
+# LangGraph's stores in its sources. LlamaIndex and mem0 publish none, and CrewAI's, in its sources,
+# test its own classes. Another framework gets a line here, its differences in scripts/suites.py.
+SUITES = {
+    "tests/bridges/test_langchain.py": "TestVectorStore or TestByteStore or TestDocumentIndex",
+    "tests/bridges/test_haystack.py": "TestSync or TestAsync or test_every_suite",
+}
+SOURCES = {
+    "langgraph-checkpoint": ["tests/test_store.py"],
+    "langgraph-checkpoint-sqlite": ["tests/test_store.py", "tests/test_async_store.py"],
+}
+
+
+@nox.session(python=PYTHONS[0])
+def suites(session: nox.Session) -> None:
+    """Run the frameworks' own tests at their newest versions; known differences have to stay."""
+    added = ("hatchling", "pytest-mock", *SOURCES)
+    session.install("--upgrade", "--no-compile", "-e", ".", "--group", "bridges", *added)
+    for file, names in SUITES.items():
+        session.run("pytest", "-m", "not soak", file, "-k", names)
+    folder = Path(session.create_tmp()).resolve()
+    env = {"PYTHONPATH": str(Path("scripts").resolve())}
+    for package, files in SOURCES.items():
+        shutil.rmtree(folder / package, ignore_errors=True)
+        session.install("pip")
+        got = (
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--no-build-isolation",
+            "-d",
+            str(folder / package),
+        )
+        session.run("python", "-m", "pip", "download", "--quiet", *got, package)
+        (packed,) = (folder / package).iterdir()
+        shutil.unpack_archive(packed, folder / package, filter="data")
+        session.chdir(folder / package / packed.name.removesuffix(".tar.gz"))
+        session.run("python", "-m", "pytest", "-p", "suites", "-o", "addopts=", *files, env=env)
+
+
 @nox.session(python=PYTHONS[0], reuse_venv=False)  # else an older wheel of the version stays
 def wheels(session: nox.Session) -> None:
     """Run the frameworks' suites on the built wheels, those of distributions/ among them."""
