@@ -126,7 +126,9 @@ def _made(default: type, *others: type) -> Any:
         if kind is None:
             raise ValueError(f"an object whose type is {' or '.join(kinds)}")
         known = {to_camel(field.name): field for field in fields(kind)}
-        needed = {key for key, field in known.items() if field.default is MISSING}
+        needed = {
+            key for key, field in known.items() if field.default is field.default_factory is MISSING
+        }
         if not needed <= options.keys() <= known.keys():
             also = f"; {' and '.join(sorted(needed))} are needed" if needed else ""
             raise ValueError(f"an object with the keys {', '.join(known)}{also}")

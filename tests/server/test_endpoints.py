@@ -121,6 +121,17 @@ async def test_health_and_search_answer_as_older_clients_expect(client: Client) 
         await client.problem("POST", "/tables/notes/search", 422, json={"vector": VECTOR} | names)
 
 
+async def test_a_tuning_has_the_values_that_the_backend_takes() -> None:
+    async with notes() as client:
+        path, body = "/tables/notes/search", {"vector": VECTOR, "limit": 1}
+        for tuning in ({}, {"oversample": 2}, {"dims": 3}):
+            answer = await client.ok("POST", path, json=body | {"tuning": tuning})
+            assert len(answer["hits"]) == 1
+        for tuning in ({"ef": 50}, {"others": {"beam": 3}}):
+            problem = await client.problem("POST", path, 422, json=body | {"tuning": tuning})
+            assert "its searches take dims, oversample" in problem["detail"]
+
+
 async def test_listed_tables_are_counted_concurrently() -> None:
     async with aiovec.connect(":memory:") as store:
         names = [f"t{number}" for number in range(12)]
