@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from .app import create_app
     from .endpoints import router
 else:
-    # They bring Starlette. The command line imports this package to list its commands.
+    # Imported on demand, because they import Starlette: the command line imports this package just
+    # to list its commands.
     _LATER = {"create_app": ".app", "router": ".endpoints"}
 
     def __getattr__(name):

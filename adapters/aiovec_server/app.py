@@ -42,9 +42,9 @@ def create_app(
 ) -> Starlette:
     """Return the server as an ASGI app, which opens its store when it starts.
 
-    The arguments are those of ``aiovec.connect``; or ``store`` is one that is open already, and
-    that its owner closes. With ``access_log`` the logger ``aiovec.access`` gets a record for each
-    request, at the level INFO, with its ``facts``.
+    The arguments are those of ``aiovec.connect``. Instead, pass an open ``store``, which the caller
+    closes. With ``access_log``, each request is logged to ``aiovec.access`` at level INFO, with its
+    ``facts``.
     """
     chosen = settings or ServerSettings()
     metrics = Metrics() if chosen.metrics else None
@@ -80,7 +80,7 @@ def create_app(
 
 
 def _problem(request: Request, error: Exception) -> Response:
-    """Answer to a path or a method that does not exist."""
+    """Answer a request for a path or a method that does not exist."""
     if not isinstance(error, HTTPException):
         raise error
     headers, detail = dict(error.headers or {}), str(error.detail)

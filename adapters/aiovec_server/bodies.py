@@ -32,7 +32,7 @@ from aiovec.errors import InvalidArgumentError
 from .call import JSON, JSON_LINES, OF_ROWS, Call
 from .limits import BOUNDS, bounded, check_answered
 
-# Numbers of vectors that are written at once: a few milliseconds, of the client's first wait too.
+# Vector components encoded in one step: a few milliseconds, which also delay the first byte.
 _NUMBERS_AT_ONCE = 50_000
 _ROWS_AT_ONCE = 500
 
@@ -43,7 +43,7 @@ Parts = AsyncGenerator[bytes, None]
 
 
 _MEASURES = ("_score", "_distance")
-# Bytes of an answer that are handed to the connection at once.
+# Bytes of an answer that are passed to the connection in one piece.
 _PART = 256 * 1024
 
 Answers = Sequence[Results[Hit] | Results[Record]]
@@ -59,7 +59,7 @@ async def values_response(value: object, status: int, headers: Mapping[str, str]
 
     def text() -> bytes:
         body = dump(value)
-        if len(body) > _PART:  # a short one is never refused: the call may have written
+        if len(body) > _PART:  # a short answer is never refused: the call may have written
             BOUNDS.get().check_bytes(len(body))
         return body
 
@@ -67,7 +67,7 @@ async def values_response(value: object, status: int, headers: Mapping[str, str]
 
 
 def camel_case(value: Any) -> dict[str, Any]:
-    """Return a dataclass with its own keys, not those within, as JSON has them."""
+    """Return a dataclass as an object, with its top-level keys in camelCase."""
     return {to_camel(name): item for name, item in asdict(value).items()}
 
 
@@ -76,8 +76,9 @@ async def rows_response(
 ) -> Response:
     """Answer with rows: ``{name: [...]}``, or Arrow as Accept says.
 
-    ``of_many`` answers with the rows of each query, in order, as ``{"results": [{name: [...]},
-    ...]}``. In Arrow the column ``_query`` is the number of each row's query, from 0 on.
+    With ``of_many``, the answer has the rows of each query, in order, as ``{"results": [{name:
+    [...]}, ...]}``. In Arrow, the column ``_query`` has the number of each row's query, counted
+    from 0.
     """
     check_answered(max(map(len, answers), default=0), len(answers), cure=", or export them")
     kind = call.answer_type(OF_ROWS)
@@ -93,34 +94,35 @@ async def rows_response(
 async def found_response(
     call: Call, options: dict[str, Any], method: str, name: str = "hits"
 ) -> Response:
-    """Answer with what a method of the store finds with these options."""
+    """Answer with the rows that a method of the store returns for these options."""
     rows = await getattr(call.store, method)(call.table, **bounded(options))
     return await rows_response(call, name, [rows])
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:
-    """Answer with parts that are there, at the pace of the client."""
+    """Send parts that are in memory, as fast as the client reads them."""
     if len(parts) == 1:
         return Response(parts[0], media_type=kind)
     headers = {"content-length": str(sum(map(len, parts)))}
 
     async def each() -> AsyncIterator[bytes]:
         parts.reverse()
-        while parts:  # what was sent takes no memory
+        while parts:  # free the memory of a part once it is sent
             yield parts.pop()
-            await asyncio.sleep(0)  # a client that reads fast never has this wait
+            # Without this, a client that reads fast would never let other tasks run.
+            await asyncio.sleep(0)
 
     return StreamingResponse(each(), media_type=kind, headers=headers)
 
 
 def _older_form(hit: Any) -> dict[str, Any]:
-    """Return a hit with what it had before it was flat."""
+    """Return a flattened hit with its nested values restored."""
     nested = {"score": hit.score, "distance": hit.distance, "fields": dict(hit.fields)}
     return {**hit.to_dict(), **nested}
 
 
 def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> list[bytes]:
-    """Return the text in parts of some size, made row by row: so other threads get a turn."""
+    """Return the text in parts, encoding row by row so that other threads can run."""
     flat = _older_form if older else methodcaller("to_dict")
     text = bytearray(b'{"results":[' if of_many else b"")
     bounds, parts, whole = BOUNDS.get(), [], 0
@@ -142,8 +144,8 @@ def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> li
 def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
     """Return rows as an Arrow IPC stream.
 
-    The columns are those of ``Schema.to_arrow()`` that were asked for, the keys of the payload as
-    JSON text, and what a search found.
+    The columns are the requested ones of ``Schema.to_arrow()``, requested payload keys as JSON
+    text, and the search's own, such as the score.
     """
     rows: list[Hit | Record] = list(chain.from_iterable(answers))
     selected = answers[0]._columns if answers else {}
@@ -185,23 +187,23 @@ def _ranks(row: Hit | Record) -> dict[str, Any]:
     }
 
 
-# As ``to_json`` of pydantic, but with the floats of Python, which json reads back as they were.
+# Like pydantic's ``to_json``, but with Python's floats, which json reads back unchanged.
 def _json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-# Exports: all rows of a table, in constant memory, sent while they are read
+# Exports: all rows of a table, sent while they are read, in constant memory
 
 
 class Streamed(StreamingResponse):
-    """An answer that is made at the pace of its client, and no further once that has gone.
+    """An answer produced as fast as its client reads, until the client disconnects.
 
-    An error later breaks the connection off, and the client sees that the answer is not whole.
+    A late error closes the connection, so the client sees that the answer is incomplete.
     """
 
     @classmethod
     async def begun(cls, parts: Parts, media_type: str) -> Self:
-        """Wait for the first part, so that what is wrong with the call is answered as such."""
+        """Wait for the first part, so that an error of the call gets its own status."""
         first = await anext(parts, b"")
 
         async def all_parts() -> Parts:
@@ -224,7 +226,7 @@ class Streamed(StreamingResponse):
 
 
 async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
-    """Answer with all rows that an export with these options reads."""
+    """Answer with all rows of an export with these options."""
     kind = call.answer_type(STREAMS)
     cursors = options.pop("cursors", False)
     if "after" in options:
@@ -239,7 +241,7 @@ async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
 
 
 def _cursor_of(text: str) -> bytes:
-    """Return the cursor that a client got as text."""
+    """Decode a cursor from the text that the client got."""
     try:
         return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -251,7 +253,7 @@ def _cursor_text(batch: pa.RecordBatch) -> str:
 
 
 async def _lines_stream(batches: Batches, *, cursors: bool) -> Parts:
-    """Yield a line of JSON for each row, and with ``cursors`` one behind each batch."""
+    """Yield a line of JSON for each row; with ``cursors``, also one after each batch."""
     await arrow_ready()
     async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
         async for batch in all_of_it:
@@ -286,7 +288,7 @@ async def _arrow_stream(batches: Batches, schema: Schema, select: list[str] | No
 
 
 def _taken(sink: io.BytesIO) -> bytes:
-    """Take out what was written since the last time."""
+    """Return the bytes written since the last call, and forget them."""
     data = sink.getvalue()
     sink.seek(0)
     sink.truncate()
@@ -302,7 +304,7 @@ def _columns_of(schema: Schema, select: list[str] | None) -> pa.Schema:
 
 
 def _is_vector(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_list(kind))  # no other field is one
+    return bool(pa.types.is_fixed_size_list(kind))  # no other field is a fixed-size list
 
 
 def _lines(batch: pa.RecordBatch) -> bytes:
@@ -313,7 +315,7 @@ def _lines(batch: pa.RecordBatch) -> bytes:
     lines = []
     for n, payload in enumerate(payloads):
         row = {name: values[n] for name, values in columns.items()}
-        # A declared field wins over a key of its name, as everywhere.
+        # A declared field wins over a payload key of the same name, as everywhere.
         lines.append(dump(row | pydantic_core.from_json(payload) | row if payload else row))
     return b"\n".join([*lines, b""])
 

@@ -1,7 +1,8 @@
 """A request as an endpoint sees it: its path, its query string, its body.
 
-A body is JSON up to 8 MiB, JSON Lines read by the line, or an Arrow IPC stream. One in Arrow is the
-JSON body, in the metadata of its schema, with the long lists as columns; or the rows of a write.
+A body is JSON up to 8 MiB, JSON Lines read line by line, or an Arrow IPC stream. An Arrow stream
+holds the rows of a write, or the same arguments as a JSON body: in its schema's metadata, with the
+long lists as columns.
 """
 
 from __future__ import annotations
@@ -35,18 +36,19 @@ JSON_LINES = "application/x-ndjson"
 OF_ROWS = (JSON, ARROW)
 
 LONGEST_JSON = 8 * 1024 * 1024
-"""Bytes of a JSON body, or of a line of JSON Lines. A parser holds up all threads for 40 ms."""
+"""Largest JSON body, or line of JSON Lines, in bytes. Parsing that many blocks all threads for 40
+ms."""
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
-_SMALL = 64 * 1024  # bytes that are never too many values
-# A list takes 20 times its text, and the parser holds up all threads: for 30 to 50 ms with so many
-# lists and objects, different keys, or numbers.
+_SMALL = 64 * 1024  # a body of up to this many bytes cannot hold too many values
+# A list takes 20 times the memory of its text, and the parser blocks all threads: for 30 to 50 ms
+# with this many lists and objects, different keys, or numbers.
 _MOST_LISTS, _MOST_KEYS, _MOST_COMMAS = 200_000, 120_000, 1_000_000
-_MANY = 16  # lists of so many floats become arrays, which take a fifth of their memory
-# Exponents of numbers that may be too large for float64. A pattern that begins with one letter is
-# searched for twenty times as fast.
+_MANY = 16  # lists of this many floats or more become arrays, which take a fifth of the memory
+# Exponents of numbers that may be too large for float64. A pattern that begins with a fixed letter
+# is found twenty times as fast.
 _HUGE = re.compile(rb"e(?<=\de)\+?[1-9]\d\d"), re.compile(rb"E(?<=\dE)\+?[1-9]\d\d")
-# Arguments that are bounded like rows.
+# Arguments whose number of items is limited like rows.
 _LISTS = frozenset({"ids", "texts", "vectors", "eachWhere"})
 
 _MOST_RANGES = 64
@@ -63,26 +65,27 @@ class Call:
         self.request: Request = request
         self.store: VectorStore = store
         self.writes: WriteKeys = writes
-        """The writes under keys that are under way."""
+        """Writes in progress that have an idempotency key."""
         self.uses_older_names: bool = False
-        """The body names its arguments as older clients do."""
+        """True if the body uses the argument names of older clients."""
         self.headers: dict[str, str] = {}
-        """Those of an answer in JSON."""
+        """Response headers of an answer in JSON."""
 
     @property
     def table(self) -> str:
         return self.segment("table")
 
     def segment(self, name: str) -> str:
-        """Return a part of the path that is a name, in which no character needs care."""
+        """Return a part of the path that is a name, whose characters are all safe in a path."""
         text: str = self.request.path_params[name]
         return text
 
     def last_segment(self, name: str) -> str:
         """Return the last part of the path, as the client encoded it.
 
-        Clients and proxies take ``.``, ``..`` and bare slashes for a way through folders, so an id
-        of that kind might name another row on its way here. It is refused, and goes in a body.
+        Clients and proxies resolve ``.``, ``..`` and bare slashes like folders, so an id with them
+        might reach the server as the id of another row. Such an id is refused; it has to be sent in
+        a body.
         """
         text = self.segment(name)
         raw = self.request.scope.get("raw_path") or quote(text).encode()
@@ -97,9 +100,9 @@ class Call:
         return text
 
     def answer_type(self, offered: Sequence[str]) -> str:
-        """Return the media type of the answer: the first of Accept that it can have.
+        """Return the media type of the answer: the first in Accept that is also in ``offered``.
 
-        The first one that is offered is the default.
+        The default is the first of ``offered``.
         """
         accept = ",".join(self.request.headers.getlist("accept")).lower() or "*/*"
         for part in accept.split(",", _MOST_RANGES)[:_MOST_RANGES]:
@@ -113,14 +116,14 @@ class Call:
     # Arguments
 
     def query(self, model: type[Model]) -> dict[str, Any]:
-        """Return the arguments of the query string, which may have this model's keys only."""
+        """Return the arguments of the query string. Only the model's keys are allowed."""
         given = self.request.query_params
         if len(given) < len(given.multi_items()):
             raise RequestError(422, "the query string names an argument twice; pass it once")
         return model.read(given, "the query", texts=True) if given else {}
 
     async def body(self, model: type[Model], kinds: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments in the body, which may be absent where none is needed."""
+        """Return the arguments in the body, which may be missing if no argument is required."""
         headers = self.request.headers
         absent = "content-type" not in headers or headers.get("content-length") == "0"
         if absent and not model.is_needed() and not await self._read(LONGEST_JSON):
@@ -160,7 +163,8 @@ class Call:
     def _body_type(self, accepted: Sequence[str]) -> str:
         """Return the media type of the body, which is one of the accepted ones.
 
-        A body without one is refused: a browser sends it for a page of another origin unasked.
+        A body without one is refused, because a browser sends it for a page of another origin
+        without a preflight.
         """
         headers = self.request.headers
         given = headers.get("content-type", "")
@@ -206,10 +210,10 @@ def _load_table(data: bytearray) -> pa.Table:
 
 
 def _load_columns(data: bytearray) -> Any:
-    """Return the arguments in the schema's metadata, and those that are columns."""
+    """Return the arguments from the schema's metadata and from the columns."""
     table = _load_table(data)
     schema, names = table.schema, table.schema.names
-    # As a dictionary, metadata has the last of two values of a key.
+    # A dictionary would keep only the last of two values of a key.
     whole = schema.equals(schema.with_metadata(schema.metadata), check_metadata=True)
     if not whole or len(set(names)) < len(names):
         raise RequestError(422, "the body has an argument twice; send it once")
@@ -234,7 +238,7 @@ def _loaded_lines(text: bytearray) -> list[Any]:
         if type(row) is not dict:
             raise RequestError(422, f"line {number} is no JSON object")
         for name, value in row.items():
-            # Whole numbers stay: in the payload they are not floats.
+            # Integers stay integers, because in a payload 1 is not 1.0.
             if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:
                 row[name] = np.array(value, dtype=np.float64)
         rows.append(row)
@@ -252,7 +256,8 @@ def _lines_of(text: bytearray) -> Iterator[bytes]:
 
 
 def _load(text: bytes | bytearray, name: str) -> Any:
-    # A small text cannot hold so many. A key has a colon and two quotes; a text may have either.
+    # A small text cannot hold that many. A key has a colon and two quotes, though texts may also
+    # contain them.
     if len(text) > _SMALL and (
         text.count(b"[") + text.count(b"{") > _MOST_LISTS
         or min(text.count(b":"), text.count(b'"') // 2) > _MOST_KEYS
@@ -264,21 +269,21 @@ def _load(text: bytes | bytearray, name: str) -> Any:
     except ValueError as exc:
         raise RequestError(400, f"{name} is not JSON: {exc}") from exc
     _check_keys(text, value, name)
-    # In parts, since a search holds up all threads.
+    # In parts, because a regex search blocks all threads.
     starts = range(0, len(text), _SMALL)
     if any(huge.search(text, at, at + _SMALL + 8) for huge in _HUGE for at in starts):
         _check_finite(value)
     return value
 
 
-_WALKED = frozenset({dict, list, str})  # what numbers, the most of a long body, are not
+_WALKED = frozenset({dict, list, str})  # skips numbers, which make up most of a long body
 
 
 def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
     """Refuse an object with a key twice: the last ``where`` might select every row.
 
-    The parser keeps the last one without a word. Every key in the text has a colon, so a text with
-    more colons than the value has keys, and colons within texts, repeats one.
+    The parser silently keeps the last one. Every key in the text has a colon, so if the text has
+    more colons than the value has keys and colons within its texts, a key is repeated.
     """
     colons, keys = text.count(b":"), 0
     texts: list[str] = []
@@ -311,7 +316,7 @@ def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
 
 
 def _check_finite(value: Any) -> None:
-    """Refuse a number too large for float64, of which the parser makes an infinity."""
+    """Refuse a number too large for float64, which the parser would turn into infinity."""
     waiting = [value]
     while waiting:
         item = waiting.pop()

@@ -1,7 +1,7 @@
 """``aiovec serve``: the server from the command line.
 
-Exit codes: 0 stopped by a signal or for want of use, 1 failed, 2 wrong usage. Imports little, since
-the list of all commands imports it.
+Exit codes: 0 stopped by a signal or after the idle timeout, 1 failed, 2 wrong usage. Imports
+little, because listing all commands imports this module.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def serve(
         ),
     ] = None,
     json: AsJson = False,
-    # The remote backend starts a server with it: see ``aiovec._http.autostart``.
+    # Hidden, because only the remote backend starts a server with it: see
+    # ``aiovec._http.autostart``.
     shared: Annotated[bool, typer.Option("--shared", hidden=True)] = False,
 ) -> None:
     """Serve a store over HTTP, with a REST API and a web page at /.
@@ -149,7 +150,7 @@ def _serve_alone(
 
 
 def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> None:
-    """Serve the processes of this user that use a TOML file, until they ask for nothing more."""
+    """Serve this user's processes that share a TOML file, until the server is idle."""
     from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
 
     from .process import listen
@@ -188,7 +189,7 @@ def _run(
     uds: str | None = None,
     watch: Sequence[str] = (),
 ) -> None:
-    """Open the store and serve it until a signal, or for want of requests."""
+    """Open the store and serve it until a signal or the idle timeout."""
     import asyncio
 
     from uvicorn.loops.auto import auto_loop_factory
@@ -207,7 +208,8 @@ def _run(
             server = Server(
                 app, settings, ready=lambda: ready(store), idle_timeout=idle_timeout, uds=uds
             )
-            # The collector need not look at what was imported, which held up the loop for 50 ms.
+            # Otherwise each full garbage collection rescans every imported object and blocks the
+            # event loop for about 50 ms.
             gc.freeze()
             await server.serve(None if listening is None else [listening])
 
@@ -216,14 +218,17 @@ def _run(
 
 
 def _open_standard_streams() -> None:
-    """Open the ones that the parent closed, lest a message of a library go to a client's socket."""
-    while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
+    """Open the standard streams that the parent closed.
+
+    Otherwise a client's socket could get their file number, and with it a library's messages.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # os.open takes the lowest free number
         pass
     os.close(number)
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:
-    """Return the place to serve where the TOML file says it."""
+    """Return the place to serve as the TOML file names it."""
     from aiovec.backend.place import find_place
 
     name = backend or ("sqlite" if place.settings.backend == _REMOTE else "")

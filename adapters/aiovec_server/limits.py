@@ -1,7 +1,7 @@
-"""Limits of a request: its body, its rows, its answer, its time, the calls in progress, its client.
+"""Limits of a request: its body, rows, answer and time, and the number of calls in progress.
 
 The server sets them for each of its requests; endpoints in a user's own app have none. The store
-counts the bytes of rows while it reads them, so that a large answer ends before it is read whole.
+counts the bytes of rows while it reads them, so it stops before it has read too large an answer.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .problems import RequestError
 from .security import Access
 
 _MOST_COMPARED = 10_000
-"""Rows whose vectors are compared with each other for diversity, at most."""
+"""Most rows whose vectors are compared with each other for diversity."""
 
 
 class Room:
-    """Bytes that the bodies, or the answers, in progress may take together."""
+    """A number of bytes that all bodies, or all answers, in progress share."""
 
     def __init__(self, nbytes: int) -> None:
         self._free = nbytes
-        self._lock = threading.Lock()  # large answers are made in threads
+        self._lock = threading.Lock()  # a lock, because large answers are built in threads
 
     def take(self, nbytes: int) -> bool:
-        """Take some of it. Return False if there is not so much left."""
+        """Reserve bytes. Return False if fewer are left."""
         with self._lock:
             if nbytes > self._free:
                 return False
@@ -51,20 +51,20 @@ class Room:
 
 @dataclass(slots=True)
 class Bounds:
-    """Those of one request."""
+    """The limits of one request."""
 
     rows: int
     nbytes: int
     room: Room
     held: int | None = 0
-    """Bytes of the room that the answer takes; None after the request."""
+    """Bytes reserved for the answer; None after the request."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
-        """Refuse to gather an answer that has grown to more bytes than a body may have.
+        """Refuse an answer that has grown to more bytes than a body may have.
 
-        It also holds these bytes of what all answers may take together, until the request has
-        ended. A thread may read on after that, for others; this takes nothing.
+        The bytes are also reserved from the room of all answers, until the request has ended. A
+        thread may still read for other requests after that; nothing is reserved then.
         """
         if nbytes > self.nbytes:
             raise RequestError(
@@ -82,7 +82,7 @@ class Bounds:
             self.held = nbytes
 
     def end(self) -> None:
-        """Give the room back, and take no more: the request has ended."""
+        """Release the reserved bytes, and reserve no more, because the request has ended."""
         with self._lock:
             self.room.give(self.held or 0)
             self.held = None
@@ -93,7 +93,7 @@ BOUNDS = ContextVar("aiovec_server_bounds", default=_UNBOUNDED)
 
 
 def check_rows(count: int, name: str = "rows") -> None:
-    """Refuse more of the rows, or of the items of an argument, than a request may have."""
+    """Refuse more rows, or more items of an argument, than a request may have."""
     most = BOUNDS.get().rows
     if count > most:
         raise InvalidArgumentError(
@@ -104,12 +104,12 @@ def check_rows(count: int, name: str = "rows") -> None:
 
 
 def cut(limit: int, queries: int = 1) -> int:
-    """Return the rows to look for: one more than an answer may have, if more are asked for."""
+    """Return how many rows to look for: at most one more than an answer may have."""
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
 def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str = "") -> None:
-    """Refuse an answer that has more rows, or values, than it may have for each query."""
+    """Refuse an answer with more rows or values for a query than allowed."""
     most = BOUNDS.get().rows // max(1, queries)
     if count > most:
         reason = f"The answer has more than {most:,} {unit}, the limit of this server. Ask for "
@@ -117,7 +117,7 @@ def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str =
 
 
 def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
-    """Return the options of so many searches, or of a find, with a limit that the server allows."""
+    """Return the options of a find or of searches, with a limit that the server allows."""
     limit = cut(options.get("limit", 10), queries)
     if "group_by" in options:
         check_rows(queries * limit * options.get("per_group", 1), "limit times perGroup")
@@ -134,24 +134,24 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
 
 _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
-"""Bodies and answers of the largest size that the server holds in memory at once."""
+"""Number of bodies, and of answers, of the largest size that may be in memory at once."""
 
 _QUEUE_SECONDS = 2.0
-"""Seconds that a call waits for its turn."""
+"""Seconds that a call waits for a free slot."""
 
 _LONG = 30 * 86_400.0
-"""Seconds that an index build, or another call that takes long by its nature, may take."""
+"""Timeout in seconds of an index build and of other calls that are long by nature."""
 
 _PACE = 16 * 1024
-"""Bytes a second that a body has to come with. A client that sends slower holds a turn for long."""
+"""Slowest accepted upload in bytes a second. A slower client would occupy a slot for too long."""
 
 _AT_FIRST = 0.05
-"""Seconds after which the client's end is watched for. Most calls have ended by then, and cost
-only a timer."""
+"""Seconds into a call after which the server starts to watch for the client's disconnect. Most
+calls have ended by then, and cost only a timer."""
 
 
 class Limits:
-    """Keeps each request within its limits, and cancels the call of a client that has gone.
+    """Enforces the limits of each request, and cancels the call if its client disconnects.
 
     ``scope["route"]`` is the request's endpoint.
     """
@@ -174,7 +174,7 @@ class Limits:
         try:
             async with asyncio.timeout(None) as exchange.deadline:
                 exchange.begin(0 if endpoint.body is None else _length_of(scope))
-                if endpoint.access is Access.NONE:  # it answers without a turn, too
+                if endpoint.access is Access.NONE:  # needs no slot
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
                     await self._in_turn(scope, exchange)
@@ -209,9 +209,9 @@ def _length_of(scope: Scope) -> int | None:
     if "content-length" in headers:
         try:
             return int(headers["content-length"])
-        except ValueError:  # which other servers than uvicorn's let through
+        except ValueError:  # uvicorn refuses this itself; other servers let it through
             raise RequestError(400, "the Content-Length is no number") from None
-    # In HTTP/2 and later, a body needs neither.
+    # In HTTP/2 and later, a body needs neither header.
     needed = scope.get("http_version", "1.1").startswith("1")
     return 0 if needed and "transfer-encoding" not in headers else None
 
@@ -219,8 +219,8 @@ def _length_of(scope: Scope) -> int | None:
 class _Exchange:
     """The messages of one request and its answer, under one deadline.
 
-    A body has to come with a pace. Then the call has its time until its answer begins, which the
-    client reads at its own pace.
+    The body has to arrive at a minimum rate. Then the call has its timeout until the answer begins.
+    The client may read the answer at its own pace.
     """
 
     deadline: asyncio.Timeout
@@ -235,25 +235,25 @@ class _Exchange:
         self._is_read = self._is_empty = False
         self._watching: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self.held = 0
-        """Bytes of the body."""
+        """Bytes of the body received so far."""
         self.gone = asyncio.Event()
-        """Set when the client has gone."""
+        """Set when the client has disconnected."""
 
     def begin(self, length: int | None) -> None:
-        """Wait for a body of this length, or refuse it. An unexpected one is not read."""
+        """Wait for room for a body of this length, or refuse it. An unexpected body is not read."""
         self._check_length(length or 0)
         self._is_empty = length == 0
         self._go_on(more=length != 0)
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop watching for the client's disconnect."""
         if self._watching is not None:
             self._watching.cancel()
 
     def late(self) -> RequestError:
-        """Return what is wrong behind the deadline."""
+        """Return the error for a call that missed its deadline."""
         if not self._is_read:
-            slow = f"the body comes with less than {_PACE // 1024} KiB a second"
+            slow = f"the body arrives at less than {_PACE // 1024} KiB a second"
             return RequestError(408, slow)
         return RequestError(
             504,
@@ -276,19 +276,19 @@ class _Exchange:
         size = len(message.get("body", b""))
         self._check_length(self.held + size)
         if not self._limits.bodies.take(size):
-            words = "the bodies of other requests take the memory for bodies; try again"
+            words = "the bodies of other requests take all the memory for bodies; try again"
             raise RequestError(503, words)
         self.held += size
         self._go_on(more=message.get("more_body", False))
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app, at the pace of the client."""
+        """Send a message of the app, waiting until the client has read enough."""
         if message["type"] == "http.response.start":
             self._set_deadline(None)
         try:
             await self._send(message)
-        except (OSError, RuntimeError):  # uvloop's word for a connection that has gone
+        except (OSError, RuntimeError):  # how uvloop reports a closed connection
             self.gone.set()
             raise
 
@@ -300,7 +300,7 @@ class _Exchange:
             )
 
     def _go_on(self, *, more: bool) -> None:
-        """Wait for more of the body, or let the call begin."""
+        """Set the deadline for the rest of the body or, once it is complete, for the call."""
         if more:
             self._set_deadline(self._began + self._limits.stall + self.held / _PACE)
         else:

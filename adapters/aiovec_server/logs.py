@@ -1,6 +1,6 @@
-"""The process's log: lines of JSON on standard error, which a thread writes.
+"""The process's log: lines of JSON on standard error.
 
-So a pipe or a terminal that stalls holds no request up.
+A thread writes them, so a pipe or terminal that stalls delays no request.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from queue import SimpleQueue
 from threading import Thread
 
 ACCESS = logging.getLogger("aiovec.access")
-"""Logs requests; each record has its facts as ``facts``."""
+"""Logs requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
-"""Lines that wait for the thread; further ones are dropped."""
+"""Most lines that wait for the thread; further ones are dropped."""
 
-_GATHERED = 0.05  # seconds: waking the thread for each line would cost more than the line
-_AT_END = 2.0  # seconds that the process waits at its end for a pipe that stalls
+_GATHERED = 0.05  # seconds between writes: waking the thread costs more than writing a line
+_AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe
 
 
 class _Waiting(logging.Handler):
-    """Queues the records as they are: the thread formats and writes them.
+    """Queues records unformatted; the thread formats and writes them.
 
-    The thread holds no handler's lock while it writes: at its end the process takes all of them.
+    The thread holds no handler's lock while it writes, because the process takes all of them at
+    exit.
     """
 
     def __init__(self) -> None:
@@ -61,12 +62,12 @@ def _write(data: bytes) -> None:
             data = data[os.write(2, data) :]
         except BlockingIOError:  # another process that shares the terminal made it non-blocking
             time.sleep(_GATHERED)
-        except OSError:  # closed, or a full disk: a server serves on
+        except OSError:  # the stream is closed or the disk full; keep serving
             return
 
 
 def _line(record: logging.LogRecord) -> bytes:
-    """Return a record as a line: JSON escapes what a client chose."""
+    """Return a record as one line: JSON escapes line breaks in a client's texts."""
     second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     facts: dict[str, object] = {"time": f"{second}.{int(record.msecs):03}Z"}
     if (given := getattr(record, "facts", None)) is not None:
@@ -86,6 +87,6 @@ def _without_words(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def log_to_stderr() -> None:
-    """Write what is logged in this process, and each request, to standard error."""
+    """Write this process's log, including each request, to standard error."""
     logging.getLogger().addHandler(_Waiting())
     ACCESS.setLevel(logging.INFO)

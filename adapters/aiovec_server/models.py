@@ -1,4 +1,4 @@
-"""Bodies, query strings and answers: a model for each, which checks it and describes it."""
+"""Models that check and describe bodies, query strings and answers."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from aiovec.errors import InvalidArgumentError
 
 _LIMIT, _WHERE = ("limit", "topK"), ("where", "filter")
 OLDER_NAMES = dict((_LIMIT, _WHERE))
-"""Names of arguments that older clients send, by the present ones."""
+"""Maps the current name of an argument to the one that older clients send."""
 
 _MOST_FIELDS, _MOST_BOOSTS = 2_000, 16
-"""Fields of a new table, or payload keys to remove, and boosts, which are checked one by one. A
-store allows fewer fields."""
+"""Most fields of a new table, payload keys to remove, and boosts, each of which is checked in
+Python. A store allows fewer fields."""
 
 
 class Model(BaseModel):
-    """A JSON object or a query string. Keys are in camelCase, and others are refused.
+    """A JSON object or a query string.
 
-    A field has the name of the store's argument that it becomes.
+    Keys are in camelCase; unknown keys are refused. A field is named like the store's argument that
+    it sets.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -49,12 +50,13 @@ class Model(BaseModel):
 
     @classmethod
     def read(cls, given: Mapping[str, Any], place: str, *, texts: bool = False) -> dict[str, Any]:
-        """Return the store's arguments. A null counts as absent.
+        """Return the store's arguments.
 
-        ``place`` is where they stand, in words; with ``texts`` all values are texts.
+        A null counts as absent. ``place`` names the body or query string in errors; with ``texts``,
+        all values are texts.
         """
         given = {key: value for key, value in given.items() if value is not None}
-        # pydantic would collect an error for each of them.
+        # Checked here, because pydantic would collect an error for each unknown key.
         unknown = next((key for key in given if key not in cls._accepted()), None)
         if unknown is not None:
             raise cls._unknown(unknown, place)
@@ -77,23 +79,24 @@ class Model(BaseModel):
 
     @classmethod
     def is_needed(cls) -> bool:
-        """Return whether the body must be there."""
+        """Return whether the body is required."""
         return any(field.is_required() for field in cls.model_fields.values())
 
     @classmethod
     def takes_columns(cls) -> bool:
-        """Return whether lists of the body may come as columns of Arrow."""
+        """Return whether lists of the body may be sent as Arrow columns."""
         return not {"ids", "vectors"}.isdisjoint(cls.model_fields)
 
     @classmethod
     def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
-        """Return what is wrong first, in the words of the other errors."""
+        """Return the message for the first error, worded like our other errors."""
         errors = exc.errors(include_url=False)
         name = str(errors[0]["loc"][0])
-        # A value that may be an item or a list has an error of each; the item's place is longer.
+        # A value that may be an item or a list has an error for each; the item's location is
+        # longer.
         same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
         error = max(same, key=lambda error: (len(error["loc"]), error["type"] == "too_long"))
-        if error["type"] == "extra_forbidden":  # an older name besides the present one
+        if error["type"] == "extra_forbidden":  # both the older and the current name of an argument
             return cls._unknown(name, place)
         if error["type"] == "too_long":
             most = error["ctx"]["max_length"]
@@ -102,7 +105,7 @@ class Model(BaseModel):
             words = f"{place} lacks the key {name!r}"
             return InvalidArgumentError(name, None, reason=words)
         if isinstance(cause := error.get("ctx", {}).get("error"), InvalidArgumentError):
-            return cause  # of a class that refuses its values
+            return cause  # raised by a class that refused its values
         words = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         return InvalidArgumentError(name, given.get(name), words)
 
@@ -115,7 +118,7 @@ class Model(BaseModel):
 
 
 def _made(default: type, *others: type) -> Any:
-    """Return the type of an object that makes one of these classes, by default the first."""
+    """Return the annotation for an object of one of these classes, by default the first."""
     usual = default.__name__.lower()
     kinds = {usual: default, **{kind.__name__.lower(): kind for kind in others}}
 
@@ -132,19 +135,19 @@ def _made(default: type, *others: type) -> Any:
         if not needed <= options.keys() <= known.keys():
             also = f"; {' and '.join(sorted(needed))} are needed" if needed else ""
             raise ValueError(f"an object with the keys {', '.join(known)}{also}")
-        # The handler or the store checks the values.
+        # The handler or the store checks these values.
         return kind(**{known[key].name: value for key, value in options.items()})
 
     return Annotated[dict[str, Any], AfterValidator(make), WithJsonSchema({"type": "object"})]
 
 
 def _maybe(about: str, *names: str, default: Any = None) -> Any:
-    """Return the field of an argument that may be left out; by default it has its own name."""
+    """Return the field of an optional argument, by default named as in the store."""
     alias = AliasChoices(*names) if names else None
     return Field(default, description=about, validation_alias=alias)
 
 
-# The store looks at the ids and the numbers themselves.
+# The store checks the ids and the numbers themselves.
 _AN_ID: dict[str, Any] = {"type": ["string", "integer"]}
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
 Ids = Annotated[
@@ -157,7 +160,7 @@ Vectors = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
-_TO_FIRST = Field(fail_fast=True)  # a list is refused at its first bad item
+_TO_FIRST = Field(fail_fast=True)  # refuse a list at its first bad item
 Texts = Annotated[list[str], _TO_FIRST]
 Names = Annotated[
     Texts,  # in a query string with commas
@@ -174,7 +177,7 @@ class Counted(Model):
 
 
 def _with_few_fields(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a schema before each of its fields is checked."""
+    """Refuse a schema with too many fields before checking each of them."""
     fields = schema.get("fields")
     if isinstance(fields, dict) and len(fields) > _MOST_FIELDS:
         raise InvalidArgumentError("fields", fields, f"at most {_MOST_FIELDS:,} fields")
@@ -219,7 +222,7 @@ class DropFieldIndex(Model):
 class VectorIndex(Model):
     kind: str = Field("auto", description="A kind of index that the backend has.")
     wait: bool = Field(
-        True, description="Answer when the index is built; otherwise, as soon as its build begins."
+        True, description="Answer when the index is built; otherwise as soon as the build begins."
     )
     recall: float | None = _maybe("The share of the true nearest rows to find, up to 1.")
     num_partitions: Count | None = _maybe("Partitions of an IVF index.")
@@ -228,9 +231,9 @@ class VectorIndex(Model):
     sample_rate: Count | None = _maybe("Training rows per partition.")
     m: Count | None = _maybe("Links per row in the graph.")
     ef_construction: Count | None = _maybe("Candidates per row while the graph is built.")
-    num_sub_vectors: Count | None = _maybe("Parts that the code of a vector has.")
+    num_sub_vectors: Count | None = _maybe("Number of parts in the code of a vector.")
     num_bits: Count | None = _maybe("Bits of each part.")
-    others: dict[str, Any] | None = _maybe("Options of a backend of another package.")
+    others: dict[str, Any] | None = _maybe("Options of a backend from another package.")
 
 
 class Revert(Model):
@@ -255,13 +258,13 @@ class Selected(Model):
 
 class ByModel(Model):
     model: str | None = _maybe(
-        "The model that made the vectors; one that is not the table's is refused."
+        "The model that made the vectors; any other than the table's is refused."
     )
 
 
 class Write(ByModel):
     mode: Literal["insert", "upsert"] = Field(
-        "insert", description="`upsert` replaces rows of the same ids."
+        "insert", description="`upsert` replaces rows with the same ids."
     )
     on_conflict: Literal["fail", "skip", "replace"] = Field(
         "fail", description="Fail at, skip or replace rows whose id exists."
@@ -305,13 +308,13 @@ class Update(Delete):
     )
     remove: _Removed | None = _maybe("Payload keys to remove, as payload.<key>.")
     vector: Vector | None = _maybe(
-        "New vector of the rows. By default a table that makes vectors of a text makes it of the "
-        "new text, and others keep theirs."
+        "New vector of the rows. By default, a table with an embedder computes it from the "
+        "new text, and other tables keep the old vector."
     )
 
 
 class UpdateRows(Model):
-    strict: bool = Field(False, description="Refuse all records if the id of one is absent.")
+    strict: bool = Field(False, description="Refuse all records if one of the ids is absent.")
 
 
 class Bounds(Filtered):
@@ -339,7 +342,9 @@ class _Search(Selected, Filtered):
     limit: Count = _maybe("The most hits to return.", *_LIMIT, default=10)
     offset: Whole = Field(0, description="Hits to skip.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
-    group_by: str | None = _maybe("A field: the hits are the best rows of its best values.")
+    group_by: str | None = _maybe(
+        "A field to group by: the hits are the best rows of its best values."
+    )
     per_group: Count = Field(1, description="The most hits of each group.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
     rerank: _Boost | _Boosts | None = _maybe(  # type: ignore[valid-type]
@@ -348,7 +353,7 @@ class _Search(Selected, Filtered):
         '0.3, "most": 1}.'
     )
     fetch_k: Count | None = _maybe(
-        "Hits from which diversity and rerank choose. Diversity compares up to 10,000."
+        "Number of hits from which diversity and rerank choose; up to 10,000 with diversity."
     )
 
 
@@ -357,26 +362,26 @@ class _Near(_Search):
     tuning: _made(Tuning) | None = _maybe(  # type: ignore[valid-type]
         "The effort of an approximate search: nprobes, ef, refine, measure, dims, oversample."
     )
-    max_distance: float | None = _maybe("Leave out hits that are further away.")
+    max_distance: float | None = _maybe("Leave out hits at a greater distance.")
 
 
 class Search(_Near, ByModel):
-    vector: Vector | None = _maybe("The vector to search for.")
-    text: str | None = _maybe("A text instead, if the table has an embedder.")
+    vector: Vector | None = _maybe("The query vector.")
+    text: str | None = _maybe("A query text instead of a vector, if the table has an embedder.")
 
 
 class SearchMany(_Near, ByModel):
     each_where: Annotated[list[str | None], _TO_FIRST] | None = _maybe(
-        "A condition, or null, for each vector or text, which narrows `where`."
+        "A condition or null for each vector or text; it applies in addition to `where`."
     )
-    vectors: Vectors | None = _maybe("The vectors to search for.")
-    texts: Texts | None = _maybe("Texts instead, if the table has an embedder.")
+    vectors: Vectors | None = _maybe("The query vectors.")
+    texts: Texts | None = _maybe("Query texts instead of vectors, if the table has an embedder.")
 
 
 class _Words(Model):
     query: str = Field(description='Words, "exact phrases", -without and field:word.')
     match: Literal["best", "all", "any"] | None = _maybe(
-        "Rows with all words and then, if these are too few, with some (the default); with all; "
+        "Rows that match: with all words and then, if too few, with some (the default); with all; "
         "with at least one."
     )
     highlight: bool | Annotated[Texts, AfterValidator(tuple)] = Field(
@@ -398,11 +403,11 @@ class SearchHybrid(_Words, Search):
 
 
 class SearchLike(_Near):
-    ids: Ids = Field(description="The id of a row, or of several: their mean is searched for.")
+    ids: Ids = Field(description="The id of a row, or a list of ids, whose mean is the query.")
     not_like: Ids | None = _maybe("The ids of rows to search away from.")
 
 
-# Answers, which are described only
+# Answers: these models only describe them
 
 
 class Record(BaseModel):

@@ -1,6 +1,7 @@
-"""The outermost middleware: names each request, observes it, and answers unexpected errors.
+"""The outermost middleware: gives each request an id, observes it, and answers unexpected errors.
 
-Logs, metrics and spans have nothing that a client chose freely but the request's id and address.
+Of the values that a client chooses freely, logs, metrics and spans contain only the request's id
+and the client's address.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from .logs import ACCESS
 from .problems import problem_response, response_of
 
 STOPPING = "aiovec_stopping"
-"""The name in the app's state of whether its server stops, and cancels the calls in progress."""
+"""Name in the app's state of a flag: the server is stopping and cancels the calls in progress."""
 
-_UNKNOWN = "(none)"  # the route of a request that has none
-_CLIENT_GONE = 499  # the status where the client disconnected: no answer was sent
+_UNKNOWN = "(none)"  # the label for a request without a route
+_CLIENT_GONE = 499  # the status if the client disconnected before an answer was sent
 _OF_CALLERS = ("traceparent", "tracestate")
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Not the system's: to ask it takes the interpreter away from the event loop, and a busy scan gives
+# Not the system's random numbers: reading them releases the interpreter lock, and a busy scan gives
 # it back late. An id is no secret.
 _RANDOM = Random()
 if hasattr(os, "register_at_fork"):
@@ -55,14 +56,17 @@ _BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 )  # fmt: skip
 _WATCHED = {
-    "waiting": "Changes of a watched source that are not applied yet; NaN if unknown.",
-    "seconds": "Seconds since no change of a watched source was known to wait.",
+    "waiting": "Number of changes of a watched source that are not applied yet; NaN if unknown.",
+    "seconds": "Seconds since a watched table was last known to be in step with its source.",
     "failing": "1 if the last attempt to follow a source failed.",
 }
 
 
 class Metrics:
-    """Figures of one app's requests for Prometheus. No label is what a client chose freely."""
+    """Prometheus metrics of one app's requests.
+
+    No label is a value that a client chooses freely.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
@@ -72,7 +76,7 @@ class Metrics:
 
         about = "Requests that ended. Status 499: the client disconnected first."
         self._requests = made(Counter, "requests", about, "method", "route", "status")
-        about = "Time from the head of a request to the end of its answer."
+        about = "Time from the headers of a request to the end of its answer."
         name = "request_duration_seconds"
         self._times = made(Histogram, name, about, "method", "route", buckets=_BUCKETS)
         self.running: Gauge = made(Gauge, "requests_in_progress", "Requests in progress.")
@@ -93,19 +97,19 @@ class Metrics:
         self._sent.inc(facts["sent"])
 
     def watched(self, state: WatchState) -> None:
-        """Note how far a watched table is behind its source."""
+        """Record how far a watched table is behind its source."""
         waiting = math.nan if state.waiting is None else state.waiting
         facts = {"waiting": waiting, "seconds": state.seconds, "failing": bool(state.error)}
         for name, value in facts.items():
             self._watched[name].labels(state.table).set(value)
 
     def text(self) -> bytes:
-        """Return the figures as Prometheus reads them."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
-    """Figures for Prometheus."""
+    """Serve the metrics for Prometheus."""
     metrics = call.request.app.state.aiovec_metrics
     for state in await together([each.state for each in call.store.watching]):
         metrics.watched(state)
@@ -118,7 +122,7 @@ METRICS = Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
 
 
 class Observing:
-    """Observes the requests to an app."""
+    """Gives each request to an app an id, and logs, counts and traces it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics | None, *, logs: bool) -> None:
         self._app = app
@@ -139,10 +143,10 @@ class Observing:
             nonlocal status, sent, whole
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
-                if "expect" in given:  # the body may still come
+                if "expect" in given:  # the body may still arrive
                     headers.append((b"connection", b"close"))
                 if all(name != b"cache-control" for name, _ in headers):
-                    # Rows change and may be confidential: no cache may keep them.
+                    # Rows change and may be confidential, so no cache may keep them.
                     headers += [(b"cache-control", b"no-store"), _NOSNIFF]
                 await send({**message, "headers": headers})
                 status = message["status"]
@@ -157,7 +161,7 @@ class Observing:
             with called_by({name: given[name] for name in _OF_CALLERS if _is_short(given, name)}):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:
-            # An app or a server around this one, which answers for itself.
+            # Raise it for an app or server around this one, which answers for itself.
             if not getattr(scope["app"].state, STOPPING, False):
                 raise
             if not status:
@@ -189,7 +193,7 @@ class Observing:
 
 
 def _is_short(headers: Headers, name: str) -> bool:
-    """Return whether a header is there, and no longer than OpenTelemetry takes without a word."""
+    """Return whether a header exists, at a length that OpenTelemetry accepts."""
     return 0 < len(headers.get(name, "")) <= 512
 
 

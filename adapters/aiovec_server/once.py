@@ -1,7 +1,7 @@
-"""Writes under an ``Idempotency-Key``: repeated, they are done once; they can be cancelled by it.
+"""Writes with an ``Idempotency-Key``: done once however often sent, and cancelled by key.
 
-The key travels with the write to the store, which commits it together with the write. Here are the
-headers, the digest of the request, and the requests of this process that have the same key at once.
+The store commits the key together with the write. This module has the headers, the digest of a
+request, and the coordination of simultaneous requests with the same key in this process.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ HEADER = "Idempotency-Key"
 RETRY_HEADER = "Idempotency-Retry"
 STATE_HEADER = "If-Match"
 _KEY = re.compile(r"[!-~]{1,200}")
-# Errors of the server that ask for the same request again, with which no write was done.
+# Errors after which no write was done and the client may send the same request again.
 _UNDONE = (EmbeddingError, StoreBusyError)
-# Keys that are remembered of requests that may have been done, and of cancelled ones.
+# How many keys are remembered: of requests that may have been done, and of cancelled ones.
 _MOST_SEEN, _MOST_CANCELLED = 100_000, 10_000
 _CANCELLED = "the write of this key was cancelled; repeat it under a new key"
 
 
 def key_name(values: Sequence[str]) -> str | None:
-    """Return the key among the values of the header; None where there is none."""
+    """Return the key from the values of the header; None if there is no value."""
     if not values:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
@@ -48,17 +48,17 @@ def key_name(values: Sequence[str]) -> str | None:
 
 
 def _states_in(values: Sequence[str]) -> frozenset[str] | None:
-    """Return the states that the header lists; None where any will do."""
+    """Return the states that the header lists; None if it accepts any."""
     tags = [tag.strip() for tag in ",".join(values).split(",")]
     return None if not values or tags == ["*"] else frozenset(tag.strip('"') for tag in tags)
 
 
 class WriteKeys:
-    """The keys of the requests that came to one app."""
+    """The keys of the requests to one app."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Future[Any]] = {}
-        # Those that were done, or may have been: a cut-over may since have led to a store that does
+        # Keys of requests that were done, or may have been: after a cut-over, the new store does
         # not know them.
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -66,9 +66,9 @@ class WriteKeys:
     async def answer(
         self, request: Request, act: Callable[[Request], Awaitable[_T]], *, writes: bool
     ) -> _T:
-        """Return what ``act`` answers to the request, on a state that it names.
+        """Return the answer of ``act``, if the table is in the state that If-Match names.
 
-        One that ``writes`` is done under its key.
+        A request that ``writes`` is done under its key.
         """
         states = _states_in(request.headers.getlist(STATE_HEADER))
         name = key_name(request.headers.getlist(HEADER)) if writes else None
@@ -114,7 +114,7 @@ class WriteKeys:
     async def cancel(self, name: str) -> None:
         """Cancel a write and return when it has ended, wholly done or not at all.
 
-        One that has not come yet will not begin.
+        A write that has not arrived yet will not begin.
         """
         _note(self._cancelled, name, _MOST_CANCELLED)
         while (running := self._running.get(name)) is not None:
@@ -141,7 +141,7 @@ def _note(names: OrderedDict[str, None], name: str, most: int) -> None:
 
 
 def _digest_of(request: Request) -> hashlib.blake2b:
-    """Return the digest of a request without its body, which is added as it is read."""
+    """Return the digest of a request without its body; the caller adds the body as it is read."""
     scope = request.scope
     digest = hashlib.blake2b(digest_size=16)
     path = scope.get("raw_path") or scope["path"].encode()

@@ -1,4 +1,4 @@
-"""Errors of a request itself, and how every error is answered."""
+"""Errors of HTTP requests, and the answer to every error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHANGED = (
 
 
 class RequestError(Exception):
-    """A request that cannot be answered for a reason that lies in HTTP.
+    """A request that breaks a rule of HTTP or of the server, before any store is asked.
 
     ``accepted`` lists the accepted media types; ``headers`` go into the answer.
     """
@@ -43,7 +43,7 @@ class RequestError(Exception):
 async def response_of(error: Exception, request: str, store: VectorStore | None = None) -> Response:
     """Return the answer to any error, as problem+json (RFC 9457).
 
-    One of the server is logged with the id of its request.
+    A fault of the server is logged with the id of the request.
     """
     if isinstance(error, TableChangedError):
         error = RequestError(412, _CHANGED)
@@ -63,6 +63,6 @@ def problem_response(
     more: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with a problem, and with these further members and headers."""
+    """Return a problem as an answer, with additional members and headers."""
     body = problem.body() if more is None else pydantic_core.to_json({**problem.to_dict(), **more})
     return Response(body, problem.status, {**problem.headers(), **(headers or {})})

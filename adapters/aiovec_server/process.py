@@ -1,4 +1,4 @@
-"""The process of a server: where it listens, uvicorn's server, and its end."""
+"""The server process: its socket, uvicorn's server, and shutdown."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from aiovec.errors import AiovecError, ConfigError
 from .observing import STOPPING
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request's method, target and headers, and of its trailers. A browser's cookies take a
-few KiB."""
+"""Most bytes of a request's method, target and headers, and of its trailers. A browser's cookies
+take a few KiB."""
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
 )
 _BACKLOG = 1024
-_CANCELLING = 5.0  # seconds that cancelled calls get to release what they hold
+_CANCELLING = 5.0  # seconds that cancelled calls get to release their resources
 
-# Names that uvicorn does not document: methods, and attributes that its constructors set.
+# Undocumented names of uvicorn that we use: methods, and attributes that its constructors set.
 _OF_UVICORN = (
     (uvicorn.Server, ("on_tick", "server_state", "force_exit")),
     (ServerState, ("connections", "tasks", "total_requests")),
@@ -50,14 +50,14 @@ for _class, _names in _OF_UVICORN:
             f'no {", ".join(_lacking)}; pip install "aiovec[server]" brings one that it can use'
         )
 
-# uvicorn warns of each request that it cannot parse, so any client could fill the log.
+# uvicorn logs a warning for each request that it cannot parse, so any client could fill the log.
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server. It also ends after ``idle_timeout`` without a request.
+    """uvicorn's server, which also stops after ``idle_timeout`` without a request.
 
-    ``ready`` is called when connections are accepted.
+    ``ready`` is called once it accepts connections.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ class Server(uvicorn.Server):
             await asyncio.wait(tasks, timeout=_CANCELLING)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop; at a second signal without waiting for the calls in progress.
+        """Stop; on a second signal, without waiting for the calls in progress.
 
-        uvicorn's own would raise the signal again at the end, and the exit code would not be 0.
+        uvicorn's own handler would raise the signal again at exit, so the exit code would not be 0.
         """
         if self.should_exit:
             self.force_exit = True
@@ -137,8 +137,7 @@ class Server(uvicorn.Server):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with bounds: of time for a head and for who reads nothing, and of bytes
-    apart from bodies."""
+    """uvicorn's connection, with limits on slow heads, stalled readers and bytes outside bodies."""
 
     _too_large = False
     _target = b""
@@ -173,7 +172,7 @@ class Connection(HttpToolsProtocol):
         ):
             self._refuse_head()
             raise ValueError("the head is too large")
-        if b"#" in self._target:  # uvicorn would leave out the rest, which may belong to an id
+        if b"#" in self._target:  # uvicorn would drop the rest, which may belong to an id
             raise ValueError("the target has a # in it")
         self._head_since = None
         super().on_headers_complete()
@@ -183,16 +182,17 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, but never within the answer to one before it."""
+        """Refuse bytes that are not a request, but never during an earlier request's answer."""
         if self._is_answering():
             self.transport.abort()
         elif not self._too_large:
             super().send_400_response(msg)
 
     def _refuse_head(self) -> None:
-        """Answer to a head that is too large; end the connection if it is none, or not the first.
+        """Answer a head that is too large; close the connection if it is not the first head.
 
-        The client may write to its end: into a closed connection, it might never read the answer.
+        The client may finish sending: if the connection were closed, it might never read the
+        answer.
         """
         if self._head_since is None or self._is_answering():
             self.transport.abort()
@@ -212,13 +212,13 @@ class Connection(HttpToolsProtocol):
         if (
             now - self._taken >= settings.send_timeout
             or now - head_since >= settings.receive_timeout
-            # uvicorn's own timer ends with the first byte, even if that begins no request.
+            # uvicorn's own timer stops at the first byte, even if no request begins with it.
             or now - self._served >= settings.keep_alive + settings.receive_timeout
         ):
             self.transport.abort()
 
     def _is_answering(self) -> bool:
-        """Return whether a request (``cycle`` is the latest one) waits for its answer."""
+        """Return whether a request waits for its answer; ``cycle`` is the latest request."""
         return self.cycle is not None and not self.cycle.response_complete
 
 
@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address of this machine; port 0 takes a free one."""
     try:
-        # Names are of IPv4: clients try that always, and localhost may have both.
+        # Resolve names to IPv4: every client tries it, and localhost may have both.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         dual = host.strip("[]") == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(
@@ -246,7 +246,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(listening: socket.socket) -> bool:
-    """Return whether no other machine can reach the socket."""
+    """Return whether only this machine can reach the socket."""
     address: str = listening.getsockname()[0]
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
@@ -258,11 +258,11 @@ def url_of(host: str, port: int) -> str:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd about units with ``Type=notify``."""
+    """Report a state to systemd, for units with ``Type=notify``."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not hasattr(socket, "AF_UNIX"):
         return
-    # A manager that is gone, or full of messages, does not stop the server.
+    # The server runs on if systemd is gone or its queue is full.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         sender.sendto(state.encode(), address.replace("@", "\0", 1))

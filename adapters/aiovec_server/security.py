@@ -1,6 +1,6 @@
 """Checks of a request's Host, Origin and API key.
 
-Keys are read from the environment and a file, and kept as digests.
+API keys are read from the environment and a file, and kept as digests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .problems import RequestError
 
 
 class Access(IntEnum):
-    """The right that a request needs, and a key gives; each includes those before it."""
+    """The right that a request needs and an API key grants; each includes the ones before it."""
 
     NONE = 0
     READ = 1
@@ -34,11 +34,11 @@ class Access(IntEnum):
 
 
 Keys = Mapping[bytes, Access]
-"""The access of each key of a server, by its digest, so a comparison does not reveal how
-much of a key is right. Without keys, every client that reaches the server may read and write."""
+"""The rights of a server's API keys, by digest, so a comparison does not reveal how much of a key
+is right. Without keys, every client that reaches the server may read and write."""
 
-# Fewer characters could be guessed over a network. What a header may carry without quotes; neither
-# a space nor a comma, which separate keys.
+# Shorter keys could be guessed over a network. The characters are those that a header may contain
+# without quotes, except space and comma, which separate keys.
 _KEY = re.compile(r"[!-+\--~]{16,512}")
 _ACCEPTED = "16 to 512 visible ASCII characters without a comma"
 _FILE = "retrieval.server.api_keys_file"
@@ -49,9 +49,9 @@ def digest_of(key: str) -> bytes:
 
 
 def keys_of(settings: ServerSettings) -> Keys:
-    """Return the keys that the settings name.
+    """Return the API keys that the settings name.
 
-    ConfigError where one cannot be used, or where every website may ask and there is none.
+    ConfigError if a key cannot be used, or if every website may send requests and there is no key.
     """
     variable, file = settings.api_keys_env, settings.api_keys_file
     texts = {}
@@ -87,7 +87,7 @@ def keys_of(settings: ServerSettings) -> Keys:
 def _text_of(file: str) -> str:
     try:
         return Path(file).read_text("utf-8-sig")
-    except (OSError, ValueError) as exc:  # it is no text
+    except (OSError, ValueError) as exc:  # it is not text
         reason = exc.strerror if isinstance(exc, OSError) else exc
         words = f"the API keys cannot be read from {file}: {reason}"
         raise ConfigError(words, file=file, key=_FILE) from exc
@@ -104,7 +104,7 @@ _BEARER = 'Bearer realm="aiovec"'
 
 
 class Security:
-    """Lets a request through that names this server, comes from no foreign page, and may do it."""
+    """Checks a request's host name, its origin, and the rights of its API key."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._keys = keys_of(settings)
@@ -112,11 +112,11 @@ class Security:
         self._read_only = settings.read_only
         self._hosts = {_host(name) for name in [settings.host, *settings.allowed_hosts]} | _LOOPBACK
         self._any_host = "*" in settings.allowed_hosts
-        # No name can be rebound to look like an address.
+        # DNS rebinding needs a name, so an address is safe.
         self._any_address = settings.host.strip("[]") in _WILDCARDS
 
     def check(self, request: Request, needed: Access) -> None:
-        """Raise why the request is refused."""
+        """Raise an error if the request must be refused."""
         self._check_host(request)
         if self._is_foreign(request.headers, needed):
             raise RequestError(403, _FOREIGN)
@@ -126,10 +126,10 @@ class Security:
             raise UnsupportedError("writing", "server's", "it was started with read_only")
 
     def _check_host(self, request: Request) -> None:
-        """Refuse names of other hosts: a page whose name was rebound to this machine sends that."""
+        """Refuse names of other hosts, which a page with a rebound DNS name sends."""
         given = request.headers.getlist("host")
         if not given and request.scope.get("http_version") == "1.0":
-            return  # no browser speaks it
+            return  # no browser uses it
         if len(given) != 1 or not given[0]:
             raise RequestError(400, "a request needs one Host header")
         host = _host(given[0])
@@ -145,9 +145,10 @@ class Security:
         )
 
     def _is_foreign(self, headers: Headers, needed: Access) -> bool:
-        """Return whether a page of another origin asks. Links to the page may.
+        """Return whether a page of another origin sent the request.
 
-        Pages of this machine at other ports are of the same site, but of another origin.
+        Following a link to the web page is allowed. Pages of this machine at other ports belong to
+        the same site, but to another origin.
         """
         origins = headers.getlist("origin")
         if not origins:
@@ -155,7 +156,7 @@ class Security:
             foreign = any(site in ("cross-site", "same-site") for site in sites)
             return foreign and needed is not Access.NONE
         origin, host = origins[0].lower(), headers.get("host", "").lower()
-        # A browser leaves the usual port out; a proxy may not.
+        # A browser leaves out the default port; a proxy may not.
         served = {f"{kind}://{host.removesuffix(port)}" for kind, port in _USUAL_PORTS.items()}
         return len(origins) > 1 or (
             "*" not in self._origins and origin not in served.union(self._origins)
@@ -180,7 +181,7 @@ class Security:
 
 
 def origins_of(settings: ServerSettings) -> list[str]:
-    """Return the origins whose pages may ask, as browsers send them."""
+    """Return the origins whose pages may send requests, as browsers spell them."""
     return [origin.rstrip("/").lower() for origin in settings.cors_origins]
 
 
@@ -199,7 +200,7 @@ def cors(settings: ServerSettings) -> list[Middleware]:
 
 
 def _host(text: str) -> str:
-    """Return the name in a Host header or a setting, without its port, in one form."""
+    """Return the host name in a Host header or a setting, normalized and without its port."""
     text = text.strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]
@@ -209,9 +210,9 @@ def _host(text: str) -> str:
 
 
 def _credentials(headers: Headers) -> list[str]:
-    """Return each different key that a request carries, of whatever header.
+    """Return the distinct API keys of a request, from both headers.
 
-    Beside X-API-Key, Authorization may be for a proxy in front, such as Basic.
+    If X-API-Key is set, Authorization may be meant for a proxy in front, such as Basic.
     """
     keys = dict.fromkeys(headers.getlist("x-api-key"))
     for value in headers.getlist("authorization"):

@@ -13,8 +13,8 @@ from .declaring import ENDPOINTS, routes_of
 def router(store: VectorStore | None = None) -> Router:
     """Return the endpoints for your own app: ``app.mount("/vectors", router())``.
 
-    Without a store it serves the one of the app's lifespan (``aiovec.asgi.lifespan``). It has no
-    access control and no limits.
+    Without ``store``, the endpoints serve the store of the app's lifespan
+    (``aiovec.asgi.lifespan``). They have no access control and no limits.
     """
     return Router(routes_of(ENDPOINTS, store), redirect_slashes=False)
 

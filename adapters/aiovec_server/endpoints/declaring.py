@@ -1,4 +1,4 @@
-"""Declarations of endpoints: what each takes and answers, its place in the router, OpenAPI."""
+"""Declarations of endpoints: arguments, answers, routes, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Handler = Callable[[Call, dict[str, Any]], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """One endpoint. Its handler gets the arguments of the query and of the body.
+    """One endpoint.
 
-    It returns what JSON is made of, None for status 204, or a response. Its docstring is the
-    description.
+    Its handler gets the arguments of the query string and of the body. It returns a value to encode
+    as JSON, None for status 204, or a response. Its docstring is the endpoint's description.
     """
 
     method: str
@@ -51,16 +51,17 @@ class Endpoint:
     query: type[Model] | None = Model
     """The model of the query string; None ignores it."""
     body: Any = None
-    """The model of a JSON body. ``NewRecords`` are given to the handler as ``rows``."""
+    """The model of a JSON body. The handler gets ``NewRecords`` as ``rows``."""
     example: Any = None
-    """One of a JSON body."""
+    """An example of a JSON body."""
     status: int = 200
     reads: bool = False
-    """It reads, though its method is not GET."""
+    """True if it only reads, though its method is not GET."""
     open: bool = False
-    """Anyone may ask, without a key."""
+    """True if it needs no API key."""
     long: bool = False
-    """It takes as long as the table is large: no timeout ends it, but its client going away."""
+    """True if its time depends on the table's size: it has no timeout, and ends early only if the
+    client disconnects."""
 
     @property
     def access(self) -> Access:
@@ -75,7 +76,7 @@ class Endpoint:
         return (JSON, ARROW) if self.body.takes_columns() else (JSON,)
 
     async def act(self, store: VectorStore, keys: WriteKeys, request: Request) -> Response:
-        """Answer a request, once its headers have been read."""
+        """Answer a request whose headers have been read."""
         call = Call(request, store, keys)
         options = {} if self.query is None else call.query(self.query)
         if self.body is NewRecords:
@@ -91,13 +92,16 @@ class Endpoint:
 
 
 ENDPOINTS: list[Endpoint] = []
-"""Those of the API, in the order in which a request's path is compared with theirs."""
+"""The endpoints of the API, in the order in which their paths are matched."""
 
 
 def endpoint(
     method: str, path: str, answer: Any = None, body: Any = None, example: Any = None, **more: Any
 ) -> Callable[[Handler], Handler]:
-    """Declare the function below as an endpoint. A path without a slash before it is a table's."""
+    """Declare the decorated function as an endpoint.
+
+    A path without a leading slash is relative to a table's.
+    """
     if not path.startswith("/"):
         path = f"/tables/{{table}}/{path}".rstrip("/")
     if answer in ANSWERS_OF_ROWS:
@@ -114,11 +118,11 @@ def endpoint(
 
 
 reads = partial(endpoint, "POST", reads=True)
-"""Declare the function below as an endpoint that reads: arguments in a body may be long."""
+"""Declare the decorated function as an endpoint that reads but takes a body, for long arguments."""
 
 
 class _Path:
-    """The ASGI app of a path, which chooses the endpoint by the method."""
+    """The ASGI app of a path. It chooses the endpoint by the request's method."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -133,9 +137,9 @@ class _Path:
 def routes_of(
     endpoints: Sequence[Endpoint], store: VectorStore | None, settings: ServerSettings | None = None
 ) -> list[Route]:
-    """Return a route for each path, with limits and security where there are settings.
+    """Return a route for each path, with limits and access control if there are settings.
 
-    Without a store they serve the store of their app's lifespan.
+    Without a store, they serve the store of their app's lifespan.
     """
     security = None if settings is None else Security(settings)
     app = request_response(partial(_answer, store, WriteKeys(), security))
@@ -167,8 +171,8 @@ async def _answer(
 def _check_slashes(request: Request) -> None:
     """Refuse an encoded slash anywhere but in the id of a record, which ends its path.
 
-    A proxy in front that keeps rules for paths, such as "no DELETE of /tables/*", may not decode
-    it, and would have let another path through than this server answers.
+    A proxy in front of the server may have rules for paths, such as "no DELETE of /tables/*". If it
+    does not decode the slash, it checks another path than the one this server answers.
     """
     path: str = request.scope["path"]
     raw = (request.scope.get("raw_path") or quote(path).encode()).partition(b"?")[0]
@@ -176,7 +180,7 @@ def _check_slashes(request: Request) -> None:
         raise RequestError(404, "no endpoint has this path, because it has an encoded slash in it")
 
 
-# The OpenAPI document, made of the endpoints and the models of their bodies and answers
+# The OpenAPI document, generated from the endpoints and the models of their bodies and answers
 
 _BYTES = {"type": "string", "format": "binary"}
 _KEY = {"type": "string", "pattern": "^[!-~]{1,200}$"}
@@ -204,7 +208,7 @@ _KEYS = {
 
 @cache
 def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
-    """Return the document, which must not be changed. To make it takes 50 ms."""
+    """Return the document, which callers must not change. Building it takes 50 ms."""
     models = [model for each in endpoints for model in (each.body, each.answer) if model]
     places, schemas = schemas_of([*dict.fromkeys(models), Problem])
     paths: dict[str, dict[str, Any]] = {}
@@ -225,7 +229,8 @@ def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
             "responses": {"Problem": problem},
             "securitySchemes": _KEYS,
         },
-        "security": [*({name: []} for name in _KEYS), {}],  # a server may have no keys
+        # {} makes it optional, because a server may have no keys.
+        "security": [*({name: []} for name in _KEYS), {}],
     }
 
 

@@ -1,4 +1,4 @@
-"""Rows: written, read, searched for, changed, deleted, summed up, exported."""
+"""Endpoints that write, read, search, change, delete, summarize and export rows."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _VECTOR = [0.6, 0.8, 0.0]
 async def add_records(call: Call, options: dict[str, Any]) -> Any:
     """Insert or upsert records.
 
-    All of them are written or none. A record without a vector gets one of its text, if the table
-    has an embedder.
+    All of them are written, or none. If the table has an embedder, a record without a vector gets
+    the vector of its text.
     """
     mode = options.pop("mode", "insert")
     if mode == "upsert" and "on_conflict" in options:
@@ -46,8 +46,8 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
 async def change_records(call: Call, options: dict[str, Any]) -> Any:
     """Change records, each with its own values.
 
-    A record has its id and the fields, payload keys (also `payload.<key>`) and the vector to set;
-    `_remove` lists payload keys to remove. All are changed or none; absent ids are not counted.
+    Each record has an id and the fields, payload keys (also `payload.<key>`) and vector to set;
+    `_remove` lists payload keys to remove. All are changed, or none; absent ids are not counted.
     """
     rows = options.pop("rows")
     if isinstance(rows, list):
@@ -65,7 +65,7 @@ def _with_removed(row: Any) -> Any:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RequestError(422, "'_remove' has to be a list of payload keys")
     if twice := row.keys() & set(names):
-        raise RequestError(422, f"{min(twice)!r} is set and stands in '_remove'; choose one")
+        raise RequestError(422, f"{min(twice)!r} is both set and in '_remove'; choose one")
     return row | dict.fromkeys(names, REMOVE)
 
 
@@ -74,9 +74,9 @@ def _with_removed(row: Any) -> Any:
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
     """Stream all records, or the records that a filter selects.
 
-    The answer is one snapshot of the table, in constant memory on the server. In Arrow, each batch
-    has its cursor in its custom metadata, under `aiovec.cursor`, in bytes: `after` takes it in
-    URL-safe Base64. By POST, a filter may be too long for a path.
+    The answer is one snapshot of the table; the server streams it in constant memory. In Arrow, the
+    custom metadata of each batch has its cursor as bytes under `aiovec.cursor`; pass it to `after`
+    in URL-safe Base64. Use POST for a filter that is too long for a URL.
     """
     return await exported_response(call, options)
 
@@ -85,9 +85,9 @@ async def export_records(call: Call, options: dict[str, Any]) -> Response:
 async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     """Delete one record.
 
-    A slash in the id is encoded as %2F. Ids with a line break go in the body of
-    `DELETE /tables/{table}/records`, and so do `.` and `..`, which clients take for folders.
-    An id that is absent is no error.
+    Encode a slash in the id as %2F. Send the ids `.` and `..`, which clients resolve like folders,
+    and ids with a line break in the body of `DELETE /tables/{table}/records`. An absent id is not
+    an error.
     """
     return {"deleted": await call.store.delete(call.table, [call.last_segment("id")])}
 
@@ -103,7 +103,7 @@ async def count_records(call: Call, options: dict[str, Any]) -> Any:
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
-    They come in the order of the ids. Absent ids are left out.
+    The answer is in the order of the ids. Absent ids are left out.
     """
     records = await call.store.get(call.table, _listed(options.pop("ids")), **options)
     return await rows_response(call, "records", [records])
@@ -113,7 +113,8 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
 
-    They are sorted by one or more keys, or by id. Vectors come only with `includeVector`.
+    They are sorted by one or more keys, or by id. Vectors are left out unless `includeVector` is
+    true.
     """
     return await found_response(call, {"limit": 100, **options}, "find", "records")
 
@@ -125,12 +126,13 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
 async def update_records(call: Call, options: dict[str, Any]) -> Any:
     """Set fields of records.
 
-    `ids` and `where` both narrow the rows, and one is needed; `"where": "TRUE"` is every row.
+    Pass `ids`, `where` or both: rows have to match all that is passed. `"where": "TRUE"` selects
+    every row.
     """
     fields: dict[str, Any] = options.pop("fields", {})
     removed = dict.fromkeys(options.pop("remove", ()), REMOVE)
     for name in fields.keys() & removed.keys():
-        raise RequestError(422, f"{name!r} stands in 'set' and in 'remove'; choose one")
+        raise RequestError(422, f"{name!r} is both in 'set' and in 'remove'; choose one")
     return {"updated": await call.store.update(call.table, fields | removed, **options)}
 
 
@@ -138,8 +140,8 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
 async def delete_records(call: Call, options: dict[str, Any]) -> Any:
     """Delete records by their ids, by a filter, or by both.
 
-    Both narrow the records; one of them is needed. Absent ids are not counted. `"where": "TRUE"`
-    deletes every row.
+    Pass `ids`, `where` or both: records have to match all that is passed. Absent ids are not
+    counted. `"where": "TRUE"` deletes every row.
     """
     return {"deleted": await call.store.delete(call.table, **options)}
 
@@ -154,7 +156,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Any:
     existing = await call.store.exists(call.table, ids)
 
     def in_order() -> list[str]:
-        given = ids if isinstance(ids, list) else ids.to_pylist()  # a column that was checked
+        given = ids if isinstance(ids, list) else ids.to_pylist()  # a column, already checked
         return [id for id in dict.fromkeys(map(str, given)) if id in existing]
 
     return {"ids": await hop(len(ids), in_order)}
@@ -186,7 +188,7 @@ async def bounds_of_values(call: Call, options: dict[str, Any]) -> Any:
 async def types_of_fields(call: Call, options: dict[str, Any]) -> Any:
     """Count the types of the values of fields and payload keys.
 
-    Every row is read. Nulls are not counted, and objects are not looked into.
+    Every row is read. Nulls are not counted, and keys within objects are not reported.
     """
     return {"fields": await call.store.fields_info(call.table, **options)}
 
@@ -240,8 +242,8 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
 
-    Returns the best rows by BM25. Rows with all words come first. Where these are fewer than
-    `limit`, rows with some of the words follow; with `"match": "all"` they do not.
+    Returns the best rows by BM25. Rows with all words come first. If these are fewer than `limit`,
+    rows with some of the words follow, except with `"match": "all"`.
     """
     return await found_response(call, options, "search_text")
 
@@ -253,8 +255,8 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
 async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords and by vector.
 
-    Both lists are fused into one. Each hit has its `ranks` in them. Without a vector, the table's
-    embedder makes one of the query.
+    Both lists are fused into one. Each hit has its `ranks` in the two. Without a vector, the
+    table's embedder computes one from the query.
     """
     if "text" in options:
         _choose(options, "vector", "text")
@@ -265,14 +267,14 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
     """Search by rows.
 
-    Returns the rows nearest to a row, or to the mean of several, without these. With `notLike`, the
-    search leads away from other rows.
+    Returns the rows nearest to a row, or to the mean of several, without these rows. With
+    `notLike`, the search moves away from other rows.
     """
     return await found_response(call, options, "search_like")
 
 
 def _choose(options: dict[str, Any], name: str, other: str) -> None:
-    """Put the one of two arguments that was given under the first one's name."""
+    """Rename the second argument to the first if only the second was passed."""
     if (name in options) == (other in options):
         raise RequestError(422, f"the body needs {name!r} or {other!r}, and not both")
     if other in options:
@@ -280,5 +282,5 @@ def _choose(options: dict[str, Any], name: str, other: str) -> None:
 
 
 def _listed(ids: Any) -> Any:
-    """Return the ids of a body as a list or a column."""
+    """Return the ids in a body, as a list or a column."""
     return [ids] if isinstance(ids, (str, int)) else ids

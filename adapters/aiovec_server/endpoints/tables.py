@@ -1,4 +1,4 @@
-"""Tables, their fields, their indexes and versions; the store and its health."""
+"""Endpoints for the store and its health, and for tables, their fields, indexes and versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .declaring import endpoint
 
 _FIELD = "fields/{field}"
 _FIELDS = {"year": "int", "body": {"type": "text", "text": True}}
-# Tables that one request reads at once: each may open files of a bucket.
+# Tables that one request reads at the same time: each may open files in a bucket.
 TABLES_AT_ONCE = 4
 
 
@@ -30,7 +30,7 @@ TABLES_AT_ONCE = 4
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the store can be reached.
 
-    The answer is at most a second old. If the server watches sources, `watching` has the state of
+    The answer is at most a second old. If the server watches sources, `watching` lists the state of
     each.
     """
     state, store, now = call.request.app.state, call.store, time.monotonic()
@@ -43,15 +43,15 @@ async def health(call: Call, options: dict[str, Any]) -> Any:
     return await asyncio.shield(look)
 
 
-# Seconds for which an answer counts, since anyone may ask without a key: on object storage each
-# ping costs several requests, and the sources that are watched are asked too.
+# Seconds for which an answer is reused. Anyone may ask without a key, and each ping costs several
+# requests on object storage, and one to each watched source.
 _REMEMBERED = 1.0
 
 
 async def _health_of(store: VectorStore) -> dict[str, Any]:
     await store.ping()
     facts = {"status": "ok", "backend": store.backend_name, "version": __version__}
-    # Without names, for the same reason.
+    # Without names of sources, because anyone may ask.
     watching = [
         {
             "ready": state.ready,
@@ -66,9 +66,9 @@ async def _health_of(store: VectorStore) -> dict[str, Any]:
 
 @endpoint("GET", "/ready", models.Ready, open=True)
 async def ready(call: Call, options: dict[str, Any]) -> Any:
-    """Check whether every source that the server watches has been copied once.
+    """Check whether the first copy of every watched source is complete.
 
-    The answer is at most a second old. Its status is 503 until then.
+    The status is 503 until then. The answer is at most a second old.
     """
     watching = (await health(call, options)).get("watching", [])
     if copying := sum(not each["ready"] for each in watching):
@@ -76,7 +76,7 @@ async def ready(call: Call, options: dict[str, Any]) -> Any:
     return {"ready": True}
 
 
-# The others need the store's files, or its process.
+# The other capabilities need the store's files or its process.
 _OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss", "payload-indexes")
 
 
@@ -92,7 +92,7 @@ async def describe_store(call: Call, options: dict[str, Any]) -> Any:
 async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
     """Cancel a write by its `Idempotency-Key`.
 
-    When this is answered, the write has ended, either done as a whole or not at all. A write that
+    When the answer arrives, the write has ended, either done as a whole or not at all. A write that
     has not arrived yet will not begin.
     """
     await call.writes.cancel(str(key_name([call.last_segment("key")])))
@@ -100,7 +100,7 @@ async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("GET", "/tables", models.Tables, query=models.Counted)
 async def list_tables(call: Call, options: dict[str, Any]) -> Any:
-    """List the tables with their numbers of rows."""
+    """List the tables, optionally with their row counts."""
     names = await call.store.tables()
     if not options.get("rows", True):
         return {"tables": [{"name": name, "rows": None} for name in names]}
@@ -131,8 +131,8 @@ async def create_table(call: Call, options: dict[str, Any]) -> Any:
 async def describe_table(call: Call, options: dict[str, Any]) -> Any:
     """Read a table's schema and its number of rows.
 
-    The ETag names the state of its schema. A call with it as If-Match is refused once the schema
-    has changed.
+    The ETag identifies the version of the schema. A call that sends it as If-Match is refused once
+    the schema has changed.
     """
     return await _described(call, call.table, **options)
 
@@ -194,13 +194,13 @@ async def drop_field_index(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("GET", "stats", models.Stats, long=True)
 async def table_stats(call: Call, options: dict[str, Any]) -> Any:
-    """Read the size and the costs of a table."""
+    """Read statistics of a table, such as its size."""
     return camel_case(await call.store.stats(call.table))
 
 
 @endpoint("GET", "notes", models.Notes)
 async def table_notes(call: Call, options: dict[str, Any]) -> Any:
-    """Read the notes that followers of sources keep with a table."""
+    """Read the notes that watches of sources keep with a table."""
     return {"notes": await StoreInternals(call.store).notes(call.table)}
 
 
@@ -245,12 +245,12 @@ async def list_versions(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("POST", "versions/revert", None, models.Revert, {"version": 3}, long=True)
 async def revert_version(call: Call, options: dict[str, Any]) -> Any:
-    """Return a table to an earlier version."""
+    """Restore a table to an earlier version."""
     await call.store.revert(call.table, **options)
 
 
 async def _described(call: Call, table: str, *, rows: bool = True) -> dict[str, Any]:
-    with calling(CallContext()):  # the call itself may have changed the state that it named
+    with calling(CallContext()):  # the call itself may have changed the state that If-Match named
         schema, state = await StoreInternals(call.store).schema_and_state(table)
         count = await call.store.count(table) if rows else None
     call.headers["etag"] = f'"{state}"'
@@ -258,9 +258,9 @@ async def _described(call: Call, table: str, *, rows: bool = True) -> dict[str, 
 
 
 def _check_confirmed(options: dict[str, Any], name: str, kind: str) -> None:
-    """Refuse to drop anything whose name the request does not repeat.
+    """Require a request that drops something to repeat its name.
 
-    A client that cleans up its paths may come here when it meant a record.
+    A client that normalizes paths may arrive here when it meant to delete a record.
     """
     if options.get("confirm") != name:
         raise RequestError(

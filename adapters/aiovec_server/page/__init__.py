@@ -1,4 +1,4 @@
-"""The page at ``/``: static files, and the endpoints under ``/page`` that only they ask for."""
+"""The web page at ``/``: its static files, and the endpoints under ``/page`` that only it uses."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ..endpoints.declaring import Endpoint
 from ..endpoints.tables import TABLES_AT_ONCE
 from ..models import Model
 
-# The registry of Windows may call it a text, which no browser runs.
+# The registry of Windows may call JavaScript plain text, which browsers refuse to run.
 mimetypes.add_type("text/javascript", ".js")
 _STATIC = StaticFiles(packages=[(__name__, "static")])
 _PATHS = ("/", "/assets/{name}")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    # No script of the page makes markup of a text, so the browser may refuse that altogether.
+    # No script of the page turns text into markup, so the browser may refuse that altogether.
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {
@@ -45,13 +45,13 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    # A new version of the server is seen at once; the ETag spares the bytes.
+    # Browsers revalidate on each load, so they see a new version at once; the ETag saves the bytes.
     "cache-control": "no-cache",
 }
 
 _PER_OVERVIEW = 25
-"""Tables of one overview. The page asks for more."""
-# A map of the largest sample takes a core for a tenth of a second and 32 MB.
+"""Most tables in one overview. The page requests further ones."""
+# A map of the largest sample takes 0.1 s of one core and 32 MB.
 _MAPS_AT_ONCE = 2
 _NO_COLOR = "-"
 
@@ -66,10 +66,10 @@ class _Map(Model):
 
 
 def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
-    """Return the endpoints of the page's files, which hold no data, and of its data.
+    """Return the endpoints of the page's files, which contain no data, and of its data.
 
-    With ``page_writes`` the page offers to delete rows and to optimize tables; it does so by the
-    server's endpoints, whose keys decide.
+    With ``page_writes``, the page offers to delete rows and to optimize tables. It calls the
+    server's endpoints for that, which check the API key.
     """
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
 
@@ -87,7 +87,7 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
         async def facts(name: str) -> dict[str, Any]:
             try:
                 return await _table_facts(call.store, name)
-            except AiovecError as error:  # one damaged table does not hide the others
+            except AiovecError as error:  # one damaged table must not hide the others
                 return {"name": name, "detail": problem_of(error).detail}
 
         shown = names[start : start + _PER_OVERVIEW]
@@ -116,7 +116,7 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
 
 
 async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
-    """Return what the page shows of a table, and what can be done with it."""
+    """Return the facts about a table that the page shows, and the actions that it offers."""
     schema = await store.schema(name)
     stats = await store.stats(name)
     indexes = await store.indexes(name) if store.supports("indexes") else []
