@@ -1,6 +1,6 @@
 """A private server: started at the first connect, shared by processes, restarted if it died.
 
-It ends after ``idle_timeout`` without a request.
+It stops after ``idle_timeout`` without a request.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from aiovec.backend.threads import in_daemon_thread
 from aiovec.errors import AiovecError, StoreUnreachableError
 
 _LOG_SIZE = 1024 * 1024
-_LOOK = 0.02  # seconds between two looks at a server that starts
-_AGAIN = 1.0  # seconds after which a server that ended without a word is started again
+_LOOK = 0.02  # seconds between checks of a server that is starting
+_AGAIN = 1.0  # seconds after which a server that died without a message is started again
 _DETACHED = 0
 if sys.platform == "win32":
     _DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
@@ -36,7 +36,7 @@ class Autostart:
         self._found: SharedAddress | None = None
 
     async def server(self) -> SharedAddress:
-        """Return where the server listens; it is started if there is none."""
+        """Return where the server listens; start one if none runs."""
         async with self._turn:
             if self._found is None:
                 self._found = await in_daemon_thread(self._find)
@@ -55,12 +55,12 @@ class Autostart:
         while (now := time.monotonic()) < deadline:
             if (address := folder.address()) is not None:
                 return address
-            if process is not None and (process.poll() or 0) > 0:  # killed, it may be started again
+            if process is not None and (process.poll() or 0) > 0:  # killed, it may be restarted
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "
                     f"log is {folder.log})"
                 )
-            # One that finds another server in the folder ends with 0.
+            # A server that finds another one in the folder exits with 0.
             if process is None or (process.poll() is not None and now > again):
                 again = now + _AGAIN
                 process, log_size = _start(folder)
@@ -85,13 +85,13 @@ def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
             # Ctrl+C in the terminal of the app, or the end of the app, must not stop the server.
             start_new_session=True, creationflags=_DETACHED,
         )  # fmt: skip
-    # When it ends, it is no zombie for as long as this process lives.
+    # Waits for the server, so that it does not stay a zombie until this process ends.
     threading.Thread(target=process.wait, name="aiovec-server", daemon=True).start()
     return process, size
 
 
 def _last_words(log: Path, start: int) -> str:
-    """Return the last line that a server wrote behind this place of its log."""
+    """Return the last line that a server wrote to its log after this position."""
     with log.open("rb") as file:
         file.seek(start)
         said = file.read(100_000).decode("utf-8", "replace").split("\n")

@@ -62,9 +62,9 @@ from .settings import RemoteSettings
 
 _T = TypeVar("_T")
 
-# Writing calls that check or send their rows at once, in 64 MiB together.
+# Writing calls that check or send their rows at the same time, in 64 MiB together.
 _WRITES_AT_ONCE = 1024
-# The server would count the rows of each table.
+# Otherwise the server would count the rows of each table.
 _UNCOUNTED = {"rows": "false"}
 
 
@@ -73,7 +73,7 @@ class RemoteBackend(Backend):
 
     name: ClassVar[str] = "remote"
     abilities = frozenset({"read-only"})
-    """Its own ability, and those of the server's store once it is open."""
+    """Capabilities of this backend and, once it is open, of the server's store."""
 
     tunings = None  # the server's own
     hints: ClassVar[Mapping[str, str]] = {
@@ -99,7 +99,7 @@ class RemoteBackend(Backend):
         await self._look(once=True)
 
     async def _look(self, *, once: bool = False) -> None:
-        """Ask what the server's store is able to do."""
+        """Ask the server for the capabilities of its store."""
         request = Request("GET", "/store", once=once)
         self.abilities = await self._ask(
             request, lambda answer: frozenset([*answer["abilities"], "read-only"])
@@ -166,7 +166,7 @@ class RemoteBackend(Backend):
                     table, rows, {"onConflict": "skip"} if change.skip_existing else {}
                 )
             case Upsert(rows):
-                if change.moves and partition_fields(table.schema):  # the server lets no upsert
+                if change.moves and partition_fields(table.schema):  # refused by the server
                     await self.write(table, Delete(rows.ids))
                 return await self._put(table, rows, {"mode": "upsert"})
             case UpdateRows(parts):
@@ -338,30 +338,30 @@ class RemoteBackend(Backend):
     # Inside
 
     async def _ask(self, request: Request, read: Callable[[Any], _T]) -> _T:
-        """Return what ``read`` finds in the answer."""
+        """Send a call and return what ``read`` makes of the answer."""
         return (await self._client.ask(request, read))[0]
 
     async def _on(
         self, table: TableHandle, path: str, read: Callable[[Any], _T], *, method: str = "POST",
         **options: Any,
     ) -> _T:  # fmt: skip
-        """Call something of a table in the state that its handle says."""
+        """Call an endpoint of a table, on condition that the table is in the handle's state."""
         path = f"/tables/{table.name}{path}"
         return await self._ask(Request(method, path, state=str(table.epoch), **options), read)
 
     async def _alter(self, table: TableHandle, method: str, path: str, **options: Any) -> None:
-        """Make a change of a table that takes long."""
+        """Change a table by a call that may take long."""
         await self._on(table, path, _nothing, method=method, writes=True, long=True, **options)
 
     async def _change(self, table: TableHandle, path: str, counted: str, **options: Any) -> int:
-        """Change rows, and return how many those were."""
+        """Change rows, and return how many changed."""
         return await self._on(
             table, path, lambda answer: int(answer[counted]), writes=True, **options
         )
 
 
 def _nothing(_: Any) -> None:
-    """Read an answer whose content the call ignores."""
+    """Ignore the content of an answer."""
 
 
 def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
@@ -371,7 +371,7 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
 def _body_of(change: Update) -> dict[str, Any]:
     payload, removed = _by_name(change.payload)
     body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
-    # Of NaN where the rows shall have none, as the server knows by the text.
+    # A vector of NaN stands for no vector. It is not sent: the server infers it from the text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body
@@ -421,7 +421,7 @@ def _select(schema: Schema, columns: Columns) -> list[str]:
 def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     select = _select(schema, columns)
     if columns.payload:
-        # Keys of the names of fields that are not read, which the server would leave out.
+        # Payload keys named like fields that are not selected: the server would leave them out.
         hidden = (name for name in schema.fields if name not in columns.fields)
         select += [str(Ref("payload", (name,))) for name in hidden]
     return {"select": select, "includeVector": columns.vector}
@@ -444,7 +444,7 @@ def _ends(schema: Schema, ref: Ref, answer: Any) -> tuple[Value, Value] | None:
 
 
 def _known(kind: type[_T], answer: Mapping[str, Any], **facts: object) -> _T:
-    """Return a dataclass made of an answer, to which later servers may add keys."""
+    """Build a dataclass from an answer, ignoring keys that newer servers add."""
     given = {to_snake(name): value for name, value in answer.items()} | facts
     return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
@@ -454,7 +454,7 @@ def _tuning(tuning: Tuning) -> dict[str, Any]:
 
 
 def _text(query: Query) -> dict[str, Any]:
-    """Return the words of a search, and how they match and are marked."""
+    """Return the arguments of a keyword search: words, matching and snippets."""
     return {
         "query": " ".join(map(_words, query.clauses)),
         "match": query.match,

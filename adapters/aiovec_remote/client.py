@@ -1,4 +1,4 @@
-"""Requests to a server: their tries, their cancellation, and what their answers mean."""
+"""Requests to a server: retries, cancellation, and the meaning of answers."""
 
 from __future__ import annotations
 
@@ -38,21 +38,22 @@ from .codec import JSON, WireError, decode, encode, read_body, read_message
 from .refusals import Again, NoAnswerError, not_a_server, refuse
 from .settings import SCHEME, RemoteSettings
 
-# Seconds before another try: the first wait, and the longest. A server may ask for others.
+# Seconds before a retry: the first wait, and the longest. The server may ask for other times.
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # Seconds that a cancelled write waits for the server to say that it has ended.
 _REVOKING = 10.0
-# Times that it asks, at most: behind a gateway without a server it would wait for nothing.
+# Most attempts to cancel: behind a gateway without a server, more would be in vain.
 _REVOKES = 3
-# Bytes that are handed to a connection at once, at most.
+# Most bytes that are passed to a connection at once.
 _PART = 256 * 1024
-# Servers close a connection that is idle, uvicorn after 5 s. A request that meets the closing is
-# lost, and the client cannot tell whether the server read it.
+# Servers close idle connections, uvicorn after 5 s. A request sent at that moment is lost, and the
+# client cannot know whether the server read it.
 _KEEP_ALIVE = 4.0
-# Bytes of a request and of its answer that give the call one more second each.
+# The timeout of a call grows by one second for each of these bytes, in the request and in the
+# answer.
 _PACE = 16 * 1024
-# Bytes of an answer that wait to be read before the connection pauses. With the 64 KiB of aiohttp's
-# default, each batch of an export takes dozens of turns of the loop.
+# Unread bytes of an answer at which the connection pauses. With aiohttp's default of 64 KiB, each
+# batch of an export takes dozens of iterations of the event loop.
 _BUFFER = 512 * 1024
 _DONE = frozenset({200, 201, 204})
 _KEY = re.compile(r"[!-~]*")
@@ -70,16 +71,16 @@ class Request:
     body: Mapping[str, Any] | None = None
     rows: pa.Table | list[Any] | None = None
     state: str | None = None
-    """The state that the table must have."""
+    """The state that the table must be in, or the server refuses the call."""
     writes: bool = False
     long: bool = False
-    """It may take any time."""
+    """True if it has no timeout."""
     once: bool = False
-    """A server that cannot be reached is an error at once."""
+    """True to fail without a retry if the server cannot be reached."""
 
 
 class Client:
-    """The calls that a store makes of one server."""
+    """The connections and calls of a store to one server."""
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
@@ -97,9 +98,9 @@ class Client:
         self._writes: set[asyncio.Future[None]] = set()
 
     async def ask(self, request: Request, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Return what ``read`` makes of a server's answer, and the state of the table.
+        """Call the server; return what ``read`` makes of its answer, and the state of the table.
 
-        The answer is JSON, rows or None. A write gets a key, under which it is done once.
+        The answer is JSON, rows or None. A write gets a key, so that it is done only once.
         """
         self.check_open()
         call = _Call(self, request)
@@ -122,8 +123,8 @@ class Client:
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there.
 
-        Ask again if the answer is lost or the server is busy, but not where no server listens: the
-        write has ended there.
+        Retries if the answer is lost or the server is busy, but not if no server listens: then the
+        write has ended, too.
         """
         call = _Call(self, Request("DELETE", f"/writes/{key}"))
         with contextlib.suppress(Exception):
@@ -138,7 +139,7 @@ class Client:
                     await asyncio.sleep(_FIRST_WAIT)
 
     async def stream(self, request: Request) -> AsyncGenerator[tuple[bytes, bytes], None]:
-        """Yield the batches of an export as they come, each behind the stream's first message.
+        """Yield the batches of an export as they arrive, each with the stream's first message.
 
         The server waits for a slow reader.
         """
@@ -154,7 +155,7 @@ class Client:
                     while data := await read_message(response.content):
                         given = True
                         yield head, data
-                    await response.read()  # its end, by which the connection can be kept
+                    await response.read()  # read the end, so that the connection can be reused
                     return
             except WireError as exc:
                 raise self.unreadable(exc) from exc
@@ -170,7 +171,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and give its answer if that is a success."""
+        """Send a request, and yield its answer if it is a success."""
         url, path, headers, request = self._url, None, call.headers, call.request
         if self.autostart is not None:
             server = await self.autostart.server()
@@ -179,7 +180,7 @@ class Client:
                 headers = {**headers, "Authorization": f"Bearer {server.key}"}
         if path not in self._sessions:
             self._sessions[path] = _new_session(path)
-        # A large body is sent in parts, so that it does not hold the event loop.
+        # A large body is sent in parts, so that it does not block the event loop.
         data = io.BytesIO(call.body) if len(call.body) > _PART else bytes(call.body) or None
         query = f"?{urlencode(request.query)}" if request.query else ""
         idle = None if request.long else self.settings.idle_timeout
@@ -222,7 +223,7 @@ class Client:
             raise StoreClosedError(self.target)
 
     async def close(self) -> None:
-        """Wait for the writes that are under way, then end everything else."""
+        """Wait for the writes in progress, then cancel everything else."""
         self.closed = True
         self._turns.close(StoreClosedError(self.target))
         while self._writes:
@@ -232,10 +233,10 @@ class Client:
 
 
 class _Call:
-    """A request and its tries: the waits between them, and the error if there is no further one."""
+    """A request and its tries: the waits between them, and the error after the last one."""
 
     time: asyncio.Timeout
-    """That of the try, within which its answer has to come."""
+    """The timeout of the current try."""
 
     def __init__(self, client: Client, request: Request) -> None:
         self.request = request
@@ -250,13 +251,13 @@ class _Call:
         self._wait = _FIRST_WAIT
 
     async def encode(self) -> None:
-        """Make the headers and the body."""
+        """Encode the headers and the body."""
         request = self.request
         long = cost_of(request.body, request.rows)
         kind, self.body = await hop(long, encode, request.body, request.rows)
         if kind:
             self.headers["Content-Type"] = kind
-            # By which the server may refuse it at once.
+            # With the length, the server can refuse a large body at once.
             self.headers["Content-Length"] = str(len(self.body))
         if request.state is not None:
             self.headers["If-Match"] = f'"{request.state}"'
@@ -264,14 +265,15 @@ class _Call:
             self.headers["Idempotency-Key"] = self.key
 
     async def answer(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Return what the server answers, after as many tries as there may be."""
+        """Return the server's answer, trying as often as allowed."""
         while True:
             try:
                 return await self.read(read)
             except NoAnswerError as exc:
                 await self.wait_after(exc)
             except (AiovecError, StaleTableError) as exc:
-                # Who refuses the repeat for no reason of a store's knows nothing of the lost try.
+                # A refusal that is not the store's, such as a proxy's, says nothing about the lost
+                # try.
                 plain = type(exc) in (AiovecError, ConfigError, StaleTableError)
                 if self._may_be_done and plain:
                     reason = str(exc) or "the table was altered before the call could be repeated"
@@ -302,14 +304,15 @@ class _Call:
         return value, response.headers.get("ETag", "").strip('"')
 
     def go_on(self) -> None:
-        """Let the answer, whose head has come, come whole in the time that a call may idle."""
+        """Restart the timeout for the rest of an answer whose headers have arrived."""
         now = asyncio.get_running_loop().time()
         self.time.reschedule(now + self._client.settings.idle_timeout)
 
     async def wait_after(self, exc: NoAnswerError) -> None:
-        """Wait until it is time for another try, or raise why there is none."""
+        """Wait until it is time for another try; raise an error if there is none."""
         client, left = self._client, 0.0
-        if client.autostart is not None:  # it may have died, and another one been started
+        # The server may have died, and another one may have been started.
+        if client.autostart is not None:
             client.autostart.lost()
         if exc.sent and self.request.writes:
             self._may_be_done = True
@@ -317,12 +320,13 @@ class _Call:
         if exc.again == "free":
             left = self.deadline.left()
         elif exc.again == "reachable":
-            # Since the first loss: the call itself may have taken longer than all tries may.
+            # Count from the first loss, because the call itself may have taken longer than all
+            # retries may.
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = self._lost_since + self._reconnects - now
-        # By chance, so that many clients spread out. The last try is at the end of the time,
-        # unless the server wants a longer wait.
+        # Random, so that many clients spread out. The last try is at the end of the time, unless
+        # the server asks for a longer wait.
         wait = max(min(self._wait * random.uniform(0.5, 1.0), left), exc.after)
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not client.closed and left > 0 and wait <= left:
@@ -342,7 +346,7 @@ class _Call:
 
 def _new_session(path: str | None) -> aiohttp.ClientSession:
     """Return a session, whose connections go to a Unix socket if a path is given."""
-    # Without a limit: the client bounds its calls itself.
+    # Without a limit, because the client limits its calls itself.
     options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(socket_factory=_socket, **options)
@@ -361,7 +365,7 @@ async def _tried_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
-    Nobody would know then that the first try may have been done.
+    Otherwise nobody would know that the server may have done the first try.
     """
     try:
         return await handler(request)
@@ -372,14 +376,14 @@ async def _tried_once(
 
 
 def _socket(address: Any) -> socket.socket:
-    """Return a socket that notices, in its system's time, when the other machine is gone."""
+    """Return a socket with keep-alive, by which the system notices a lost machine."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return made
 
 
 def _key_of(settings: RemoteSettings) -> str:
-    """Return the API key, without the line's end of the file that it may come from."""
+    """Return the API key without a trailing line break, which a file may have added."""
     key = settings.api_key.strip()
     if not _KEY.fullmatch(key):
         words = "the API key of the remote backend must have only visible ASCII characters"

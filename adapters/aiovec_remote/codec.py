@@ -1,6 +1,7 @@
 """Bodies of requests and answers: JSON, and Arrow with the JSON in the metadata of its schema.
 
-The server's types are trusted: another one is a server's fault. Large bodies need a thread.
+The server's types are trusted: a wrong type is a bug of the server. Encode and decode large bodies
+in a thread.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from aiovec.errors import InvalidArgumentError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 LONGEST_ANSWER = 2**30
-"""Bytes of an answer, or of a batch of an export, at most. By default servers send 256 MiB."""
+"""Most bytes of an answer, or of a batch of an export. By default, servers send up to 256 MiB."""
 # Ends an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -53,7 +54,7 @@ def encode(
     if rows is None:
         return JSON, memoryview(text.encode())
     schema = rows.schema.with_metadata({BODY: text.encode()} if body else None)
-    # As a stream's writer would, at half its cost for the few rows of most calls.
+    # Equal to pyarrow's stream writer, at half its cost for the few rows of most calls.
     parts = [schema.serialize(), *(batch.serialize() for batch in rows.to_batches()), _END]
     return ARROW, memoryview(b"".join(parts))
 
@@ -64,7 +65,7 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-# ``json.dumps`` would make one for each call.
+# One encoder for all calls; ``json.dumps`` would make one for each.
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
 )
@@ -79,7 +80,7 @@ def _check_length(nbytes: int) -> None:
 async def read_body(
     response: aiohttp.ClientResponse, came: Callable[[int], object] = lambda _: None
 ) -> bytearray:
-    """Return the body of an answer; ``came`` is called with the size of each part."""
+    """Read the body of an answer; ``came`` is called with the size of each part."""
     data = bytearray()
     _check_length(response.content_length or 0)
     while part := await response.content.readany():
@@ -90,7 +91,7 @@ async def read_body(
 
 
 def decode(content_type: str, data: bytearray) -> Any:
-    """Return what an answer holds: JSON, or rows that Arrow has validated."""
+    """Decode an answer: JSON, or rows that Arrow has validated."""
     try:
         if content_type == JSON:
             return json.loads(data)
@@ -105,7 +106,7 @@ def decode(content_type: str, data: bytearray) -> Any:
 
 
 def found_rows(schema: Schema, columns: Columns, queries: int, rows: pa.Table) -> list[Found]:
-    """Return the hits of so many queries."""
+    """Return the hits of each of ``queries`` queries."""
     names = rows.schema.names
 
     def parsed(rows: pa.Table) -> Found:
@@ -140,8 +141,7 @@ def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
-    """Return values of a field, or of a payload key, which JSON holds as texts where it has no such
-    type."""
+    """Return values of a field or payload key, decoding those that JSON has as texts."""
     field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:
@@ -157,7 +157,7 @@ def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
 async def read_message(body: aiohttp.StreamReader) -> bytes:
     """Return the next message; empty at the end of the stream."""
     try:
-        head = await body.readexactly(8)  # a mark, and the length of the metadata
+        head = await body.readexactly(8)  # a marker, and the length of the metadata
         mark, length = struct.unpack("<II", head)
         if mark != 0xFFFFFFFF:
             raise WireError("a part of the export begins with unknown bytes")

@@ -13,7 +13,7 @@ from aiovec.backend.plugin import Finding
 
 from .settings import SCHEME
 
-# Seconds until the server has to answer.
+# Seconds within which the server has to answer.
 _PATIENCE = 5.0
 
 
@@ -25,13 +25,13 @@ def findings(address: str | None) -> list[Finding]:
     if not package.ok:
         cure = 'pip install "aiovec[remote]"'
         return [Finding(package.subject, package.value, ok=False, cure=cure)]
-    if address.startswith(f"{SCHEME}://"):  # none is started by the question
+    if address.startswith(f"{SCHEME}://"):  # a check must not start a server
         folder = SharedFolder(Path(address.removeprefix(f"{SCHEME}://")))
         runs = folder.address() is not None
         words = f"it runs in {folder.path}, log {folder.log}" if runs else "connect starts one"
         return [package, Finding("server", words, checked=False)]
     try:
-        # Of no proxy that the environment names: the client asks none.
+        # Not through a proxy from the environment: the client uses none, either.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
             health = json.loads(answer.read(10_000))

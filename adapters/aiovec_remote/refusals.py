@@ -1,4 +1,4 @@
-"""Answers of a server that are none: each as the error it means."""
+"""Errors in a server's answers, translated to aiovec's."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, StoreP
 from .codec import read_body
 
 _BUSY = frozenset({429, 503})
-# The names of errors that a busy server answers with for the moment; one of HTTP itself has none.
+# Names of temporary errors of a busy server. An error of HTTP itself has no name.
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
-"""The condition for another try: a server that can be reached, or has room. The last two have none:
-the call took the server too long, or its answer cannot be had."""
+"""The condition for a retry: the server is reachable, or has room. The last two allow no retry: the
+call took the server too long, or its answer cannot be read."""
 
 
 class NoAnswerError(Exception):
     """A try without an outcome.
 
-    ``sent`` tells whether the server may have done the call, ``again`` what a further try waits
-    for, and ``after`` the seconds that the server asks to wait.
+    ``sent`` is true if the server may have done the call, ``again`` is the condition for a retry,
+    and ``after`` the seconds that the server asks to wait.
     """
 
     def __init__(self, reason: str, again: Again, *, sent: bool, after: float = 0.0) -> None:
@@ -37,11 +37,11 @@ class NoAnswerError(Exception):
 
 
 async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, writes: bool) -> None:
-    """Raise what an answer means that is no success; ``size`` is the request's."""
+    """Raise the error that an unsuccessful answer means; ``size`` is that of the request."""
     status = response.status
     if response.content_type != MEDIA_TYPE:
         text = f"HTTP {status} with {response.content_type}"
-        if status >= 500 or status in _BUSY:  # the server behind it may have done the call
+        if status >= 500 or status in _BUSY:  # the server behind the proxy may have done the call
             raise NoAnswerError(f"a proxy says {text}", "reachable", sent=True)
         raise not_a_server(target, f"{text}, a redirect" if 300 <= status < 400 else text)
     problem = _json_object(await read_body(response))
@@ -57,14 +57,14 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
         raise NoAnswerError(str(error), "free", sent=False, after=seconds)
     if status == 504:
         raise NoAnswerError(str(error), "late", sent=True)
-    if writes and status >= 500 and not name:  # it failed anywhere in the write
+    if writes and status >= 500 and not name:  # the write may have failed at any step
         reason = f"the server says HTTP {status}: {error}"
         raise NoAnswerError(reason, "reachable", sent=True)
     raise error if name else _plain(status, str(error), target, size)
 
 
 def not_a_server(target: str, reason: str) -> ConfigError:
-    """Return the error for an address where something else answers."""
+    """Return the error for an address where another program answers."""
     return ConfigError(f"{target} is not an aiovec server of this version ({reason})", key="target")
 
 

@@ -5,35 +5,33 @@ from __future__ import annotations
 from aiovec.backend.settings import BackendSettings, key
 
 SCHEME = "autostart"
-"""The scheme of a TOML file whose server is started when it is needed."""
+"""Scheme of an address that names a TOML file, whose server is started on demand."""
 
 
 class RemoteSettings(BackendSettings):
     """The settings of the remote backend, the client of an aiovec server."""
 
     api_key: str = ""
-    """The key that the server asks for. Better in the environment, as
-    AIOVEC_RETRIEVAL__REMOTE__API_KEY.
+    """The server's API key. Better set it in the environment, as AIOVEC_RETRIEVAL__REMOTE__API_KEY.
 
     It is sent with every request, so use https:// beyond this machine."""
 
     connections: int = key(32, at_least=1, at_most=1024)
-    """Calls that are under way at once; further ones wait for up to busy_timeout.
-
-    An export has one more connection."""
+    """Most calls at the same time; further ones wait for up to busy_timeout. An export uses an
+    additional connection."""
 
     connect_timeout: float = key(5.0, at_least=0.1, at_most=600)
-    """Seconds until a connection to the server has to be established."""
+    """Seconds within which a connection to the server has to be established."""
 
     idle_timeout: float = key(120.0, at_least=1, at_most=86_400)
     """Seconds without a byte from the server after which a call fails.
 
-    A whole request may take as long until its answer begins, and the answer as long again; both a
-    second more for each 16 KiB. Calls that may take long by their nature, such as an index build,
-    have no limit until their answer begins."""
+    The same limit applies to a request until its answer begins, and again to the answer; each gets
+    a second more for each 16 KiB. Calls that are long by nature, such as an index build, have no
+    limit until their answer begins."""
 
     reconnect_timeout: float = key(10.0, at_least=0, at_most=86_400)
-    """Seconds for which a call tries again while the server cannot be reached, such as during its
+    """Seconds for which a call retries while the server cannot be reached, for example during its
     restart.
 
     0 tries once. Opening a store always tries once."""
