@@ -84,7 +84,7 @@ async def run(
         if await in_thread(ends[0].same_as, ends[1]):
             if source is not None or not options.switch:
                 raise MigrationError(_same_store(ends[0]))
-            # A run that was killed after its last step.
+            # The run was killed after its last step.
             place = await session.opened(ends[1])
             await _check_arrived(session, place, ends[1])
             transform = await session.transform(embedder, from_field)
@@ -99,7 +99,7 @@ async def run(
         if work.target.missing and not result.has_moved:
             await in_thread(_look_at_disk, ends[1], result)
             result.check()
-            # Opening it creates it, so only now.
+            # Opening the target creates it, so open it only now.
             work.target = await open_place(session.stack, ends[1], make=True)
         return await migration.run(result)
 
@@ -160,7 +160,7 @@ async def status(
             for name in sorted({*counts[0], *counts[1]})
         }
         is_open = marks.state is not State.SWITCHED
-        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the file says it
+        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the file shows it
             is_open = session.toml is None or await session.toml.current() != pair[1].configured
         return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 
@@ -176,8 +176,9 @@ async def verify(
 ) -> Report:
     """Compare every row of both stores. With ``repair`` a run brings over the differences.
 
-    If both stores are not given, they are those of the TOML's migration. A repair is refused where
-    a run is: the target must be a copy of the source, or a store that was left for it.
+    If both stores are not given, they are those of the TOML's migration. A repair has the same
+    conditions as a run: the target must be a copy of the source, or a store whose apps were
+    switched to the source.
     """
     async with _session(config) as session:
         if source is not None and target is not None:
@@ -225,10 +226,10 @@ async def abort(
 
 
 async def forget(store: PathText, *, config: PathText | None = None) -> list[str]:
-    """Remove the mark of a store that was left, or a damaged mark; return warnings.
+    """Remove a damaged mark, or the mark of a store whose apps were switched away; return warnings.
 
-    The store is then independent: nothing leads from it to the store that it moved to. A warning
-    says so if the TOML file leads apps to another backend.
+    The store is then independent and no longer sends apps to the other store. Warns if the TOML
+    file still sends apps to another backend.
     """
     async with _session(config) as session:
         place = await session.existing(store)
@@ -248,7 +249,7 @@ async def forget(store: PathText, *, config: PathText | None = None) -> list[str
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """The TOML file of a call, and what closes all that it opens."""
+    """The TOML file of a call, and the exit stack that closes everything the call opens."""
 
     stack: AsyncExitStack
     file: Path | None
@@ -291,7 +292,7 @@ class _Session:
         return Work(source, target, options or Options(), Limits(), listener, step, transform)
 
     async def transform(self, embedder: str, field: str) -> Reembedding | None:
-        """Return what makes new vectors, if an embedder is named."""
+        """Return the object that computes new vectors, or None if no embedder is named."""
         if field and not embedder:  # the old vectors would stay
             raise MigrationError(
                 f"--from-field {field} names a text to embed, but no embedder; add --embedder with "
@@ -326,7 +327,7 @@ class _Session:
         others = (
             place
             for place, its in zip(places, every, strict=True)
-            # Of the same run, even if the stores lay elsewhere when it began.
+            # They belong to one run, even if the stores lay elsewhere when it began.
             if place is not places[number]
             and ((its is not None and its.run == mark.run) or place.is_at(partner))
         )
@@ -334,7 +335,7 @@ class _Session:
         return ((other, places[number]) if mark.filling else (places[number], other)), mark
 
     async def was_left_for(self, place: OpenPlace) -> bool:
-        """Return whether a mark of another store of the TOML led to this one, which keeps none."""
+        """Return whether the mark of another store in the TOML led to this one."""
         if place.missing or place.keeps_marks:
             return False
         for name in await in_thread(configured, self.file):

@@ -107,10 +107,10 @@ _Function = Callable[..., Coroutine[Any, Any, Shown]]
 
 
 def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callable[..., None]]:
-    """Make a command of an async function of a ``_Call`` and of the command's own options.
+    """Make a command of an async function that takes a ``_Call`` and the command's own options.
 
-    It gets ``--config`` and ``--json``. With ``events`` it shows what happens while it runs; when
-    interrupted, it says how to continue.
+    The command also gets ``--config`` and ``--json``. With ``events``, it shows the events of the
+    run; when interrupted, it prints how to continue.
     """
 
     def decorate(function: _Function) -> Callable[..., None]:

@@ -36,14 +36,14 @@ Progress = Callable[[int], None]
 Change = Callable[[pa.Table], Awaitable[pa.Table]]
 """Turns rows of the source into rows of the target."""
 
-# Bytes hashed or written at a time: enough rows for each call on columns to pay, and a few times
+# Bytes hashed or written at a time: enough rows for calls on columns to pay off, and a few times
 # the size of a core's cache.
 _BATCH_BYTES = 8 * 2**20
 _MOST_ROWS = 4096
 # Ids read at a time, and rows looked up at a time.
 _MOST_IDS = 2**14
 _LOOKED_UP = 512
-# The share of the rows above which all rows are read, not single ones.
+# If more than this share of the rows is needed, read all rows instead of single ones.
 _MANY = 0.05
 
 
@@ -218,14 +218,14 @@ class Comparison:
     async def bring_over(self, unlike: Unlike, change: Change) -> None:
         """Delete the rows that only the target has, and write the others that differ there.
 
-        If the backend can, missing rows are added without another look, because nobody else writes
-        there; so after an error the tables have to be compared again.
+        If the backend can, missing rows are added without checking again whether they exist,
+        because nobody else writes there. So after an error, the tables have to be compared again.
         """
         target, backend = self.target, self.target.backend
         async with aclosing(self._ids_of(target, unlike.extra)) as parts:
             async for ids in parts:
                 await backend.write(target.handle, Delete(ids))
-        # A hash shared by several ids may be in both.
+        # Ids with the same hash may be in both lists.
         missing = np.setdiff1d(unlike.missing, unlike.different)
         bulk = backend.supports("bulk-load")
         together = np.union1d(missing, unlike.different)

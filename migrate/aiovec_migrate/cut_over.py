@@ -84,8 +84,8 @@ class Cutover:
         now = asyncio.get_running_loop().time
         began = now()
         try:
-            # Before anybody waits, and again as the last check: the file may be edited at any
-            # time, and from the mark on apps follow it.
+            # Before any writer waits, and again as the last check, because the file may be edited
+            # at any time and apps follow the mark once it is set.
             await self.toml.check(work.source, work.target)
             async with asyncio.timeout(limit * _SHARE):
                 await pause_writers(source, work.run, limit)
@@ -134,7 +134,7 @@ class Cutover:
         try:
             return await set_moved(source.backend, run, generation)
         except AiovecError as exc:
-            # It may have been done after all.
+            # The mark may have been set in spite of the error.
             with suppress(AiovecError):
                 mark = (await source.record()).mark
                 if mark is not None and mark.left:

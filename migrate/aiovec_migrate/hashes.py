@@ -283,7 +283,7 @@ def _vectors(column: pa.Array, seed: int) -> UInt64Array:
 def _payload(column: pa.Array, seed: int) -> UInt64Array:
     if column.null_count == len(column):
         return np.full(len(column), _key(seed, "null"), dtype=np.uint64)
-    # Payloads often repeat, and parsing one costs ten times as much as recognizing it.
+    # Payloads often repeat, and parsing one costs ten times as much as looking it up.
     coded = column.dictionary_encode()
     forms = pa.array(_canonical(coded.dictionary.to_pylist()), type=pa.large_binary())
     codes = coded.indices.fill_null(len(forms)).to_numpy()

@@ -24,7 +24,7 @@ _FLUSH_LIMIT = 60.0
 async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -> None:
     """Act for this run from now on, and set the mark "open" unless there is one.
 
-    ``mark`` says where the run leads. An existing mark of the run is changed to lead there too.
+    ``mark`` names the run's target. An existing mark of the run is changed to the same target.
 
     When this returns, changes of the schema raise MigrationError with the run's name, and every
     later change of a row is in ``changes`` until the mark is removed. MigrationError if there is a
@@ -75,7 +75,7 @@ async def resume_writers(backend: Backend, run: str) -> bool:
 
 
 async def set_moved(backend: Backend, run: str, generation: int) -> bool:
-    """Turn the pause into "moved"; if the pause had ended, do nothing and return False.
+    """Change the mark from "paused" to "moved"; if the pause had ended, return False.
 
     From then on every call of every other backend object raises StoreMovedError. A second call by
     the same run returns True.
@@ -92,7 +92,7 @@ async def set_moved(backend: Backend, run: str, generation: int) -> bool:
 
 
 async def reenter(backend: Backend, run: str, source: str) -> None:
-    """Act for a run that leads into this store, which an earlier run has left.
+    """Act for a run into this store, which an earlier run switched apps away from.
 
     MigrationError if the mark belongs to another run that did not lead to ``source``.
     """
@@ -153,7 +153,7 @@ async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = No
 
 
 async def forget_move(backend: Backend) -> None:
-    """Remove the mark of a store that was left, or an unreadable mark.
+    """Remove an unreadable mark, or the mark of a store whose apps were switched away.
 
     The store is then independent again.
     """
@@ -197,7 +197,7 @@ def of_another_run(store: str, mark: MoveMark) -> str:
 class State(Enum):
     """The states between two runs, and within one."""
 
-    APART = auto()  # neither store shows anything of the run
+    APART = auto()  # neither store has a mark of the run
     COPIED = auto()  # the target is a copy that an earlier run without a switch made
     LEFT = auto()  # the target's apps were switched to the source: a run leads back
     FILLING = auto()  # only the target is marked: killed there, or the source was replaced

@@ -113,7 +113,7 @@ class Report:
 class Migration:
     """One migration between two open stores, whose lock the caller holds.
 
-    ``toml`` is needed only for a switch. ``marks`` are those of the last look.
+    ``toml`` is needed only for a switch. ``marks`` are the marks as last read.
     """
 
     work: Work
@@ -141,7 +141,7 @@ class Migration:
         return plan
 
     async def run(self, plan: Plan | None = None) -> Report:
-        """Begin, or continue from the state that the marks show, as this look at them says."""
+        """Begin, or continue from the state that these marks show."""
         work = self.work
         plan = plan or await self.look()
         plan.check()
@@ -213,7 +213,7 @@ class Migration:
         await fill(backend, work.run, work.source.backend.address, generation, fresh=fresh)
         if plan.resumes:
             return
-        # Before the mark, the target may have been written to after the look.
+        # Another program may have written to the target after the check and before the mark.
         again = Plan(plan.source, plan.target) if fresh else await look(work, self.marks)
         if fresh and await backend.tables():
             again.problems.append("somebody else has just created tables in the target")
@@ -240,7 +240,7 @@ class Migration:
             opened = await OpenTable.open(source, name)
             schema = work.schema(opened.schema)
             if name in existing and (await target.open_table(name)).schema.differences(schema):
-                # The run made it, or it was left: all its rows are in the source.
+                # The run made it, or the store is an old one: all its rows are in the source.
                 await target.drop_table(name)
                 existing.remove(name)
                 await work.step("dropped")

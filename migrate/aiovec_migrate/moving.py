@@ -21,10 +21,11 @@ from .work import Work
 
 # Rows read at a time.
 _BATCH = 1000
-# If so few changes remain, or if they take so few seconds, the next step can begin.
+# The next step can begin if at most this many changes remain, or if they take at most this many
+# seconds.
 _FEW, _SOON = 1000, 0.5
-# Ids of each kind that are named and compared again one by one: as many as are written while a
-# large table is compared on a busy machine.
+# Most ids of each kind that are named and compared again one by one: about as many as are written
+# while a large table is compared on a busy machine.
 _NAMED = 250_000
 # Attempts for a source without a change feed until nobody writes, and the seconds between two.
 _ROUNDS, _REST = 5, 0.5
@@ -35,7 +36,7 @@ class TableMove:
     """A table in the source and in the target.
 
     ``verified`` says that all rows were compared, and each change since. ``suspects`` are ids whose
-    rows differed at the last look. ``removed`` counts the rows that only the target had.
+    rows differed when last compared. ``removed`` counts the rows that only the target had.
     """
 
     work: Work
@@ -196,7 +197,8 @@ class TableMove:
     async def settle(self) -> None:
         """Apply the newest changes, and compare the suspects again. MigrationError if one differs.
 
-        Every change is compared when it is applied, so a suspect that was written is one no longer.
+        Every change is compared when it is applied, so a suspect that has been written since is no
+        longer one.
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()

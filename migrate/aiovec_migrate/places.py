@@ -44,7 +44,7 @@ class OpenPlace:
         return address in (self.backend.address, self.backend.target)
 
     async def record(self) -> MoveRecord:
-        """Return its record about migrations, which is empty if it keeps none."""
+        """Return the store's record of migrations, empty if it keeps none."""
         if self.missing or not self.keeps_marks:
             return MoveRecord()
         return await self.backend.move_record()
@@ -65,7 +65,7 @@ def unwritable(place: Place) -> str:
     path = place.path
     if path is None:
         return ""
-    effective = bool(os.supports_effective_ids)  # it contains os.access or nothing
+    effective = bool(os.supports_effective_ids)  # Windows: the set contains os.access, or is empty
     folder = _lowest_folder(path)
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         return f"this user may not write in {folder}"

@@ -226,7 +226,7 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
     for name in dropped:
         try:
             await _find(work.target, name)
-        except AiovecError as exc:  # it belongs to another program, and was never in the source
+        except AiovecError as exc:  # another program's table, which was never in the source
             plan.problems.append(str(exc))
 
 

@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 # Attempts at an operation that fails because its table was altered, or its store is busy.
 _MOST_TIMES = 20
-# The least bytes of a row without its vector.
+# Least bytes that a row without its vector is assumed to take.
 _ROW_BYTES = 512
 
 
@@ -76,7 +76,7 @@ async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
 
 
 async def looked(look: Callable[[], Awaitable[_T]]) -> _T:
-    """Return the result of ``look``, which opens tables; repeat it if one of them was altered.
+    """Return the result of ``look``, which opens tables; repeat it if a table was altered.
 
     Until a run has marked the stores, apps may alter their tables.
     """

@@ -26,7 +26,7 @@ from .places import OpenPlace, locate
 _SECTION, _KEY = "retrieval", "backend"
 _HEADER = re.compile(r"\s*\[([^\[\]]*)\]")
 _LINE = re.compile(rf"(\s*{_KEY}\s*=\s*)(['\"])[^'\"]*\2")
-_MARK = b"\xef\xbb\xbf"  # some editors on Windows write it before the text
+_MARK = b"\xef\xbb\xbf"  # the byte order mark that some editors on Windows write
 
 
 class TomlFile:
@@ -42,7 +42,7 @@ class TomlFile:
         return await in_thread(backend_in, self._file)
 
     async def check(self, source: OpenPlace, target: OpenPlace) -> None:
-        """Raise AiovecError if it does not lead apps to these stores, or not to the source now."""
+        """Raise AiovecError if the file lacks one of the stores, or does not select the source."""
         await in_thread(self._check, source, target)
 
     async def flip(self, target: OpenPlace) -> str:

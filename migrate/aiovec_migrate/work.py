@@ -27,7 +27,7 @@ class Limits:
     insert_bytes: int = 16 * 2**20
     insert_rows: int = 4_000
 
-    # A page of changes: its bytes, and its most rows.
+    # A page of changes: most bytes, and most rows.
     page_bytes: int = 32 * 2**20
     most_page: int = 10_000
 
