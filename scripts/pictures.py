@@ -47,9 +47,9 @@ PICTURES = (
     Picture(
         "many",
         "Two processes write 400 rows: what a third, open one finds",
-        "`python -m bench many",
-        "a third finds, of 400",
-        lambda row: "refused" if row["two write, of 400"] == "0" else row["a third finds, of 400"],
+        "Several processes",
+        "the open reader finds",
+        lambda row: "refused" if row["written, of 400"] == "0" else row["the open reader finds"],
     ),
     Picture(
         "stalls",

@@ -35,10 +35,7 @@ call_command("migrate", verbosity=0)
 Article.objects.create(title="Bread", body="Knead for ten minutes, then let it rest.")
 Article.objects.create(title="Keys", body="How to rotate a key without downtime")
 with TestClient(application) as client:
-    for _ in range(200):
-        answer = client.get("/search", params={"q": "rotate a key"})
-        if answer.status_code == 200 and len(answer.json()["titles"]) == 2:
-            break
+    answer = client.get("/search", params={"q": "rotate a key"})
     print(answer.json()["titles"], Client().get("/sync", {"q": "rotate a key"}).json()["titles"])
 """
 
