@@ -12,6 +12,7 @@ from tests.harness.packages import install
 import aiovec
 import aiovec_migrate
 from aiovec import ConfigError, MigrationError
+from aiovec.backend.place import find_place
 
 from .support import a_store, assert_same, contents_at, place_of, rows, switched, write_toml
 
@@ -96,3 +97,24 @@ async def test_no_command_makes_a_store_for_a_name_that_is_wrong(tmp_path: Path)
         with pytest.raises(ConfigError, match="there is no store"):
             await call
     assert not await asyncio.to_thread(os.listdir, tmp_path)
+
+
+async def test_the_notes_of_a_table_come_along(tmp_path: Path) -> None:
+    """A follower of a source goes on by its note, so it must not be of an earlier time."""
+    config = await a_store(tmp_path, "sqlite")
+
+    async def noted(change: dict[str, str | None]) -> dict[str, str]:
+        place = await asyncio.to_thread(find_place, config=config)
+        backend = await asyncio.to_thread(place.create)
+        await backend.open()
+        try:
+            return {**await backend.notes(await backend.open_table("notes"), change)}
+        finally:
+            await backend.close()
+
+    await noted({"shop.db#goods": "early", "other": "stays"})
+    await switched(config, "lancedb")
+    assert await noted({}) == {"shop.db#goods": "early", "other": "stays"}
+    await noted({"shop.db#goods": "late", "other": None})
+    await switched(config, "sqlite")
+    assert await noted({}) == {"shop.db#goods": "late"}
