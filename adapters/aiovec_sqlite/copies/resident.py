@@ -17,8 +17,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from aiovec.backend.contract import Found, FromEach, Query, StaleTableError, TableHandle
-from aiovec.backend.memory import give_back
-from aiovec.backend.threads import in_thread
 
 from ..connection import Read, ReaderPool, Ticket
 from ..keyword_search import search_text
@@ -188,7 +186,6 @@ class ResidentSearch(Keeper):
             resident.unload()
         self._tables.clear()
         await self.end()
-        await in_thread(give_back)
 
     # Builds
 
