@@ -17,7 +17,7 @@ from .vectorstore import AiovecVectorStore
 
 
 class AiovecDocumentIndex(DocumentIndex):
-    """Documents that are upserted, read and deleted by id, and retrieved by a query.
+    """Documents to upsert, read and delete by id, and to retrieve by a query.
 
     ``search_kwargs`` are arguments of each search, such as ``k``, ``filter`` and ``hybrid``.
     """
@@ -26,7 +26,7 @@ class AiovecDocumentIndex(DocumentIndex):
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
-        """Add documents, or replace those of the same ids; all of them or none."""
+        """Add documents, or replace those with the same ids; all of them or none."""
         return {"succeeded": self.store.add_documents(list(items), **kwargs), "failed": []}
 
     async def aupsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:

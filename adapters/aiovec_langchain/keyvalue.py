@@ -15,7 +15,7 @@ _PAGE = 1000
 
 
 class AiovecByteStore(Closable, ByteStore):
-    """Bytes by their keys, of at most 512 bytes each, in one table of an aiovec store.
+    """Values in bytes by keys of at most 512 bytes, in one table of an aiovec store.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``.
     """
@@ -32,7 +32,7 @@ class AiovecByteStore(Closable, ByteStore):
 
     @in_store
     async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values of these keys, None for a missing key."""
+        """Return the values of these keys, with None for a missing key."""
         rows = await self._bridge.read(lambda table: table.get(keys, include_vector=False), ())
         values = {row.id: base64.b64decode(row["value"]) for row in rows}
         return [values.get(key) for key in keys]
@@ -54,7 +54,7 @@ class AiovecByteStore(Closable, ByteStore):
         """As ``amset``."""
 
     async def amdelete(self, keys: Sequence[str]) -> None:
-        """Delete keys. A missing key is no error."""
+        """Delete keys. A missing key is not an error."""
         await self._bridge.read(lambda table: table.delete(keys), 0)
 
     @blocking(amdelete)

@@ -22,7 +22,7 @@ from aiovec.bridge import (
 class AiovecRecordManager(Closable, RecordManager):
     """The records of one namespace, in a separate table of an aiovec store.
 
-    ``store`` and ``options`` are as in ``AiovecVectorStore``. Times are those of this machine.
+    ``store`` and ``options`` are as in ``AiovecVectorStore``. Times come from this machine's clock.
     """
 
     def __init__(self, namespace: str, store: StoreOrTarget = ":memory:", **options: Any) -> None:
@@ -90,7 +90,7 @@ class AiovecRecordManager(Closable, RecordManager):
         group_ids: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> list[str]:
-        """Return the keys that were recorded between two times, and in certain groups."""
+        """Return the keys recorded between two times, in these groups or in all."""
         where = [F.id > ""]  # every key
         if before is not None:
             where.append(F.updated_at < before)

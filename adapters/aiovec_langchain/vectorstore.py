@@ -25,17 +25,17 @@ Filter = Mapping[str, Any] | Where
 
 
 class AiovecVectorStore(Closable, VectorStore):
-    """Documents in one table of an aiovec store. Every method has an asynchronous twin.
+    """Documents in one table of an aiovec store. Every method also exists as an async method.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"`` or
-    ``"lancedb://notes"``; a store of ``aiovec.connect`` serves the asynchronous methods only. The
-    first write creates the table; an existing one works too. ``options`` are those of
+    ``"lancedb://notes"``; a store of ``aiovec.connect`` supports only the async methods. The first
+    write creates the table; an existing table works too. ``options`` are those of
     ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, and ``text``, the name of the text
     field), and for a target those of ``aiovec.connect``.
 
     Searches take ``filter``: a mapping such as ``{"year": {"$gte": 2020}}``, a condition of
-    ``aiovec.F``, or its text. ``hybrid=True`` searches by keywords too; the further arguments of
-    ``aiovec.VectorStore.search`` pass through. Scores are aiovec's: higher is better.
+    ``aiovec.F``, or its text. ``hybrid=True`` also searches by keywords; other arguments are passed
+    to ``aiovec.VectorStore.search``. Scores are aiovec's: higher is better.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """The embeddings that make the vectors."""
+        """The embeddings that compute the vectors."""
         return self._embedding
 
     @classmethod
@@ -63,7 +63,7 @@ class AiovecVectorStore(Closable, VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> AiovecVectorStore:
-        """Return a store that holds these texts; the keyword arguments are the constructor's."""
+        """Return a store with these texts; the keyword arguments are the constructor's."""
         store = cls(embedding, **kwargs)
         store.add_texts(texts, metadatas, ids=ids)
         return store
@@ -94,10 +94,10 @@ class AiovecVectorStore(Closable, VectorStore):
         batch_size: int | None = None,
         **unknown: Any,
     ) -> list[str]:
-        """Add texts, or replace those of the same ids, and return the ids.
+        """Add texts, or replace those with the same ids, and return the ids.
 
-        ``batch_size``, which LangChain's indexing passes, changes nothing: it is one write. Other
-        arguments raise TypeError.
+        ``batch_size``, which LangChain's indexing passes, is ignored: all texts are one write.
+        Other arguments raise TypeError.
         """
         _check_known(unknown)
         listed = list(texts)
@@ -151,10 +151,10 @@ class AiovecVectorStore(Closable, VectorStore):
     async def adelete(
         self, ids: Sequence[str] | None = None, *, filter: Filter = None, **unknown: Any
     ) -> bool | None:
-        """Delete the documents with these ids, or all that match a filter. Pass one of both.
+        """Delete the documents with these ids, or all that match a filter. Pass one of the two.
 
-        In LangChain ``ids=None`` deletes everything. Here it is an error, because a variable that
-        was never set would delete everything too; call ``delete_collection`` instead.
+        In LangChain, ``ids=None`` deletes everything. Here it is an error, because a variable that
+        was never set would also delete everything; call ``delete_collection`` instead.
         """
         refuse_options(unknown, where="filter")
         where = self._bridge.where(filter)
@@ -230,7 +230,7 @@ class AiovecVectorStore(Closable, VectorStore):
         lambda_mult: float = 0.5,
         **kwargs: Any,
     ) -> list[Document]:
-        """Return ``k`` of the ``fetch_k`` nearest documents that also differ from each other."""
+        """Return ``k`` of the ``fetch_k`` nearest documents, chosen to differ from each other."""
         return self.similarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
     async def amax_marginal_relevance_search(
@@ -295,7 +295,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
 
 def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
-    """Return the options of a search whose hits are near and different."""
+    """Return the options of a search for hits that are near but differ from each other."""
     return {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
 
 
@@ -304,6 +304,6 @@ def _without_scores(scored: list[tuple[Document, float]]) -> list[Document]:
 
 
 def _check_known(unknown: Mapping[str, Any]) -> None:
-    """Refuse arguments that the base class accepts for stores that have them."""
+    """Refuse arguments that the base class accepts for other stores."""
     if unknown:
         raise TypeError(f"unexpected arguments: {', '.join(unknown)}")
