@@ -41,11 +41,11 @@ from aiovec.bridge import (
 
 # Longest id of aiovec, in bytes.
 _LONGEST_ID = 512
-# Most vectors of an item. The row of each repeats the value, since filters and boosts read it, so
-# an item whose path finds a long list takes at most this many times its size.
+# Most vectors of an item. The row of each vector repeats the item's value for filters and boosts,
+# so an item with a long list of indexed texts takes at most this many times its size.
 _MOST_TEXTS = 16
-_LONGEST_TTL = 1e9  # minutes, 1,900 years: the sum with today is still a date
-# Most repetitions of a search because puts replace the items that it finds.
+_LONGEST_TTL = 1e9  # minutes, 1,900 years: today plus this is still a valid date
+# Most repetitions of a search because concurrent puts replace the items that it finds.
 _REPEATS = 5
 _FIELDS = {
     "namespace": Field(str, nullable=False, index="btree"),  # labels, each followed by a "."
@@ -61,14 +61,13 @@ class AiovecStore(Closable, BaseStore):
     """Items by namespace and key in one table of an aiovec store, searched by meaning and filters.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
-    ``aiovec.connect`` serves the asynchronous methods only. Further ``options`` are those of
-    ``aiovec.connect`` for a target. ``index`` and ``ttl`` are LangGraph's settings. Each text of
-    the indexed fields of an item has a vector and a row, and a search ranks an item by its best
-    one. Texts from the 16th on share a vector. Filters take the operators of
-    ``aiovec.bridge.metadata_filter``. ``boost`` ranks searches by age or importance, as in
-    ``VectorStore.search``, by "updated_at" or numbers in "payload.value.KEY". Expired items are
-    never returned. ``sweep_ttl`` deletes them, and once an hour a write does;
-    ``sweep_interval_minutes`` has no effect.
+    ``aiovec.connect`` supports only the async methods. For a target, ``options`` are those of
+    ``aiovec.connect``. ``index`` and ``ttl`` are LangGraph's settings. Each text of the indexed
+    fields of an item has a vector and a row, and a search ranks an item by its best one. Texts from
+    the 16th on share a vector. Filters take the operators of ``aiovec.bridge.metadata_filter``.
+    ``boost`` ranks searches by age or importance, as in ``VectorStore.search``, by "updated_at" or
+    numbers in "payload.value.KEY". Expired items are never returned. ``sweep_ttl`` deletes them,
+    and once an hour a write does; ``sweep_interval_minutes`` has no effect.
     """
 
     # The first text of an item has its vector in the row of the item. Each further text has a row
@@ -111,7 +110,7 @@ class AiovecStore(Closable, BaseStore):
         return cls(conn_string, **options)
 
     async def asetup(self) -> None:
-        """Create the table, if it does not exist. The first write does so too."""
+        """Create the table if it does not exist. The first write also creates it."""
         await self._bridge.write(1, Table.schema)
 
     @blocking(asetup)
@@ -119,7 +118,7 @@ class AiovecStore(Closable, BaseStore):
         """As ``asetup``."""
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Run the reads, then the writes. Of several writes of a key, the last counts.
+        """Run the reads, then the writes. If a key is written several times, the last write counts.
 
         All puts are one transaction, and all deletes a second one. Rows of texts that a replaced
         item no longer has are deleted in a third.
@@ -142,7 +141,7 @@ class AiovecStore(Closable, BaseStore):
         return await self._bridge.aio(lambda table: self._execute(table, plan))
 
     async def asweep_ttl(self) -> int:
-        """Delete expired items, and return the number of their rows. It optimizes the table too.
+        """Delete expired items and optimize the table; return the number of deleted rows.
 
         An item has one row, or one for each text with a vector.
         """
@@ -256,8 +255,9 @@ class AiovecStore(Closable, BaseStore):
                 for id, hit in zip(ids, hits, strict=True)
                 if "place" in hit and times.get(id) != hit["updated_at"]
             }
-            # A row that is stale for the first time may be of an item that a put has just replaced.
-            # After the last repetition it counts: the search was before that put.
+            # A row that is stale for the first time may belong to an item that a put has just
+            # replaced. After the last repetition it counts, as if the search had run before that
+            # put.
             if repeats and not stale <= known:
                 repeats -= 1
                 known |= stale
@@ -289,7 +289,7 @@ class AiovecStore(Closable, BaseStore):
             if row["ttl"] is not None:
                 ids_of.setdefault(row["ttl"], []).extend(_ids_of(row))
         for ttl, ids in ids_of.items():
-            # And only with this ttl: a put may have changed it since the read.
+            # Only if the ttl is the same: a put may have changed it since the read.
             later = {"expires_at": _now() + timedelta(minutes=ttl)}
             await table.update(later, ids=ids, where=F.ttl == ttl)
 
@@ -322,7 +322,8 @@ class AiovecStore(Closable, BaseStore):
                 times.add(existing[id]["updated_at"])
         if rows:
             await self._bridge.write(1, lambda table: table.upsert(rows))
-        if stale:  # and only as it was read: another put may have written new rows with these ids
+        # Only if unchanged since the read: another put may have written new rows with these ids.
+        if stale:
             await table.delete(stale, where=F.updated_at.in_(times))
         if deleted:
             await self._bridge.read(lambda table: table.delete(deleted), 0)
@@ -345,7 +346,7 @@ def _now() -> datetime:
 
 
 def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
-    """Return the id of an item, or of a further text: no other item or text has the same."""
+    """Return the id of an item's row, or of the row of a further text; it is unique."""
     parts = [*namespace, key, *([place] if place else [])]
     path = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:
