@@ -40,14 +40,14 @@ _NEAREST = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
 
 
 class AiovecVectorStore(Closable, BasePydanticVectorStore):
-    """Nodes in one table of an aiovec store. Every method has an asynchronous twin.
+    """Nodes in one table of an aiovec store. Every method also exists as an async method.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
-    ``aiovec.connect`` serves the asynchronous methods only. The first write creates the table.
+    ``aiovec.connect`` supports only the async methods. The first write creates the table.
     ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``),
     and for a target those of ``aiovec.connect``. Nodes without embeddings need an existing table,
-    ``dim`` or ``schema``. ``to_dict`` names the target and the table; ``from_dict`` takes the
-    options again.
+    ``dim`` or ``schema``. ``to_dict`` stores only the target and the table, so pass the options to
+    ``from_dict`` again.
     """
 
     stores_text: bool = True
@@ -81,7 +81,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @in_store
     async def async_add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
-        """Add nodes, or replace those of the same ids, and return the ids."""
+        """Add nodes, or replace those with the same ids, and return the ids."""
         if not nodes:
             return []
         rows = [
@@ -118,7 +118,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
         **_: Any,
     ) -> None:
-        """Delete the nodes with these ids that match the filters. One of both is required."""
+        """Delete the nodes with these ids that match the filters. Pass one or both."""
         where = self._narrowed(node_ids, filters)
         if where is None:
             raise InvalidArgumentError("node_ids", None, "ids, or filters; clear() deletes all")
@@ -251,7 +251,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         match wanted.operator:
             case FilterOperator.ANY:
                 return any_of([comparison(fields, "$contains", item) for item in value])
-            case FilterOperator.ALL:  # of nothing: every node with the key
+            case FilterOperator.ALL:  # "all of nothing": every node with the key matches
                 each = [comparison(fields, "$contains", item) for item in value]
                 return all_of([comparison(fields, "$exists", True), *each])
             case FilterOperator.TEXT_MATCH:
