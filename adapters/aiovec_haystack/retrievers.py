@@ -120,7 +120,7 @@ class AiovecKeywordRetriever(_Retriever):
 
 @component
 class AiovecHybridRetriever(_Retriever):
-    """Retrieve documents by their words and their vectors, with both scores as a weighted mean.
+    """Retrieve documents by words and by vectors; the score is a weighted mean of both scores.
 
     ``alpha`` is the weight of the vectors: 1 counts only vectors, 0 only words.
     """
@@ -130,7 +130,7 @@ class AiovecHybridRetriever(_Retriever):
     def __init__(
         self, document_store: AiovecDocumentStore, alpha: float = 0.5, **options: Any
     ) -> None:
-        _Retriever.__init__(self, document_store, **options)  # @component makes another class
+        _Retriever.__init__(self, document_store, **options)  # @component creates a new class
         self.alpha = alpha
 
     @_gives_documents

@@ -31,14 +31,14 @@ _Filters = dict[str, Any]
 
 
 class AiovecDocumentStore(Closable):
-    """Documents in one table of an aiovec store. Every method has an asynchronous twin.
+    """Documents in one table of an aiovec store. Every method also exists as an async method.
 
     ``store`` is a target such as ``"documents.db"`` or a store of ``aiovec.sync.connect``; a store
-    of ``aiovec.connect`` serves the ``_async`` methods only. The first write creates the table,
-    for vectors of the length ``embedding_dim``, by default that of its first vector.
-    ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``), and for a
-    target those of ``aiovec.connect``. Dates in metadata are texts: write them in UTC, in which a
-    filter compares its date.
+    of ``aiovec.connect`` supports only the ``_async`` methods. The first write creates the table,
+    for vectors of length ``embedding_dim``, by default the length of the first vector. ``options``
+    are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``), and for a target those
+    of ``aiovec.connect``. Dates in metadata are texts. Write them in UTC, because filters compare
+    in UTC.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AiovecDocumentStore(Closable):
 
     @in_store
     async def filter_documents_async(self, filters: _Filters | None = None) -> list[Document]:
-        """Return the documents that match the filters, by default all, by their ids."""
+        """Return the documents that match the filters, by default all, sorted by id."""
         where = self._where(filters)
         rows = await self._bridge.read(
             lambda table: table.find(where, limit=None, include_vector=True), ()
@@ -135,7 +135,7 @@ class AiovecDocumentStore(Closable):
         """As ``write_documents_async``."""
 
     async def delete_documents_async(self, document_ids: list[str]) -> None:
-        """Delete the documents with these ids. Ids that do not exist are no error."""
+        """Delete the documents with these ids. Missing ids are not an error."""
         await self._bridge.read(lambda table: table.delete(document_ids), 0)
 
     @blocking(delete_documents_async)
@@ -155,7 +155,7 @@ class AiovecDocumentStore(Closable):
 
     @in_store
     async def delete_by_filter_async(self, filters: _Filters) -> int:
-        """Delete the documents that match the filters, and return how many there were."""
+        """Delete the documents that match the filters, and return how many were deleted."""
         where = unless_true(condition(filters, self._fields))
         return await self._bridge.read(lambda table: table.delete(where=where), 0)
 
@@ -212,7 +212,7 @@ class AiovecDocumentStore(Closable):
     async def count_unique_metadata_by_filter_async(
         self, filters: _Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
-        """Return for each key how many different values it has in matching documents."""
+        """Return how many distinct values each key has in the matching documents."""
         return {name: len(await self._unique(name, filters)) for name in metadata_fields}
 
     @blocking(count_unique_metadata_by_filter_async)
@@ -228,10 +228,10 @@ class AiovecDocumentStore(Closable):
         size: int = 10,
         filters: _Filters | None = None,
     ) -> tuple[list[Any], int]:
-        """Return some different values of a key, in order, and the number of all.
+        """Return a page of the distinct values of a key, sorted, and the number of all.
 
-        Each item of a list is a value, and 1 and 1.0 are two. With ``search_term``, only
-        values whose text contains it count, in any case.
+        Each item of a list is a value, and 1 and 1.0 are two values. With ``search_term``, only
+        values whose text contains it count, ignoring case.
         """
         part = (search_term or "").casefold()
         unique = await self._unique(metadata_field, filters)
@@ -244,7 +244,7 @@ class AiovecDocumentStore(Closable):
         """As ``get_metadata_field_unique_values_async``."""
 
     async def _unique(self, name: str, filters: _Filters | None) -> list[Any]:
-        """Return the different values of a key."""
+        """Return the distinct values of a key."""
         where, key = self._where(filters), name.removeprefix("meta.")
         unique: dict[tuple[type, Any], None] = {}
         for levels, field in zip((1, key.count(".") + 1), self._bridge.fields(key), strict=False):
@@ -285,9 +285,9 @@ class AiovecDocumentStore(Closable):
 
 
 async def _values(table: Table, *, field: Any, levels: int, where: Any) -> list[Any]:
-    """Return the different values of a field that is so many levels deep in the rows' fields.
+    """Return the distinct values of a field, ``levels`` deep in the rows.
 
-    To the store 1 and 1.0 are one value, an int, so where it counts ints the numbers are read.
+    The store counts 1 and 1.0 as one int, so a field with ints is read to tell them apart.
     """
     values = [*await table.distinct(str(field), where)]
     if str(field).startswith("payload.") and any(type(value) is int for value in values):
