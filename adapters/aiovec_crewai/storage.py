@@ -56,10 +56,10 @@ class AiovecStorage(Closable):
     """The memories of a crew in one table of an aiovec store.
 
     ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
-    ``aiovec.connect`` serves ``asave``, ``asearch`` and ``adelete`` only. The first write creates
-    the table. Further ``options`` are those of ``aiovec.connect`` for a target. A scope means the
-    memories in it and in the scopes below it: "/crew" has those of "/crew/agent", and not those of
-    "/crews". ``zero_as_none`` stores a vector of zeros, which has no direction, as no vector.
+    ``aiovec.connect`` supports only ``asave``, ``asearch`` and ``adelete``. The first write creates
+    the table. For a target, ``options`` are those of ``aiovec.connect``. A scope includes the
+    scopes below it: "/crew" includes "/crew/agent", but not "/crews". ``zero_as_none`` stores a
+    vector of zeros, which has no direction, as no vector.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class AiovecStorage(Closable):
         older_than: datetime | None = None,
         metadata_filter: dict[str, Any] | None = None,
     ) -> int:
-        """Delete the memories that meet all conditions, and return how many there were.
+        """Delete the memories that meet all conditions, and return how many were deleted.
 
         An empty list of categories or ids selects none.
         """
@@ -219,7 +219,7 @@ class AiovecStorage(Closable):
         return sorted(f"{start}{name}" for name in below if name)
 
     def list_categories(self, scope_prefix: str | None = None) -> dict[str, int]:
-        """Return the categories of a scope's memories, with how many memories have each."""
+        """Return the categories of a scope's memories, each with its number of memories."""
         return self._counts("categories", scope_prefix)
 
     def count(self, scope_prefix: str | None = None) -> int:
@@ -286,7 +286,7 @@ def _record(row: Record | Hit) -> MemoryRecord:
 
 
 def _aware(when: datetime) -> datetime:
-    """Return a moment in UTC, which CrewAI's datetimes without a zone mean."""
+    """Return a datetime in UTC; CrewAI's datetimes without a zone are already in UTC."""
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 
