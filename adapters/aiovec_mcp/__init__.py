@@ -14,7 +14,7 @@ __all__ = ["create_server"]
 
 
 def __getattr__(name: str) -> Any:
-    # The list of all commands imports this package, also where no SDK is installed.
+    # Imported on demand: listing all commands imports this package, even if no SDK is installed.
     if name == "create_server":
         from .server import create_server
 

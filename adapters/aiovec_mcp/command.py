@@ -1,4 +1,4 @@
-"""``aiovec mcp``: a store as the tools of an agent. Imports little, as every command."""
+"""``aiovec mcp``: a store as the tools of an agent. Like every command, it imports little."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aiovec.errors import ConfigError, TableNotFoundError
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
-# Seconds that calls in progress may take after a signal. Streams to clients end by that alone.
+# Seconds that calls in progress may take after a signal. Nothing else ends clients' streams.
 _SHUTDOWN = 5
 
 _BY_WORDS = (
@@ -151,7 +151,7 @@ async def _serve_stdio(server: Any, at: At) -> None:
     await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         await at.exits.aclose()
-        os._exit(0)  # any other end would wait for the thread that reads standard input
+        os._exit(0)  # any other way to exit would wait for the thread that reads standard input
     waiting.cancel()
     await serving
 
@@ -172,7 +172,8 @@ async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
         raise ConfigError(f"{words}; pass another --port, or --port 0 for a free one") from exc
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
     say(f"Serving {target} at {url} (Ctrl+C stops it)", stderr=True)
-    # uvicorn raises its signal again at the end, which would kill before the store is closed.
+    # uvicorn raises its signal again at exit, which would kill the process before the store is
+    # closed.
     on_signals(lambda: None)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN)
     await uvicorn.Server(config).serve([listening])

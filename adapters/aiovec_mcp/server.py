@@ -43,12 +43,12 @@ def create_server(
 ) -> MCPServer[Any]:
     """Return an MCP server over an open store.
 
-    ``table`` is the memory that ``recall`` searches; it is offered if the table exists, or with
-    ``allow_writes``. Then the tools ``remember`` and ``forget`` write it, and nothing else. The
-    agent can search and read the tables ``readable``, by default every table, and its memory: with
-    ``user``, only the memories of this user, which the agent cannot change. A table of yours as
-    the memory needs a text field "user" or a payload for ``user``, a field "at" to prefer newer
-    memories, and a field by which rows expire for memories that expire.
+    ``table`` is the memory that ``recall`` searches. The tool exists if the table does, or with
+    ``allow_writes``, which adds the tools ``remember`` and ``forget``; they write to the memory
+    only. The agent can search and read the tables ``readable``, by default every table, and its
+    memory. With ``user``, it sees only this user's memories, and cannot choose another user. If the
+    memory is a table of your own, ``user`` needs a text field "user" or a payload, preferring newer
+    memories needs a field "at", and memories that expire need a field with ``expires``.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
     tools = Tools(store, store.table(table), readable, user)
@@ -75,8 +75,10 @@ def create_server(
 
 
 class _Server(MCPServer[Any]):
-    """A server that offers ``recall`` to an agent which may write, or once a memory exists: an
-    assistant that finds nothing in a memory which nobody writes would end its search there."""
+    """A server that offers ``recall`` only if the agent may write or a memory exists.
+
+    An assistant might stop searching after it finds nothing in an empty memory.
+    """
 
     def __init__(self, reading: Tools | None, name: str, **options: Any) -> None:
         super().__init__(name, **options)
@@ -93,7 +95,7 @@ def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:
     """Return the app of several servers, each for requests with its key as a bearer token."""
     words = "This server requires its key: Authorization: Bearer <key>"
     refused = PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})
-    # By digests, so the time of a comparison tells nothing about a key.
+    # Compare digests, so that the time of a comparison reveals nothing about a key.
     expected = {_digest_of(key): app for key, app in apps.items()}
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +118,7 @@ def _digest_of(key: str) -> bytes:
 
 
 class _Tool(Tool):
-    """A tool that refuses wrong arguments by their names, without the URL that pydantic adds."""
+    """A tool whose errors name wrong arguments, without the URL that pydantic adds."""
 
     async def run(self, arguments: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -136,8 +138,8 @@ class _Tool(Tool):
 def _tool(call: Callable[..., Awaitable[Any]], name: str, annotations: ToolAnnotations) -> Tool:
     """Return a tool whose answers and errors reach the model as text.
 
-    The text of an answer is JSON without the SDK's indents, which cost tokens. The tool refuses
-    arguments that it does not have: without a misspelt filter, it would find every row.
+    The text of an answer is JSON without the SDK's indentation, which costs tokens. The tool
+    refuses unknown arguments: if it ignored a misspelt filter, it would return every row.
     """
 
     @wraps(call)

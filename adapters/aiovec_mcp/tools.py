@@ -51,10 +51,10 @@ Where = Annotated[
     Argument(
         description="Only rows that match this filter, such as \"year >= 2024 AND lang = 'en'\". "
         "Operators: = != < <= > >= IN BETWEEN LIKE ILIKE CONTAINS IS NULL AND OR NOT; times are "
-        "TIMESTAMP '2026-01-31T12:00:00Z'. Keys that are no field are payload.<key>."
+        "TIMESTAMP '2026-01-31T12:00:00Z'. Write other keys than fields as payload.<key>."
     ),
 ]
-Limit = Annotated[int, Argument(ge=1, le=_MOST, description="Number of rows, at most.")]
+Limit = Annotated[int, Argument(ge=1, le=_MOST, description="The most rows to return.")]
 Select = Annotated[
     list[str] | None, Argument(description="Only these fields. Default: all, without the vector.")
 ]
@@ -102,7 +102,7 @@ Answer = dict[str, Any]
 
 
 def user_field(table: str, schema: Schema) -> str:
-    """Return the field that says whose a memory is, if the table has one."""
+    """Return the field with the user of a memory, if the table has one."""
     field = schema.fields.get("user")
     if field is not None and field.kind == "text":
         return "user"
@@ -120,8 +120,8 @@ class Tools:
     """The tools over one store.
 
     ``memory`` is the table of the memories, and ``readable`` the names of the tables that an agent
-    may read besides it; None means every table. Of the memories, a ``user`` sees, replaces and
-    deletes only their own: the fact ``user`` of each says whose it is.
+    may read besides it; None means every table. A ``user`` sees, replaces and deletes only their
+    own memories: those whose fact ``user`` has their name.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Tools:
         half_life: HalfLife = None,
     ) -> Answer:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
-        or an earlier one. The best match comes first; `_distance` tells how far its meaning is from
+        or an earlier one. The best match comes first; `_distance` is how far its meaning is from
         the query: 0 is the same, 1 unrelated. `where` filters facts as payload.NAME, such as
         "payload.user = 'ana'". Use it before you ask the user again."""
         boost = None if half_life is None else Decay("at", half_life)
@@ -168,16 +168,16 @@ class Tools:
         select: Select = None,
         around: Around = 0,
     ) -> Answer:
-        """Search the rows of a table for a text; the best match comes first. `_distance` tells how
-        far its meaning is from the text. A search by keywords gives a `_score` instead, which
-        compares the hits of one search only. A row with `cite` is a passage of a document: name
-        this place in your answer. `around` brings the passages `before` and `after` it too."""
+        """Search the rows of a table for a text; the best match comes first. `_distance` is how
+        far its meaning is from the text. A search by keywords gives a `_score` instead, which only
+        compares the hits of one search. A row with `cite` is a passage of a document: cite this
+        place in your answer. `around` also returns the passages `before` and `after` it."""
         named = await self._named(await self._only_name() if table is None else table)
         seen = await self._seen(named, where)
         options = {"limit": limit, "where": seen, "select": select}
         hits = await self._search(named, query, by, **options)
         if self._user is not None and named.name == self._memory.name:
-            around = 0  # rows around a memory may be another user's
+            around = 0  # rows around a memory may belong to another user
         return _fitting("hits", hits, await passages_around(named, hits, around) if around else ())
 
     async def get(self, table: Name, ids: Ids, select: Select = None) -> Answer:
@@ -248,17 +248,17 @@ class Tools:
             return {"deleted": 0}
 
     async def has_memory(self) -> bool:
-        """Tell whether a memory exists, which the first `remember` creates."""
+        """Return whether a memory exists; the first `remember` creates it."""
         return self._memory.name in await self._store.tables()
 
     # Inside
 
     async def _make_own(self, row: dict[str, Any], user: str) -> None:
-        """Make a memory the session's user's, or refuse one of another user."""
+        """Mark a memory as the session user's, or refuse another user's memory."""
         if row.setdefault("user", user) != user:
             words = f"the user of this session is {user!r}; leave the fact 'user' out"
             raise InvalidArgumentError("facts", row["user"], reason=words)
-        # No user makes an id of another one's. An app, or an agent without a user, may.
+        # Users cannot create ids of other users, but an app or an agent without a user can.
         row["id"] = f"{user}/{str(row['id']).removeprefix(f'{user}/')}"
         user_field(self._memory.name, await self._schema())
         with suppress(TableNotFoundError):
@@ -286,7 +286,7 @@ class Tools:
         return [name for name in names if self._readable is None or name in self._readable]
 
     async def _tables(self) -> Answer:
-        """Describe the tables that fit into an answer, without those that are dropped now."""
+        """Describe the tables that fit into an answer; skip tables dropped in the meantime."""
         tables, size, names = list[Answer](), 0, await self._names()
         for place, name in enumerate(names):
             with suppress(TableNotFoundError):
@@ -305,7 +305,7 @@ class Tools:
         return {"tables": tables}
 
     async def _only_name(self) -> str:
-        """Return the name of the only table that the agent may read, perhaps besides its memory."""
+        """Return the name of the only table that the agent may read, apart from its memory."""
         names = await self._names()
         others = [name for name in names if name != self._memory.name] or names
         if len(others) == 1:
@@ -344,7 +344,7 @@ class Tools:
 def _fitting(
     name: str, rows: Sequence[Record | Hit], near: Sequence[Sequence[Record]] = ()
 ) -> Answer:
-    """Return an answer with the rows that fit into it, and a note on those that do not.
+    """Return an answer with the rows that fit, and a note about the rows left out.
 
     ``near`` has the passages around each row.
     """
@@ -366,8 +366,8 @@ def _fitting(
 def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
 
-    The measure is the distance, since merged and boosted scores only compare the hits of one
-    search. A passage of a document says where it stands, so that an answer can cite it.
+    The measure is the distance, because merged and boosted scores only compare the hits of one
+    search. A passage of a document gets its place, so that an answer can cite it.
     """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}
     if (place := place_of(flat)) is not None:
