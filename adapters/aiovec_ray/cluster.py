@@ -13,13 +13,13 @@ from aiovec.errors import AiovecError
 
 _T = TypeVar("_T")
 
-# Shared memory of workers started here. Results are small, rows never pass through it, and it holds
-# the hashes of up to 32 million new ids; Ray writes more to the disk.
+# Shared memory of workers started here. Results are small and rows never pass through it. It has
+# room for the hashes of 32 million new ids; Ray writes more than that to disk.
 _OBJECT_STORE = 256 * 2**20
-# Seconds between looks at the tasks, after which a cancelled call ends.
+# Seconds between checks of the tasks; a cancelled call ends at the next check.
 _LOOK = 0.5
-# Times that a task is repeated when its worker or machine dies. An error is not repeated: the load
-# fails, and the same command repeats all of it.
+# Retries of a task whose worker or machine dies. A task that raises an error is not retried: the
+# load fails, and the user repeats the command.
 _RETRIES = 3
 
 
@@ -85,7 +85,7 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayError as exc:
-        cause = getattr(exc, "cause", exc)  # the worker's own error
+        cause = getattr(exc, "cause", exc)  # the error that the worker raised
         if isinstance(cause, Exception) and not isinstance(cause, ray.exceptions.RayError):
             raise cause from exc
         raise AiovecError(f"a worker of Ray could not run a task: {cause}") from exc

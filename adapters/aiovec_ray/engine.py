@@ -21,7 +21,7 @@ from .fragments import Written
 _NAME = "ray"
 # Ids named in an error.
 _NAMED = 10
-# Parts of a table for each worker, whose ids are compared with the new ones.
+# Parts per worker into which a table is divided to compare its ids with the new ones.
 _GROUPS = 4
 
 
@@ -62,7 +62,7 @@ class RayEngine:
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
-            except OutcomeUnknownError:  # the rows may have been added; the same command finds out
+            except OutcomeUnknownError:  # the rows may have been added; a repeat finds out
                 raise
             except AiovecError:
                 await load.abandon()
@@ -94,7 +94,7 @@ class RayEngine:
         calls_by_source = [(source, table.schema, read, of) for source in sources]
         named = await each(fragments.ids_of, calls_by_source, lambda ids: None)
         new_ids = {id for part in named for id in part}
-        if existing := [id for id in matches if id in new_ids]:  # otherwise two ids have one hash
+        if existing := [id for id in matches if id in new_ids]:  # otherwise two ids share a hash
             raise DuplicateIdError(table.name, existing)
 
     async def index(
@@ -149,5 +149,5 @@ async def _check_ids(
     parts_ids = await each(fragments.ids_of, calls, lambda ids: None)
     ids = sorted(id for part in parts_ids for id in part)
     named = [id for id, following in pairwise(ids) if id == following]
-    if named:  # otherwise two ids have one hash
+    if named:  # otherwise two ids share a hash
         raise DuplicateIdError(table.name, list(dict.fromkeys(named)), within_call=True)

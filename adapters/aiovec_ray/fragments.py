@@ -25,7 +25,7 @@ from aiovec.errors import AiovecError
 from aiovec_lancedb.engines import TablePlace, stored_form
 
 _HASH_BYTES = 8
-# An age for a cleanup that must remove no version; nothing is as old as this.
+# A minimum age for a cleanup that must not remove a version; no version is this old.
 _NEVER = timedelta(days=36_500)
 
 
@@ -124,7 +124,7 @@ def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) 
 
 
 def sweep(place: TablePlace) -> None:
-    """Remove the files that no version of the table refers to, but no version."""
+    """Remove files that no version of the table refers to; keep all versions."""
     dataset = dataset_of(place)
     dataset.cleanup_old_versions(older_than=_NEVER, delete_unverified=True)
 

@@ -12,12 +12,14 @@ from aiovec_lancedb.engines import TablePlace
 
 from .fragments import dataset_of
 
-# Rows of a compacted file: enough files for each worker, and none larger than upkeep's.
+# Rows of a compacted file: small enough that each worker gets files, and that upkeep makes none
+# larger.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, by lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
-# Parts of an index, all of which each search reads; upkeep rebuilds an index of more than 32.
+# Most parts of an index. Each search reads all of them, and upkeep rebuilds an index of more than
+# 32.
 _MOST_SEGMENTS = 16
 _WORDS = (
     "with_position", "base_tokenizer", "language", "max_token_length", "lower_case", "stem",
