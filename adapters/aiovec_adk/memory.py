@@ -28,7 +28,7 @@ from aiovec.bridge import (
 )
 
 # ``text`` is embedded, ``words`` are searched, ``entry`` is the JSON of the ``MemoryEntry``. All
-# three are null in what was deleted.
+# three are null in a deleted entry.
 _FIELDS = {
     "app": Field(str, nullable=False),
     "user": Field(str, nullable=False, index="btree"),
@@ -71,7 +71,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         self._search = {**(search or {}), "limit": limit}
 
     async def add_session_to_memory(self, session: Session) -> None:
-        """Add the events of a session that have a text. Known and deleted ones stay as they are."""
+        """Add the events of a session that have a text. Known and deleted events are skipped."""
         await self.add_events_to_memory(
             app_name=session.app_name,
             user_id=session.user_id,
@@ -88,7 +88,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         session_id: str | None = None,
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Add events that have a text. Known and deleted ones stay as they are."""
+        """Add events that have a text. Known and deleted events are skipped."""
         entries = [
             MemoryEntry(
                 id=event.id,
@@ -120,7 +120,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         memories: Sequence[MemoryEntry],
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Add facts, or replace those of the same ids."""
+        """Add facts, or replace those with the same ids."""
         entries = [
             each.model_copy(
                 update={
@@ -170,7 +170,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
 
 
 def _id(app: str, user: str, memory: str) -> str:
-    """Return the id of a row, which no other app, user and memory have."""
+    """Return the id of a row, unique for the app, the user and the memory."""
     return hashlib.sha256(json.dumps([app, user, memory]).encode()).hexdigest()
 
 
@@ -185,7 +185,7 @@ def _row(app: str, user: str, entry: MemoryEntry, session: str | None = None) ->
 
 
 def _time_of(timestamp: str | None) -> datetime | None:
-    """Return the time of an entry, whose form is free. Without a zone it is local, as ADK's are."""
+    """Return the time of an entry, in any form. Without a zone it is local time, as in ADK."""
     with suppress(ValueError):
         return datetime.fromisoformat(timestamp or "").astimezone(UTC)
     return None
