@@ -20,7 +20,7 @@ _R = TypeVar("_R")
 _PROVIDER = "aiovec"
 # The text field: the words of a memory as mem0 prepares them for keyword searches.
 _WORDS = "words"
-# The keys by which mem0 narrows every search.
+# The keys by which mem0 filters every search.
 _SCOPES = dict.fromkeys(("user_id", "agent_id", "run_id"), Field(str, index="btree"))
 _JOINED = {"AND": "$and", "OR": "$or", "NOT": "$nor", "$not": "$nor"}
 _OPERATORS = {"icontains": "$ilike"}  # the others have the same names
@@ -75,7 +75,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
         payloads: Sequence[Mapping[str, Any]] | None = None,
         ids: Sequence[str] | None = None,
     ) -> None:
-        """Add memories, or replace those of the same ids; all of them or none."""
+        """Add memories, or replace those with the same ids; all of them or none."""
         given = payloads or [{}] * len(vectors)
         names = ids or [new_id() for _ in vectors]
 
@@ -112,7 +112,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
     def keyword_search(
         self, query: str, top_k: int = 5, filters: Mapping[str, Any] | None = None
     ) -> list[Memory]:
-        """Return the memories with most of the words, with their BM25 scores."""
+        """Return the memories that best match the words, with their BM25 scores."""
         words = " ".join(f'"{word}"' for word in query.replace('"', " ").split())
 
         async def search(table: Table) -> list[Memory]:
