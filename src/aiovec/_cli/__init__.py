@@ -21,8 +21,8 @@ def main() -> None:
 
         sys.stdout.write(f"aiovec {__version__}\n")
         return
-    # By default, each 700 new objects start a collection, a tenth of the time of a short command,
-    # which makes some 60,000 objects.
+    # By default, every 700 new objects start a collection. A short command creates about 60,000
+    # objects, and collections take a tenth of its time.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
     try:
         from .app import app
@@ -30,22 +30,23 @@ def main() -> None:
         try:
             app(prog_name="aiovec")
         finally:
-            sys.stdout.flush()  # what is left would fail when the interpreter ends
-            gc.freeze()  # its last collections would look at all that was imported
-    except KeyboardInterrupt:  # one that came before or after the command itself
+            sys.stdout.flush()  # output that is left would fail at interpreter exit
+            gc.freeze()  # or the collections at exit scan all that was imported
+    except KeyboardInterrupt:  # an interrupt before or after the command itself
         sys.exit(130)
     except OSError as exc:
         sys.stdout = io.StringIO()
         if exc.errno == errno.ENOSPC and exc.filename is None:
             sys.exit(f"error: the output cannot be written: {exc.strerror}")
-        if exc.errno != errno.EPIPE:  # the reader of the output has seen enough
+        if exc.errno != errno.EPIPE:  # the reader of the output has closed it
             raise
 
 
 def _open_closed_streams() -> None:
     """Open the null device for each standard stream that the caller closed, as ``>&-`` does.
 
-    It gets the lowest descriptor, theirs: no file that the command opens can, and be printed into.
+    It gets the stream's descriptor, the lowest free one. Otherwise a file that the command opens
+    could get it, and the command would print into that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

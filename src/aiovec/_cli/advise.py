@@ -1,4 +1,4 @@
-"""``aiovec advise``: measure the tables of a store, and say which should move to LanceDB."""
+"""``aiovec advise``: measure the tables of a store, and report which should move to LanceDB."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _PROBE_SECONDS, _FEWEST = 3.0, 5
 # The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
 # 384 dimensions take about five seconds (``python -m bench search --rows 1000000``).
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
-# Payload keys whose filters are measured, out of those whose values repeat in so many rows, and the
-# milliseconds from which a filter is slow.
+# Most payload keys whose filters are measured, the number of newest rows in which such keys are
+# looked for, and the milliseconds from which a filter is slow.
 _KEYS, _SAMPLE, _SLOW_FILTER = 8, 200, 5.0
-# Growth is counted over so many days; a table is watched if it becomes slow within so many.
+# Days over which growth is measured, and days within which a table has to become slow to be
+# "watched".
 _DAYS, _SOON = 30, 365
 
 
@@ -58,16 +59,16 @@ async def advise(
         typer.Option(min=0, help="Milliseconds of a search on LanceDB; measure your own."),
     ] = 15,  # by bench sizes, with 100,000 to 1,000,000 rows
 ) -> Shown:
-    """Measure each table of a SQLite store, and say whether it should move to LanceDB.
+    """Measure each table of a SQLite store, and report whether it should move to LanceDB.
 
-    The thresholds say when to look closer. A table should move if its searches are slow for its
-    rows and LanceDB would be faster. Filters on payload keys that take long are named, with the
-    call that makes them fast. Changes nothing.
+    The thresholds that a table has passed are shown. A table should move if its searches are slow
+    for its rows and LanceDB would be faster. Filters on payload keys that take long are named, with
+    the call that makes them fast. Changes nothing.
     """
     limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 
     vectors = await at.open(reading=True)
-    if vectors.backend_name != "sqlite":  # what grows beyond LanceDB has nowhere to go
+    if vectors.backend_name != "sqlite":  # there is nothing to move a LanceDB store to
         raise UnsupportedError("advise", vectors.backend_name, "it is about SQLite stores")
 
     async def of(name: str) -> Facts:
@@ -137,7 +138,7 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
         return []
     import asyncio
 
-    await vectors.search(name, queries[0])  # SQLite begins to load the table
+    await vectors.search(name, queries[0])  # makes SQLite start to load the table
     for _ in range(_MOST_POLLS):
         if "being loaded" not in (await vectors.stats(name)).details.get("searched", ""):
             break

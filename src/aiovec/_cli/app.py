@@ -1,8 +1,8 @@
 """The commands of aiovec and of other packages.
 
-A command's module is imported when the command, or the list of all commands, is asked for, so it
-should import little itself. The entry-point group ``aiovec.commands`` names the ``typer.Typer``
-objects of other packages. One that is broken says so in one line, and hides nothing else.
+A command's module is imported to run the command and to list all commands, so it should import
+little itself. The entry-point group ``aiovec.commands`` names the ``typer.Typer`` objects of other
+packages. A broken one is reported in one line and does not hide other commands.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Commands(TyperGroup):
         return None if app is None else _loaded(cmd_name, app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands; our own by their docstrings, since their options are slow to make."""
+        """List the commands, ours by their docstrings, because building options is slow."""
         listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
         listed += filter(None, (_loaded(name, app) for name, app in _apps().items()))
         width = formatter.width - 6 - max(len(str(command.name)) for command in listed)
@@ -86,7 +86,7 @@ def _apps() -> dict[str, str]:
 
 
 def _loaded(name: str, app: str) -> Any:
-    """Return the command of another package; None, with a line that says so, if it is broken."""
+    """Return the command of another package; if it is broken, report that and return None."""
     try:
         command: Any = get_command(resolve_name(app.partition("[")[0].strip()))
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
@@ -104,7 +104,7 @@ def _loaded(name: str, app: str) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """End quietly if the reader of the output is gone; errors of usage name the cure, no secret."""
+    """Exit quietly if the output's reader is gone; usage errors name the cure, and no secret."""
     try:
         yield
     except SystemExit as exc:
@@ -128,7 +128,7 @@ app = command_app(
         "the TOML file. Without it, the command uses the backend that the TOML file selects."
     ),
     no_args_is_help=True,
-    rich_markup_mode=None,  # plain help is there in half the time
+    rich_markup_mode=None,  # plain help takes half the time
 )
 
 

@@ -1,4 +1,4 @@
-"""``aiovec doctor``: what is installed, what is wrong with it, and the cure."""
+"""``aiovec doctor``: check what is installed, and name the cure for what is wrong."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def _of_place(store: str | None, config: str | None) -> list[Finding]:
 
     try:
         place = place_named(store, config)
-        if store is not None:  # a TOML file may name a store that its app has not made yet
+        if store is not None:  # a TOML file may name a store that its app has not created yet
             check_there(place)
     except ConfigError as exc:
         if store is None and config is None and exc.file is None:
-            return examine()  # nothing names a store, so there is none to examine
+            return examine()  # no store is named, so there is nothing to examine
         subject = "store" if exc.key == "target" else "configuration"
         cure = "correct the file or the target"
         return [*examine(), Finding(subject, str(exc), ok=False, cure=cure)]
@@ -77,7 +77,7 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
 
 
 def _of_documents() -> Iterator[Finding]:
-    """Yield how documents are read, if the packages that read them are installed."""
+    """Yield a finding about reading documents, if the packages for it are installed."""
     from .._documents.reading import bounds
     from ..backend.plugin import Finding
 
@@ -90,7 +90,7 @@ def _of_documents() -> Iterator[Finding]:
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:
-    """Yield a finding for each embedder. No text is embedded, and no key is shown."""
+    """Yield a finding for each embedder. Embeds no text and shows no key."""
     from ..backend.plugin import Finding
 
     for name, settings in sorted(embedders.items()):

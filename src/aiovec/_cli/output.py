@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # C0 without tab and newline, DEL, C1: stored text must not drive the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-# A cell of a table on a terminal. In a pipe nothing is cut.
+# Longest cell of a table on a terminal. In a pipe, nothing is cut off.
 _WIDEST_CELL = 200
 
 
@@ -33,8 +33,8 @@ def settle_streams() -> None:
 
 
 def out(*, stderr: bool = False) -> Console:
-    """Return standard output. Made for each use, so that a redirected stream counts."""
-    from rich.console import Console  # its import takes longer than the help
+    """Return a new console on standard output, which may have been redirected."""
+    from rich.console import Console  # importing it takes longer than printing the help
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -44,7 +44,7 @@ def say(message: str | Text, *, stderr: bool = False) -> None:
     if isinstance(message, str):
         print(one_line(message), file=sys.stderr if stderr else sys.stdout, flush=True)
         return
-    # It may have several lines. As many characters as before keep its styles.
+    # It may have several lines. Its length must not change, because its styles refer to positions.
     message = message.copy()
     message.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message.plain)
     out(stderr=stderr).print(message)
@@ -56,7 +56,7 @@ def one_line(value: object) -> str:
 
 
 def counted(number: int, thing: str = "row") -> str:
-    """Return a number of rows, or of other things, in words."""
+    """Return a number with its noun, such as "1 row" or "2 rows"."""
     return f"1 {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
@@ -149,7 +149,7 @@ def _print_rows(listing: Listing) -> None:
 def progress(unit: str) -> AbstractContextManager[Progress]:
     """Show a progress bar on standard error, which disappears at the end.
 
-    Where that is no terminal, it is a line every few seconds.
+    If that is not a terminal, print a line every few seconds instead.
     """
     from rich import progress as bars
 
@@ -159,7 +159,7 @@ def progress(unit: str) -> AbstractContextManager[Progress]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Show that work of unknown length continues, and for how long already."""
+    """Show that work of unknown length continues, and how long it has taken."""
     from rich.progress import TimeElapsedColumn
 
     with _progress(TimeElapsedColumn()) as bar:

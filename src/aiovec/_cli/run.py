@@ -1,4 +1,4 @@
-"""From the outcome of a command to its exit code."""
+"""Exit codes of commands, from their outcome."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
-            # The cure in words of the command line.
+            # The cure, worded for the command line.
             said = replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc
             say_error(said)
             for note in getattr(exc, "__notes__", ()):

@@ -112,7 +112,7 @@ async def search(
     around: Annotated[
         int,
         typer.Option(
-            min=0, max=10, help="Passages of documents: show so many before and after each hit."
+            min=0, max=10, help="Passages of documents: show this many before and after each hit."
         ),
     ] = 0,
     embedder: Embedder = None,
@@ -184,11 +184,11 @@ def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: boo
     if whole and flat and all(map(place_of, flat)):
         return Shown(facts, (_passage(row, str(place_of(row)), words) for row in flat))
     names = dict.fromkeys(name for row in flat for name in row)
-    # The marks by which an import finds its rows again mean nothing to a reader.
+    # Fields that only serve later imports mean nothing to a reader.
     marks = ("base", "hash") if whole and {"base", "hash"} <= names.keys() else ()
     for name in ("id", "_score", "_distance", "_ranks", *marks):
         names.pop(name, None)
-    # A merged score says how a hit compares with the others, and the distance how near it is.
+    # A merged score only compares hits with each other; the distance shows how near a hit is.
     measures = {"score": _score} | (
         {"distance": _distance} if any("_ranks" in row for row in flat) else {}
     )
@@ -201,7 +201,7 @@ def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: boo
 
 
 def _passage(row: dict[str, Any], place: str, words: str) -> Text:
-    """Return where a passage stands, its headings, and its text with the words marked."""
+    """Return a passage's place, its headings, and its text with the words marked."""
     from rich.text import Text
 
     distance = _distance(row)
@@ -253,7 +253,9 @@ async def get(
     at: At,
     ids: Annotated[
         list[str],
-        typer.Argument(metavar="[TABLE] ID", help="The ids, behind the table if several."),
+        typer.Argument(
+            metavar="[TABLE] ID", help="The ids. Of several arguments, the first is the TABLE."
+        ),
     ],
     select: Select = None,
     include_vector: IncludeVector = False,

@@ -191,7 +191,7 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
         keys = {"kind": "openai", "base_url": given}
     recipe = embed.recipe or {}
     kind, own = keys.get("kind"), recipe.get("kind")
-    if kind == own or not {kind, own} & {"demo", "local"}:  # whose models are no other kind's
+    if kind == own or not {kind, own} & {"demo", "local"}:  # their models fit no other kind
         known = {"model": schema.model, "dim": schema.dim}
         for key in ("query_prefix", "document_prefix", "request_dim"):
             known[key] = recipe.get(key)
@@ -209,9 +209,9 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
 class Shown(NamedTuple):
     """The result of a command: its facts for ``--json``, and what is shown to people.
 
-    It goes to standard error with ``stderr``. ``notes`` go there too, without ``--json``, and a
-    ``note`` on a terminal only. An ``error`` is raised afterwards, ``typer.Exit`` for an exit code
-    without a word.
+    With ``stderr``, it goes to standard error. ``notes`` also go there, without ``--json``, and a
+    ``note`` only on a terminal. An ``error`` is raised afterwards, ``typer.Exit`` for an exit code
+    without a message.
     """
 
     facts: Any
@@ -224,7 +224,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """The store that a command names. It opens when the command asks for it, and closes at the end.
+    """The store that a command names. ``open`` opens it, and it closes when the command ends.
 
     The store must exist, unless the command may ``create`` it. A command that is only ``reading``
     also works where nothing can be written.
@@ -238,8 +238,8 @@ class At:
     def engine(self, name: str | None, address: str | None) -> Engine | None:
         """Connect to the engine that a command names; None for this process. Call before ``open``.
 
-        So a wrong address or place creates no store. The engine ends after the event loop, which
-        its end would block.
+        Called first, a wrong address or place creates no store. The engine stops after the event
+        loop has ended, because stopping would block the loop.
         """
         if name is None:
             if address is not None:
@@ -273,7 +273,7 @@ class At:
     async def table(
         self, name: str | None, *, reading: bool = False, field: str | None = None
     ) -> Handle:
-        """Open the store, and return the table of this name, by default its only one.
+        """Open the store, and return the table of this name, by default its only table.
 
         A ``field`` that is the command's only argument must not be the name of a table.
         """
@@ -294,7 +294,7 @@ class At:
 
 
 def in_store(store: str | None, config: str | None, work: Callable[[At], Awaitable[_T]]) -> _T:
-    """Run the work on the store that a command names to its end."""
+    """Run the work of a command on the store that it names."""
 
     async def run() -> _T:
         async with AsyncExitStack() as exits:
@@ -310,11 +310,11 @@ _Command = Callable[..., Awaitable[Shown | None] | AsyncIterator[Shown]]
 def on_store(
     *, shows_progress: bool = False, shared: Mapping[str, Any] | None = None
 ) -> Callable[[_Command], Callable[..., None]]:
-    """Make a command of an async function of a store and of the command's own options.
+    """Make a command of an async function that takes a store and the command's own options.
 
-    It gets ``--store``, ``--config`` and ``--json``, and prints what the function returns, or each
-    result that it yields. The function takes the ``shared`` options, by their names with their
-    types, as ``**options``.
+    The command also gets ``--store``, ``--config`` and ``--json``, and prints the result that the
+    function returns, or each one that it yields. The function gets the ``shared`` options, given by
+    their names with their types, as ``**options``.
     """
 
     def decorate(command: _Command) -> Callable[..., None]:
@@ -354,10 +354,9 @@ def show(shown: Shown, json: bool) -> None:
 def with_options(
     run: Callable[..., None], command: Any, first: Mapping[str, Any], last: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """Return ``run`` as a command with the options of ``command``, and those of two mappings, which
-    stand before and after them.
+    """Return ``run`` as a command with the options of ``command``, between those of two mappings.
 
-    The first argument of ``command`` is no option.
+    The first argument of ``command`` is not an option.
     """
     made: Any = failing_clearly(run)
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
@@ -379,7 +378,7 @@ def with_options(
 
 
 def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:
-    """Return a command's table and its other argument, which a single argument is."""
+    """Return a command's table and its other argument. A single argument is the other one."""
     if value is None:
         table, value = None, table
     if value is None:
@@ -388,7 +387,7 @@ def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str 
 
 
 def table_and_more(words: list[str]) -> tuple[str | None, list[str]]:
-    """Return the table among a command's arguments, which is the first of several, and the rest."""
+    """Return a command's table, which is the first of several arguments, and the others."""
     return (None, words) if len(words) == 1 else (words[0], words[1:])
 
 
@@ -413,7 +412,7 @@ async def of_each_table(
 
 
 def check_there(place: Place) -> None:
-    """Raise ConfigError if nothing lies at a path."""
+    """Raise ConfigError if nothing exists at a path."""
     path = place.path
     if path is not None and not path.exists():
         raise ConfigError(f"there is no store at {path}", key="target")

@@ -38,7 +38,7 @@ async def create(
         str | None, typer.Option(metavar="FILE", help="JSON file with the schema.")
     ] = None,
     dim: Annotated[
-        int | None, typer.Option(min=1, help="Numbers of a vector. Default: as the embedder makes.")
+        int | None, typer.Option(min=1, help="Length of the vectors. Default: the embedder's.")
     ] = None,
     field: Annotated[
         list[str] | None,
@@ -54,11 +54,11 @@ async def create(
     ] = None,
     embed: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Text field whose vectors the embedder makes."),
+        typer.Option(metavar="NAME", help="Text field from which the embedder computes vectors."),
     ] = None,
-    metric: Annotated[Metric, typer.Option(help="How distances are measured.")] = "cosine",
+    metric: Annotated[Metric, typer.Option(help="Metric of distances.")] = "cosine",
     model: Annotated[
-        str | None, typer.Option(help="Embedding model; vectors of another are refused.")
+        str | None, typer.Option(help="Embedding model; vectors of another model are refused.")
     ] = None,
     embedder: Embedder = None,
 ) -> Shown:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..backend.engine import Engine
 
 
-_DIGITS = 18  # of the largest option: every backend takes 64 bits at most
+_DIGITS = 18  # the largest value of an option: no backend takes more than 64 bits
 _OWN = ("", "table", "kind", "recall", "wait")  # no options, or ones of the command
 
 
@@ -35,7 +35,7 @@ async def optimize(
         str | None,
         typer.Option(
             metavar="TIME",
-            help='Do it again after each such time, such as "10m" or "1h", until interrupted. '
+            help='Repeat at this interval, such as "10m" or "1h", until interrupted. '
             "Default: once.",
         ),
     ] = None,
@@ -44,8 +44,8 @@ async def optimize(
 ) -> AsyncIterator[Shown]:
     """Compact tables and bring their indexes up to date.
 
-    With --every, one process looks after a store whose other processes have upkeep = "elsewhere": a
-    table that fails is reported and tried again in the next round.
+    With --every, one process maintains a store whose other processes have upkeep = "elsewhere". If
+    a table fails, it is reported and tried again in the next round.
     """
     import asyncio
 

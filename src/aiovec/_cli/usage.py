@@ -1,4 +1,4 @@
-"""Wrong usage: what the error says is wrong, and the cure."""
+"""Messages for wrong usage, with the cure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._tools.messages import did_you_mean
 from .._tools.redaction import without_secrets
 
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
-_NAMING = ("--store", "-s", "--from", "--to")  # options before a store
+_NAMING = ("--store", "-s", "--from", "--to")  # options that take a store
 # Commands whose own arguments are paths.
 _OF_PATHS = {"backup", "export", "import", "restore", "update", "watch"}
 
@@ -46,7 +46,8 @@ def clear_message(error: Any) -> str:
 def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
     """Return how to name the stores among the arguments of the command line, or "".
 
-    They are those in the message or, for commands that take no path, all that read as one.
+    These are the stores named in the message or, for commands that take no path, all arguments that
+    look like paths.
     """
     pairs = zip(sys.argv, sys.argv[1:], strict=False)
     stores = [word for before, word in pairs if before not in _NAMING and _STORE.fullmatch(word)]
