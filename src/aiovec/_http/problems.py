@@ -1,7 +1,7 @@
 """Errors as HTTP problems by RFC 9457, and back.
 
 ``problem_of`` makes the response to an error, ``error_of`` restores the error in a client. Each
-class of ``aiovec.errors`` says how, as its ``http``.
+class of ``aiovec.errors`` defines its response in the attribute ``http``.
 
 No path of this machine, target, traceback or cause is sent: only the facts that the class names.
 Paths are removed from texts that this machine writes, such as a driver's message. A message made
@@ -94,7 +94,7 @@ def _json(value: object) -> Json:
         return value
     if isinstance(value, str):
         return _short(value)
-    if isinstance(value, (int, float)) and -(2**63) <= value < 2**63:  # which NaN is not
+    if isinstance(value, (int, float)) and -(2**63) <= value < 2**63:  # NaN is not JSON
         return value
     if isinstance(value, (list, tuple)):
         items = value[:MOST_ITEMS]
@@ -123,7 +123,8 @@ _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
     """Log an error whose answer hides its cause, in a thread: a log may be a file or a pipe.
 
-    That a store is busy is no fault: an overload takes a line for each request, not a traceback.
+    A busy store is not a fault: during an overload, each request logs one line, without a
+    traceback.
     """
     busy = isinstance(error, StoreBusyError)
     level, cause = (logging.WARNING, None) if busy else (logging.ERROR, error)
@@ -135,7 +136,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     """Return a server's response to an error.
 
     ``places`` are further texts that must not be sent, such as the target of the store; the error's
-    target, paths, addresses and secrets never are. Nothing is sent about other exceptions.
+    target, paths, addresses and secrets are never sent. Nothing is sent about other exceptions.
     """
     if not isinstance(error, AiovecError):
         return Problem.plain(500, "the server failed; its log has the reason")
