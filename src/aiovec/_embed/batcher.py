@@ -69,7 +69,7 @@ class Batcher:
         self._by_kind = takes_kind(embedder)
         # A plain function runs in a thread.
         self._one_at_a_time = None if is_async(embedder) else asyncio.Semaphore(1)
-        # A local model is loaded outside the time limits, since it may have to be downloaded.
+        # A local model is loaded without a time limit, because it may have to be downloaded.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
         self._gathering: dict[Purpose, _Request] = {}
@@ -81,8 +81,7 @@ class Batcher:
         return f"<embedder {self.name!r} ({self.model})>"
 
     async def tokenizer(self) -> tuple[Any, int | None]:
-        """Return the tokenizer of a model that cuts long texts off, and the tokens that it reads;
-        None for others."""
+        """Return a model's tokenizer and its limit of tokens; None for a model without a limit."""
         if not isinstance(self._embedder, LocalModel):
             return None, None
         try:
@@ -91,7 +90,7 @@ class Batcher:
             raise self.error_of(failure_of(exc), None) from exc
 
     async def learn_dim(self) -> None:
-        """Embed a short text to learn the length of vectors, which it does not declare."""
+        """Embed a short text to learn the length of vectors if the embedder does not declare it."""
         self.dim = len((await self.embed(["How long is a vector?"], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
@@ -115,7 +114,7 @@ class Batcher:
             raise StoreClosedError(self._closed)
         if missing:
             cached |= await self._requested(texts, missing, kind)
-        cost = len(keys) * (1 + self.dim // 256)  # numbers of an array are copied fast
+        cost = len(keys) * (1 + self.dim // 256)  # copying numbers from an array is fast
         return await hop(cost, np.stack, [cached[key] for key in keys])
 
     def close(self, target: str) -> None:
@@ -155,7 +154,8 @@ class Batcher:
                 missing.setdefault(key, index)
                 continue
             cached[key] = vector
-            with contextlib.suppress(KeyError):  # this may be a thread, and the loop dropped it
+            # This may run in a thread, and the loop has dropped the entry.
+            with contextlib.suppress(KeyError):
                 self._cache.move_to_end(key)
         return keys, cached, missing
 
@@ -221,10 +221,10 @@ class Batcher:
         texts = request.texts
         try:
             async with self._slots:
-                # A full request does not wait, nor does one if no other runs.
+                # A full request does not wait, nor does a request while no other runs.
                 if len(texts) < self._limits.batch_size:
-                    # Services take 20 ms or more for a request, so 5 ms for more texts are few:
-                    # 64 concurrent inserts make a few requests instead of 64.
+                    # Services take 20 ms or more for a request, so it pays to wait 5 ms for more
+                    # texts: 64 concurrent inserts make a few requests instead of 64.
                     await asyncio.sleep(0.005 if len(self._requests) > 1 else 0)
                 if self._gathering.get(kind) is request:
                     del self._gathering[kind]
@@ -271,7 +271,7 @@ class Batcher:
                     raise
             await asyncio.sleep(wait)
             pause = min(_LONGEST_PAUSE, 2 * pause)
-        raise AssertionError  # the count has no end
+        raise AssertionError  # the count is unlimited
 
     def _call(self, texts: list[str], kind: Purpose) -> Any:
         return self._embedder(texts, **({"kind": kind} if self._by_kind else {}))
@@ -295,7 +295,8 @@ class Batcher:
                     alone = self._one_at_a_time
                     return await in_daemon_thread(self._call_and_check, given, kind, slots=alone)
                 answer = await self._call(given, kind)
-                if isinstance(answer, Iterator):  # it may compute its vectors when it is read
+                # The result may compute its vectors when it is read.
+                if isinstance(answer, Iterator):
                     return await in_thread(_checked_matrix, answer, len(texts), self.dim)
                 size = len(texts) * self.dim
                 return await hop(size // 16, _checked_matrix, answer, len(texts), self.dim)

@@ -1,4 +1,4 @@
-"""Failures of an embedder: worth a retry or not, caused by one text or by all."""
+"""Failures of an embedder: whether a retry may help, and whether one text is the cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def failure_of(error: Exception) -> Failure:
     """Return the failure for an embedder's exception."""
     if isinstance(error, Failure):
         return error
-    with contextlib.suppress(Exception):  # its str() may raise
+    with contextlib.suppress(Exception):  # the exception's str() may raise
         cleaned(error, ())
     said = str(error)
     reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__)

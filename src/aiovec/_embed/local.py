@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """A model that is loaded at its first use; if ``offline``, it is not downloaded.
+    """A model that is loaded at its first use; with ``offline``, it is never downloaded.
 
     Called in a thread, one call at a time.
     """
@@ -37,8 +37,10 @@ class LocalModel:
                 self._loaded = self._load()
 
     def tokenizer(self) -> tuple[Any, int | None]:
-        """Return a copy of the model's tokenizer that counts every token, None if it has none, and
-        the number of tokens that the model reads, None if that is unknown."""
+        """Return the model's tokenizer without truncation, and the model's limit of tokens.
+
+        Each is None if unknown.
+        """
         self.prepare()
         model = self._loaded.model if self._kind == "fastembed" else self._loaded
         tokenizer: Any = getattr(model, "tokenizer", None)

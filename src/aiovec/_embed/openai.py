@@ -91,7 +91,7 @@ class OpenAIEmbedder:
             async with self._session.post(
                 self._url, data=data, headers=self._headers(), allow_redirects=False
             ) as answer:
-                # 64 for each number of the vectors, and 1 MiB for everything else.
+                # 64 bytes for each number of the vectors, and 1 MiB for everything else.
                 body, most = bytearray(), 2**20 + 64 * count * (self.dim or MAX_DIM)
                 async for part in answer.content.iter_any():
                     body += part

@@ -1,6 +1,6 @@
 """The embedders of one store by their names, and their creation from settings.
 
-Each kind is imported when an embedder of it is made, and all of them only where texts are embedded.
+The module of a kind is imported when the first embedder of that kind is made.
 """
 
 from __future__ import annotations
@@ -101,8 +101,7 @@ class Embedders:
     async def tokenizer(
         self, schema: Schema, settings: RetrievalSettings
     ) -> tuple[Any, int | None]:
-        """Return the tokenizer of a model that cuts long texts off, and the tokens that it reads;
-        None for others."""
+        """Return a model's tokenizer and its limit of tokens; None for a model without a limit."""
         if schema.embed is None or not await self.can_embed(schema, settings):
             return None, None
         embedder = await self.find(schema.embed.using, settings)
@@ -153,8 +152,10 @@ class Embedders:
     async def _batcher(
         self, name: str, given: Embedder | EmbedderSettings, of_table: str = ""
     ) -> Batcher:
-        """Return an embedder, made at its first use; ``of_table`` is the key of a table's own
-        embedder."""
+        """Return an embedder, made at its first use.
+
+        ``of_table`` is the key of a table's own embedder.
+        """
         from .batcher import Batcher
 
         key = of_table or name
@@ -260,7 +261,8 @@ def load(path: str) -> Any:
     """
     from pkgutil import resolve_name
 
-    folder = os.getcwd()  # first, as with python -m: a console script has its own folder first
+    # At the front, as with python -m: a console script has its own folder there.
+    folder = os.getcwd()
     sys.path.insert(0, folder)
     try:
         named = resolve_name(path)
@@ -272,14 +274,15 @@ def load(path: str) -> Any:
             sys.path.remove(folder)
 
 
-# The recipe of a table. Its file or server may be untrusted, and must not get a text or a key.
+# The recipe of a table. The table's file or server may be untrusted, so its recipe must not make us
+# send a text or a key anywhere.
 
 
 def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | None]:
     """Return the settings that a table describes, or the reason not to use them. Reads the disk.
 
-    They are used if they need no network and run no code of the table, or if they name the default
-    service of their kind, with the key of that service.
+    They are used if they need no network and run no code that the table names, or if they name the
+    default service of their kind, with the default key variable.
     """
     if embed.recipe is None:
         return "which this store does not have", None

@@ -28,7 +28,7 @@ class Texts:
     ids: Sequence[str] = ()
 
     def error_of(self, error: EmbeddingError) -> EmbeddingError:
-        """Return an error, whose ``row`` is the position of a text, as that of its row."""
+        """Return an error about a text as an error about its row."""
         at = error.row
         if at is None:
             return error

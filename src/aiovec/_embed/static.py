@@ -1,7 +1,7 @@
-"""Static models, which need neither a service nor a download: a vector for each token of a text.
+"""Static models, which have a vector for each token and need neither a service nor a download.
 
-The vector of a text is the mean of its tokens', scaled to length 1. The extra ``local`` installs
-one; a folder that model2vec saved holds another.
+The vector of a text is the mean of its tokens' vectors, scaled to length 1. The extra ``local``
+installs one such model; a folder saved by model2vec contains another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
 
 BUILT_IN = "wordllama-l2-supercat-256"
-"""The model of the package wordllama, by which tables name it."""
+"""The name of wordllama's model in tables."""
 
 _PACKAGE_FILES = (
     "weights/l2_supercat_256.safetensors",
@@ -47,7 +47,7 @@ class StaticModel:
         try:
             self._vectors = self._mapped()
             self._tokens.stat()
-        except Exception as exc:  # a damaged header is any JSON
+        except Exception as exc:  # a damaged header may be any JSON
             raise self._unreadable(exc) from exc
         self.dim = int(self._vectors.shape[1])
         if settings.dim not in (0, self.dim):
@@ -64,7 +64,7 @@ class StaticModel:
             if self._tokenizer is None:
                 try:
                     tokenizer = Tokenizer.from_file(str(self._tokens))
-                except Exception as exc:  # the package raises no other class
+                except Exception as exc:  # the package raises only this class
                     raise self._unreadable(exc) from exc
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
@@ -76,7 +76,7 @@ class StaticModel:
         result = np.zeros((len(texts), self.dim), dtype=np.float32)
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         for row, tokens in zip(result, encoded, strict=True):
-            # A long text repeats its tokens, so each is read once.
+            # A long text repeats tokens, so each distinct token is read once.
             ids, counts = np.unique(tokens.ids, return_counts=True)
             known = np.searchsorted(ids, len(self._vectors))
             if known:
@@ -93,7 +93,7 @@ class StaticModel:
         )
 
     def _package(self, package: str) -> Path:
-        """Return the folder of an installed package, which is not imported."""
+        """Return the folder of an installed package without importing it."""
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise ConfigError(
@@ -111,7 +111,7 @@ class StaticModel:
                 raise ValueError(f"{self._weights.name} is no safetensors file")
             tensors = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
-        ((name, tensor),) = tensors.items()  # others would give the tokens weights or other ids
+        ((name, tensor),) = tensors.items()  # others, such as weights of tokens, are unsupported
         if name not in ("embeddings", "embedding.weight"):
             raise ValueError(f"{self._weights.name} has no tensor 'embeddings'")
         rows, dim = tensor["shape"]
