@@ -86,6 +86,14 @@ def test_a_lancedb_folder_keeps_rows_vectors_and_types(folder: Path, store: Path
     assert (titles["dim"], titles["rows"]) == (2, COUNT)
 
 
+def test_rows_of_a_lancedb_folder_without_a_vector_are_rejected(folder: Path, store: Path) -> None:
+    other, kind = folder / "other", pa.list_(pa.float32(), 2)
+    table = lance(other, {"id": ["a"], "vector": pa.array([[1.0, 2.0]], kind)})
+    table.add(pa.table({"id": ["b", "c"], "vector": pa.array([None, None], kind)}))
+    assert bring(other, store, code=1)["rows"] == 1
+    assert_rejects(other, {2: "the vector is", 3: "the vector is"})
+
+
 def test_an_id_that_comes_twice_in_a_lancedb_folder_is_rejected(folder: Path, store: Path) -> None:
     other = folder / "other"
     lance(other, {"id": ["a", "b", "a"], "vector": vectors(VECTORS[:3]), "n": [0, 1, 2]})

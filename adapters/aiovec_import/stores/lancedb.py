@@ -94,7 +94,7 @@ def _vectors_of(column: pa.Array) -> list[Any]:
     """Return each vector as an array, None for null."""
     whole = column.drop_null()
     flat = whole.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    rows = iter(flat.reshape(len(whole), -1))
+    rows = iter(flat.reshape(len(whole), column.type.list_size))
     return [next(rows) if valid else None for valid in column.is_valid().to_pylist()]
 
 
