@@ -62,7 +62,8 @@ def opened(
     if [*files] == [*wanted.sources] and len(files) == 1 and not as_files:
         return opener.open(wanted.sources[0])
     # A glob has one name, however many files match it.
-    return Files(files, opener, wanted.sources[0] if len(wanted.sources) == 1 else "files")
+    base = redacted(wanted.sources[0]) if len(wanted.sources) == 1 else "files"
+    return Files(files, opener, base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ class Files(Reader):
     def __init__(self, files: Mapping[str, str], opener: Opener, base: str) -> None:
         self.files, self.opener = files, opener
         first, *others = files
-        self.name: str = f"{len(files)} files" if others else first
+        self.name: str = f"{len(files)} files" if others else redacted(first)
         for path in files:  # before a row of the first is imported
             format_of(Path(path), opener.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
@@ -187,8 +188,8 @@ class Files(Reader):
             for file_table, chunk in self.opener.chunks(path, schema, size):
                 if more := [entry for entry in file_table.omitted if entry not in table.omitted]:
                     raise ConfigError(
-                        f"{path}: {', '.join(more)} cannot be imported, and the first file has no "
-                        "such column; import this file by itself"
+                        f"{redacted(path)}: {', '.join(more)} cannot be imported, and the first "
+                        "file has no such column; import this file by itself"
                     )
                 yield chunk
 

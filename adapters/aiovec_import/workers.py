@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from aiovec import VectorStore
 from aiovec._internals import StoreInternals
-from aiovec.backend import Schema
+from aiovec.backend import Schema, redacted
 from aiovec.backend.engine import Engine
 from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
@@ -59,7 +59,7 @@ class EngineImport(RowImport):
             ),
         )  # fmt: skip
         load.rows = loaded.rows
-        load.skipped = list(part) if loaded.existing else ()
+        load.skipped = [*map(redacted, part)] if loaded.existing else ()
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
         return []

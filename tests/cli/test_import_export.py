@@ -154,3 +154,31 @@ def test_a_bucket_can_be_imported(run: Run, parts: Path, monkeypatch: pytest.Mon
         assert (said["file"], said["tables"][0]["rows"]) == ("3 files", 30)
         assert "no file matches" in error_of("import", f"{url}/none*", *into)
         assert run("import", f"{url}/c.jsonl", "-s", "one.db").code == 0
+
+
+@pytest.mark.slow
+def test_the_credentials_in_a_url_are_neither_shown_nor_stored(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server() as bucket:
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name.replace("AWS_ENDPOINT", "AWS_ENDPOINT_URL"), value)
+        place, _ = fs.FileSystem.from_uri(f"s3://{BUCKET}")
+        for name in ("a.jsonl", "b.jsonl"):
+            with place.open_output_stream(f"{BUCKET}/{name}") as out:
+                out.write(f'{{"id": "{name}", "body": "one text"}}\n'.encode())
+        with place.open_output_stream(f"{BUCKET}/c.parquet") as out:
+            pq.write_table(pa.table({"id": ["c"], "body": ["x"], "raw": [b"x"]}), out)
+        url = f"s3://AKIDINURL:S3cr3tInUrl@{BUCKET}"
+        into = ("--table", "notes", "--embed", "body", "--embedder", "demo", "-s", "new.db")
+        one = run("import", f"{url}/a*", *into)
+        assert (one.code, one.out.split(";")[0]) == (0, "notes: 1 new"), one.err
+        more = run("import", f"{url}/*.jsonl", *into, "--upsert", "--json")
+        assert more.json["file"] == "2 files", more.err
+        wrong = run("import", f"{url}/a.jsonl", f"{url}/c.parquet", *into, "--upsert")
+        assert f"s3://***@{BUCKET}/c.parquet: the column raw" in wrong.err
+        with sync.connect(folder / "new.db") as store:
+            (row,) = store.get("notes", ["b.jsonl"])
+        assert row["base"] == f"s3://***@{BUCKET}/*.jsonl"
+        for said in (one, more, wrong):
+            assert "InUrl" not in said.out + said.err
