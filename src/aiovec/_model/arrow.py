@@ -18,14 +18,15 @@ from .._tools.lazy_arrow import is_list, is_table, is_text, pa, pc
 from ..errors import InvalidRowError
 from .arrays import BoolArray, Float32Array, Int64Array
 
-# Data from outside may unpack to far more than its size: texts repeated by a dictionary or views,
-# lists of nulls. It is refused if the unpacked size exceeds both of these bounds.
+# Data from outside may unpack to far more than its size, for example texts repeated by a dictionary
+# or views, or lists of nulls. It is refused if the unpacked size exceeds both of these limits.
 _LEAST_BYTES = 2**28
 _MOST_TIMES = 512
 # Least bytes of a Python value or an offset.
 _VALUE_BYTES = 32
 _AT_ONCE = 1000
-# Extension types whose plain storage is meaningless: months since 1970, two bare bounds.
+# Extension types whose storage is meaningless alone: months since 1970, or the two bounds of an
+# interval.
 _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -1,4 +1,4 @@
-"""JSON of payloads: from outside, read without losing anything, and as it is stored."""
+"""JSON of payloads: read from outside without loss, and written as it is stored."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _in_range(text: str) -> float:
     return number
 
 
-# Made once: ``json.dumps`` makes one for each call with such options.
+# Created once: with such options, ``json.dumps`` would create an encoder for each call.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_once_each, parse_float=_in_range)

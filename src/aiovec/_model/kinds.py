@@ -15,9 +15,9 @@ class FieldKind(NamedTuple):
     """A type of fields.
 
     ``expected`` and ``literal`` describe its values in the errors of rows and of filters, and
-    ``numpy`` has the kinds of dtypes of the same meaning. Rows may also bring values of the types
-    in ``also``, and mix values of the kinds in ``mixes`` with its own. The kind of a list has that
-    of its ``item``.
+    ``numpy`` has the kinds of dtypes of the same meaning. Rows may also have values of the types in
+    ``also``, and mix in values of the kinds in ``mixes``. The kind of a list names the kind of its
+    ``item``.
     """
 
     name: Kind

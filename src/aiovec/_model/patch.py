@@ -11,7 +11,7 @@ from .json_text import json_text
 
 Path = tuple[str, ...]
 
-_SMALL = 32  # bytes of a number with what is around it
+_SMALL = 32  # bytes of a number with its separators
 
 
 @final

@@ -54,7 +54,7 @@ class _Row(Serialized, Mapping[str, Any]):
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a {type(self).__name__} cannot be changed")
 
-    if not TYPE_CHECKING:  # whose reports need no method
+    if not TYPE_CHECKING:  # type checkers report these themselves
 
         def __setitem__(self, name: str, value: object) -> NoReturn:
             raise TypeError(f"a {type(self).__name__} cannot be changed; update() changes rows")
@@ -77,7 +77,8 @@ class _Row(Serialized, Mapping[str, Any]):
         def __getattr__(self, name: str) -> NoReturn:
             kind = type(self).__name__
             has_none = f"{kind!r} object has no attribute {name!r}"
-            if name.startswith("_") or name in _Row.__slots__:  # asked for before they are set
+            # Copy and pickle ask for them before they are set.
+            if name.startswith("_") or name in _Row.__slots__:
                 raise AttributeError(has_none)
             cure = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
             raise AttributeError(f"{has_none}; {cure}")

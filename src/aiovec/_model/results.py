@@ -36,8 +36,8 @@ _Value = str | int | float | bool | datetime
 class Counts(Serialized, Mapping[_Value, int]):
     """A mapping of values to their numbers of rows, the most frequent first.
 
-    A mapping in which 1 and True, one key of a dict, are two; so are 0 and False. A zero is 0.0,
-    also for a negative one.
+    Unlike in a dict, 1 and True are different keys, and so are 0 and False. A negative zero counts
+    as 0.0.
     """
 
     __slots__ = ("_counts",)
@@ -81,7 +81,7 @@ class Counts(Serialized, Mapping[_Value, int]):
 
 
 class _AsFrames(Hints, Serialized):
-    """Frames of whatever has ``to_arrow``."""
+    """Adds conversions to frames for a class with ``to_arrow``."""
 
     def _plain(self) -> Any:
         return list(cast("list[Any]", self))
@@ -109,11 +109,13 @@ class _AsFrames(Hints, Serialized):
 
 
 class Results(list[_R], _AsFrames):
-    """A list of records or hits. Slices of it are Results too; pydantic writes rows as ``to_dict``.
+    """A list of records or hits.
+
+    Slices of it are also Results; pydantic writes rows as ``to_dict`` does.
 
     ``to_arrow``, ``to_pandas`` and ``to_polars`` give a table with a flat column for each key of
     the rows' ``to_dict``; a row without such a key has null there. Without rows, the table has the
-    columns that were asked for.
+    requested columns.
     """
 
     _columns: Mapping[str, Field | None]

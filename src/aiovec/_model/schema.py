@@ -150,7 +150,8 @@ class Field:
             expected = "" if reason else _TYPES
             raise InvalidArgumentError("a field's type", self.type, expected, reason=reason)
         object.__setattr__(self, "type", known.python)
-        object.__setattr__(self, "kind", known.name)  # read often, for each column of a call
+        # Stored, because each column of a call reads it.
+        object.__setattr__(self, "kind", known.name)
         flags = {name: (getattr(self, name), _FLAG) for name in _DEFAULTS if name != "index"}
         _check_choices(index=(self.index, _INDEXES), **flags)
         if self.index is not None and self.is_list:
@@ -203,7 +204,7 @@ class Field:
     def from_dict(cls, value: object) -> Field:
         """Return the field of a JSON form; the inverse of ``to_dict``."""
         if isinstance(value, str):
-            return cls(cast("Kind", value))  # checked there
+            return cls(cast("Kind", value))  # the constructor checks the values
         if isinstance(value, Mapping) and "type" in value:
             if unknown := _unknown(value, {"type", *_DEFAULTS}):
                 expected = f"among {', '.join(_DEFAULTS)}"
@@ -523,7 +524,7 @@ _RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable
 
 
 def _unknown(given: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
-    """Return unknown keys: of many, those among the first, so that each mapping is refused soon."""
+    """Return unknown keys, among the first keys only, so that refusing a mapping is fast."""
     return [key for key in islice(given, len(known) + 1) if key not in known]
 
 
@@ -591,5 +592,5 @@ def _check_embed(embed: object, fields: Mapping[str, Field]) -> None:
 
 
 def may_lack_vectors(schema: Schema) -> bool:
-    """Return whether rows may come without a vector."""
+    """Return whether rows may be written without a vector."""
     return schema.embed is not None or schema.vector_nullable

@@ -1,6 +1,6 @@
 """Rows, results and counts in pydantic: in FastAPI's answers, and as fields of models.
 
-pydantic is imported when it asks: ``import aiovec`` does not load it.
+Nothing here imports pydantic until pydantic itself calls it, so ``import aiovec`` does not load it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Serialized:
 
     @property
     def __pydantic_serializer__(self) -> SchemaSerializer:
-        """The serializer for objects in the place of ``Any``."""
+        """The serializer for objects in fields annotated with ``Any``."""
         kind: Any = type(self)
         return _serializer(kind)
 
