@@ -24,7 +24,7 @@ from ..errors import InvalidRowError
 
 
 class RowNumber(TypedDict, total=False):
-    """The number and the id of a row, for errors."""
+    """The number and the id of a row, to name it in errors."""
 
     row: int
     id: str | None
@@ -52,7 +52,7 @@ class Places(NamedTuple):
         return Places(self.ids, self.first, indices)
 
     def behind(self, count: int) -> Places:
-        """Return the places behind the first ``count``."""
+        """Return the places after the first ``count``."""
         if self.chosen is not None:
             return Places(self.ids, self.first, self.chosen[count:])
         return Places(self.ids[count:], self.first + count)

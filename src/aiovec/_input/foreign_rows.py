@@ -101,7 +101,7 @@ def columns_of_table(rows: Any) -> dict[str, Any]:
 
 
 def is_typed(column: object) -> bool:
-    """Return whether a column is another library's array with a type."""
+    """Return whether a column is a typed array of another library."""
     return _is_series(column) or (
         not (isinstance(column, np.ndarray) or is_array(column))
         and (hasattr(column, "__arrow_c_stream__") or hasattr(column, "__arrow_c_array__"))

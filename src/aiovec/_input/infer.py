@@ -34,11 +34,11 @@ from .rows import Collected
 USUAL_VECTORS = ("embedding", "vector")
 """The names of columns that are checked first for vectors."""
 
-# Most keys that become fields; others stay in the payload. Rows whose keys are data have new keys
-# each.
+# Most keys that become fields; others stay in the payload. If the keys of rows are data, every row
+# brings new ones.
 _MOST_FIELDS = 200
 
-# The kind of values that stay in the payload, and that of lists without items.
+# The kind of values that stay in the payload, and the kind of lists without items.
 _OTHER, _EMPTY = "other", "list[]"
 # The kinds of values in the columns of each kind.
 _COLUMNS = {
@@ -60,7 +60,7 @@ class TableOptions:
     vector_nullable: bool = False
 
 
-# The options that replace those of the schema that the rows bring.
+# Options that override the schema in the rows' metadata.
 _SAID = ("metric", "model", "embed", "vector_nullable")
 
 

@@ -1,6 +1,6 @@
 """Rows in any form, checked once and converted to one batch, or to the parts of an update.
 
-Imported when a store opens, off the event loop: it brings NumPy.
+Imported off the event loop when a store opens, because it imports NumPy.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ _ID = Field(str)
 _MOST_CHANGES = 10_000
 
 NewIds = Literal["never", "if absent", "always"]
-"""The rows that get new ids: those without an id, unless they seem to have one under another name
-("if absent"), or even these ("always")."""
+"""Which rows get new ids. "if absent": rows without an id, unless they seem to have one under
+another name. "always": also those."""
 # A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")
 
@@ -104,11 +104,11 @@ class Collected:
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Collected:
     """Read rows of any form once, to their end.
 
-    An Arrow reader may wait for a disk, so it is read in a thread. Behind this, pyarrow is imported
+    An Arrow reader may wait for a disk, so it is read in a thread. Afterwards, pyarrow is imported
     if the rows need it.
     """
     if type(rows) is list:
-        items = list(rows)  # the app may change it while the call waits
+        items = list(rows)  # a copy, because the app may change it while the call waits
     elif _is_tabular(rows):
         items = [rows]
     elif isinstance(rows, Record):
@@ -146,7 +146,8 @@ async def _collect_columns(rows: Mapping[str, Any]) -> Collected:
     name."""
     held = {}
     in_arrow = False
-    for name, column in dict(rows).items():  # the app may change it during the reading
+    # A copy, because the app may change it while it is read.
+    for name, column in dict(rows).items():
         of_library = is_array(column) or is_typed(column)
         in_arrow = in_arrow or of_library
         stays = of_library or isinstance(column, _READABLE) or not is_iterable(column)
@@ -189,7 +190,7 @@ def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> B
 
 
 def one_of_each_id(batch: Batch, *, last: bool) -> Batch:
-    """Return one row of each id: the last one, or the first."""
+    """Return one row for each id: the last one, or the first."""
     ids = batch.ids
     positions = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
     kept = {ids[position]: position for position in positions}
@@ -231,7 +232,7 @@ def distinct_ids(ids: Any) -> list[str]:
 
 
 def ids_with_distinct(ids: Any) -> tuple[list[str], list[str]]:
-    """Return the requested ids, as they are and each once."""
+    """Return the requested ids, each once, without converting them."""
     listed = check_ids(ids)
     return listed, list(dict.fromkeys(listed))
 
@@ -251,7 +252,7 @@ def ids_to_delete(ids: Any) -> list[str]:
 def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:
     """Return the distinct ids and their vectors; the last vector of a repeated id counts.
 
-    Leave out ids that no row can have, which are absent here as in every call by ids.
+    Ids that no row can have count as absent, as in every call by ids, and are left out.
     """
     listed = check_ids(ids)
     if len(vectors) != len(listed):
@@ -467,7 +468,7 @@ def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewI
 
 
 def _ids(given: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
-    """Return ids as texts. Those that are None are made, unless ``new_ids`` is "never"."""
+    """Return ids as texts, creating those that are None unless ``new_ids`` is "never"."""
     if new_ids != "never":
         if is_array(given) and given.null_count:
             given = given.to_pylist()
@@ -480,7 +481,7 @@ def _ids(given: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
 def _check_names(names: Iterable[str], row: int | None = None) -> None:
     """Raise InvalidRowError if one of a row's names was probably meant to be "id".
 
-    With a new id for each write, an upsert of such rows would add them again and again.
+    Otherwise each upsert of such rows would give them new ids and add them again.
     """
     for name in names:
         if isinstance(name, str) and name.lstrip("_").lower() == "id":
@@ -494,7 +495,7 @@ def _check_names(names: Iterable[str], row: int | None = None) -> None:
 def _with_other_name(
     error: InvalidVectorError, rows: Sequence[Mapping[str, Any]], schema: Schema
 ) -> InvalidVectorError:
-    """Add to the error the key that may hold the missing vector."""
+    """Add to the error the name of the key that may contain the missing vector."""
     row = {} if error.row is None else rows[error.row]
     if row.get(schema.vector) is None:
         for key, value in row.items():
@@ -576,7 +577,8 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
     if isinstance(column, np.ndarray) and column.ndim:
         if name == schema.vector and column.dtype != object:
             return column
-        # Their times have no zone, which ``_check_zones`` refuses. Dates are only like them.
+        # NumPy's times have no zone; ``_check_zones`` refuses them. Dates have the same kind of
+        # dtype, but need no zone.
         moments = column.dtype.kind == "M" and column.dtype != "M8[D]"
         return column if moments else column.tolist()
     if is_array(column):

@@ -89,7 +89,7 @@ class Selection:
 
 
 def selected_names(select: Iterable[str] | None) -> list[str] | None:
-    """Read the names in ``select`` once, since a call may be repeated when a table was altered."""
+    """Read the names in ``select`` once, because the call is repeated if the table was altered."""
     return None if select is None else read_names("select", select)
 
 
@@ -228,7 +228,7 @@ def values_of(rows: Batch, positions: Sequence[int], name: str) -> list[Any]:
 
 
 def _payload_of(rows: Batch, i: int) -> dict[str, Any]:
-    """Return a row's payload, also the keys that its fields hide."""
+    """Return a row's payload, including keys that fields of the same name hide."""
     text = None if rows.payloads is None else rows.payloads[i]
     try:
         payload = json.loads(text or "{}")
