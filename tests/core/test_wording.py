@@ -47,7 +47,7 @@ FILTERS = {
     "kind = 'x'": r"no field 'kind' \(did you mean payload\.kind\?\)",
     "ID = 'x'": r"did you mean 'id'\?",
     "year = ?": r"unexpected '\?'; expected a value .*F\.year == value",
-    "payload['kind'] = 'x'": r"stands behind a dot; expected payload\.<key>",
+    "payload['kind'] = 'x'": r"follows a dot; expected payload\.<key>",
     "year = 2000 order by year": "a filter has no ORDER; order_by= is an argument",
     "year = 2000 limit 1": "a filter has no LIMIT; limit= is an argument",
     "year = 2024 && title = 'a'": "unexpected '&'; expected AND",

@@ -1,4 +1,4 @@
-"""Filters: the tree, its Python operators, the text parser, the check against a schema."""
+"""Filters: the tree, Python operators for it, the text parser, and the check against a schema."""
 
 from __future__ import annotations
 

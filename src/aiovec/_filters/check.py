@@ -51,11 +51,11 @@ def bind(where: object, schema: Schema) -> Expr | None:
     """Return the tree of ``where`` for tables of ``schema``; None if it is None.
 
     ``where`` is an expression of ``F``, filter text, a tree, a mapping, which means equality, or a
-    list of these, which means AND; an empty one selects every row, as None does. In the tree that
-    comes back every name is known, every literal has exactly its field's type (on a payload key:
-    its own), and conditions that mean the same have one form: an IN holds two or more different
-    values, on a payload key of one type, and a LIKE has a wildcard before its end. Raises
-    FilterError, with the position where the condition at fault was parsed from text.
+    list of these, which means AND; an empty one selects every row, as None does. In the returned
+    tree, every name is known, every literal has exactly its field's type (for a payload key, its
+    own), and equivalent conditions have one form: an IN has two or more distinct values, for a
+    payload key all of one type, and a LIKE has a wildcard before its end. Raises FilterError, with
+    the position where the condition at fault was parsed from text.
     """
     if where is None:
         return None
@@ -246,7 +246,7 @@ class _Binder:
         field = schema.fields.get(ref.name)
         if field is None and ref.name != "id":
             fields = [*schema.fields]
-            # "kind" is no misspelt "id", but a key of the payload.
+            # "kind" is not a misspelt "id", but a key of the payload.
             means_id = ref.name.lstrip("_").lower() == "id"
             hint = did_you_mean("id" if means_id else ref.name, ["id"] if means_id else fields)
             if schema.payload and not hint:
@@ -277,7 +277,7 @@ def _fitting(value: Value, kind: str) -> Value | None:
 
 
 def _kind_of(value: Value) -> str:
-    """Return the kind of the fields that hold such values."""
+    """Return the kind of fields with values of this type."""
     if isinstance(value, str):
         return "text"
     return "datetime" if isinstance(value, datetime) else type(value).__name__

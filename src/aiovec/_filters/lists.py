@@ -26,14 +26,14 @@ from .tree import (
     word_of,
 )
 
-_MOST_KEYS = 8  # for each of which the table is read again
+_MOST_KEYS = 8  # the table is read again for each of them
 
 
 class NestedKey:
     """A key within another payload key, in a filter.
 
-    ``in_lists`` and ``beside`` select the rows that satisfy the other conditions of the filter, and
-    have a list on the way to the key, or a value there.
+    Both select rows that satisfy the other conditions of the filter: ``in_lists`` those with a list
+    on the path to the key, ``beside`` those with a value at the key.
     """
 
     def __init__(self, expr: Expr, ref: Ref) -> None:
@@ -59,7 +59,7 @@ class NestedKey:
 
 
 def nested_keys(filters: Iterable[Expr], indexed: Collection[str]) -> list[NestedKey]:
-    """Return the nested keys of filters, but for indexed ones, whose values are no lists."""
+    """Return the nested keys of filters, except indexed keys, whose values are not lists."""
     keys: dict[Ref, NestedKey] = {}
     for expr in filters:
         waiting = [expr]
@@ -70,7 +70,7 @@ def nested_keys(filters: Iterable[Expr], indexed: Collection[str]) -> list[Neste
             elif isinstance(item, (Not, IsTrue)):
                 waiting.append(item.item)
             elif len((ref := getattr(item, "ref", _NOTHING)).path) > 1 and str(ref) not in indexed:
-                with suppress(FilterError):  # it would be too large
+                with suppress(FilterError):  # the query would be too large
                     keys[ref] = keys.get(ref) or NestedKey(expr, ref)
     return [*keys.values()]
 

@@ -15,10 +15,11 @@ from ..errors import FilterError
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
-_MOST_CHARACTERS = 2**20  # of a text in a filter: a longer one would block the event loop
+# Characters of a text in a filter: a longer text would block the event loop.
+_MOST_CHARACTERS = 2**20
 
-# Other keywords, such as CONTAINS and TIMESTAMP, stand only where no name can be, so a field may be
-# called like them.
+# Other keywords, such as CONTAINS and TIMESTAMP, occur only where no name can, so they may also be
+# names of fields.
 RESERVED = frozenset(("AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"))
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -128,7 +129,7 @@ def _no_literal(value: object) -> FilterError:
 
 
 def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool | datetime, ...]:
-    """Return Python values as literals; many of one plain type are checked at once."""
+    """Return Python values as literals; values of a single plain type are checked all at once."""
     listed = values if isinstance(values, (list, tuple)) else list(values)
     kinds = set(map(type, listed))
     if (

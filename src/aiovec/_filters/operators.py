@@ -193,8 +193,8 @@ class FieldNames:
     __iter__: ClassVar[None] = None
 
     def __getattr__(self, name: str) -> FieldRef:
-        # No field begins with an underscore, but copy, pickle, inspect and notebooks probe for such
-        # attributes.
+        # No field's name begins with an underscore, but copy, pickle, inspect and notebooks look
+        # for such attributes.
         if name.startswith("_"):
             raise AttributeError(name)
         return FieldRef(Ref(name))

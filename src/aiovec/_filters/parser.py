@@ -43,7 +43,7 @@ _END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
 _COMPARED = "one of = != < <= > >="
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
-# A text without wildcards follows these words.
+# After these words comes a text without wildcards.
 _OF_TEXT = {"CONTAINS_TEXT": FieldRef.contains_text, "STARTSWITH": FieldRef.startswith}
 _PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", *_OF_TEXT)
 _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
@@ -52,7 +52,7 @@ _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 _NO_FUNCTIONS = "a filter has no functions; compute the value before, a time as TIMESTAMP '...'"
 # The arguments of calls that replace the clauses of SQL.
 _CLAUSES = {"ORDER": "order_by=", "LIMIT": "limit=", "OFFSET": "offset=", "GROUP": "group_by="}
-# What to write for the signs of other languages.
+# Replacements for operators of other languages.
 _ELSEWHERE = {"&": "AND", "|": "OR", "!": "NOT or !="} | dict.fromkeys(
     "?:{%$@", "a value (a filter has no parameters: F.year == value takes a variable)"
 )
@@ -146,8 +146,7 @@ class _Parser:
         return expr
 
     def _any_of(self, position: int) -> Expr:
-        """Parse conditions with AND and OR; ``position`` is the one of the parenthesis around
-        them."""
+        """Parse conditions with AND and OR; ``position`` is that of the parenthesis around them."""
         terms = []
         while True:
             factors = [self._term(position)]
@@ -261,7 +260,7 @@ class _Parser:
         if token.text == "(":
             self._refuse(_NO_FUNCTIONS, start.position, _A_CONDITION)
         if token.text == "[":
-            self._refuse("a key of the payload stands behind a dot", token.position, f"{ref}.<key>")
+            self._refuse("a key of the payload follows a dot", token.position, f"{ref}.<key>")
         self._fail(f"{_A_PREDICATE}, AND, OR or the end")
 
     def _named_predicate(self, start: _Token, ref: Ref, expected: str) -> Expr:

@@ -165,7 +165,7 @@ class Compare(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
-    """``ref`` equals one of ``values``; there is at least one, and behind ``bind`` none twice."""
+    """``ref`` equals one of ``values``: at least one, and all distinct after ``bind``."""
 
     ref: Ref
     values: tuple[Value, ...]
@@ -337,7 +337,7 @@ def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -
         if isinstance(item, kind):
             flat.extend(item.items)
             depth = max(depth, item.depth - 1)
-        elif not (isinstance(item, Const) and item.value is empty):  # which says nothing
+        elif not (isinstance(item, Const) and item.value is empty):  # adds nothing
             flat.append(item)
             depth = max(depth, item.depth)
         literals += item.literals
