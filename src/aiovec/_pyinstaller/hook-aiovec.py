@@ -1,4 +1,4 @@
-"""What PyInstaller does not see: modules that are imported by name, and files of packages."""
+"""Lists what PyInstaller cannot find: modules that are imported by name, and data files."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""What PyInstaller does not see of the backend: its modules, and libraries that are loaded."""
+"""Lists the modules and native libraries of the backend, which PyInstaller cannot find."""
 
 from importlib.util import find_spec
 

@@ -15,7 +15,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Names elsewhere, and the name here or, behind a semicolon, what to do.
+# Names in other libraries, each with our name for it or, after a semicolon, with advice.
 _ARGUMENTS = {
     "k": "limit", "top": "limit", "top_k": "limit", "n_results": "limit",
     "filter": "where", "filters": "where",
@@ -55,7 +55,7 @@ def _hint(name: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> str:
 
 
 def meant_by(name: str, known: Sequence[str]) -> str:
-    """Return the name here for an argument of another library; "" if it has none of those known."""
+    """Return our name for another library's argument that is one of ``known``, or ""."""
     meant = _ARGUMENTS.get(name, "")
     return meant if meant in known else ""
 
@@ -67,9 +67,10 @@ def unexpected(call: str, name: str, known: Sequence[str]) -> TypeError:
 
 
 def hints_arguments(function: _F) -> _F:
-    """Return the function, whose TypeError for wrong arguments says what to write instead.
+    """Return the function with a TypeError for wrong arguments that suggests the right ones.
 
-    The errors of a coroutine function show no frames of aiovec, if a caller's values are to blame.
+    If a coroutine function fails because of its caller's values, the traceback shows no frames of
+    aiovec.
     """
 
     @wraps(function)
@@ -101,7 +102,7 @@ def hints_arguments(function: _F) -> _F:
 def taking_arguments_of(
     function: Callable[_P, object],
 ) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
-    """Give a function that passes its arguments on to another one the signature of that one."""
+    """Give a function the signature of another function, to which it passes its arguments on."""
 
     def decorate(passing: Callable[..., _T]) -> Callable[_P, _T]:
         result = inspect.signature(passing).return_annotation
@@ -115,7 +116,8 @@ def taking_arguments_of(
 def without_frames(error: AiovecError) -> AiovecError:
     """Remove the frames from a caller's error, and from causes that were raised in aiovec.
 
-    The message says it all, and the frames are those of checks. Other errors keep theirs.
+    Their messages explain everything, and the frames would only show our checks. Other errors keep
+    theirs.
     """
     cause: BaseException | None = None if error.http.machine else error
     while cause is not None:
@@ -198,7 +200,7 @@ class NotCopied:
 
 
 class NoLength:
-    """A class whose length has to be asked for by a call."""
+    """A class without ``len()``, because its length takes a call."""
 
     __slots__ = ()
 
@@ -207,5 +209,5 @@ class NoLength:
         def __len__(self) -> NoReturn:
             raise TypeError(f"object of type {type(self).__name__!r} has no len(); write count()")
 
-    def __bool__(self) -> bool:  # not by the length
+    def __bool__(self) -> bool:  # true, whatever the length
         return True

@@ -56,7 +56,7 @@ class _Lazy(ModuleType):
         except ImportError as exc:
             raise needs_arrow(exc) or exc from exc
         value = getattr(module, name)
-        setattr(self, name, value)  # the next use finds it without this method
+        setattr(self, name, value)  # later uses find it without this method
         return value
 
 
@@ -68,7 +68,7 @@ def is_of(value: object, library: str, *names: str) -> bool:
     """Return whether a value is of one of a library's classes; imports nothing."""
     if (module := sys.modules.get(library)) is None:
         return False
-    for name in names:  # while another thread imports the library, some are missing
+    for name in names:  # while another thread imports the library, some classes are missing
         kind = getattr(module, name, None)
         if isinstance(kind, type) and isinstance(value, kind):
             return True

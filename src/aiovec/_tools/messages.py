@@ -1,4 +1,4 @@
-"""Texts of messages: values of users, shortened, lists of names, and the name that was meant."""
+"""Parts of messages: shortened values of users, lists of names, and suggestions for names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: object, most: int = 120) -> str:
-    """Return a user's value for a message, shortened. Fast, and never raises."""
+    """Return a user's value, shortened for a message. Fast, and never raises."""
     try:
         text = _Shown(most).repr(value)
     except Exception:  # noqa: BLE001 - Python refuses numbers of more than 4,300 digits

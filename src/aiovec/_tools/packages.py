@@ -30,7 +30,7 @@ def entry_points(group: str) -> Mapping[str, EntryPoint]:
 
 
 def installed(group: str) -> Mapping[str, EntryPoint]:
-    """Return the entry points of a group as they were when first asked for."""
+    """Return the entry points of a group, cached at the first call."""
     return _installed(group, tuple(sys.path))
 
 
@@ -42,7 +42,7 @@ def _installed(group: str, _path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
 def _may_have(group: str, path: Sequence[str]) -> bool:
     """Return whether a package may have entry points of this group.
 
-    Most have none of ours, and ``importlib.metadata`` takes 60 ms of CPU time to find that out.
+    Most packages have none, and ``importlib.metadata`` takes 60 ms of CPU time to find that out.
     """
     head = f"[{group}]".encode()
     for folder in path:

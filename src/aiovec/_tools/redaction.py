@@ -1,4 +1,4 @@
-"""Removes secrets from everything shown: targets, messages, errors with causes, settings.
+"""Removes secrets from all that is shown: targets, messages, errors with causes, settings.
 
 Users put secrets into the user or the query of a URL, into options such as ``storage_options``, and
 into environment variables. None of them may reach a message, a log, a report or a traceback.
@@ -31,7 +31,7 @@ _AUTHORISES = (
     r"|access[-_]key(?:[-_]id)?|account[-_]key|secret(?:[-_][\w-]*)?|password|authorization)\Z"
 )
 _VALUE_OF_PAIR = r"(?i)(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+"
-# The parts of a request that a server repeats if it cannot verify it.
+# The parts of a request that a server repeats in its answer if it cannot verify the signature.
 _ECHO = r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*"
 
 # Options without secrets, which a message may need.
