@@ -39,7 +39,7 @@ class Portal:
         try:
             self._thread.start()
             self._loop = started.result()
-        except BaseException:  # interrupted
+        except BaseException:  # such as an interrupt
             started.add_done_callback(
                 lambda loop: loop.result().call_soon_threadsafe(self._stop.set)
             )
@@ -53,7 +53,7 @@ class Portal:
 
     async def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         started.set_result(asyncio.get_running_loop())
-        await self._stop.wait()  # then asyncio.run cancels the remaining tasks
+        await self._stop.wait()  # when this returns, asyncio.run cancels the remaining tasks
 
     @property
     def is_here(self) -> bool:
@@ -62,7 +62,7 @@ class Portal:
 
     @property
     def stopped(self) -> bool:
-        """True after ``stop``."""
+        """True once ``stop`` was called."""
         return self._stop.is_set() or self._over
 
     @property
@@ -94,7 +94,7 @@ class Portal:
         return self._result(begun)
 
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Do the same as ``run``, awaited on another event loop without blocking it.
+        """Like ``run``, but awaited on another event loop, without blocking it.
 
         A cancelled caller waits until the call has ended.
         """
@@ -112,7 +112,7 @@ class Portal:
             raise
         finally:
             if ended.done():
-                ended.exception()  # ``_result`` raises it
+                ended.exception()  # ``_result`` raises the exception
         return self._result(begun)
 
     def begin(self, call: Callable[[], Awaitable[object]]) -> None:
@@ -139,7 +139,7 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
-    # The loop may end before it begins a call, so both look whether it has.
+    # The loop may end before it begins a call, so both sides check whether it has ended.
 
     def _wait(self, call: _LoopCall[Any]) -> None:
         while not call.ended and not self._over:

@@ -48,7 +48,7 @@ _R = TypeVar("_R")
 
 
 class _Blocking(NotCopied, Hints, Generic[_A]):
-    """Holds an asynchronous object and the portal to its event loop."""
+    """An asynchronous object with the portal to its event loop."""
 
     def __init__(self, awaited: _A, portal: Portal) -> None:
         self._awaited: Final = awaited
@@ -58,7 +58,7 @@ class _Blocking(NotCopied, Hints, Generic[_A]):
 def _blocking(
     method: Callable[Concatenate[_A, _P], Awaitable[_R]],
 ) -> Callable[Concatenate[_Blocking[_A], _P], _R]:
-    """Return the method without ``await``."""
+    """Return the method as a blocking function."""
 
     @wraps(method)
     def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -99,7 +99,7 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
             portal.begin(items.aclose)
 
 
-# Iterables that are not lazy, and attributes of objects that are read as a whole.
+# Iterables that are not lazy, and attributes of objects that can be read as a whole.
 _HELD = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
     "__array__ __array_interface__ __arrow_c_array__ __arrow_c_stream__ __dataframe__ "
@@ -124,7 +124,7 @@ def _read(argument: object) -> object:
 
 
 class Table(NoLength, _Blocking[AsyncTable]):
-    """A light handle on one table: the store's methods without the table's name."""
+    """A lightweight handle for one table: the store's methods without the table's name."""
 
     def __init__(self, store: VectorStore, awaited: AsyncTable) -> None:
         super().__init__(awaited, store._portal)
@@ -173,7 +173,7 @@ class Table(NoLength, _Blocking[AsyncTable]):
 
 
 class Watching(_Blocking[AsyncWatching]):
-    """A source that is followed while this is entered. Made by ``aiovec.sync.watch``."""
+    """A source that is followed inside a ``with`` block. Created by ``aiovec.sync.watch``."""
 
     def __enter__(self) -> Watching:
         self._portal.run(self._awaited.__aenter__)
