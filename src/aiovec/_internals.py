@@ -30,7 +30,8 @@ class StoreInternals:
 
     @property
     def identity(self) -> str:
-        """The name of the store, which a move that its TOML file follows does not change."""
+        """The name of the store; it stays the same if the store follows its TOML file to another
+        place."""
         return self._store._backends.identity
 
     def watching(
@@ -50,14 +51,14 @@ class StoreInternals:
         self._store._embedders.give(name, embedder)
 
     async def check_embedder(self, table: str, schema: Schema) -> None:
-        """Raise ModelMismatchError if the vectors of a table are not those of its embedder here."""
+        """Raise ModelMismatchError if a table's vectors are not from its embedder in this store."""
         settings = self._store._backends.active.settings
         name = "" if schema.embed is None else schema.embed.using
         if (embedder := await self._store._embedders.find(name, settings)) is not None:
             embedder.check_fits(table, schema)
 
     async def can_embed(self, schema: Schema) -> bool:
-        """Return whether a text can be searched for by its vector, in a table of this schema."""
+        """Return whether the store can search a table of this schema by the vector of a text."""
         return await self._store._embedders.can_embed(schema, self._store._backends.active.settings)
 
     async def completed(self, table: str, schema: Schema) -> Schema:
@@ -66,18 +67,17 @@ class StoreInternals:
         return await self._store._embedders.completed(table, schema, settings)
 
     async def tokenizer(self, schema: Schema) -> tuple[Any, int | None]:
-        """Return the tokenizer of a table's model if that cuts long texts off, and the tokens that
-        it reads; None otherwise."""
+        """Return the tokenizer of a table's model and its limit of tokens; None without a limit."""
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
-        """Return the schema, and the name of the table's state, as ``CallContext`` takes it."""
+        """Return the schema, and the name of the table's state for ``CallContext``."""
         return await self._store._schema_and_state(table)
 
     async def on_table(
         self, call: str, table: str, act: Callable[[Backend, TableHandle], Awaitable[_T]]
     ) -> _T:
-        """Run ``act`` on a table, again if the table or the backend has changed."""
+        """Run ``act`` on a table; repeat it if the table or the backend has changed."""
         return await self._store._on_table(call, table, lambda t: act(t.backend, t.handle))
 
     async def notes(

@@ -55,15 +55,15 @@ def lifespan(
 
     ``watch`` is a source that the store follows while the app runs, or several: each is the source
     of ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
-    "embed": "body"}``. ``store.watching`` has them. With ``wait``, the app serves once each has
-    been copied.
+    "embed": "body"}``. ``store.watching`` lists them. With ``wait``, the app starts to serve once
+    each has been copied.
 
     The store opens when the app starts; if that fails, the app does not start. It closes when the
     app ends, after the accepted writes. An app may start again later.
 
-    Within your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``:
-    ``async with lifespan(...)(app) as state: yield state``. An app has one such store; open others
-    with ``aiovec.connect`` in that lifespan.
+    Within your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``: ``async with
+    lifespan(...)(app) as state: yield state``. An app has one such store; open others with
+    ``aiovec.connect`` in that lifespan.
     """
     opening = partial(
         connect,
@@ -74,14 +74,14 @@ def lifespan(
         embedder=embedder,
         embedders=embedders,
     )
-    opening()  # opens nothing, but refuses wrong arguments now
+    opening()  # opens nothing yet, but refuses wrong arguments at once
     watched = sources_of(watch)
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
         state = getattr(app, "state", None)
         other = _in_state(state)
-        if other is not None:  # the handlers would always get the last one
+        if other is not None:  # otherwise the handlers would always get the last one
             raise ConfigError(
                 f"this app has a store already ({other.target}): open a second one with "
                 "aiovec.connect in your own lifespan, and pass it to its handlers yourself",

@@ -79,7 +79,7 @@ class Bridge:
     ``schema`` returns the schema of a new table for the length of its first vector.
     """
 
-    _taken: frozenset[str] = frozenset()  # names of columns that are no metadata
+    _taken: frozenset[str] = frozenset()  # names of columns that are not metadata
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Bridge:
                 columns = self._taken
                 self._see(None)
                 if self._taken != columns:
-                    raise  # the rows were made for the columns of a table that somebody dropped
+                    raise  # the rows have the columns of a table that somebody dropped
                 length = self.dim or dim
                 if not length:
                     words = (
@@ -347,7 +347,7 @@ class DocumentBridge(Bridge):
         return unless_true(metadata_filter(wanted, self.fields))
 
     def fields(self, key: str) -> list[FieldRef]:
-        """Return the fields that a key of a filter can mean: dots may lead into its objects."""
+        """Return the fields that a key of a filter can mean; dots may lead into objects."""
         first, *inner = key.split(".")
         nested = inner and self._stored(first) not in self._declared
         return [self.field(key), *([self.field(first, *inner)] if nested else [])]
@@ -368,8 +368,10 @@ class DocumentBridge(Bridge):
 
 
 def _text_of(schema: Schema, wanted: str) -> str:
-    """Return the field of the documents' texts, which has another name in a table for documents of
-    files, for example."""
+    """Return the field of the documents' texts.
+
+    Its name differs, for example, in a table of imported files.
+    """
     if wanted in schema.fields:
         return wanted
     names = text_fields(schema) if schema.embed is None else [schema.embed.field]
@@ -538,12 +540,12 @@ def _in_payload(key: str) -> list[FieldRef]:
 
 
 def unless_true(where: Expr) -> Expr | None:
-    """Return a condition, or None for one that is true whatever a row has."""
+    """Return a condition, or None if it is true for every row."""
     return None if _constant(where) is True else where
 
 
 def _constant(where: Expr) -> bool | None:
-    """Return the truth of a condition that no row changes; None for any other."""
+    """Return the truth of a condition that is the same for every row; None for others."""
     match where:
         case Const(value):
             return value
@@ -645,7 +647,7 @@ def _contains(field: FieldRef, value: Any) -> Expr:
     """Match lists that contain the value, and texts that contain it as a part."""
     lists, texts = _shapes(field)
     conditions = []
-    if lists or not texts:  # other fields get the error that says what CONTAINS applies to
+    if lists or not texts:  # other fields get the error that explains CONTAINS
         conditions.append(field.contains(value))
     if texts and isinstance(value, str):
         conditions.append(field.contains_text(value))

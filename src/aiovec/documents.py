@@ -50,22 +50,21 @@ SCHEMA = Schema(
 )
 """The schema of a table of passages.
 
-``hash`` changes with the content of the document, and with how it is cut. ``base`` is the
-``--base`` of the import that stored the passage, and null if an app did. ``expires`` is set by an
-import in a passage that its document no longer has.
-"""
+``hash`` changes with the content of the document and with the way it is cut. ``base`` is the
+``--base`` of the import that stored the passage; null if an app stored it. An import sets
+``expires`` in passages that their document no longer has."""
 
 SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
 """The suffixes of documents."""
 
-# Formats that no reader here knows.
+# Formats that no reader supports.
 _UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
 
 CHARACTERS, TOKENS = 1200, 256
-"""Length of a passage at most, in characters, or in tokens where a tokenizer counts them."""
+"""The most characters of a passage, or tokens if there is a tokenizer."""
 
 LARGEST = 64 * 2**20
-"""Bytes of a document at most: it is held in memory with all its passages."""
+"""The most bytes of a document, because it is in memory together with all its passages."""
 
 FARTHEST = 10
 """The most passages before and after a hit."""
@@ -100,16 +99,16 @@ class Cutter:
 
     @property
     def limit(self) -> int:
-        """The length of a passage at most."""
+        """The most characters or tokens of a passage."""
         return self.size or (CHARACTERS if self.tokenizer is None else TOKENS)
 
     @property
     def _short(self) -> int:
-        """Characters below which a piece joins its neighbour: it says too little by itself."""
+        """Characters below which a piece is joined to its neighbour."""
         return min(self.limit // 15, 80)
 
     def hash(self, data: bytes) -> str:
-        """Return what changes with the content of a document, and with how it is cut.
+        """Return a hash of a document's content and of the way it is cut.
 
         It begins with the size and the overlap, which ``lengths_in`` reads.
         """
@@ -121,7 +120,7 @@ class Cutter:
     def kind_of(self, data: bytes, source: str) -> Kind:
         """Return the kind of a document, by its first bytes or its suffix.
 
-        DocumentError if it is not read, or too large.
+        DocumentError if its kind is not supported, or it is too large.
         """
         _check_size(len(data), source)
         if self.kind is not None:
@@ -136,7 +135,7 @@ class Cutter:
         return kind
 
     def read(self, data: bytes, source: str) -> Text:
-        """Return the text of a document. Takes a while, if another process reads its kind."""
+        """Return the text of a document. Slow for kinds that are read in another process."""
         kind = self.kind_of(data, source)
         if kind.is_parsed:
             return text_of(kind.name, data, source, self.stop)
@@ -145,9 +144,9 @@ class Cutter:
     def rows(
         self, data: bytes, source: str, modified: datetime | None, text: Text | None = None
     ) -> list[dict[str, Any]]:
-        """Return the passages of a document as rows, or raise DocumentError. Takes a while.
+        """Return the passages of a document as rows, or raise DocumentError. Slow.
 
-        ``text`` is what ``read`` returned. AiovecError after a call of ``stop`` in another thread.
+        ``text`` is the result of ``read``. AiovecError after a call of ``stop`` in another thread.
         """
         text = text or self.read(data, source)
         kind = self.kind_of(data, source)
@@ -163,12 +162,12 @@ class Cutter:
         return [{**row, "part": n, "parts": len(rows)} for n, row in enumerate(rows, start=1)]
 
     def _cut(self, text: str, kind: Kind, title: str | None) -> Iterator[dict[str, Any]]:
-        """Yield the fields of each passage that its text decides."""
+        """Yield the fields of each passage that depend on its text."""
         facts: dict[str, Any] = {}
         if kind.name == "markdown":
             text, facts = _front_matter(text)
         elif kind.name == "text" and _DIRECTIVE.search(text, 0, 2**16):
-            kind = KINDS["rst"]  # whose sources Sphinx calls .txt too
+            kind = KINDS["rst"]  # Sphinx also names such sources .txt
         title = facts.pop("title", None) or title
         cuts = self._splitter(kind.splitter)
         line, counted = 1, 0
@@ -187,7 +186,7 @@ class Cutter:
 
     def _splitter(self, name: str) -> _Cuts:
         splitter = getattr(package("semantic_text_splitter"), name)
-        size = self.limit - self._short  # which may be joined to it
+        size = self.limit - self._short  # leaves room to join a short piece
         overlap = min(self.overlap, size - 1)
         if self.tokenizer is None:
             return cast(_Cuts, splitter(size, overlap).chunk_indices)
@@ -195,9 +194,9 @@ class Cutter:
         return cast(_Cuts, tokens.chunk_indices)
 
     def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield where each chunk of a section begins and ends.
+        """Yield the start and the end of each chunk of a section.
 
-        A window ends anywhere, so the next one begins with its last chunk.
+        A window may end in the middle of a chunk, so the next one begins with its last chunk.
         """
         window = max(WINDOW, 16 * self.limit)
         while start < end:
@@ -224,14 +223,14 @@ async def passages(
 
     ``document`` is the path of a file, the bytes of one, or a text. Bytes of a text are UTF-8,
     UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's name, which
-    the rows keep; bytes and texts need it. Its suffix says its kind, unless the first bytes are
-    those of a PDF or of HTML, or ``kind`` says it: pass "markdown" for a text converted from a file
-    of another kind. An unknown suffix is plain text. ``modified`` is the time that the rows keep,
-    by default that of the file.
+    the rows keep; bytes and texts need it. Its suffix determines its kind, unless the first bytes
+    are those of a PDF or of HTML, or ``kind`` names it: pass "markdown" for a text converted from a
+    file of another kind. An unknown suffix means plain text. ``modified`` is the time to store in
+    the rows, by default the file's.
 
-    A passage has at most ``size`` characters, by default 1,200, or with a ``tokenizer`` of the
-    package ``tokenizers`` so many of its tokens, by default 256, without a heading before it;
-    passages of one section share up to ``overlap`` of them, by default none.
+    A passage has at most ``size`` characters, by default 1,200. With a ``tokenizer`` of the package
+    ``tokenizers``, ``size`` counts tokens, by default 256. A heading before the passage does not
+    count. Passages of one section share up to ``overlap`` characters or tokens, by default none.
 
     Raises DocumentError if the document cannot be read, has no text, or has more than 64 MiB.
     """
@@ -254,7 +253,7 @@ async def passages(
     cores = slots("documents", os.cpu_count() or 1)
     data, name, changed = await in_thread(load, limit=cores)
     text = None
-    if cutter.kind_of(data, name).is_parsed:  # one at a time, since it may take a minute
+    if cutter.kind_of(data, name).is_parsed:  # one document at a time, because it may take a minute
         text = await in_thread(cutter.read, data, name, limit=slots("reader", 1), stop=cutter.stop)
     work = partial(cutter.rows, data, name, changed, text)
     for row in await in_thread(work, limit=cores, stop=cutter.stop):
@@ -266,8 +265,8 @@ async def around(
 ) -> list[list[Record]]:
     """Return for each hit its passage and its neighbours, in the order of the document.
 
-    These are up to ``reach`` passages before it and after it, at most 10. One read gets them all.
-    Raises InvalidArgumentError if a hit is no passage with a ``source`` and a ``part``.
+    The neighbours are up to ``reach`` passages before and after the hit, at most 10. One read gets
+    all of them. Raises InvalidArgumentError if a hit is not a passage with ``source`` and ``part``.
     """
     if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= FARTHEST:
         raise InvalidArgumentError("reach", reach, f"from 0 to {FARTHEST}")
@@ -290,10 +289,10 @@ async def around(
 
 
 def place_of(row: Mapping[str, Any]) -> str | None:
-    """Return where a passage stands, to cite it; None for a row that is no passage.
+    """Return a citation of a passage; None for a row that is not a passage.
 
     It is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or only the
-    source of a kind without lines, such as Word.
+    source for kinds without lines, such as Word.
     """
     source, start = row.get("source"), row.get("start")
     if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):
@@ -303,7 +302,7 @@ def place_of(row: Mapping[str, Any]) -> str | None:
     if unit not in ("", "line"):
         return f"{source}, {unit} {start}"
     if anchor and ("://" in source or (kind is not None and kind.name == "html")):
-        return f"{source}#{anchor}"  # a link that opens there
+        return f"{source}#{anchor}"  # a link that opens at this place
     return f"{source}:{start}" if unit else source
 
 
@@ -312,10 +311,10 @@ def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise DocumentError(source, "it is no regular file")  # to open a pipe is to wait
+            raise DocumentError(source, "it is no regular file")  # opening a pipe would block
         _check_size(status.st_size, source)
         with path.open("rb") as file:
-            # Read as a whole, so that the hash is that of the passages if the file changes now.
+            # Read at once, so that the hash matches the passages even if the file changes now.
             data = file.read(LARGEST + 1)
         changed = path.stat().st_mtime
     except OSError as exc:
@@ -327,7 +326,7 @@ def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
 
 
 def lengths_in(digest: str) -> tuple[int, int] | None:
-    """Return the size and the overlap that a passage with this hash was cut by, if it says so."""
+    """Return the size and the overlap with which a passage was cut, if its hash has them."""
     lengths = re.match(r"(\d+)-(\d+)-", digest)
     return None if lengths is None else (int(lengths[1]), int(lengths[2]))
 
@@ -343,7 +342,7 @@ def _check_size(size: int, source: str) -> None:
 
 
 def passage_id(source: str, part: int) -> str:
-    """Return the id of a passage, which stays when its text changes."""
+    """Return the id of a passage, which stays the same when its text changes."""
     id = f"{source}#{part}"
     if len(id.encode()) <= 512:
         return id
@@ -351,7 +350,7 @@ def passage_id(source: str, part: int) -> str:
 
 
 def text_of_name(name: str) -> str:
-    """Return a file's name as text: a byte of it that is no UTF-8 is written ``\\xff``."""
+    """Return a file's name as text, with bytes that are not UTF-8 written as ``\\xff``."""
     try:
         data = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half of a pair of UTF-16
@@ -373,7 +372,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def _joined(chunks: Iterable[tuple[int, int]], short: int) -> Iterator[tuple[int, int]]:
-    """Yield chunks, a short one together with the next, or at the end with the one before."""
+    """Yield chunks, joining a short one to the next or, at the end, to the previous one."""
     held: tuple[int, int] | None = None
     is_whole = False
     for start, stop in chunks:
@@ -405,17 +404,17 @@ def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
 def _sections(
     text: str, headings: Headings, title: str | None
 ) -> Iterator[tuple[int, int, int, str | None, str | None]]:
-    """Yield where each section begins, its text begins and it ends, its headings and its anchor.
+    """Yield each section: its start, the start of its text, its end, its headings and its anchor.
 
-    A heading with nothing below it belongs to the section after it.
+    A heading with nothing below it belongs to the next section.
     """
     path: list[tuple[int, str, str | None]] = []
     begin = content = 0
     for start, end, level, words, anchor in (*headings, (len(text), 0, 0, "", None)):
-        if len(words) > LONGEST_TITLE:  # each passage below it would repeat it
+        if len(words) > LONGEST_TITLE:  # otherwise each passage below it would repeat it
             continue
         if text[content:start].strip() or (not level and text[begin:start].strip()):
-            # Without text below them, the last headings are a section.
+            # The last headings are a section if no text follows them.
             content = content if text[content:start].strip() else begin
             titles = " > ".join(name for _, name, _ in path)
             anchors = [name for *_, name in path if name]

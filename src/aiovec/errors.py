@@ -66,9 +66,9 @@ class HttpAnswer:
     status: int
     title: str
     private: tuple[str, ...] = ()
-    """The facts that a server does not send, since they name places on its machine."""
+    """The facts that a server does not send, because they name files or hosts of its machine."""
     machine: bool = True
-    """False if the message has only the caller's values, and no path of the server."""
+    """False if the message consists of the caller's values, without a path of the server."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
 
@@ -82,7 +82,7 @@ class AiovecError(Exception):
     """The base class. Raised itself only for a driver's failure that no subclass describes.
 
     A subclass with fields is a dataclass: the fields are the facts. They fill ``_text``, or
-    ``_message`` makes the message of them.
+    ``_message`` makes the message from them.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store failed")
@@ -102,7 +102,7 @@ class AiovecError(Exception):
         return self._text.format_map(vars(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses take their facts, not the message, so the default pickling does not work.
+        # Subclasses are constructed from facts instead of the message, so default pickling fails.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -161,7 +161,7 @@ class ExtensionUnavailableError(AiovecError):
 class InvalidArgumentError(AiovecError, ValueError):
     """An argument out of its range: ``argument`` and ``value``.
 
-    ``expected`` says what it must be. It is empty if the message is a ``reason`` instead.
+    ``expected`` describes the valid values. It is empty if the message is a ``reason`` instead.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid argument", machine=False)
@@ -334,10 +334,10 @@ class DocumentError(AiovecError, ValueError):
 class EmbeddingError(AiovecError):
     """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
 
-    ``reason`` says why. ``row`` and ``id`` name the text's row, if it has one, ``model`` is the
-    embedder's, ``status`` is the HTTP status of its service, and ``retryable`` is true if the same
-    call may succeed later. ``table`` is set if the store has no embedder for it; then ``cure`` says
-    how to pass one.
+    ``reason`` describes the failure. ``row`` and ``id`` name the text's row, if it has one,
+    ``model`` is the embedder's model, ``status`` is the HTTP status of its service, and
+    ``retryable`` is true if the same call may succeed later. ``table`` is set if the store has no
+    embedder for it; then ``cure`` explains how to pass one.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(502, "The embedder gave no vector")

@@ -42,8 +42,8 @@ MAX_ROWS = 2_000
 """Most rows of a map."""
 # Most numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# Most rows over which a sample is spread; in a larger table, the first ones. SQLite walks 300,000
-# rows in a second.
+# A sample is spread over at most this many rows: in a larger table, over the first ones. SQLite
+# reads 300,000 ids in a second.
 _WALKED = 1_000_000
 # The colours of the most frequent values; the others share one. They are those of Okabe and Ito,
 # which colour-blind people can distinguish.
@@ -165,8 +165,8 @@ async def _sample(
 ) -> Results[Record]:
     """Return a random sample of the table's rows, the same each time.
 
-    Only the ids are walked, which is fast on both backends, unlike an offset into a large table.
-    Rows deleted since then are left out.
+    Reads only the ids first, which is fast on both backends, unlike an offset into a large table.
+    Rows deleted in the meantime are left out.
     """
     among = range(min(total, _WALKED))
     places = np.sort(Random(0).sample(among, min(size, len(among))))
@@ -285,7 +285,7 @@ def _short(value: object) -> str | None:
 
 async def _figure(store: VectorStore, table: str, color: Color, rows: int) -> Figure:
     try:
-        await in_thread(__import__, "matplotlib.figure")  # slow the first time
+        await in_thread(__import__, "matplotlib.figure")  # slow at the first import
     except ImportError as exc:
         missing = "needs matplotlib: pip install matplotlib"
         raise UnsupportedError("plot.map()", "", missing) from exc
