@@ -126,7 +126,11 @@ def suites(session: nox.Session) -> None:
     for file, names in SUITES.items():
         session.run("pytest", "-m", "not soak", file, "-k", names)
     folder = Path(session.create_tmp()).resolve()
-    env = {"PYTHONPATH": str(Path("scripts").resolve())}
+    # A thousand writes at once take longer than the usual timeout on a busy machine.
+    env = {
+        "PYTHONPATH": str(Path("scripts").resolve()),
+        "AIOVEC_RETRIEVAL__SQLITE__BUSY_TIMEOUT": "120",
+    }
     for package, files in SOURCES.items():
         shutil.rmtree(folder / package, ignore_errors=True)
         session.install("pip")
