@@ -217,7 +217,7 @@ FAULTS = [
     Fault(
         "chunks are bounded by rows, not by bytes", IMPORT + "sources.py",
         "if len(part) >= size or nbytes >= BYTES_AT_ONCE:", "if len(part) >= size:",
-        "tests/unit/test_parts.py",
+        "tests/unit/test_readers.py",
     ),
     Fault(
         "a watch puts its mark before it applies the changes", IMPORT + "table_feed.py",
