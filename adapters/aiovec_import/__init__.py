@@ -1,4 +1,5 @@
 """Files in and out: ``aiovec import`` and ``aiovec export``.
 
-``sources`` has the nouns, ``stores`` a reader for each other store, by its own client.
+``sources`` defines the terms; ``stores`` has a reader for each kind of other store, using its own
+client.
 """

@@ -18,9 +18,9 @@ from .files import FileReader
 from .sources import BYTES_AT_ONCE, Chunk, ForeignTable
 
 _CARRIED = b"aiovec.schema"
-# Rows in which the length of the vectors is looked for.
+# Rows that are searched for the length of the vectors.
 _FEW = 1000
-# This much of a Parquet column is read ahead, not all of it.
+# Bytes of a Parquet column that are read ahead.
 _BUFFER_BYTES = 1024 * 1024
 
 
@@ -100,7 +100,7 @@ class ArrowFile(FileReader):
 
 
 def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
-    """Return a column as ``insert`` takes it: ids and dates in the payload as text."""
+    """Return a column in the form for ``insert``: ids, and dates in the payload, as text."""
     kind = column.type
     if name == "id" and pa.types.is_integer(kind):
         return column.cast(pa.utf8())
@@ -116,7 +116,7 @@ def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
-    """Return the type with text for what JSON lacks, also in lists and structs."""
+    """Return the type with text in place of types that JSON lacks, also in lists and structs."""
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)))
     if pa.types.is_struct(kind):
@@ -132,7 +132,7 @@ def _as_text(kind: pa.DataType) -> pa.DataType:
 class _ParquetWriter:
     """Writes rows to a Parquet file, vectors that may be null as lists of any length.
 
-    pyarrow before 26 writes or reads no list of a fixed length that is null.
+    pyarrow before 26 can neither write nor read a null in lists of fixed length.
     """
 
     def __init__(self, file: IO[bytes], columns: pa.Schema) -> None:
@@ -140,7 +140,7 @@ class _ParquetWriter:
             if pa.types.is_fixed_size_list(column.type) and column.nullable:
                 columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
         self._columns = columns
-        # A dictionary never pays for the numbers of vectors.
+        # A dictionary is never worth it for the numbers of vectors.
         texts = [column.name for column in columns if pa.types.is_string(column.type)]
         self._writer = pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=texts)
 
@@ -156,9 +156,9 @@ class _ParquetWriter:
 
 
 def _as_list(vectors: pa.FixedSizeListArray, kind: pa.DataType) -> pa.ListArray:
-    """Return vectors as lists of this type, in which one that is null has no items.
+    """Return vectors as lists of this type, in which a null has no items.
 
-    Arrow's cast keeps the items of one that is null, which Parquet does not take.
+    Arrow's cast keeps the items of a null, which Parquet does not accept.
     """
     valid = vectors.is_valid()
     ends = np.cumsum(valid.to_numpy(zero_copy_only=False)) * vectors.type.list_size

@@ -1,4 +1,4 @@
-"""Rows of files and stores: those that bring vectors are written once, others update rows."""
+"""Imports of rows from files and stores: rows with vectors, and updates of existing rows."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from .wanted import Wanted
 class RowImport(Import):
     """The tables of a source. A row that cannot be imported is listed, and the rest is imported.
 
-    A new table is created with the first of its rows. A table that cannot be read stops no other;
-    if it is the only one, or with ``strict``, it raises the error.
+    A new table is created with the first of its rows. If a table cannot be read, the others are
+    still imported; for a single table, or with ``strict``, the error is raised.
     """
 
     going_on: ClassVar[str] = "with --upsert the import continues"
@@ -88,7 +88,7 @@ class RowImport(Import):
         self.refuse()
 
     async def write(self, store: VectorStore, part: Any) -> None:
-        """Write rows; those whose id exists already become rejects."""
+        """Write rows; rows whose id already exists become rejects."""
         load: Load
         rows: Sifted
         load, rows = part
@@ -103,7 +103,7 @@ class RowImport(Import):
                 load.rows += rows.rows.num_rows
                 break
             except DuplicateIdError as exc:
-                # In a new table too, the row may be another writer's as well as an earlier one's.
+                # Even in a new table, the existing row may come from another writer.
                 rows = await in_thread(rows.without, set(exc.ids), EXISTS)
         await self.note(load, rows.rejects)
 
@@ -123,7 +123,8 @@ class RowImport(Import):
 class RowUpdate(Import):
     """All rows of a file change in one commit, or none if one of them is bad.
 
-    With ``strict``, every id must exist. ``count`` rows of the file have anything besides an id.
+    With ``strict``, every id must exist. ``count`` is the number of rows with anything besides an
+    id.
     """
 
     going_on: ClassVar[str] = ""
@@ -140,10 +141,10 @@ class RowUpdate(Import):
         return {"table": self.loads[0].table, "updated": self.updated, "absent": absent}
 
     async def find(self, store: VectorStore) -> None:
-        """The table exists: the file was read by its schema."""
+        """Do nothing: the table exists, and the file was read by its schema."""
 
     async def check(self, store: VectorStore) -> None:
-        """The store checks all rows before it changes one."""
+        """Do nothing: the store checks all rows before it changes any."""
 
     async def parts(self) -> AsyncGenerator[Any, None]:
         yield await in_thread(self._rows)

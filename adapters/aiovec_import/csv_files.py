@@ -26,8 +26,8 @@ from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .jsonlines import json_values, vector_texts
 from .sources import Chunk, ForeignTable, Reject
 
-# Begins a row that is read behind the last row of a file. If the parser does not meet it, a cell
-# whose quote was never closed has swallowed it.
+# Begins a row that is appended to the file. If the parser does not reach it, a cell with an
+# unclosed quote has swallowed it.
 _END = uuid.uuid4().hex
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -35,15 +35,15 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
-    Without a schema, all cells of a column decide its type, not only those of a block, as pyarrow
-    guesses it; what is mixed is text. Columns that the
-    schema does not name are text in the payload.
+    Without a schema, the type of a column depends on all its cells, while pyarrow looks at one
+    block only; a column of mixed types is text. Columns that the schema does not name are text in
+    the payload.
     """
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._names = self._header()
-        # One pass for the lengths of the vectors, which are in the first batch, and the types.
+        # One pass finds the lengths of the vectors, from the first batch, and the types.
         self._pass = self._batches()
         self._first, _, rejects = next(self._pass)
         if not (self._first or rejects or self._given or self._existing):
@@ -117,7 +117,7 @@ class CsvFile(FileReader):
                 yield Chunk(rows, places, rejects)
 
     def _batches(self) -> Iterator[tuple[pa.RecordBatch, list[int], list[Reject]]]:
-        """Yield cells as text, the numbers of their rows, and rows of another width before them."""
+        """Yield cells as text with their row numbers, and before them the rows of a wrong width."""
         width, number = len(self._names), 2
         bad: dict[int, Reject] = {}
         file = CheckedFile(self._file, self._lock, f"\n{_END}{',' * width}")
@@ -143,12 +143,12 @@ class CsvFile(FileReader):
     def _cells(
         self, file: CheckedFile, columns: dict[str, pa.DataType], wrong: Any
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the cells, the last ones once it is known that no quote is open behind them."""
+        """Yield the cells, the last ones only once it is known that no quote is left open."""
         last = None
         try:
             for cells in pa.csv.open_csv(
                 file,
-                # Without threads a row that is skipped has its number.
+                # Only without threads does pyarrow report the number of a skipped row.
                 pa.csv.ReadOptions(use_threads=False, block_size=LONGEST_LINE),
                 pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=wrong),
                 pa.csv.ConvertOptions(
@@ -177,7 +177,8 @@ class CsvFile(FileReader):
         return [kinds.get(new) for new in names.values()]
 
 
-# How numbers are written in JSON: a code with a leading zero is text. The first that fits all.
+# Patterns of JSON's literals, so a code with a leading zero is text. The first that fits all cells
+# is used.
 _CELLS = (
     ("int", r"0|-?[1-9][0-9]{0,18}"),
     ("float", r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
@@ -187,7 +188,7 @@ _CELLS = (
 
 
 def _kinds_of_cells(cells: pa.Array) -> set[str]:
-    """Return the kind of cells without gaps, as ``kinds_in`` names it."""
+    """Return the kind of cells without nulls, as ``kinds_in`` names it."""
     if not len(cells):
         return set()
     for kind, pattern in _CELLS:
@@ -204,7 +205,7 @@ def _fits(numbers: pa.Array) -> bool:
 
 
 def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
-    """Return what is wrong with the payload of a row, if anything is."""
+    """Return the fault of a row's payload, if any."""
     if not isinstance(payload, dict):
         return "must be an object in JSON"
     clash = sorted(payload.keys() & row.keys() - schema.fields.keys())
@@ -212,10 +213,10 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
 
 
 class CheckedFile(io.RawIOBase):
-    """A file from its beginning, with a last row behind it. UnicodeDecodeError if it is no UTF-8.
+    """A file from its beginning, with a row appended. UnicodeDecodeError if it is not UTF-8.
 
-    It has its own place: pyarrow reads ahead in a thread, also of a file that is left early
-    and read again while it still does. ``is_whole`` is set by the reader that meets the last row.
+    It has its own position, because pyarrow reads ahead in a thread, which may still run when the
+    file is read again. The reader sets ``is_whole`` when it reaches the appended row.
     """
 
     def __init__(self, file: Any, lock: threading.Lock, last: str) -> None:
@@ -242,7 +243,7 @@ class CheckedFile(io.RawIOBase):
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
-    """Return the value of a cell. One that does not fit stays text, which the store refuses."""
+    """Return the value of a cell. A cell that does not fit stays text, which the store refuses."""
     if cell is None or kind in (None, "text", "datetime"):
         return cell
     if kind == "bool":
@@ -251,7 +252,7 @@ def _value(cell: str | None, kind: str | None) -> Any:
         value = read_json(cell)
     except (ValueError, RecursionError):
         return cell
-    # pandas writes whole numbers as 1.0 if there are gaps among them.
+    # pandas writes whole numbers as 1.0 if the column has nulls.
     return int(value) if kind == "int" and type(value) is float and value.is_integer() else value
 
 

@@ -25,9 +25,10 @@ from .wanted import Wanted
 
 @dataclass
 class DocumentImport(SyncImport):
-    """Documents: the passages of each replace those of its earlier version, whoever stored these.
+    """An import of documents, whose passages replace those of earlier versions.
 
-    ``reasons`` are those for documents that cannot be imported.
+    Passages are replaced even if an app stored them. ``reasons`` says why documents cannot be
+    imported.
     """
 
     unit: ClassVar[str] = "document"
@@ -39,7 +40,7 @@ class DocumentImport(SyncImport):
 
     @classmethod
     def of(cls, wanted: Wanted, documents: Documents, rejects: RejectsFile) -> DocumentImport:
-        """Return the import of documents into the table that is wanted, by default a usual one."""
+        """Return the import of documents into the requested table, by default ``documents``."""
         of_rows = "query id_column vector_column dtype"
         refuse(wanted.hints, of_rows, "rows, and the sources are documents")
         if wanted.base and not (
@@ -87,10 +88,10 @@ class DocumentImport(SyncImport):
         rows = []
         for row in self.cutter.rows(data, item.name, modified):
             row["base"] = self.base
-            if changed is None or changed.kind == "text":  # None: a key of the payload
+            if changed is None or changed.kind == "text":  # None means a key of the payload
                 row["modified"] = modified.isoformat()
             if date is not None and date.kind == "datetime" and "date" in row:
-                with suppress(ValueError):  # a day begins in UTC
+                with suppress(ValueError):  # a date without a time is midnight in UTC
                     day = datetime.fromisoformat(row["date"])
                     row["date"] = day if day.tzinfo else day.replace(tzinfo=UTC)
             rows.append({self.name(name): value for name, value in row.items()})
@@ -102,7 +103,8 @@ class DocumentImport(SyncImport):
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
-        if self.wanted.delete and self.load.exists:  # before anything of a wrong folder is stored
+        # Check before anything of a wrong folder is stored.
+        if self.wanted.delete and self.load.exists:
             await self.find_gone(store, self.source.has)
 
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
@@ -115,7 +117,7 @@ class DocumentImport(SyncImport):
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
         if self.gone:
-            # Another import may have added some since. If none is left, the folder may be
+            # Another import may have added documents since. If none is left, the folder may be
             # unmounted.
             present = await in_thread(self.wanted.documents)
             self.gone = {

@@ -1,6 +1,6 @@
 """``aiovec export``: write a table, or a part of it, to a file.
 
-Imports little, as every command.
+Like every command, it imports little.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the feeds of all kinds of sources share: their locks, and rows that are set aside."""
+"""The common part of all feeds: locks, and rows that are set aside."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from .syncing import Item, SyncImport
 LOG = logging.getLogger("aiovec.watch")
 
 AT_ONCE = 500
-"""Rows or documents of one step."""
+"""Most rows or documents in one step."""
 MOST_REFUSED = 1000
-"""Names of refused rows or documents that are remembered."""
+"""Most names of refused rows or documents to remember."""
 AGAIN_SECONDS = 3600.0
-"""Seconds after which these are tried again."""
+"""Seconds after which refused rows or documents are tried again."""
 
 NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
-"""A feed names what is set aside, and writes no list."""
+"""Do nothing: a feed logs what it sets aside, and writes no list."""
 
 _NO_COUNTS: Counter[str] = Counter()
 
 
 class SourceFeed(Feed):
-    """A source that is followed; without a better sign, it may change every so many seconds."""
+    """A source that is followed. By default, it is checked for changes every ``every`` seconds."""
 
     def __init__(
         self, store: VectorStore, source: str, job: SyncImport, every: float, document: str = ""
@@ -53,7 +53,8 @@ class SourceFeed(Feed):
         self._stepping = asyncio.Lock()
         self._locks: ExitStack | None = None
         self._stands_by = False
-        # Steps that have begun, the last one that left nothing, and whether none failed since.
+        # Number of steps begun, the last step that left no work, and whether no step has failed
+        # since.
         self._begun = self._done = 0
         self._is_known = False
         self._again_at = time.monotonic() + AGAIN_SECONDS
@@ -65,12 +66,13 @@ class SourceFeed(Feed):
         return not self._stands_by
 
     def _take(self) -> None:
-        """Take the locks here: ``close`` releases them also if the awaiting task is cancelled."""
+        """Take the locks and keep them in ``self``, so that ``close`` releases them after a
+        cancellation."""
         place = self.source if is_url(self.source) else os.path.realpath(self.source)
         with ExitStack() as locks:
             if not self._lock(locks, "source", place):
                 return
-            # The rows that the feed may delete: all of its base, or those of one document.
+            # The rows that the feed may delete: all rows of its base, or the rows of one document.
             own = [("rows", "", bool(self.document)), ("document", self.document, False)]
             for kind, name, shared in own if self.document else own[:1]:
                 if not self._lock(locks, kind, name, shared=shared):
@@ -93,7 +95,7 @@ class SourceFeed(Feed):
             await in_thread(self._locks.close)
 
     async def begin(self) -> None:
-        """Raise what makes it impossible to follow the source."""
+        """Raise an error if the source cannot be followed."""
 
     async def step(self) -> bool:
         async with self._stepping:
@@ -110,7 +112,7 @@ class SourceFeed(Feed):
 
     @abstractmethod
     async def _step(self) -> bool:
-        """Apply some changes; False if none is left."""
+        """Apply some changes; return False if none is left."""
 
     async def changed(self) -> bool:
         with suppress(TimeoutError):
@@ -120,7 +122,7 @@ class SourceFeed(Feed):
         return True
 
     async def last(self) -> int:
-        if self._stands_by:  # the other process does not say how far it is
+        if self._stands_by:  # the other process does not report its progress
             while await self.step():
                 pass
             return self._done - 1
@@ -131,14 +133,14 @@ class SourceFeed(Feed):
         return 0 if self._is_known and (mark is None or self._done > mark) else None
 
     def _is_time_for_refused(self) -> bool:
-        """Return whether refused rows or documents are to be tried again now."""
+        """Return whether it is time to try refused rows or documents again."""
         if (now := time.monotonic()) < self._again_at or not self.refused:
             return False
         self._again_at = now + AGAIN_SECONDS
         return True
 
     async def _bring(self, job: SyncImport, chunks: Iterator[Chunk]) -> int:
-        """Bring what a reader has read into the store; return the number of items."""
+        """Bring items that a reader has read into the store; return their number."""
         count = 0
         while (part := await in_thread(job.following, chunks)) is not None:
             count += len(part[0])
@@ -148,8 +150,7 @@ class SourceFeed(Feed):
     async def _apply(
         self, job: SyncImport, items: Sequence[Item], rejects: Sequence[Reject] = ()
     ) -> None:
-        """Bring items into the store; set aside a text that the embedder refuses though it takes
-        others."""
+        """Bring items into the store; set aside a text if the embedder refuses only this text."""
         await in_thread(self._tell, rejects)
         try:
             async with aclosing(job.changes(self.store, items)) as changes:
@@ -167,15 +168,15 @@ class SourceFeed(Feed):
                 await in_thread(self._tell, [reject])
 
     async def _embeds(self) -> bool:
-        """Return whether the embedder takes any text now."""
+        """Return whether the embedder accepts any text at the moment."""
         try:
-            await self.store.search(self.table, new_id(), limit=1)  # no text that is cached
+            await self.store.search(self.table, new_id(), limit=1)  # a text that is not cached
         except EmbeddingError:
             return False
         return True
 
     def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NO_COUNTS) -> None:
-        """Log what was set aside, and how many rows or documents changed, perhaps to a file."""
+        """Log which rows or documents were set aside, and how many changed. May write to a file."""
         for reject in rejects:
             self.refused.pop(name := shown(reject.id or reject.row), None)
             LOG.warning("%s: %s is set aside: %s", self.table, name, reject.reason)
@@ -188,5 +189,5 @@ class SourceFeed(Feed):
 
 
 def shown(id: object) -> str:
-    """Return an id that can be written anywhere, also one of bytes that are no UTF-8."""
+    """Return an id as valid Unicode, also if it comes from bytes that are not UTF-8."""
     return str(id).encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Files with one table: their formats and schemas, and which of their columns is the vector."""
+"""Files with one table: their formats, their schemas, and their column of vectors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from aiovec.errors import AiovecError, ConfigError
 from .sources import ForeignTable, Hints, Reader, free_name, legal_table_name, legal_vector
 
 TEXTS = ("jsonl", "csv")
-# One write of this much: large enough for any backend to be fast, small enough to hold twice.
+# Bytes of one write: enough for every backend to be fast, and few enough to hold twice in memory.
 _BYTES_OF_A_WRITE = 16 * 2**20
-# Rows of a text that are looked at for vectors if no schema is given.
+# Rows of a text file that are searched for vectors if there is no schema.
 FIRST_ROWS = 100
 # A vector of 8,192 numbers takes 200 KB as text.
 LONGEST_LINE = 16 * 2**20
@@ -36,21 +36,24 @@ FORMAT_OF = {  # by suffix
 }
 
 MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)"
-"""A datetime with a time zone as text, whose kind is "moment"."""
+"""Stands for a datetime with a time zone, written as text; its kind is "moment"."""
 
 
 @contextmanager
 def reading(path: Path | str | None) -> Iterator[None]:
-    """Turn any exception of a reader into a ConfigError that names the file; None is a store."""
+    """Turn any exception of a reader into a ConfigError that names the file.
+
+    ``path`` is None for a store.
+    """
     try:
         yield
     except AiovecError:
         raise
     except Exception as exc:
         if path is None or is_url(str(path)):
-            cleaned(exc)  # which a traceback shows as the cause
+            cleaned(exc)  # the traceback shows it as the cause
         text = without_secrets(" ".join(str(exc).split()))[:300].rstrip(".") or type(exc).__name__
-        if path is None:  # the error of a client, which knows what it could not do
+        if path is None:  # a client's own error explains what failed
             raise ConfigError(f"the store cannot be read: {text}") from exc
         if isinstance(exc, RecursionError):
             text = "a value in it is nested too deeply"
@@ -73,7 +76,7 @@ def rows_at_once(schema: Schema) -> int:
 
 
 def format_of(path: Path, given: str | None) -> str:
-    """Return the format that the user gave, or that the suffix of the file stands for."""
+    """Return the format that the user gave, or the format of the file's suffix."""
     name = given or FORMAT_OF.get(path.suffix.lower())
     if name is None:
         formats = ", ".join(dict.fromkeys(FORMAT_OF.values()))
@@ -86,12 +89,12 @@ def format_of(path: Path, given: str | None) -> str:
 
 
 def names_format(path: Path) -> bool:
-    """Return whether the name of a file says its format."""
+    """Return whether the name of a file shows its format."""
     return path.suffix.lower() in FORMAT_OF
 
 
 def path_and_table(source: str) -> tuple[Path, str]:
-    """Return the path, and the table after a ``#`` that is no part of it."""
+    """Return the path, and the name of the table after a ``#`` that does not belong to the path."""
     path = os.path.expanduser(source)
     before, _, table = path.rpartition("#")
     if not before or is_url(source) or os.path.lexists(path):
@@ -100,15 +103,15 @@ def path_and_table(source: str) -> tuple[Path, str]:
 
 
 def schema_file(path: Path) -> Path:
-    """Return the file that holds the schema of a file whose format cannot carry one."""
+    """Return the path of the schema of a file whose format cannot contain one."""
     return path.with_name(f"{path.name}.schema.json")
 
 
 class FileReader(Reader):
-    """A reader of one open file, which holds the rows of one table.
+    """A reader of one open file with the rows of one table.
 
-    ``given`` is the schema that the user gave, or that is stored next to the file. ``existing`` is
-    the schema of the table that the rows go to.
+    ``given`` is the schema from the user, or the one stored next to the file. ``existing`` is the
+    schema of the target table.
     """
 
     schema: Schema
@@ -124,7 +127,7 @@ class FileReader(Reader):
         self.form: str = form
         self._path, self._file, self._hints = path, file, hints
         self._given, self._existing = given, existing
-        # The column of the ids; None if the rows get new ones.
+        # The column of the ids; None if the rows get new ids.
         self._id_column = None if hints.wants_new_ids else hints.id_column or "id"
         self._vector = ""
         self._begin()
@@ -149,7 +152,7 @@ class FileReader(Reader):
         return ConfigError(f"{self.name} {fault}", file=self.name, key=key)
 
     def check_names(self, names: list[str]) -> None:
-        """Refuse several columns of one name, and a file without ids."""
+        """Refuse several columns with the same name, and a file without ids."""
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise self.wrong(
                 f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
@@ -166,8 +169,7 @@ class FileReader(Reader):
     ) -> None:
         """Find the column of the vectors, and set the schema of the rows.
 
-        It is the schema that the user gave, the one that the file carries, that of the table, or
-        else one that the columns suggest.
+        The schema comes from the user, the file, the table, or else from the columns.
         """
         wanted = self._hints.vector_column
         known = self._given or carried
@@ -202,11 +204,11 @@ class FileReader(Reader):
         self._of_texts = table.embed is not None and self._vector not in names
 
     def _dim(self, name: str) -> int | None:
-        """Return the length of the first vector in a column; None if it holds none."""
+        """Return the length of the first vector in a column; None if the column has no vectors."""
         raise NotImplementedError
 
     def _fields(self, vector: str) -> dict[str, Field]:
-        """Return the fields that the columns suggest; the payload keeps all others."""
+        """Return fields inferred from the columns; other columns stay in the payload."""
         used = (self._id_column, vector, "payload")
         types = {name: kind for name, kind in self._types(vector).items() if name not in used}
         fields, kept = fields_of(types, legal_vector(vector))
@@ -216,13 +218,14 @@ class FileReader(Reader):
         return fields
 
     def _types(self, vector: str) -> Mapping[str, Field | None]:
-        """Return the field of each column; None for one of the payload."""
+        """Return the field of each column; None for a column of the payload."""
         raise NotImplementedError
 
     def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:
-        """Return the name that each column has in the table.
+        """Return the name of each column in the table.
 
-        One that is named like the id or the vector there, and is not it, gives way.
+        A column named like the table's id or vector gets another name, unless it is the id or the
+        vector.
         """
         moved = {self._vector: schema.vector}
         if self._id_column is not None:

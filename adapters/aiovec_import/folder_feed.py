@@ -1,4 +1,4 @@
-"""A folder of documents, or one document, that is followed."""
+"""Follow a folder of documents, or one document."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from .loading import create
 from .syncing import Item
 from .wanted import Wanted
 
-# The system's events come when none followed for this long, or after the longest wait.
+# The system's events are delivered once none has followed for this long, or after the longest wait.
 _STEP_MS, _DEBOUNCE_MS = 50, 400
-# The watcher may begin after the first look, so there is another one this long after its start.
+# The watcher may start after the first scan, so the folder is scanned again this long after its
+# start.
 _SETTLED_MS = 1000
 
 State = tuple[int, ...]
@@ -34,8 +35,9 @@ State = tuple[int, ...]
 class FolderFeed(SourceFeed):
     """Documents of files and folders.
 
-    The system's events say only that something may have changed. Time, size and number of each
-    file say what, so no event has to be right, and a lost one is made good after ``every`` seconds.
+    The system's events only mean that something may have changed. Which files have changed follows
+    from their time, size and inode, so events need not be exact, and a lost event is made up for
+    after ``every`` seconds.
     """
 
     def __init__(self, store: VectorStore, wanted: Wanted, every: float, document: str) -> None:
@@ -69,7 +71,7 @@ class FolderFeed(SourceFeed):
         states = await in_thread(_with_lost, present, states, self._states)
         again = self._is_time_for_refused()
         if not states or (self._is_copied and states == self._states and not again):
-            return False  # no file: perhaps it is not mounted
+            return False  # the file is missing; perhaps it is not mounted
         job = self._job(present)
         await job.find(self.store)
         before = self._states
@@ -93,7 +95,7 @@ class FolderFeed(SourceFeed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Have a thread watch the place, again if it is another file or folder."""
+        """Start a thread that watches the place, again if another file or folder is there now."""
         top = state_of(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()
@@ -112,28 +114,29 @@ def _states(documents: Documents) -> dict[str, State]:
 def _with_lost(
     documents: Documents, states: Mapping[str, State], before: Mapping[str, State]
 ) -> dict[str, State]:
-    """Add the states of documents in folders that cannot be read, which stay as before."""
+    """Keep the known states of documents in folders that cannot be read."""
     lost = before.keys() - states.keys() if states else ()
     return {**states, **{source: before[source] for source in lost if documents.has(source)}}
 
 
 def state_of(path: Path) -> State:
-    """Return what changes whenever a file does; zeros if it cannot be read."""
+    """Return a state that changes whenever the file does; zeros if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
         return (0, 0, 0, 0, 0)
-    # A program that keeps the time and the size, such as rsync, changes the second time.
+    # A program that preserves the modification time and the size, such as rsync, changes the ctime.
     changed = status.st_mtime_ns, status.st_ctime_ns, status.st_size
     return *changed, status.st_ino, status.st_dev
 
 
 def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> None:
-    """Tell of changes below a place until ``stop`` is set, at the latest by an error."""
+    """Report changes below a path until ``stop`` is set or an error occurs."""
     from watchfiles import watch
 
     told = False
-    with suppress(OSError, RuntimeError):  # no more watches, a folder that is gone, a closed loop
+    # No watches left, a removed folder, or a closed event loop.
+    with suppress(OSError, RuntimeError):
         for changes in watch(
             place,
             watch_filter=_may_matter,
@@ -151,6 +154,6 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
 
 
 def _may_matter(_: object, path: str) -> bool:
-    """Return whether a change may be one of documents; a store may lie next to them."""
+    """Return whether a change may be of a document, not of a store in the same folder."""
     name = Path(path)
     return name.suffix.lower() in SUFFIXES or name.name == ".gitignore" or not os.path.isfile(path)

@@ -1,4 +1,4 @@
-"""Documents among files and in folders, which are read one after another."""
+"""Find documents among files and in folders, and read them one after another."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .sources import Chunk, ForeignTable, Reader, Reject, in_parts
 _KINDS_SHOWN = 10
 
 KINDS = ", ".join(sorted(SUFFIXES))
-"""The suffixes of documents, in words."""
+"""The suffixes of documents, for messages."""
 
 
 @dataclass
 class Documents(Reader):
-    """The files of documents by their sources, and the number of others by suffix or reason."""
+    """The files with documents by source, and the number of other files by suffix or reason."""
 
     form = "documents"
     place = "document"
@@ -40,7 +40,7 @@ class Documents(Reader):
         return self.some(self.files, size)
 
     def some(self, sources: Iterable[str], size: int) -> Iterator[Chunk]:
-        """Yield the content and the time of change of documents, up to ``size`` at once."""
+        """Yield the contents and modification times of documents, up to ``size`` at a time."""
         for part in in_parts(map(self._read, sources), size):
             rejects = [each for each in part if isinstance(each, Reject)]
             rows = [each for each in part if not isinstance(each, Reject)]
@@ -54,7 +54,7 @@ class Documents(Reader):
         return (source, data, modified), len(data)
 
     def has(self, source: str) -> bool:
-        """Return whether a document is there, or in a folder that cannot be read."""
+        """Return whether a document exists, or lies in a folder that cannot be read."""
         return source in self.files or source.startswith(self._unread)
 
     @cached_property
@@ -62,11 +62,11 @@ class Documents(Reader):
         return tuple(source for source in self.files if source.endswith("/"))
 
     def close(self) -> None:
-        """Each document is closed where it was read."""
+        """Do nothing: each document is closed after it was read."""
 
     @property
     def others(self) -> str:
-        """The files that are left out, in words."""
+        """The files that are left out, for messages."""
         return in_words(self.left_out)
 
 
@@ -86,11 +86,12 @@ def in_words(left_out: Mapping[str, int]) -> str:
 def documents_in(
     places: Sequence[str], base: str = "", include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Documents:
-    """Find the documents among files and in folders; there are none if no place has one.
+    """Find the documents among files and in folders, if any.
 
-    Folders are walked, also behind links; left out are names that begin with a dot, what a
-    ``.gitignore`` or ``exclude`` names and, with ``include``, all that it does not name. A folder
-    in one that cannot be read is there with a slash behind its name, and fails as a document.
+    Folders are walked recursively, following links. Names that begin with a dot, files that a
+    ``.gitignore`` or ``exclude`` matches and, with ``include``, files that it does not match are
+    left out. A subfolder that cannot be read is listed with a slash after its name, and fails like
+    a document.
     """
     found = Documents()
     globs = Globs(include) if include else None, Globs(exclude)
@@ -116,9 +117,9 @@ def documents_in(
 def _walked(
     top: Path, left_out: Counter[str], include: Globs | None, exclude: Globs
 ) -> dict[str, Path]:
-    """Return the documents in a folder by their paths below it, and what cannot be read.
+    """Return the documents in a folder by their relative paths, and unreadable subfolders.
 
-    A folder that links lead to twice is walked once. Other files are counted as ``left_out``.
+    A folder that several links lead to is walked once. Other files are counted as ``left_out``.
     """
     files: dict[str, Path] = {}
     unread, seen = [], set()

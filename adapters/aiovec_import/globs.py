@@ -22,11 +22,10 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 def files_of(sources: Sequence[str]) -> dict[str, str]:
-    """Return the sources with their globs replaced by the files that match, and a text for each
-    file that changes with its content: its size and the time of its last change.
+    """Return the files of the sources, with globs expanded, each with its size and time of change.
 
-    A source that is no file, such as ``chroma:DIR`` or ``-``, stays as it is, with an empty text.
-    Raises ConfigError if a glob matches no file.
+    The size and the time are one text. A source that is not a file, such as ``chroma:DIR`` or
+    ``-``, stays unchanged, with an empty text. Raises ConfigError if a glob matches no file.
     """
     versions: dict[str, str] = {}
     for source in sources:
@@ -39,7 +38,7 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
 
 
 def file_system_of(url: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a URL, and the path in it."""
+    """Return the file system of a URL, and the path within it."""
     try:
         place, path = fs.FileSystem.from_uri(url)
     except pa.ArrowInvalid as exc:

@@ -1,4 +1,4 @@
-"""Globs as ``.gitignore`` has them, which say what of a folder is left out."""
+"""Globs in the syntax of ``.gitignore``, which exclude files from an import."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MEANINGS = {"folders": "(?:.*/)?", "below": ".+", "some": _STAR, "one": "[^/]"}
 
 
 class Globs:
-    """Globs of which the last one that matches a path decides; one after ``!`` says no."""
+    """A list of globs: the last one that matches a path decides; ``!`` negates a glob."""
 
     def __init__(self, globs: Iterable[str]) -> None:
-        # The first alternative that matches wins, and its number says which it was.
+        # The first alternative that matches wins; its number identifies the glob.
         self._says: list[bool] = []
         parts = []
         for glob in [*globs][::-1]:
@@ -34,25 +34,29 @@ class Globs:
         self._all = re.compile("|".join(parts), re.DOTALL)
 
     def say(self, path: str) -> bool | None:
-        """Return what they say about a path, which ends in / if it is a folder's; None: nothing."""
+        """Return whether the globs match a path; None if none decides.
+
+        A folder's path ends in "/".
+        """
         found = self._all.fullmatch(path)
         return self._says[found.lastindex - 1] if found and found.lastindex else None
 
     def name(self, path: str) -> bool:
-        """Return whether they name a file, or else a folder that it is in."""
+        """Return whether the globs match a file, or otherwise a folder that contains it."""
         names = accumulate(re.findall("[^/]*/|[^/]+", path))
         said = (self.say(name) for name in reversed([*names]))
         return next((bool(each) for each in said if each is not None), False)
 
 
 def _translated(glob: str) -> str | None:
-    """Return a glob as a regular expression; None if it is a comment or wrong."""
+    """Return a glob as a regular expression; None for a comment or an invalid glob."""
     name = glob.removesuffix("/")
     if not name or glob.startswith("#"):
         return None
-    begin = "" if "/" in name else "(?:.*/)?"  # without a slash, it names entries of all folders
+    begin = "" if "/" in name else "(?:.*/)?"  # without a slash, it matches entries of all folders
     first, *others = "".join(map(_meaning, _TOKEN.finditer(name.removeprefix("/")))).split(_STAR)
-    # All stars but the last take the least that goes, so that no name is tried in all its cuts.
+    # All stars except the last match as little as possible and do not backtrack, which keeps
+    # matching fast.
     least = [f"(?>[^/]*?{each})" if "(" not in each else f"[^/]*{each}" for each in others[:-1]]
     words = "".join([first, *least, *(f"[^/]*{each}" for each in others[-1:])])
     with suppress(re.error):
@@ -72,24 +76,24 @@ def _meaning(token: re.Match[str]) -> str:
 
 
 Rules = list[tuple[Globs, str, int]]
-"""The globs of each ``.gitignore``, and how a path here becomes one in its folder: by a text before
-it, and without so many characters."""
+"""The globs of each ``.gitignore``, with the prefix to add to a path, and the number of characters
+to remove from it, to make it relative to the file's folder."""
 
 
 def rules_in(folder: Path, before: str = "", skip: int = 0) -> Rules:
     """Return the globs of the ``.gitignore`` in a folder, if it has one."""
     path = folder / ".gitignore"
     with suppress(OSError):
-        if path.is_file():  # to open a pipe is to wait
+        if path.is_file():  # opening a pipe would block
             text = path.read_text("utf-8-sig", "surrogateescape")
             return [(Globs(text.split("\n")), before, skip)]
     return []
 
 
 def rules_above(top: Path) -> Rules:
-    """Return the globs of the folders above one, up to that of its repository.
+    """Return the globs of the folders above a folder, up to the root of its repository.
 
-    There are none for a folder that they leave out: who names it wants it.
+    Return none if they exclude the folder itself: a user who names it wants its files.
     """
     rules: Rules = []
     here = Path(os.path.abspath(top))
@@ -105,6 +109,6 @@ def rules_above(top: Path) -> Rules:
 
 
 def is_ignored(path: str, rules: Rules) -> bool:
-    """Return whether rules leave a path out. Those of the nearest folder count first."""
+    """Return whether rules exclude a path. The rules of the nearest folder count first."""
     says = (globs.say(before + path[skip:]) for globs, before, skip in reversed(rules))
     return next((said for said in says if said is not None), False)

@@ -1,6 +1,6 @@
 """``aiovec import``: documents, files of rows, or another program's store, into a store.
 
-Imports little, as every command.
+Like every command, it imports little.
 """
 
 from __future__ import annotations
@@ -105,13 +105,17 @@ async def import_(
         ),
     ] = False,
     delete_all: Annotated[
-        bool, typer.Option("--delete-all", help="Like --delete, even if most of it is missing.")
+        bool,
+        typer.Option("--delete-all", help="Like --delete, even if most of it would be deleted."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be imported, and write nothing.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Check all first, and import none if one is bad.")
+        bool,
+        typer.Option(
+            "--strict", help="Check everything first, and import nothing if one item is bad."
+        ),
     ] = False,
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with 0 even if something was left out.")
@@ -152,7 +156,7 @@ async def import_(
     if "" in sources:
         raise typer.BadParameter("a SOURCE is empty; write . for the current folder")
     if (table := options["table"]) is not None:
-        check_table_name(table)  # before the store is created
+        check_table_name(table)  # check this before the store is created
     if dry_run and backup is not None:
         raise typer.BadParameter("--dry-run writes nothing; leave out --backup")
     await in_thread(import_module, "aiovec_import.running")  # slow
@@ -192,7 +196,7 @@ async def import_(
 async def _of_rows(
     at: At, wanted: Wanted, rejects: str | None, engine: str | None, address: str | None
 ) -> Import:
-    """Open what has rows, and return its import."""
+    """Open a source of rows, and return its import."""
     from aiovec.backend.threads import in_thread
 
     sources, table = wanted.sources, wanted.table
@@ -257,7 +261,10 @@ def _mapped(fields: list[str] | None) -> dict[str, str]:
 
 
 def _import_readers(sources: Sequence[str]) -> None:
-    """Import what reads rows. Without pyarrow, first say what is wrong with a path."""
+    """Import the modules that read rows.
+
+    Without pyarrow, first report what is wrong with a path.
+    """
     from aiovec.backend import needs_arrow
 
     from .files import names_format
@@ -277,7 +284,7 @@ def _import_readers(sources: Sequence[str]) -> None:
 
 
 def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
-    """Return the tables to import; ConfigError if there are several for options of one table."""
+    """Return the tables to import; ConfigError if there are several, but options for one table."""
     from .files import reading
 
     with reading(source.name):
@@ -293,7 +300,7 @@ def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
 
 
 def _list_of(files: list[str], table: str | None, source: Reader) -> Path:
-    """Return a path for the rejects next to the file, unless nothing can be written there."""
+    """Return a path for the rejects: next to the file, or in the current folder if that fails."""
     path = Path(source.name)
     beside = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
     last = re.split(r"[/\\:]", source.name.rstrip("/"))[-1]

@@ -28,9 +28,9 @@ from aiovec.backend import (
 from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .sources import Chunk, ForeignTable, Reject, in_parts
 
-# Lines whose values are looked at together, for the types of the fields.
+# Lines whose values are examined together to find the types of the fields.
 _SOME = 1000
-# Numbers of vectors held at once: as Python's own they take eight times their room.
+# Vector components in memory at a time: as Python floats, they take eight times the memory.
 _NUMBERS_AT_ONCE = 1_000_000
 
 
@@ -60,7 +60,8 @@ class JsonLines(FileReader):
             columns: dict[str, list[Any]] = {}
             for _, line in batch:
                 row = None
-                with suppress(ValueError, RecursionError):  # reading the rows rejects the line
+                # The line is rejected later, when its rows are read.
+                with suppress(ValueError, RecursionError):
                     row = json.loads(line)
                 for name, value in row.items() if isinstance(row, dict) else ():
                     if name != vector:
@@ -102,7 +103,7 @@ class JsonLines(FileReader):
 
 
 def _kinds_of(values: list[Any]) -> set[str]:
-    """Return the kinds of values, as ``kinds_in``; text may tell datetimes."""
+    """Return the kinds of values, as ``kinds_in`` does; text may stand for datetimes."""
     kinds = kinds_in(values)
     texts = (value for value in values if isinstance(value, str))
     if "text" in kinds and all(re.fullmatch(MOMENT, text) for text in texts):
@@ -111,7 +112,7 @@ def _kinds_of(values: list[Any]) -> set[str]:
 
 
 def _object(number: int, line: bytes) -> dict[str, Any] | Reject:
-    """Return the object that a line holds, or the reason why it holds none."""
+    """Return the object in a line, or the reason why the line has none."""
     try:
         value = read_json(line.decode())
     except RecursionError:
@@ -137,10 +138,11 @@ def lines_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[str]:
     vectors = None if vector is None else iter(vector_texts(batch.column(vector)))
     for values, payload in zip(zip(*columns, strict=True), payloads, strict=True):
         row = dict(zip(names, values, strict=True))
-        if payload:  # a declared field wins over a key of its name, as everywhere
+        if payload:  # a declared field wins over a payload key of the same name, as everywhere
             row = {**row, **json.loads(payload), **row}
         line = json.dumps(row, ensure_ascii=False)
-        if vectors is not None:  # each line is an object with an id, so it ends with a brace
+        # Each line is an object with at least an id, so the brace can be reopened.
+        if vectors is not None:
             line = f"{line[:-1]}, {json.dumps(vector)}: {next(vectors)}}}"
         yield f"{line}\n"
 
@@ -150,8 +152,8 @@ def vector_texts(column: pa.Array) -> list[str]:
     matrix = to_matrix(column.drop_null())
     flat = pa.array(matrix.reshape(-1), type=pa.float32())
     texts = flat.cast(pa.utf8())
-    # JSON's -0 is a whole number, and a shortest text may fall on the wrong side when it is read
-    # by way of float64. Both are rare, and then every digit is written.
+    # JSON's -0 is an integer, and the shortest text of a float32 may round to another float32 when
+    # it is parsed as float64. Both are rare; then all digits are written.
     back = texts.cast(pa.float64()).to_numpy().astype(np.float32)
     negative_zero = bool(((matrix == 0) & np.signbit(matrix)).any())
     if negative_zero or not np.array_equal(back, matrix.reshape(-1)):
@@ -165,7 +167,7 @@ def vector_texts(column: pa.Array) -> list[str]:
 
 
 def json_values(column: pa.Array) -> list[Any]:
-    """Return the values of a column as JSON has them."""
+    """Return the values of a column in JSON's types."""
     values = python_values(column)
     if pa.types.is_timestamp(column.type):
         return [None if v is None else _rfc3339(v) for v in values]

@@ -1,4 +1,4 @@
-"""An import: the tables that rows of a source go to, and what became of the rows."""
+"""An import: its target tables, and the results for their rows."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ from .wanted import Wanted
 _T = TypeVar("_T")
 
 EXISTS = "the id already exists in the table"
-# A reason may quote a value, so there can be as many as rows. Those beyond are counted together.
+# A reason may quote a value, so there may be as many reasons as rows. Reasons beyond this number
+# are counted together.
 _REASONS = 50
 
 
 @dataclass(slots=True)
 class Load:
-    """A table to import: where it goes, how, and what became of its rows.
+    """A table to import: its target, its options, and the results for its rows.
 
-    ``schema`` is one that the user gave, and later the table's. Each row is imported (``rows``) or
-    listed as a reject (``rejected``); the source counted some more that it did not give
-    (``missing``). ``created`` says that the table is new, ``problem`` why the rest of the source
-    cannot be read. An engine's load that was complete before has ``skipped`` its files.
+    ``schema`` is the user's at first, and later the table's. Each row is imported (``rows``) or
+    listed as a reject (``rejected``); ``missing`` counts rows that the source counted but did not
+    return. ``created`` is true if the table is new, and ``problem`` says why the rest of the source
+    cannot be read. ``skipped`` lists the files of an engine's load that was already complete.
     """
 
     source: ForeignTable
@@ -58,16 +59,16 @@ class Load:
 
     @property
     def whole(self) -> bool:
-        """True if nothing of the table was left out."""
+        """True if all rows of the table were imported."""
         return not (self.rejected or self.missing or self.source.omitted or self.problem)
 
     @property
     def used_schema(self) -> Schema:
-        """The schema of the table that the rows go to."""
+        """The schema of the target table."""
         return self.schema or self.source.schema
 
     def facts(self) -> dict[str, Any]:
-        """Return what became of the table, for ``--json``."""
+        """Return the results for the table, for ``--json``."""
         source, schema = self.source, self.used_schema
         return {
             **source.facts(self.table), "created": self.created, "rows": self.rows,
@@ -86,17 +87,17 @@ class Load:
 
 @dataclass
 class Import(ABC):
-    """An import of tables: the command runs it and says what became of it.
+    """An import of tables: the command runs it and reports the results.
 
-    Items that cannot be imported are listed, and the rest is imported. If ``strict`` is wanted, all
-    is checked before the first part is written, and none is if anything is bad. A ``dry_run``
-    writes nothing.
+    Items that cannot be imported are listed, and the rest is imported. With ``strict``, everything
+    is checked before the first part is written, and nothing is written if one item is bad. A
+    ``dry_run`` writes nothing.
     """
 
     going_on: ClassVar[str]
     unit: ClassVar[str] = "row"
     knows_changes: ClassVar[bool] = False
-    """True if it compares what the source has with the table, so that a dry run can count."""
+    """True if it compares the source with the table, so that a dry run can count the changes."""
 
     wanted: Wanted
     source: Reader
@@ -116,12 +117,12 @@ class Import(ABC):
 
     @property
     def failed(self) -> dict[str, str]:
-        """The tables that could not be read, or not to their end, with the reasons."""
+        """The tables that could not be read, or not completely, with the reasons."""
         problems = {load.table: load.problem for load in self.loads if load.problem}
         return {**problems, **self.source.failed}
 
     def facts(self) -> dict[str, Any]:
-        """Return what became of the import, for ``--json``; the report is made of it."""
+        """Return the results of the import, for ``--json`` and for the report."""
         return {
             "file": self.source.name, "format": self.source.form, "backup": self.wanted.backup,
             "complete": self.whole and not self.failed, "failed": self.failed,
@@ -129,32 +130,32 @@ class Import(ABC):
         }  # fmt: skip
 
     async def find(self, store: VectorStore) -> None:
-        """Look at the tables that rows go to, and raise what makes the import impossible.
+        """Check the target tables; raise an error if the import is impossible.
 
-        Called with a store in memory first if the store does not exist yet.
+        If the store does not exist yet, this is first called with a store in memory.
         """
         for load in self.loads:
             await find_table(store, load, self.wanted.hints.new)
 
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
-        """Count and list what cannot be imported."""
+        """Count and list rejects."""
         load.note(rejects)
         if rejects and not self.wanted.dry_run:
             await in_thread(self.rejects.write, load.table, self.source.place, rejects)
 
     @abstractmethod
     def parts(self) -> AsyncGenerator[Any, None]:
-        """Read from the beginning: yield what is to be written, and list what cannot be."""
+        """Read from the beginning: yield the parts to write, and list rejects."""
 
     async def check(self, store: VectorStore) -> None:
-        """Read all, and raise ConfigError if anything cannot be written."""
+        """Read everything, and raise ConfigError if anything cannot be imported."""
         async with aclosing(self.parts()) as parts:
             async for _ in parts:
                 pass
         self.refuse()
 
     def refuse(self) -> None:
-        """Raise ConfigError if anything was listed, of which nothing may be."""
+        """Raise ConfigError if there are rejects in an import that allows none."""
         if bad := sum(load.rejected for load in self.loads):
             things = f"1 {self.unit}" if bad == 1 else f"{bad:,} {self.unit}s"
             raise ConfigError(
@@ -162,9 +163,9 @@ class Import(ABC):
             )
 
     def is_over(self) -> bool:
-        """Return whether nothing is left to do without any part: empty tables are created.
+        """Finish an import without parts: create empty tables, and return whether that was all.
 
-        ConfigError if there were rows, and none could be imported.
+        ConfigError if there were rows, but none could be imported.
         """
         if any(load.problem for load in self.loads):
             listed = "; ".join(f"{name}: {problem}" for name, problem in self.failed.items())
@@ -184,11 +185,11 @@ class Import(ABC):
 
     @abstractmethod
     async def finish(self, store: VectorStore) -> Sequence[str]:
-        """Do what is left after the last part, and return the tables that have changed."""
+        """Finish after the last part, and return the tables that have changed."""
 
 
 async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGenerator[_T, None]:
-    """Yield what ``following`` returns, up to None. Its next call is made ahead."""
+    """Yield the results of ``following`` until it returns None, calling it one step ahead."""
     coming = asyncio.ensure_future(following())
     try:
         while (part := await coming) is not None:
@@ -196,7 +197,7 @@ async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGene
             yield part
     finally:
         coming.cancel()
-        # No thread may read once the source is closed.
+        # No thread may still read when the source is closed.
         await asyncio.gather(coming, return_exceptions=True)
 
 
@@ -204,15 +205,16 @@ async def find_table(store: VectorStore, load: Load, new: NewTable) -> None:
     """Settle the schema: of the existing table, or of the table to create."""
     wanted = wanted_schema(load, new)
     if load.schema is None and wanted.quantized and not store.supports("quantized"):
-        wanted = replace(wanted, quantized=None)  # the file suggests it, not the user
+        # It was inferred from the file, not given by the user.
+        wanted = replace(wanted, quantized=None)
     try:
         existing = await store.schema(load.table)
     except TableNotFoundError:
         load.schema = await StoreInternals(store).completed(load.table, wanted)
         return
-    if wanted.dim or not load.source.texts:  # else the table says how vectors are made
+    if wanted.dim or not load.source.texts:  # otherwise the table determines how vectors are made
         wanted = await StoreInternals(store).completed(load.table, wanted)
-    if load.schema is not None:  # the user's must be the same; one that a file suggests need not
+    if load.schema is not None:  # a schema from the user must be the same; an inferred one need not
         await store.create_table(load.table, load.schema, exist_ok=True)
     if wanted.model is not None and existing.model is not None and wanted.model != existing.model:
         raise ModelMismatchError(load.table, existing.model, wanted.model)
@@ -232,7 +234,7 @@ async def find_table(store: VectorStore, load: Load, new: NewTable) -> None:
 
 
 def wanted_schema(load: Load, new: NewTable) -> Schema:
-    """Return the schema of a table that is made for these rows."""
+    """Return the schema of a new table for these rows."""
     schema = load.used_schema
     if new.metric is not None:
         schema = replace(schema, metric=new.metric)

@@ -1,4 +1,4 @@
-"""Locks between processes: SQLite's own, on empty files, which end with the process."""
+"""Locks between processes: SQLite's own, on empty files; they end with the process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from aiovec.errors import AiovecError
 
 
 class FileLock:
-    """A lock that is held until it is closed, at the latest with this process."""
+    """A lock that is held until ``close`` or the end of this process."""
 
     def __init__(self, path: str, db: sqlite3.Connection) -> None:
         self._path, self._db = path, db
 
     @classmethod
     def take(cls, path: str, *, shared: bool = False) -> FileLock | None:
-        """Lock a file; None while another one holds it, unless both share it."""
+        """Lock a file; return None while another process has the lock, unless both share it."""
         while True:
             before, db = _number(path), None
             try:
-                # No timeout: who waits asks again. The file is opened here, and read below.
+                # No timeout: callers that wait try again. This opens the file, and the query below
+                # reads it.
                 db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
                 db.execute("BEGIN" if shared else "BEGIN EXCLUSIVE")
                 db.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -33,7 +34,7 @@ class FileLock:
                 if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                     return None
                 raise AiovecError(f"the lock {path} cannot be taken: {exc}") from exc
-            # A file that was made or removed since may not be the one that is locked.
+            # If the file was created or removed since, the locked file may be another one.
             if before is not None and _number(path) == before:
                 return cls(path, db)
             db.close()
@@ -56,10 +57,10 @@ def _number(path: str) -> int | None:
 
 
 def lock_path(place: str, *named: str) -> str:
-    """Return the path of a lock, for what is named, in the folder of a file or folder.
+    """Return the path of the lock with this name, in the folder of a file or folder.
 
-    If there is no such place on this machine, or its folder cannot be written, it is in the folder
-    for temporary files.
+    If the path is not on this machine, or its folder is not writable, the lock is in the folder for
+    temporary files.
     """
     folder, name = os.path.split(os.path.realpath(place))
     if not (os.path.exists(place) and os.access(folder, os.W_OK)):

@@ -1,7 +1,7 @@
 """From a SOURCE of the command line to the reader of its rows.
 
-A file is known by its suffix, or by ``--format``: no kind of store is asked then. Everything else
-is a store that another program wrote.
+A file is recognized by its suffix, or by ``--format``, before any kind of store is tried.
+Everything else is a store that another program wrote.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def opened(
     wanted: Wanted, files: Mapping[str, str], existing: Schema | None = None,
     as_files: bool = False,
 ) -> Reader:  # fmt: skip
-    """Open the store or the files that sources name; ``files`` are these without their globs.
+    """Open the store or the files that sources name; ``files`` are the files with globs expanded.
 
-    ``existing`` is the schema of the table that the rows go to. With ``as_files`` it is no store.
+    ``existing`` is the schema of the target table. With ``as_files``, the sources are files, not a
+    store.
     """
     opener = Opener(wanted.hints, wanted.form, wanted.schema, existing)
     if [*files] == [*wanted.sources] and len(files) == 1 and not as_files:
@@ -70,8 +71,8 @@ def opened(
 class Opener:
     """Opens sources as the user describes them. It can be pickled, and its methods block.
 
-    ``form`` is the format of files, by default that of their suffix; ``schema`` one that the user
-    gave, and ``existing`` that of the table which the rows go to.
+    ``form`` is the format of files, by default from their suffix, ``schema`` the schema from the
+    user, and ``existing`` the schema of the target table.
     """
 
     hints: Hints
@@ -80,9 +81,9 @@ class Opener:
     existing: Schema | None = None
 
     def open(self, source: str) -> Reader:
-        """Open a path, a URL or ``NAME:PLACE``; what follows a ``#`` is the table of a store.
+        """Open a path, a URL or ``NAME:PLACE``; after a ``#`` comes the table of a store.
 
-        "-" is standard input, which is first of all read into a temporary file.
+        "-" is standard input, which is first read into a temporary file.
         """
         if source == "-":
             path = Path("standard input")
@@ -105,7 +106,7 @@ class Opener:
             if recognised is not None:
                 return self._store(recognised, str(path), table, str(path))
             error = ConfigError(_unknown(path))
-            for text in unusable:  # one of them may read it
+            for text in unusable:  # one of the unusable kinds might read it
                 error.add_note(text)
             raise error
 
@@ -121,7 +122,7 @@ class Opener:
             return self._file(path, form, path.open("rb"), schema_file(path))
 
     def chunks(self, path: str, schema: Schema, size: int) -> Iterator[tuple[ForeignTable, Chunk]]:
-        """Yield the rows of one of several files, whose places name the file."""
+        """Yield the rows of one of several files, with the file's name in their places."""
         shown, opener = redacted(path), replace(self, existing=schema)
         with closing(opener.open_file(path)) as file, reading(shown):
             (table,) = file.tables()
@@ -144,7 +145,10 @@ class Opener:
                 return self._file(Path(shown), form, _copied(stream))
 
     def _file(self, path: Path, form: str, file: Any, beside: Path | None = None) -> FileReader:
-        """Return the reader of an open file. ``beside`` may hold the schema of a text."""
+        """Return the reader of an open file.
+
+        ``beside`` may be a file with the schema of a text file.
+        """
         with reading(path):
             try:
                 refuse(self.hints, "query dtype", "databases, not for files")
@@ -171,7 +175,7 @@ class Files(Reader):
         self.files, self.opener = files, opener
         first, *others = files
         self.name: str = f"{len(files)} files" if others else redacted(first)
-        for path in files:  # before a row of the first is imported
+        for path in files:  # check all files before a row of the first is imported
             format_of(Path(path), opener.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
                 raise ConfigError(f"there is no file {path}")
@@ -194,11 +198,11 @@ class Files(Reader):
                 yield chunk
 
     def close(self) -> None:
-        """Each file is closed where it was read."""
+        """Do nothing: each file is closed after it was read."""
 
 
 def _unknown(path: Path) -> str:
-    """Return what is wrong with a file or folder that nothing reads."""
+    """Return the error for a file or folder that no reader recognizes."""
     if not path.is_dir():
         suffixes = ", ".join(FORMAT_OF)
         return (
@@ -213,7 +217,7 @@ def _unknown(path: Path) -> str:
 
 
 def _copied(stream: IO[bytes]) -> Any:
-    """Return a temporary file with all that the stream holds."""
+    """Return a temporary file with the whole content of the stream."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
     try:
         shutil.copyfileobj(stream, file)

@@ -1,4 +1,4 @@
-"""The report of an import: lines and notes for people, made of its facts."""
+"""The report of an import: lines and notes for people, made from its facts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def reported(facts: Facts) -> tuple[list[str], list[str]]:
 
 
 def of_found(source: Reader, tables: Sequence[ForeignTable]) -> Shown:
-    """Return what a dry run shows of rows that bring their vectors."""
+    """Return the lines of a dry run about rows with vectors."""
     facts, cells = [], []
     for table in tables:
         schema, rows = table.schema, "?" if table.rows is None else table.rows
@@ -95,12 +95,12 @@ def _gone(facts: Facts, table: str) -> Iterator[str]:
 
 
 def _first(names: Sequence[str]) -> str:
-    """Return names in words, at most the first few."""
+    """Return the first few names as text."""
     return ", ".join(names[:_NAMES_SHOWN]) + (" …" if len(names) > _NAMES_SHOWN else "")
 
 
 def _before(tables: Sequence[Facts], failed: Mapping[str, str]) -> list[str]:
-    """Return what is known before the rows are read."""
+    """Return the facts that are known before the rows are read."""
     notes = []
     for table in tables:
         omitted = [f"not imported: {omitted}" for omitted in table["omitted"]]
@@ -109,7 +109,7 @@ def _before(tables: Sequence[Facts], failed: Mapping[str, str]) -> list[str]:
 
 
 def _of_table(facts: Facts, table: str) -> Iterator[str]:
-    """Yield what of a table did not come, and why."""
+    """Yield a line for each kind of row that was not imported, with the reason."""
     for reason, rows in [*facts["reasons"].items()][:_REASONS_SHOWN]:
         yield f"{table}: rejected {counted(rows)}: {reason}"
     if facts["skipped"]:

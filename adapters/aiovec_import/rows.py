@@ -1,4 +1,4 @@
-"""Rows with texts that are followed, and how they are read."""
+"""Sources of rows with texts that are followed, and their readers."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ _TABLE_OF_URL = re.compile(r"([^#]+://[^#]+/[^#]*)#([\w.]+)")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows with texts, which are followed. Python's own SQLite reads a file that the app may have
-    open: see stores/queue.py."""
+    """A source of rows with texts to follow.
+
+    Python's own SQLite reads files that the app may have open: see stores/queue.py.
+    """
 
     store: VectorStore
     wanted: Wanted
     copy: str = ""
-    """A copy of a file, which is read in its place."""
+    """A copy of a file, which is read instead of the file."""
 
     @property
     def source(self) -> str:
@@ -96,7 +98,7 @@ class Rows:
 
 
 def _needing_arrow(name: str) -> Any:
-    """Import a module that reads rows, which needs pyarrow; a folder is followed without it."""
+    """Import a module that reads rows, which needs pyarrow; following a folder does not."""
     try:
         return import_module(f"aiovec_import.{name}")
     except ImportError as exc:
@@ -118,7 +120,8 @@ class SqliteRows(Reader):
         self._db, self._path = connected(path), path
         try:
             with translated(path):
-                if hints.query is not None:  # a view takes one statement, which only reads
+                # A view contains a single statement, which can only read.
+                if hints.query is not None:
                     self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
                 self._db.execute("BEGIN")
                 self._table = SqliteTable(self._db, name, hints)

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 async def run_import(
     at: At, job: Import, embedder: str | None, *, allow_rejects: bool = False
 ) -> Shown:
-    """Run an import to its end, and say what became of it."""
+    """Run an import to its end, and report the results."""
     began, done = time.perf_counter(), False
     try:
         target = await _imported(at, job, embedder)
         done = True
     except AiovecError as exc:
-        if job.kept:  # the error is only about the rows of its own call
+        if job.kept:  # the error only covers the rows of its own call
             exc.add_note(f"kept before that: {job.kept}")
         raise
     finally:
@@ -49,9 +49,9 @@ async def run_import(
 
 
 async def _imported(at: At, job: Import, embedder: str | None) -> str:
-    """Import into a store, which is made once there is something to write; return its place.
+    """Import into a store, which is created once there is something to write; return its place.
 
-    Until then, one in memory says what the store would.
+    Until then, a store in memory answers in its place.
     """
 
     async def opened(place: Place) -> VectorStore:
@@ -60,7 +60,7 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
             schema, table = wanted_schema(job.loads[0], job.wanted.hints.new), job.loads[0].table
             old = await vectors.schema(table) if table in await vectors.tables() else None
             give_embedder(vectors, old or schema, embedder)
-            if old is not None:  # the import may find nothing new, and embed nothing
+            if old is not None:  # the import may find nothing new and need no embedder
                 await StoreInternals(vectors).check_embedder(table, old)
         await job.find(vectors)
         return vectors
@@ -73,7 +73,7 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
             load.seen = partial(_advance, bar, task)
         memory = replace(place, address=place.plugin.memory, file=None)
         vectors = await opened(place if exists else memory)
-        if job.wanted.strict and not job.wanted.dry_run:  # which shows all reasons instead
+        if job.wanted.strict and not job.wanted.dry_run:  # the report shows all reasons instead
             await job.check(vectors)
         async with aclosing(job.parts()) as parts:
             part = await anext(parts, None)

@@ -1,4 +1,4 @@
-"""Export: a table, or a part of it, to a file."""
+"""Export a table, or a part of it, to a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .jsonlines import lines_of
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The files that were written: the one that was named comes first."""
+    """The files that were written, the requested one first."""
 
     rows: int
     format: str
@@ -50,7 +50,7 @@ async def save(
 ) -> Saved:
     """Write the rows of one snapshot to a file, in constant memory.
 
-    A ``stream`` is written instead of a file; then the path is its name for messages.
+    With a ``stream``, write to it instead of a file; the path is then its name in messages.
     """
     form = format_of(path, form)
     if stream is not None and form == "arrow":
@@ -84,9 +84,9 @@ async def save(
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
-    """Return the columns of the file, and the schema that it carries: none without the vectors.
+    """Return the columns of the file, and the schema to write into it, if it has the vectors.
 
-    The schema of a selection is that of a table that holds just that.
+    The schema of a selection is that of a table with only the selected columns.
     """
     if select is None:
         return full.to_arrow(), full
@@ -116,8 +116,8 @@ def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> N
 class FileWriter:
     """Writes rows to a temporary file and renames it at the end, or writes to a stream.
 
-    ``schema`` is that of the table that an import of the file makes; None if it has no vectors.
-    A text cannot carry it, so it is written to a file next to it.
+    ``schema`` is the schema for a table that imports the file; None if it has no vectors. A text
+    format cannot contain it, so it is written to a second file next to the first.
     """
 
     def __init__(
@@ -183,9 +183,9 @@ class FileWriter:
         """Remove what was written."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
             if self._rows is not None:
-                self._rows.close()  # left open, it would write when it is collected
+                self._rows.close()  # left open, it would write when it is garbage collected
         if self._is_file:
-            with contextlib.suppress(OSError):  # what is left to be written may not fit
+            with contextlib.suppress(OSError):  # there may be no room for the rest
                 if self._file is not None:
                     self._file.close()
             self._part.unlink(missing_ok=True)

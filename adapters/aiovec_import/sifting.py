@@ -1,6 +1,6 @@
-"""Rows that can be imported and rows that cannot, by the checks of ``insert``.
+"""Separate rows that can be imported from rejects, by the checks of ``insert``.
 
-A chunk that passes is checked once. One that does not is halved until each bad row is found.
+A chunk that passes is checked once. A chunk that fails is halved until each bad row is found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiovec.errors import DimensionMismatchError, InvalidRowError, InvalidVector
 
 from .sources import CAME_BEFORE, Chunk, Reject
 
-# The last ones are what Arrow and Python raise for values that no column can hold.
+# Arrow and Python raise the last ones for values that no column can hold.
 _FAULTS = (
     InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,
     RecursionError, UnicodeError,
@@ -29,14 +29,14 @@ _FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Sifted:
-    """The rows that can be imported, the place of each in the source, and the others."""
+    """Rows that can be imported, with their places in the source, and rejects for the others."""
 
     rows: pa.Table
     places: Sequence[int | str]
     rejects: list[Reject]
 
     def only(self, good: BoolArray, reason: str) -> Sifted:
-        """Return the good ones of the rows, and a reject for each of the others."""
+        """Return the good rows, and a reject for each of the others."""
         ids = self.rows.column("id")
         bad = [
             Reject(self.places[i], ids[i].as_py(), reason) for i in np.flatnonzero(~good).tolist()
@@ -45,17 +45,17 @@ class Sifted:
         return Sifted(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
 
     def without(self, ids: Collection[str], reason: str) -> Sifted:
-        """Return the rows without some ids, whose rows become rejects."""
+        """Return the rows except those with these ids, which become rejects."""
         held = self.rows.column("id").to_pylist()
         good = np.fromiter((id not in ids for id in held), dtype=bool, count=len(held))
         return self.only(good, reason)
 
 
 def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = False) -> Sifted:
-    """Check a chunk once: its rows enter the store as a ``Batch``.
+    """Check a chunk once, so that its rows enter the store as a ``Batch``.
 
-    The first row of an id is imported, or with ``last_counts`` the last one. With ``new_ids`` the
-    rows have no ids, and get new ones.
+    Of rows with the same id, the first is imported, or with ``last_counts`` the last. With
+    ``new_ids``, the rows have no ids and get new ones.
     """
     rows, places, rejects = chunk.rows, chunk.places, list(chunk.rejects)
     if not len(places):
@@ -71,7 +71,7 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = Fal
 
 
 def reason_of(error: Exception) -> str:
-    """Return the fault of a row, without its place in a chunk that the user never sees."""
+    """Return the fault of a row, without its position in a chunk that users never see."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
     if isinstance(error, DimensionMismatchError):
@@ -84,7 +84,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _check_length(rows: Any, schema: Schema) -> None:
-    """Refuse a column of vectors of a wrong length as a whole: no row could be imported."""
+    """Refuse a whole column of vectors of the wrong length, because no row could be imported."""
     if isinstance(rows, pa.Table) and schema.vector in rows.column_names:
         kind = rows.schema.field(schema.vector).type
         if pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
@@ -94,7 +94,7 @@ def _check_length(rows: Any, schema: Schema) -> None:
 def _halved(
     rows: Any, places: Sequence[int | str], schema: Schema, new_ids: bool, rejects: list[Reject]
 ) -> Sifted:
-    """Return the rows that pass all together, or those of each half that do."""
+    """Return the rows that pass together, splitting those that fail in halves."""
     tables: list[pa.Table] = []
     kept: list[int | str] = []
     # A stack, not recursion, so that the rows come out in their order without deep frames.
@@ -134,7 +134,7 @@ def _id_of(rows: Any, i: int) -> str | None:
 
 
 def _with_text(table: pa.Table, schema: Schema, embed: Embed) -> BoolArray:
-    """Return which rows have a vector, or a text that an embedder can make it of."""
+    """Return which rows have a vector, or a text to compute it from."""
     length = pc.fill_null(pc.binary_length(table.column(embed.field)), 0)
     missing = pc.and_(table.column(schema.vector).is_null(), pc.equal(length, 0))
     return np.asarray(pc.invert(missing), dtype=np.bool_)

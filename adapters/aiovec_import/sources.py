@@ -1,4 +1,4 @@
-"""Tables of a file, or of a store that another program wrote, which are read chunk by chunk.
+"""Tables of a file, or of a store that another program wrote, read chunk by chunk.
 
 Kinds of stores are found through the entry-point group ``aiovec.sources``: an entry names a
 subclass of ``Source``, and its own name chooses it in texts such as ``chroma:DIR#docs``. A reader
@@ -26,17 +26,17 @@ _T = TypeVar("_T")
 
 GROUP = "aiovec.sources"
 
-# Rows of large texts are read in smaller chunks.
+# Chunks have fewer rows if their texts are large.
 BYTES_AT_ONCE = 32 * 2**20
 _LONGEST_NAME = 63
 
-# The reason of a reject whose id another row of the source has.
+# The reason of a reject whose id another row of the source already had.
 CAME_BEFORE = "the id came before in the same source"
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that cannot be taken: where it stands in its source, its id if it has one, and why."""
+    """A row that cannot be imported: its place in the source, its id, if any, and the reason."""
 
     row: int | str | None
     id: str | None
@@ -44,21 +44,21 @@ class Reject:
 
 
 class RejectsFile:
-    """The list of the latest import, which removes an earlier one.
+    """The list of an import's rejects, which replaces the list of an earlier import.
 
-    Where its file cannot be written, ``say`` prints it to standard error.
+    If its file cannot be written, ``say`` prints the list to standard error.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self.path = path
         self.say = say
         self.place: str = str(path)
-        """Where the list is, in words."""
+        """The place of the list, for messages."""
         self.count: int = 0
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """List rows of a table; ``place`` is the word for their place in the source."""
+        """Add rows of a table to the list; ``place`` is the word for a place in the source."""
         with writing_to(self.path):
             for reject in rejects:
                 if not self.count:
@@ -74,7 +74,7 @@ class RejectsFile:
 
     def _open(self) -> None:
         try:
-            # An id of bytes that are no text may hold lone surrogates.
+            # An id from bytes that are not text may contain lone surrogates.
             self._file = self.path.open("w", encoding="utf-8", errors="replace")
         except OSError as exc:
             self.place = "standard error"
@@ -86,7 +86,7 @@ class RejectsFile:
             with writing_to(self.path):
                 self._file.close()
         elif done and self.path.is_file():  # not a device: root could remove the null device
-            with suppress(OSError):  # where no list can be written
+            with suppress(OSError):  # the list went to standard error
                 self.path.unlink()
 
 
@@ -94,8 +94,8 @@ class RejectsFile:
 class Chunk:
     """Some rows as ``insert`` takes them: an Arrow table, or a list of mappings.
 
-    ``places`` tells for each where it stands in its source. ``rejects`` are rows between them that
-    are no rows at all; whether the others can be taken is for the importer to find out.
+    ``places`` has the place of each row in the source. ``rejects`` are items among them that are
+    not rows at all. The importer checks whether the rows can be imported.
     """
 
     rows: Any
@@ -104,7 +104,7 @@ class Chunk:
 
 
 def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
-    """Yield values, which come with their bytes, up to ``size`` at once, and fewer large ones."""
+    """Yield values, which come with their bytes, in lists of up to ``size``, fewer if large."""
     part: list[_T] = []
     nbytes = 0
     for value, length in values:
@@ -121,12 +121,12 @@ def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
 class ForeignTable:
     """A table that a reader offers.
 
-    ``name`` is a legal name for it here, ``origin`` what it is called there, ``layout`` how it
-    lies there, in words. ``rows`` is None where counting them takes long. ``notes`` say what of it
-    is taken otherwise than one may expect, ``omitted`` which columns with values are not taken, and
-    why. With ``new_ids`` its rows come without ids, and get new ones. ``part`` is the reader's own.
-    With ``texts`` its rows have no vectors: they are made of a text. ``base`` names the source in
-    such rows.
+    ``name`` is a valid table name in aiovec, ``origin`` the name in the source, and ``layout`` a
+    word for its kind there. ``rows`` is None if counting takes long. ``notes`` explain what is
+    imported differently than one may expect, and ``omitted`` which columns with values are not
+    imported, and why. With ``new_ids``, its rows have no ids and get new ones. ``part`` is for the
+    reader only. With ``texts``, its rows have no vectors; they are computed from a text, and
+    ``base`` names the source in these rows.
     """
 
     name: str
@@ -142,7 +142,7 @@ class ForeignTable:
     base: str = ""
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Return what there is to know before its rows are read, for ``--json``."""
+        """Return the facts that are known before its rows are read, for ``--json``."""
         origin = {"origin": self.origin, "layout": self.layout}
         return {"name": name, **origin, "notes": self.notes, "omitted": self.omitted}
 
@@ -151,8 +151,9 @@ class ForeignTable:
 class NewTable:
     """The user's options for a new table.
 
-    ``metric`` and ``model`` apply where the source names none. ``text`` and ``index`` are the
-    fields that get such indexes, and ``embed`` is the one that vectors are made from.
+    ``metric`` and ``model`` apply if the source names none. ``text`` and ``index`` list the fields
+    that get a keyword index or a filter index, and ``embed`` is the field that vectors are computed
+    from.
     """
 
     metric: Metric | None = None
@@ -175,7 +176,7 @@ class NewTable:
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """The table or query, columns and type that the user names; None where the user named none."""
+    """The table or query, columns and type that the user named; None if not named."""
 
     table: str | None = None
     query: str | None = None
@@ -186,12 +187,12 @@ class Hints:
 
     @property
     def of_texts(self) -> bool:
-        """True if a table without vectors is wanted, whose text they are made of."""
+        """True if the table has no vectors, and they are to be computed from a text."""
         return self.new.embed is not None and self.vector_column is None
 
     @property
     def wants_new_ids(self) -> bool:
-        """True for ``--id-column none``: the rows get new ids, whatever their columns are."""
+        """True for ``--id-column none``: the rows get new ids."""
         return self.id_column == "none"
 
 
@@ -207,13 +208,13 @@ class Reader(ABC):
     """A file or a store, open for reading."""
 
     name: str = ""
-    """Its path or place, for messages."""
+    """Its path or address, for messages."""
 
     form: str = "database"
     """The format of a file, or "database"."""
 
     place: str = "row"
-    """The word for where a row stands, such as "rowid"."""
+    """The word for the place of a row, such as "rowid"."""
 
     remark: str = ""
     """A note for the user about the result."""
@@ -223,11 +224,11 @@ class Reader(ABC):
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
-        """Return the tables to import; ConfigError if the user has to name one, or none is."""
+        """Return the tables to import; ConfigError if none, or if the user has to name one."""
 
     @abstractmethod
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        """The rows of a table from its first one, up to ``size`` at once.
+        """Yield the rows of a table from the first one, up to ``size`` at once.
 
         Their vector is named as in ``schema``.
         """
@@ -241,30 +242,30 @@ class Reader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file. May be called twice."""
+        """Close the file. May be called twice."""
 
 
 class Source(Reader):
-    """A store that somebody else's program wrote."""
+    """A store that another program wrote."""
 
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Return whether the file or folder is of this kind. Looks at its beginning only.
+        """Return whether the file or folder is of this kind. Reads only its beginning.
 
-        A file of a database is not opened but by the database's own library: closing it would drop
-        the locks that this process holds on it.
+        A database file must only be opened by the database's own library: closing it would drop the
+        locks that this process holds on it.
         """
 
     @abstractmethod
     def __init__(self, place: str, hints: Hints) -> None:
-        """Open a path, or another place that this kind knows, or raise an AiovecError."""
+        """Open a path, or an address of this kind, or raise an AiovecError."""
 
 
 def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
-    """Return the kind of source that recognises a file or folder, or None.
+    """Return the kind of source that recognises a file or folder, if any.
 
-    With it, return an error for each installed kind that cannot be used.
+    Also return an error for each installed kind that cannot be used.
     """
     errors: list[str] = []
     for name in installed(GROUP):
@@ -282,7 +283,7 @@ def named_source(text: str) -> tuple[type[Source], str] | None:
 
 
 def kind_in(text: str) -> str:
-    """Return the installed kind that a text such as ``chroma:DIR`` names, or nothing."""
+    """Return the name of the installed kind in a text such as ``chroma:DIR``, or ""."""
     scheme, colon, _ = text.partition(":")
     kind = scheme.partition("+")[0]  # SQLAlchemy adds its driver, as in postgresql+asyncpg:
     return kind if colon and kind in installed(GROUP) else ""
@@ -298,7 +299,7 @@ def _kind(name: str) -> type[Source]:
     entry_point = installed(GROUP)[name]
     try:
         kind = entry_point.load()
-    except Exception as exc:  # whatever is wrong with it, the others work
+    except Exception as exc:  # one broken kind must not break the others
         raise ConfigError(
             f"the source {entry_point.name!r} ({entry_point.value}) is unusable: {exc}"
         ) from exc
@@ -311,12 +312,12 @@ def _kind(name: str) -> type[Source]:
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a column's name with a "_" behind it if it is taken, or would be one of these then."""
+    """Return a column's name, with "_" appended if it is in use, also with fewer "_" at its end."""
     return f"{name}_" if name.rstrip("_") in taken else name
 
 
 def legal_vector(name: str) -> str:
-    """Return the name itself if a vector may have it, else a usual one."""
+    """Return the name if a vector may have it, or a default name."""
     try:
         return name if check_field_name(name).lower() not in ("id", "payload") else USUAL_VECTORS[0]
     except AiovecError:
@@ -324,7 +325,7 @@ def legal_vector(name: str) -> str:
 
 
 def legal_table_name(text: str, taken: Iterable[str] = ()) -> str:
-    """A name for a table as much like a text as the rules allow, and none of those taken."""
+    """Return a valid table name that resembles the text and is not in use."""
     name = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
     if not name or not name[0].isalpha():
         name = f"t-{name}".rstrip("-")

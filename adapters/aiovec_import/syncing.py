@@ -1,8 +1,8 @@
-"""One synchronisation for documents, rows with texts, and watched tables.
+"""The synchronisation of documents, of rows with texts, and of watched tables.
 
-The state of a document, or of a row of a source, is its rows in the table. It has not changed if
-all of these are there, with the hash of what the source has now. No other list says so:
-applying a change twice changes nothing, and the same command continues a killed import.
+The state of a document, or of a source's row, is its rows in the table. It is unchanged if all of
+them exist with the hash of its current content. Nothing else records the state, so applying a
+change twice has no effect, and repeating the command continues a killed import.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from .files import reading
 from .loading import Import, Load, create, read_ahead
 from .sources import Chunk, Reject
 
-# Rows or documents that are read and compared at once, and rows that one write has.
+# Rows or documents to read and compare at a time, and most rows of one write.
 _AT_ONCE = 1000
-# Rows that one delete removes.
+# Most rows of one delete.
 _DELETED_AT_ONCE = 500
 _FOREIGN = "another import or an app stored the row of this id; --upsert replaces it"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKS = ("base", "hash", "parts", "source")
 
 COUNTS = ("new", "changed", "unchanged", "empty", "deleted")
-"""What becomes of an item."""
+"""The result for an item."""
 
 Row = dict[str, Any]
 _Stored = dict[str, tuple[str | None, str | None, int | None]]
-"""The base, the hash and the number of the rows that the table has for an item, by their ids."""
+"""Ids of an item's rows in the table, each with its base, its hash and the number of rows."""
 
 
 class Item(NamedTuple):
     """A document, or a row of a source, by its name there: the path, or the id.
 
-    ``place`` tells where it stands in the source, ``content`` is what ``Sync.rows`` makes rows of.
-    Without a ``hash`` it has no text, or the source no longer has it, and the table keeps no row.
+    ``place`` is its place in the source, and ``Sync.rows`` makes rows from ``content``. Without a
+    ``hash``, it has no text or no longer exists in the source, and the table keeps no row of it.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """The rows to write for some items, by their names, and the ids of rows to delete.
+    """The rows to write for some items, by the items' names, and the ids of rows to delete.
 
-    ``counts`` are the items that are new, changed, unchanged, empty and deleted.
+    ``counts`` has the number of items that are new, changed, unchanged, empty and deleted.
     """
 
     new: dict[str, list[Row]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Change:
 
 
 class Seen:
-    """Names of items, as 64 bits each."""
+    """A set of items' names, as hashes of 64 bits."""
 
     def __init__(self) -> None:
         self._hashes: set[int] = set()
@@ -93,22 +93,23 @@ class Seen:
 
 @dataclass
 class SyncImport(Import):
-    """Brings what one source has into a table: what is new or has changed, and not what is gone.
+    """Brings the new and changed items of one source into a table.
 
-    Its base names the source in its rows: only these are replaced and deleted, or with ``upsert``
-    those of anybody else that have the same ids too. With a ``cutter`` the texts become passages.
-    With ``any_lengths``, passages of another size and overlap stay as long as their text does.
+    The base names the source in its rows. Only rows of this base are replaced and deleted; with
+    ``upsert``, rows of others with the same ids are also replaced. With a ``cutter``, texts become
+    passages. With ``any_lengths``, passages of another size and overlap stay as long as their text
+    does not change.
 
-    ``counts`` are the items that are new, changed, unchanged, empty and deleted, and the rows of
-    the table that were ``written``, or would be. ``gone`` are the rows of the table, with the names
-    of their items, that are deleted because the source no longer has these.
+    ``counts`` has the number of items that are new, changed, unchanged, empty and deleted, and the
+    number of rows that were ``written``, or would be. ``gone`` lists rows to delete, with the names
+    of their items, because the source no longer has the items.
     """
 
     going_on: ClassVar[str] = "the same command continues"
     knows_changes: ClassVar[bool] = True
 
     of_any_base: ClassVar[bool] = False
-    """True if rows of another base are as good as those of this one, and count as unchanged."""
+    """True if rows with another base also count as unchanged."""
 
     cutter: Cutter | None = None
     any_lengths: bool = False
@@ -141,21 +142,21 @@ class SyncImport(Import):
         return not self.load.rejected
 
     def changed(self) -> dict[str, Any]:
-        """Return what became of the items, as facts for ``--json``."""
+        """Return the results for the items, as facts for ``--json``."""
         counts = {name: self.counts[name] for name in COUNTS}
         gone = sorted({*self.gone.values()})
         return {"dry_run": self.wanted.dry_run, **counts, "gone": gone}
 
     @abstractmethod
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
-        """Return what cuts texts for a table that was found, whose model has a tokenizer."""
+        """Return the cutter for an existing table, whose model may have a tokenizer."""
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
         self._store = store
         self.cutter = self.cutter_for(*await StoreInternals(store).tokenizer(self.schema))
         stored = await self.lengths(store) if self.load.exists else None
-        # Without a size, the rows stay cut as they are.
+        # Without a size, existing rows keep theirs.
         self.any_lengths = bool(
             self.load.exists and self.cutter and not (self.wanted.chunk_size or self.wanted.overlap)
         )
@@ -165,32 +166,33 @@ class SyncImport(Import):
 
     @abstractmethod
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
-        """Return what a reader has read as items, and what cannot be taken. Takes a while."""
+        """Convert what a reader has read to items, and return rejects for the rest. Slow."""
 
     @abstractmethod
     def rows(self, item: Item) -> list[Row]:
-        """Return the rows of the table for an item, or raise DocumentError. Takes a while."""
+        """Return the rows of the table for an item, or raise DocumentError. Slow."""
 
     def name(self, field: str) -> str:
-        """Return the name that the table has for a field of an import."""
+        """Return the table's name for a field of an import."""
         return self.wanted.fields.get(field, field)
 
     def _ref(self, field: str) -> str:
-        """Return a field of an import as selections and filters of the table name it."""
+        """Return the name of an import's field in selections and filters of the table."""
         name = self.name(field)
         return name if name in self.schema.fields else f"payload.{name}"
 
     def _imported(self, where: Expr) -> Expr:
-        """Return a filter of rows that imports stored: others may have a source or a base too."""
+        """Return a filter for rows that imports stored; other rows may also have a source."""
         where = where & F[self._ref("hash")].is_not_null()
         return where if self.cutter is None else where & F[self._ref("parts")].is_not_null()
 
     async def changes(
         self, store: VectorStore | None, items: Sequence[Item]
     ) -> AsyncGenerator[Change, None]:
-        """Yield what of some items is new or has changed, at least once; without a store, all is.
+        """Yield the changes for some items, at least one; without a store, every item is new.
 
-        Rows are made in a thread, only of these, and no more at once than one write has.
+        Rows are only made for new and changed items, in a thread, at most as many at a time as one
+        write has.
         """
         state = await self._state(store, [item.name for item in items]) if store and items else {}
         change, waiting = Change(), deque[tuple[Item, _Stored]]()
@@ -216,7 +218,7 @@ class SyncImport(Import):
             change = Change()
 
     def _make(self, change: Change, waiting: deque[tuple[Item, _Stored]]) -> None:
-        """Make the rows of the next items, as many as one write has."""
+        """Make the rows of the next items, as many as fit into one write."""
         count = 0
         while waiting and count < _AT_ONCE:
             item, stored = waiting.popleft()
@@ -231,7 +233,7 @@ class SyncImport(Import):
             change.gone += stored.keys() - {row["id"] for row in rows}
 
     def _is_same(self, stored: _Stored, digest: str) -> bool:
-        """Return whether these are all rows of an item with this hash."""
+        """Return whether these rows are all the rows of an item with this hash."""
         marks = {
             (self.base if self.of_any_base else base, known, parts)
             for base, known, parts in stored.values()
@@ -261,7 +263,7 @@ class SyncImport(Import):
         return state
 
     async def apply(self, store: VectorStore, change: Change) -> list[Reject]:
-        """Write a change; items whose rows another writer took since become rejects."""
+        """Write a change; items whose rows another writer has stored since become rejects."""
         rejects: list[Reject] = []
         while change.new:
             try:
@@ -278,8 +280,10 @@ class SyncImport(Import):
         return rejects
 
     async def _taken(self, store: VectorStore, change: Change, ids: set[str]) -> list[Reject]:
-        """Take those out of a change whose rows exist since it was made, unless an import of this
-        source stored them, which are replaced."""
+        """Remove items from a change if their rows were stored since by someone else.
+
+        Rows that an import of this source stored are replaced.
+        """
         taken = {
             name: row["id"] for name, rows in change.new.items() for row in rows if row["id"] in ids
         }
@@ -316,7 +320,7 @@ class SyncImport(Import):
 
     async def _replace(self, store: VectorStore, rows: list[Row], gone: Sequence[str]) -> None:
         """Upsert rows, and remove others, in one call if rows of the table can expire."""
-        # A row that only expires has no values for the other fields.
+        # A row that is only set to expire has no values for the other fields.
         nullable = all(field.nullable for field in self.schema.fields.values())
         expires = self.schema.expires if nullable else None
         if gone and expires is not None:
@@ -327,9 +331,10 @@ class SyncImport(Import):
             await store.delete(self.table, gone)
 
     async def lengths(self, store: VectorStore) -> tuple[int, int] | None:
-        """Return the size and the overlap of the passages that this source has in the table.
+        """Return the size and the overlap of this source's passages in the table.
 
-        ConfigError if it has whole texts there, and the import makes passages, or the other way.
+        ConfigError if the table has whole texts of the source and the import makes passages, or
+        vice versa.
         """
         is_own, has_hash = F[self._ref("base")] == self.base, F[self._ref("hash")].is_not_null()
         rows = await store.find(self.table, is_own & has_hash, limit=1, select=[self._ref("hash")])
@@ -348,8 +353,11 @@ class SyncImport(Import):
     async def rows_without(
         self, store: VectorStore, has: Callable[[str], bool]
     ) -> tuple[dict[str, str], int]:
-        """Return the rows of this source in the table which it no longer has, by their ids with
-        the names of their items, and the number of all its items there."""
+        """Return rows of items that the source no longer has, and the number of all items.
+
+        The rows are ids with the names of their items. All items are those of the source in the
+        table.
+        """
         gone, own = {}, Seen()
         select = [] if self.cutter is None else [self._ref("source")]
         where = self._imported(F[self._ref("base")] == self.base)
@@ -361,13 +369,13 @@ class SyncImport(Import):
         return gone, len(own)
 
     async def delete(self, store: VectorStore, ids: Sequence[str]) -> None:
-        """Delete rows of this source, unless another import has taken them over."""
+        """Delete rows of this source, except rows that another import has replaced."""
         for start in range(0, len(ids), _DELETED_AT_ONCE):
             some = ids[start : start + _DELETED_AT_ONCE]
             await store.delete(self.table, some, where=F[self._ref("base")] == self.base)
 
     async def parts(self) -> AsyncGenerator[Change, None]:
-        """Read, compare and cut the next ones while the last ones are embedded."""
+        """Read, compare and cut the next items while the previous ones are embedded."""
         async with (
             aclosing(self._changes()) as changes,
             aclosing(read_ahead(partial(anext, changes, None))) as ahead,
@@ -393,13 +401,13 @@ class SyncImport(Import):
                     load.seen(read)
 
     def following(self, chunks: Iterator[Chunk]) -> tuple[list[Item], list[Reject]] | None:
-        """Return the next items, and what cannot be taken. Runs in a thread."""
+        """Return the next items, and the rejects. Runs in a thread."""
         with reading(self.source.name):
             chunk = next(chunks, None)
         return None if chunk is None else self.items(chunk)
 
     async def look_at(self, change: Change) -> None:
-        """Count a change, and list what cannot be imported."""
+        """Count a change, and list its rejects."""
         self.counts.update(change.counts)
         if self.wanted.dry_run:
             self.counts["written"] += len(change.rows)
@@ -413,7 +421,7 @@ class SyncImport(Import):
         await self.note(self.load, rejects)
 
     async def find_gone(self, store: VectorStore, has: Callable[[str], bool]) -> None:
-        """Find what the source no longer has; ConfigError if it is most of what it had."""
+        """Find items that the source no longer has; ConfigError if those are most of its items."""
         self.gone, own = await self.rows_without(store, has)
         names = {*self.gone.values()}
         if len(names) * 2 > own and not (self.wanted.delete_all or self.wanted.dry_run):
@@ -424,7 +432,7 @@ class SyncImport(Import):
             )
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
-        """Delete what was found to be gone."""
+        """Delete the rows of items that the source no longer has."""
         self.counts["deleted"] += len({*self.gone.values()})
         if not self.wanted.dry_run:
             await self.delete(store, [*self.gone])

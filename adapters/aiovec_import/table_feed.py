@@ -1,4 +1,4 @@
-"""A table of an app's SQLite database, which is followed by a queue of its changes."""
+"""Follow a table of an app's SQLite database by a queue of its changes."""
 
 from __future__ import annotations
 
@@ -36,40 +36,43 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .texts import TextImport
 
-# Seconds between two looks at what a database has committed: after a change, and seconds later.
+# Seconds between checks for commits: right after a change, and some seconds later.
 _LOOK, _LAST_LOOK = 0.025, 0.1
-# Seconds after which the time of the last look is told, and between two marks of a quiet queue.
+# Seconds after which the time of the last check is reported, and between two marks of a quiet
+# queue.
 _TELL, _LAZY = 1.0, 0.5
 _NEVER = Versions(0, 0, 0, 0)
-# The name of rows whose key has a null.
+# The name used for rows with a null in their key.
 _NO_ID = "NULL"
 _Rows = tuple[Chunk, set[str]]
 _T = TypeVar("_T")
 
 
 class TableFeed(SourceFeed):
-    """A table of SQLite whose triggers note the keys of changed rows in a queue.
+    """A table of SQLite whose triggers write the keys of changed rows to a queue.
 
-    ``docs/internals/adr/0025`` draws it. The store's note of the source's base is the mark; it is
-    read in each step, because the store may have been restored, reverted or moved since.
+    ``docs/internals/adr/0025`` describes the design. The mark is the store's note for the source's
+    base; it is read in each step, because the store may have been restored, reverted or moved
+    since.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
         self._rows, self._path, self._hints = rows, rows.path, rows.wanted.hints
         super().__init__(rows.store, f"{rows.path}#{self._hints.table}", job, every)
-        # A connection serves one thread at a time.
+        # Only one thread at a time may use the connection.
         self._turns = asyncio.Semaphore(1)
         self._alone = partial(in_thread, limit=self._turns)
         self._db: Any = None
-        # As the open database was, and as it was at the last step.
+        # The versions of the database when it was opened, and at the last step.
         self._versions = self._stepped = _NEVER
-        # The mark in the store, as a text and as it was put there, and the mark as it is now; None
-        # without one that suits.
+        # The mark in the store, as text and parsed, and the current mark; None if there is none
+        # that fits the queue.
         self._noted: str | None = ""
         self._put_mark: Mark | None = None
         self._mark: Mark | None = None
         self._noted_at = self._stepped_at = self._changed_at = 0.0
-        # A comparison of all rows: its mark, the place of the last key, all ids and repeated ones.
+        # A comparison of all rows: its mark, the position of the last key, all ids, and repeated
+        # ids.
         self._copying: Mark | None = None
         self._copied, self._ids = 0, Seen()
         self._repeated: list[str] = []
@@ -86,27 +89,27 @@ class TableFeed(SourceFeed):
         if self._locks is None:
             return
         queue = FileLock.take(lock_of(self._path, str(self._hints.table)), shared=True)
-        if queue is None:  # it is being removed
+        if queue is None:  # the queue is being removed
             self._locks.close()
             self._locks = None
         else:
             self._locks.callback(queue.close)
 
     async def begin(self) -> None:
-        """Open the database, and raise what makes it impossible to follow the table."""
+        """Open the database; raise an error if the table cannot be followed."""
         versions = await self._alone(self._open)
         self._job = self._rows.job(None, self._offered)
         await self._job.find(self.store)
-        cutter = self._job.cutter  # by other lengths, all rows are cut again
+        cutter = self._job.cutter  # with other lengths, all rows are cut again
         columns = [column.name for column in self._table.columns]
         self._shape = [columns, [cutter.limit, cutter.overlap] if cutter else []]
         self._copying, self._versions = None, versions
 
     def _open(self) -> Versions:
-        """Open the database, in place of the connection that is open."""
+        """Open the database, replacing the open connection."""
         db, name = connected(self._path), str(self._hints.table)
         try:
-            # Before the columns, so that a later change of these is seen.
+            # Read before the columns, so that a later change of the columns is noticed.
             versions = versions_of(db, self._path)
             with translated(self._path):
                 table = SqliteTable(db, name, self._hints)
@@ -127,11 +130,11 @@ class TableFeed(SourceFeed):
         return versions
 
     async def _ask(self, method: Callable[..., _T], *args: object) -> _T:
-        """Call a method of the queue that is open then."""
+        """Call a method of the currently open queue, in a thread."""
         return await self._alone(lambda: method(self._queue, *args))
 
     async def _look(self) -> None:
-        """Open the database again if its schema has changed, or its file."""
+        """Open the database again if its schema or its file has changed."""
         versions = await self._ask(Queue.versions)
         if versions.is_same_file(self._versions):
             self._versions = versions
@@ -145,18 +148,18 @@ class TableFeed(SourceFeed):
             self._load(text)
         try:
             return await (self._follow() if self._copying is None else self._compare(self._copying))
-        except TableNotFoundError:  # dropped: the next step creates it again
+        except TableNotFoundError:  # it was dropped: the next step creates it again
             self._versions, self._mark = _NEVER, None
             raise
 
     async def _note(self) -> str | None:
-        """Return the text of the mark that the store has."""
+        """Return the text of the mark in the store."""
         with suppress(TableNotFoundError):
             return (await StoreInternals(self.store).notes(self.table)).get(self.base)
         return None
 
     def _load(self, text: str | None) -> None:
-        """Go on from the mark in the store, which another process may have put there."""
+        """Continue from the mark in the store, which another process may have written."""
         self._noted, self._copying = text, None
         mark = Mark.read(text)
         self._mark = self._put_mark = None if mark is None or mark.forgot else mark
@@ -166,7 +169,7 @@ class TableFeed(SourceFeed):
             self._again_at = 0.0
 
     async def _put(self, mark: Mark | None) -> None:
-        """Put the mark into the store."""
+        """Write the mark to the store."""
         if mark is not None and mark == self._put_mark:
             return
         forgot = len(self.refused) >= MOST_REFUSED
@@ -184,7 +187,7 @@ class TableFeed(SourceFeed):
             return await self._begin_copy()
         mark, keys, rows = part
         if keys:
-            # First of all that rows may be as new as this: see Mark.
+            # First record how new the rows may be: see Mark.
             self._mark = replace(before, seen=mark.seen)
             await self._put(self._mark)
             await self._bring_rows(keys, *await in_thread(self._items, *rows))
@@ -194,12 +197,14 @@ class TableFeed(SourceFeed):
         return bool(keys)
 
     def _is_due(self) -> bool:
-        """Return whether the mark in the store is older than it has to be."""
+        """Return whether it is time to write the mark to the store again."""
         return self._mark != self._put_mark and time.monotonic() >= self._noted_at + _LAZY
 
     def _read(self, mark: Mark, again: Sequence[Key]) -> tuple[Mark, list[Key], _Rows] | None:
-        """Return the next keys, the mark once they are applied, and their rows, of one snapshot;
-        None if the mark does not suit."""
+        """Return the next keys, the mark after them, and their rows, from one snapshot.
+
+        None if the mark does not fit the queue.
+        """
         with self._queue.snapshot():
             if mark.shape != self._shape or not self._queue.suits(mark):
                 return None
@@ -209,13 +214,13 @@ class TableFeed(SourceFeed):
             return replace(mark, applied=last, seen=self._queue.seen()), keys, rows
 
     def _items(self, chunk: Chunk, absent: set[str]) -> tuple[list[Item], list[Reject]]:
-        """Return rows as items; the ids that no row has are without a text."""
+        """Return rows as items; ids without a row become items without a text."""
         rows: dict[str, Any] = {}
         rejects = [*chunk.rejects]
         for row in chunk.rows:
             if row["id"] is None:
                 rejects.append(Reject(_NO_ID, _NO_ID, "a part of its key is null"))
-            # Keys that differ in letters only may find one row twice.
+            # Keys that differ only in case may find the same row twice.
             elif rows.setdefault(row["id"], row) != row:
                 rejects.append(Reject(row["id"], row["id"], CAME_BEFORE))
         items, refused = self._job.items(Chunk([*rows.values()], [*rows], rejects))
@@ -228,12 +233,12 @@ class TableFeed(SourceFeed):
         for name, key in ((_name_of(key), key) for key in keys):
             if name in self._told:
                 self._keys_of[name] = key
-            else:  # it was taken this time
+            else:  # the row was accepted this time
                 self.refused.pop(name, None)
                 self._keys_of.pop(name, None)
 
     async def _begin_copy(self) -> bool:
-        """Begin a comparison of all rows, if the schema is still that of the last look."""
+        """Begin a comparison of all rows, if the schema has not changed since the last check."""
         await self._job.find(self.store)
         await create(self.store, self._job.load)
         self._mark = None
@@ -250,7 +255,7 @@ class TableFeed(SourceFeed):
         return True
 
     def _copy(self) -> Mark | None:
-        """Copy all keys; return the mark of what is committed now. None without a queue."""
+        """Copy all keys; return the mark for the current state. None without a queue."""
         queue, self._ids, self._repeated = self._queue, Seen(), []
         with queue.snapshot():
             if (number := queue.number()) is None:
@@ -277,7 +282,8 @@ class TableFeed(SourceFeed):
         await self._job.delete(self.store, [*gone])
         self._copying, self._ids = None, Seen()
         await in_thread(self._tell, [Reject(id, id, CAME_BEFORE) for id in self._repeated])
-        # The queue may have been emptied, or overtaken it, since the comparison began.
+        # Since the comparison began, the queue may have been emptied, or have pruned entries after
+        # its mark.
         if (part := await self._alone(self._read, mark, [])) is not None:
             refused = [*self._keys_of.values()]
             self._mark = replace(mark, seen=part[0].seen, refused=refused)
@@ -311,11 +317,11 @@ class TableFeed(SourceFeed):
         own = Mark.read(await self._note()) if self._stands_by else self._mark
         if own is None or own.shape != self._shape:
             return None
-        # Who cancels this does not wait for a lock of the app, too.
+        # A caller that cancels this must not also wait for a lock of the app.
         return await in_daemon_thread(lambda: self._waiting(own, mark), slots=self._turns)
 
     def _waiting(self, own: Mark, until: int | None) -> int | None:
-        # Another file may have the path by now, or the table other columns.
+        # By now, the path may lead to another file, or the table may have other columns.
         is_open = self._queue.versions().is_same_file(self._versions)
         return self._queue.waiting(own, until) if is_open else None
 
@@ -333,6 +339,6 @@ class TableFeed(SourceFeed):
 
 
 def _name_of(key: Key) -> str:
-    """Return the name of a row with this key, if it is refused."""
+    """Return the name of the row with this key, if the row is refused."""
     id = id_of(key)
     return _NO_ID if id is None else shown(id)

@@ -1,4 +1,4 @@
-"""Rows whose vectors are made of a text, of a table, a view, a query or a file."""
+"""Rows of tables, views, queries and files whose vectors are computed from a text."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 
 @dataclass
 class TextImport(SyncImport):
-    """A table whose vectors are made of a text: only new and changed rows are written.
+    """An import whose vectors are computed from a text: only new and changed rows are written.
 
-    If ``passages`` are wanted, a cutter makes them. Otherwise ``long`` are the ids of rows whose
-    texts the model cuts off after ``most`` tokens.
+    With ``passages``, a cutter divides the texts. Otherwise, ``long`` lists ids of rows whose texts
+    the model cuts off after ``most`` tokens.
     """
 
     long: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class TextImport(SyncImport):
         rows = []
         for cut in self.cutter.rows(b"", item.name, None, Text(None, [own[self.embedded]])):
             body = cut.pop("body")
-            # A heading is no value of a column "title", also where that is null.
+            # A heading is not a value for a column "title", even if that is null.
             row = {**cut, **own, self.embedded: body, **marks}
             rows.append({name: value for name, value in row.items() if value is not None})
         return rows
@@ -142,7 +142,7 @@ class TextImport(SyncImport):
         return await super().finish(store)
 
     async def find_rest(self, store: VectorStore) -> None:
-        """Find the rows that the source, which was read to its end, no longer has."""
+        """Find the rows that the source no longer has, after it was read to its end."""
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: {self._nameless:,} of the rows cannot be read up to an "
@@ -152,7 +152,7 @@ class TextImport(SyncImport):
 
 
 def _check_names(new: NewTable, marks: tuple[str, ...]) -> None:
-    """Raise ConfigError if an option names a column that gives way to a field of the import."""
+    """Raise ConfigError if an option names a column that a field of the import replaces."""
     wanted = (("--text", new.text), ("--index", new.index), ("--embed", [new.embed or ""]))
     for option, names in wanted:
         for name in names:

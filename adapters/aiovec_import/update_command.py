@@ -1,6 +1,6 @@
-"""``aiovec update``: columns of a file into rows that exist.
+"""``aiovec update``: write the columns of a file into existing rows.
 
-Imports little, as every command.
+Like every command, it imports little.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ async def update(
     """Set the columns of a file in the rows that have its ids, and keep their other values.
 
     All rows change in one commit, or none if one is bad. Ids that do not exist are counted, and
-    left out. An empty cell of CSV keeps its value, a null of other files sets null. A changed text
-    gets a new vector.
+    left out. An empty cell in a CSV file keeps the value; a null in other files sets null. A
+    changed text gets a new vector.
     """
     from aiovec.backend.threads import in_thread
 

@@ -1,4 +1,4 @@
-"""What a user wants of a source: the arguments of ``aiovec.watch``, the options of an import."""
+"""A user's wishes for a source: the arguments of ``aiovec.watch`` or the options of an import."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Names = str | Iterable[str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Sources, as the user names them, and what becomes of them.
+    """Sources, as the user names them, and the options for them.
 
-    ``hints`` say which of their rows and columns are read, and what a new table gets; ``form`` and
-    ``schema`` are those of files. ``fields`` maps the fields of a passage to those of the table.
-    ``base`` names the source in its rows. A database is copied to ``backup`` first.
+    ``hints`` select rows and columns, and describe a new table; ``form`` and ``schema`` are for
+    files. ``fields`` maps the fields of a passage to fields of the table. ``base`` names the source
+    in its rows. A database is copied to ``backup`` first.
     """
 
     sources: Sequence[str]
@@ -46,13 +46,13 @@ class Wanted:
     backup: str | None = None
 
     def documents(self) -> Documents:
-        """Find the documents among the sources; there are none if they hold rows. Blocks."""
+        """Find the documents among the sources; none if the sources have rows. Blocks."""
         return documents_in(self.sources, self.base, self.include, self.exclude)
 
     def of_documents(self) -> Documents | None:
-        """Return the documents among the sources; None if they hold rows. Blocks.
+        """Return the documents among the sources; None if the sources have rows. Blocks.
 
-        A folder has documents if there is one, or if it is no store of another program.
+        A folder is one of documents if it contains one, or if it is not a store of another program.
         """
         if self.form or self.hints.query or any(map(is_url, self.sources)):
             return None
@@ -68,9 +68,9 @@ class Wanted:
         dtype: str | None = None, metric: Metric | None = None, model: str | None = None,
         **more: Any,
     ) -> Wanted:  # fmt: skip
-        """Return what the arguments of ``aiovec.watch``, or the options of a command, say.
+        """Build this from the arguments of ``aiovec.watch``, or from the options of a command.
 
-        One that is not given may be None.
+        Missing ones may be None.
         """
         new = NewTable(metric, model, _names(text), _names(index), embed)
         hints = Hints(None, query, id_column, vector_column, dtype, new)

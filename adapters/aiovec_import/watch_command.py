@@ -1,6 +1,6 @@
-"""``aiovec watch``: a table is kept in step with its source.
+"""``aiovec watch``: keep a table in step with its source.
 
-Imports little, as every command.
+Like every command, it imports little.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def watch(
         typer.Option(
             metavar="SECONDS",
             min=0.1,
-            help="Time between two comparisons of all rows, where no trigger can be made: a view, "
+            help="Interval of comparing all rows if the source can have no triggers: a view, "
             "a --query, PostgreSQL, files of rows. Default: 60.",
         ),
     ] = None,
@@ -60,9 +60,9 @@ async def watch(
     """Keep a table in step with its source, until Ctrl+C or SIGTERM.
 
     The first start copies everything, and creates the store and the table if they do not exist.
-    After that only changes are copied, and what the source no longer has is deleted.
+    After that, only changes are copied, and rows that the source no longer has are deleted.
 
-    A table of SQLite gets a queue and triggers in its database, which note the keys of changed
+    A table of SQLite gets a queue and triggers in its database, which record the keys of changed
     rows. --stop removes them.
     """
     from aiovec.backend.threads import in_thread

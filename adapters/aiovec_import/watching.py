@@ -1,4 +1,4 @@
-"""The choice among the feeds of ``aiovec.watch``, and sources whose rows are compared."""
+"""Choose the feed of a source for ``aiovec.watch``, and follow sources by comparing rows."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .wanted import Wanted
 if TYPE_CHECKING:
     from .texts import TextImport
 
-# Seconds for which a file of rows has to stand still before it is read.
+# Seconds for which a file of rows must be unchanged before it is read.
 _STILL = 1.0
 
 
 async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFeed:
-    """Return the feed of a source, which suits the store."""
+    """Return the feed of a source, for this store."""
     feed: SourceFeed | None = await in_thread(_documents, store, wanted, every)
     if feed is None:
         rows = Rows(store, await _completed(store, wanted))
@@ -59,7 +59,7 @@ def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed |
 
 
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
-    """Add the column of the texts, which the table of an earlier import says too."""
+    """Add the column of the texts, which the table of an earlier import also names."""
     (source,), new = wanted.sources, wanted.hints.new
     _, name = await in_thread(path_and_table, source)
     if new.embed is None and (wanted.table or name):
@@ -78,7 +78,7 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
 
 
 def stop_watching(source: str, dry_run: bool) -> list[str]:
-    """Remove the queue and the triggers of a table; return the statements that do, or would."""
+    """Remove the queue and the triggers of a table; return the statements for that."""
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
@@ -91,17 +91,18 @@ def stop_watching(source: str, dry_run: bool) -> list[str]:
 
 
 class ComparedFeed(SourceFeed):
-    """A source that tells no changes: all its rows are compared every so many seconds.
+    """A source that reports no changes: all its rows are compared every ``every`` seconds.
 
-    A file is copied first, once it has stood still for a moment. If more than half of its rows are
-    gone, they are deleted when a second look finds the same file.
+    A file is copied first, once it has been unchanged for a moment. If more than half of its rows
+    are gone, they are only deleted if a second check finds the same file.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
         super().__init__(rows.store, rows.shown, job, every)
         self._rows = rows
         self._opened = ExitStack()
-        # A file that lacked most of its rows, since when, and whether these still wait.
+        # A file that lacked most of its rows, when it was first seen, and whether the deletes still
+        # wait.
         self._shrunk: State = ()
         self._shrunk_at, self._waits = 0.0, False
 
@@ -135,7 +136,7 @@ class ComparedFeed(SourceFeed):
         return None if self._waits else await super().waiting(mark)
 
     async def _stands_still(self) -> State:
-        """Return the state of a file of rows once it has stood still; nothing for a database."""
+        """Return the state of a file of rows once it is no longer written; "" for a database."""
         if not self._rows.is_file():
             return ()
         path, before = self._rows.path, State()

@@ -28,10 +28,10 @@ from .sifting import sift
 
 @dataclass
 class EngineImport(RowImport):
-    """Rows of files, which an engine adds to a table in one commit or none.
+    """Rows of files that an engine adds to a table in one commit, or not at all.
 
-    The table is created if it was not found. A load is known by its table, and by the names, sizes
-    and times of change of its files: the same one again skips all of them.
+    The table is created if it is missing. A load is identified by its table and by the names, sizes
+    and modification times of its files: repeating it skips all of them.
     """
 
     engine: Engine
@@ -41,7 +41,7 @@ class EngineImport(RowImport):
         return cast(Files, self.source)
 
     async def check(self, store: VectorStore) -> None:
-        """A bad row makes the commit fail, so none is imported."""
+        """Do nothing: a bad row makes the whole load fail, so no row is imported."""
 
     async def parts(self) -> AsyncGenerator[Any, None]:
         yield await in_thread(_absolute, self._files.files)
@@ -66,7 +66,7 @@ class EngineImport(RowImport):
 
 
 def _absolute(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files by paths that mean the same in every worker's folder."""
+    """Return the files by paths that are valid in every worker's working directory."""
     return {path if is_url(path) else os.path.abspath(path): text for path, text in files.items()}
 
 

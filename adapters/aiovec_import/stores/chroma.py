@@ -33,8 +33,8 @@ class ChromaSource(CollectionSource):
         listed = self._listed[name]
         first = listed.get(limit=1, include=["embeddings"])["embeddings"]
         dim = len(first[0]) if first is not None and len(first) else None
-        # One of two kinds of indexes has the metric. Reading the configuration as JSON
-        # makes no embedding function, which may need a key.
+        # One of two kinds of indexes has the metric. The configuration is read as JSON, because the
+        # client would create the embedding function, which may need a key.
         made = listed.configuration_json
         index = made.get("hnsw") or made.get("spann") or {}
         kind = "dense" if dim else "none yet"
@@ -53,7 +53,7 @@ class ChromaSource(CollectionSource):
 
 
 def _model(made: dict[str, Any]) -> str | None:
-    """Return the model of the embedding function that the user chose, if it says which."""
+    """Return the model of the user's embedding function, if its configuration names one."""
     function = made.get("embedding_function") or {}
     config = function.get("config") or {}
     return config.get("model_name") or config.get("model")

@@ -37,15 +37,15 @@ _TEXTS_WITH_METADATA = (
     ("text", "metadata"), ("page_content", "metadata"), ("document", "cmetadata"),
     ("content", "langchain_metadata"),
 )  # fmt: skip
-# Points that show the type of a key.
+# Number of points from which the type of a key is inferred.
 _FIRST_POINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A column of vectors. Without ``dim`` they cannot be imported, and ``kind`` says what it is.
+    """A column of vectors. Without ``dim``, it cannot be imported, and ``kind`` describes it.
 
-    ``metric`` is the word of the other store for it, None where nothing there names one.
+    ``metric`` is the other store's name for the metric, None if the store names none.
     """
 
     name: str
@@ -61,9 +61,9 @@ class Vectors:
 class Collection:
     """A collection of points. ``rows`` is None if they are not counted.
 
-    ``fields`` has the field of each typed column, None for one of the payload. ``omitted`` are
-    columns that are not imported, besides further vectors. ``handle`` is the client's own.
-    ``unfolded`` is the key of an object whose keys are taken as those of the point.
+    ``fields`` has the field of each typed column, None for a column of the payload. ``omitted``
+    lists columns that are not imported, apart from further vectors. ``handle`` is the client's
+    object. ``unfolded`` is the key of an object whose keys are imported as keys of the point.
     """
 
     name: str
@@ -79,9 +79,10 @@ class Collection:
 
 
 class Point(NamedTuple):
-    """A row: its ``fields`` go to the table as they are, its metadata as far as it can be stored.
+    """A row: its ``fields`` are imported unchanged, its metadata as far as it can be stored.
 
-    Fields of the collection may be among the metadata. Without a ``place`` the row is counted.
+    The metadata may contain fields of the collection. Without a ``place``, the row's number is
+    used.
     """
 
     id: Any
@@ -92,10 +93,11 @@ class Point(NamedTuple):
 
 
 class CollectionSource(Source):
-    """A store of collections, read by its own client. ``layout`` is the word for one of them.
+    """A store of collections, read by its own client. ``layout`` is the word for a collection.
 
-    One that cannot be imported stops no other. With ``chooses_ids`` the user names the column of
-    the ids, with ``takes_dtypes`` the type of the vectors, with ``takes_queries`` what is read.
+    If a collection cannot be imported, the others still are. With ``chooses_ids``, the user can
+    name the column of the ids, with ``takes_dtypes`` the type of the vectors, and with
+    ``takes_queries`` a query.
     """
 
     layout: ClassVar[str]
@@ -118,7 +120,7 @@ class CollectionSource(Source):
         self._hints = hints
         if "://" not in place:
             path = Path(place).expanduser()
-            # Some clients create what they do not find.
+            # Some clients create a missing store.
             if not self.recognise(path):
                 cure = ""
                 if self.layout == "SQLite database" and place.startswith("///"):
@@ -144,16 +146,16 @@ class CollectionSource(Source):
 
     @abstractmethod
     def collection(self, name: str) -> Collection:
-        """Return what there is to know of a collection before its points are read."""
+        """Return the facts about a collection that are known before its points are read."""
 
     @abstractmethod
     def points(
         self, collection: Collection, vector: str, size: int
     ) -> Iterator[Iterable[Point | Reject]]:
-        """Yield the points of a collection with the vectors of a name, up to ``size`` at once."""
+        """Yield the points of a collection with these vectors, up to ``size`` at once."""
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
 
     def tables(self) -> list[ForeignTable]:
         with reading(None):
@@ -190,7 +192,7 @@ class CollectionSource(Source):
         )
 
     def _chosen(self, collection: Collection) -> Vectors | None:
-        """Return the vectors to import: the column that the user names, or the first dense one."""
+        """Return the column of vectors that the user names, or the first dense column."""
         wanted = self._hints.vector_column
         able = [vectors for vectors in collection.vectors if vectors.dim]
         chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)
@@ -237,7 +239,7 @@ class CollectionSource(Source):
         )  # fmt: skip
 
     def _text_with_metadata(self, collection: Collection, vector: str) -> tuple[str, str] | None:
-        """Return the keys of a text and of the object with its metadata, if points have both."""
+        """Return the keys of the text and of the object with its metadata, if points have both."""
         keys: Mapping[str, Any] = collection.fields
         if not keys:
             with reading(None):
@@ -250,8 +252,10 @@ class CollectionSource(Source):
     def _named_keys(
         self, collection: Collection, vector: str, columns: Mapping[str, Field]
     ) -> dict[str, Field]:
-        """Return fields for the keys of the metadata that ``--text``, ``--index`` and ``--embed``
-        name. The type of an index is that of the first points."""
+        """Return fields for the metadata's keys that ``--text``, ``--index`` and ``--embed`` name.
+
+        The first points show the type for an index.
+        """
         new = self._hints.new
         texts = [*new.text, *([] if new.embed is None else [new.embed])]
         keys = {name: Field(str) for name in texts if name not in columns}
@@ -288,7 +292,7 @@ class CollectionSource(Source):
 def chunk_of(
     points: Iterable[Point | Reject], collection: Collection, schema: Schema, numbers: Iterator[int]
 ) -> Chunk:
-    """Return points as rows for a table of this schema; each takes the next of the numbers."""
+    """Return points as rows for a table of this schema, each with the next number."""
     rows: list[dict[str, Any]] = []
     places: list[int | str] = []
     rejects: list[Reject] = []
@@ -319,7 +323,7 @@ def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Return metadata with the keys of the object in it, which give way to its own."""
+    """Return metadata merged with the keys of the object in it; the metadata's own keys win."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):
@@ -328,12 +332,12 @@ def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, 
 
 
 def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:
-    """Return the fields of columns with their types, where None is a column of the payload."""
+    """Return the fields of columns by their types; None means a column of the payload."""
     return {name: Field(kind) if kind else None for name, kind in kinds}
 
 
 def client(module: str, package: str) -> Any:
-    """Import a store's client, which a ``pip install`` of the package brings."""
+    """Import a store's client, or raise an error that names the package to install."""
     try:
         return import_module(module)
     except ImportError as exc:

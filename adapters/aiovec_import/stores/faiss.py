@@ -1,7 +1,7 @@
 """FAISS with a docstore, as LangChain's ``FAISS.save_local`` writes them.
 
-The docstore is a pickle, which could run any code. This one is read without importing a class: the
-few names that it may hold stand for plain objects here, and any other refuses the file.
+The docstore is a pickle, which could run any code. Here it is read without importing a class: the
+few allowed names become plain objects, and a file with any other name is refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from aiovec.errors import ConfigError
 
 from .common import Collection, CollectionSource, Point, Vectors, client
 
-# The indexes that hold each vector as it was given.
+# The indexes that store each vector unchanged.
 _EXACT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFFlat")
 
 
-# Types of values that metadata may hold, and that only hold them.
+# Types of values in metadata; creating one only stores its arguments.
 _VALUES: dict[tuple[str, str], type] = {
     (cls.__module__, cls.__name__): cls for cls in (datetime, date, time, timezone, timedelta, UUID)
 }
@@ -44,7 +44,7 @@ class FaissSource(CollectionSource):
         name = self._path.resolve().name
         files = sorted(self._path.glob("*.faiss"))
         self._files = {file.stem: file for file in files}
-        # LangChain's usual name says nothing.
+        # LangChain's default name is meaningless.
         if "index" in self._files and name not in self._files:
             self._files[name] = self._files.pop("index")
         return self._files
@@ -60,7 +60,7 @@ class FaissSource(CollectionSource):
         try:
             if hasattr(index, "make_direct_map"):
                 index.make_direct_map()
-        except RuntimeError as exc:  # its text is a C++ assertion
+        except RuntimeError as exc:  # the exception's text is a C++ assertion
             raise ConfigError(
                 f"{file} gives no vectors by their places, because some were removed from this "
                 f"{kind}; embed the texts again"
@@ -87,11 +87,13 @@ class FaissSource(CollectionSource):
         return known.get(index.metric_type, f"{index.metric_type} of faiss.MetricType")
 
     def _foreign(self, file: Path, index: Any) -> ConfigError:
-        """Return the error for an index whose ids only its own program knows, with the lines that
-        read this index."""
+        """Return the error for an index whose ids only its own program knows.
+
+        It shows the lines of Python that read the index.
+        """
         lines = [f"index = faiss.read_index({file.name!r})"]
         vectors, name = index, "index"
-        # Only the index in it gives its vectors, and only while the outer one lives.
+        # Only the inner index returns vectors, and only while the outer one exists.
         if isinstance(index, self._faiss.IndexIDMap):
             lines.append("ids = [str(id) for id in faiss.vector_to_array(index.id_map)]")
             lines.append("inner = faiss.downcast_index(index.index)")
@@ -125,7 +127,7 @@ def _point(id: Any, vector: Any, documents: dict[str, Any]) -> Point:
 
 
 class _Plain:
-    """Stands for an object of LangChain's, and holds what was in it."""
+    """Replaces an object of LangChain's and keeps its attributes."""
 
     state: Any = None
 

@@ -1,4 +1,4 @@
-"""LanceDB's tables that another program wrote, in a folder or a bucket."""
+"""LanceDB tables that another program wrote, in a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _vectors_of(column: pa.Array) -> list[Any]:
 
 
 def _dim_of(kind: pa.DataType) -> int | None:
-    """Return the length of the vectors in a column of this type; None if it holds none."""
+    """Return the length of the vectors in a column of this type; None for other types."""
     if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
         return int(kind.list_size)
     return None

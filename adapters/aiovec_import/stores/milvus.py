@@ -50,7 +50,7 @@ class MilvusSource(CollectionSource):
 
     def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         others = {vectors.name for vectors in collection.vectors if vectors.name != vector}
-        # One with an index cannot be read before: each process begins with it released.
+        # A collection with an index has to be loaded first: it is released when a process starts.
         self._client.load_collection(collection.name)
         pages = self._client.query_iterator(collection.name, batch_size=size, output_fields=["*"])
         try:
@@ -73,7 +73,7 @@ def _is_vector(field: dict[str, Any]) -> bool:
 
 
 def _kind_of(field: dict[str, Any]) -> Any:
-    """Return the type of the field that a column becomes; None for one of the payload."""
+    """Return the type of a column's field; None for a column of the payload."""
     if field["type"].name == "ARRAY":
         item = _KINDS.get(field["element_type"].name)
         return f"list[{item}]" if item in ("text", "int", "float") else None

@@ -58,10 +58,10 @@ def _column(
     name: str, type: str, _dim: int = -1, _metric: str | None = None, key: int | None = None,
     is_indexed: bool = False,
 ) -> Column:  # fmt: skip
-    """Return a column of a type, and how its values come in a form that a row can hold."""
+    """Return a column of this type, with the conversion of its values for a row."""
     sql, kind = _quoted(name), _KINDS.get(type)
     may_be = None if type in _JSON else Field("float" if type == "numeric" else "text")
-    if type in _TIMES:  # PostgreSQL's are longer than Python's, and may be infinite
+    if type in _TIMES:  # PostgreSQL's range is larger than Python's and includes infinity
         sql = f"(to_json({sql}) #>> '{{}}')"
     elif kind is None and type not in _JSON:
         sql += "::float8" if type == "numeric" else "::text"
@@ -117,7 +117,7 @@ class PostgresSource(SqlSource):
             raise ConfigError(f"{fault}; the tables are: {listed:.500}", key="SOURCE")
         if query is None:
             source, columns = self._listed[name]
-        else:  # in parentheses, and by a protocol that takes one statement only
+        else:  # in parentheses, and by a protocol that accepts a single statement only
             name, source = "query", f"({query.rstrip().rstrip(';')}\n) AS query"
             with self._db.cursor("shape") as cursor:
                 cursor.execute(f"SELECT * FROM {source} LIMIT 0")
@@ -135,8 +135,8 @@ class PostgresSource(SqlSource):
             yield from batches(cursor, size)
 
     def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
-        # In a file first: while a transaction is open, migrations of the table wait, and the app
-        # behind them.
+        # Into a file first: while a transaction is open, migrations of the table wait, and the app
+        # waits for them.
         with tempfile.TemporaryFile() as file:
             for rows in super().rows_of_texts(table, size):
                 pickle.dump(rows, file)
@@ -167,7 +167,7 @@ class PostgresSource(SqlSource):
     ) -> Vectors:
         if type == "sparsevec":
             return Vectors(name, kind="sparse")
-        if dim is not None and dim < 0:  # declared without a length
+        if dim is not None and dim < 0:  # the column was declared without a length
             quoted = _quoted(name)
             query = f"SELECT vector_dims({quoted}) FROM {source} WHERE {quoted} IS NOT NULL LIMIT 1"
             (dim,) = self._db.execute(query).fetchone() or (None,)
@@ -178,10 +178,10 @@ class PostgresSource(SqlSource):
 
 
 def _connected(psycopg: Any, url: str) -> Any:
-    """Connect to a database. No error has a part of the password, also as its cause."""
+    """Connect to a database. No error or cause of one contains a part of the password."""
     user, _, hosts = url.partition("//")[2].partition("/")[0].rpartition("@")
     ports = [host.rpartition(":")[2] for host in hosts.split(",") if ":" in host.rpartition("]")[2]]
-    # Else a part of the password is taken for a host, a port or a path, and named as such.
+    # Otherwise errors could name a part of the password as a host, a port or a path.
     if "@" in user or url.count("@") > bool(user) or not all(map(str.isdigit, ports)):
         raise ConfigError(_UNREADABLE)
     try:
@@ -191,7 +191,8 @@ def _connected(psycopg: Any, url: str) -> Any:
     except psycopg.Error as exc:
         text = without_secrets(" ".join(str(exc).split()))
         raise ConfigError(f"the database cannot be reached: {text}") from None
-    raise ConfigError(_UNREADABLE)  # here, without the error that has the text as its context
+    # Raised here, outside the except block, so that the driver's error is not its context.
+    raise ConfigError(_UNREADABLE)
 
 
 def _vector(text: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""The keys of changed rows, which triggers note in an app's own SQLite database.
+"""The queue of changed rows' keys, which triggers write in an app's own SQLite database.
 
 Only ``Queue.set_up`` and ``removed`` write to it: transactions of the app that read and then write
 would fail if there were a second writer. This module uses Python's ``sqlite3``, as the app does.
@@ -24,13 +24,13 @@ from aiovec_sqlite.layout import quoted
 
 from ..locks import lock_path
 
-# How long a commit of the app is waited for.
+# Seconds to wait for a commit of the app.
 _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
 _EVENTS = ("insert", "update", "key", "delete", "tail", "emptied")
-# The newest entries that the queue keeps, and entries between two looks for older ones.
+# How many of the newest entries the queue keeps, and how many entries pass between two prunings.
 _KEPT, _TAIL = 100_000, 1024
-# Entries by which a queue is known again: the newest, and those 1, 2, 4, ... before it.
+# Number of entries that identify a queue: the newest, and those 1, 2, 4, ... before it.
 _BEFORE = (0, *(1 << power for power in range(17)))
 _COPY = "temp.aiovec_keys"
 
@@ -38,8 +38,7 @@ Key = tuple[Any, ...]
 
 
 class Versions(NamedTuple):
-    """What changes with a database: with each commit of others, with its schema, when another file
-    has its path, and when the file is written."""
+    """Numbers that show changes of a database: commits, schema, file, and the file's time."""
 
     commits: int
     schema: int
@@ -47,9 +46,9 @@ class Versions(NamedTuple):
     time: int
 
     def is_same_file(self, before: Versions) -> bool:
-        """Return whether what was read of the database then is still right.
+        """Return whether the earlier versions are of the same database file, not of a copy.
 
-        A file that was written without a commit was copied over; or its WAL was taken in.
+        If the file was written without a commit, it was copied over, or its WAL was checkpointed.
         """
         is_copied = self.time != before.time and self.commits == before.commits
         return self[1:3] == before[1:3] and not is_copied
@@ -58,7 +57,8 @@ class Versions(NamedTuple):
 def connected(path: Path) -> sqlite3.Connection:
     """Return a connection of Python's own SQLite to an existing file, for any thread.
 
-    It is opened for writing where that is allowed, so SQLite rolls back what a killed app left.
+    It is opened for writing if permitted, so that SQLite rolls back a transaction that a killed app
+    left.
     """
     with translated(path):
         return sqlite3.connect(
@@ -81,12 +81,13 @@ def translated(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a table of a store has the changes of a queue.
+    """The position of a table in the changes of a queue.
 
-    ``queue`` is the queue's own number, ``shape`` what the rows of the table are made of. All
-    entries up to ``applied`` are applied. ``seen`` has digests of the newest entry when rows were
-    last read, and of some before it, by their numbers: no row of the table is newer. ``refused``
-    are keys of rows that were set aside, but for those that it ``forgot``.
+    ``queue`` is the queue's own number, and ``shape`` describes what the rows of the table are made
+    from. All entries up to ``applied`` are applied. ``seen`` has digests of the newest entry when
+    rows were last read, and of some earlier ones, by their numbers: no row of the table is newer.
+    ``refused`` lists keys of rows that were set aside; ``forgot`` is true if there were too many to
+    list.
     """
 
     queue: int
@@ -101,7 +102,7 @@ class Mark:
 
     @classmethod
     def read(cls, text: str | None) -> Mark | None:
-        """Return the mark of a text; None if it is none."""
+        """Parse a mark; return None if the text is not one."""
         try:
             facts = json.loads(text or "")
             refused = [
@@ -116,7 +117,7 @@ class Mark:
 class Queue:
     """The queue of one table: an entry for each change, in the order of the commits.
 
-    Its own number is the key of the entry 0. It is another one when the queue is made anew, or was
+    The queue's own number is the key of entry 0. It changes when the queue is created again or
     emptied. All methods block.
     """
 
@@ -138,9 +139,9 @@ class Queue:
     # Set-up
 
     def _triggers(self) -> dict[str, str]:
-        """Return the statements that make the triggers, by their names.
+        """Return the statements that create the triggers, by their names.
 
-        A function in a trigger, also in one that does not fire, costs a bulk write a fifth.
+        A function in a trigger makes bulk writes a fifth slower, even if the trigger does not fire.
         """
         changed = " OR ".join(f"old.{key} COLLATE BINARY IS NOT new.{key}" for key in self._keys)
         made = {}
@@ -169,7 +170,7 @@ class Queue:
         }
 
     def statements(self) -> list[str]:
-        """Return the statements that make the queue and its triggers anew."""
+        """Return the statements that create the queue and its triggers again."""
         return [
             *removals(self._db, self._path, self.table),
             f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {self._columns})",
@@ -178,10 +179,10 @@ class Queue:
         ]
 
     def set_up(self, statements: Sequence[str], before: Versions) -> Versions | None:
-        """Make the queue and its triggers; return the versions of the database then.
+        """Create the queue and its triggers; return the versions of the database afterwards.
 
-        None if the schema is no longer that of ``before``, so that the columns may be others, and
-        nothing was made.
+        If the schema is no longer that of ``before``, the columns may have changed: create nothing
+        and return None.
         """
         with self.snapshot("BEGIN IMMEDIATE"):
             if not self.versions().is_same_file(before):
@@ -191,7 +192,7 @@ class Queue:
             return self.versions()
 
     def number(self) -> int | None:
-        """Return the queue's own number; None if it or a trigger is not as it should be."""
+        """Return the queue's own number; None if the queue or a trigger is missing or changed."""
         with translated(self._path):
             found = dict(
                 self._db.execute(
@@ -208,7 +209,7 @@ class Queue:
     # Reading
 
     def suits(self, mark: Mark) -> bool:
-        """Return whether the queue has all changes since a mark, and is the one that was marked."""
+        """Return whether this is the queue of the mark, and has all changes since."""
         if self.number() != mark.queue:
             return False
         (first,) = self._row(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
@@ -233,11 +234,11 @@ class Queue:
             }
 
     def last(self) -> int:
-        """Return the last entry that is committed now; 0 if there is none."""
+        """Return the number of the newest committed entry; 0 if there is none."""
         return int(self._row(f"SELECT max(seq) FROM {self._queue}")[0])
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the keys of the next entries, each once, and the last of these entries."""
+        """Return the distinct keys of the next entries, and the number of the last entry."""
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
@@ -251,7 +252,7 @@ class Queue:
             )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the next of the copied keys, and the place of the last of them."""
+        """Return the next copied keys, and the position of the last one."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
@@ -262,7 +263,7 @@ class Queue:
         return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
-        """Return how many entries wait, up to one; None if the mark does not suit the queue.
+        """Return how many entries up to ``until`` wait; None if the mark does not fit the queue.
 
         LookupError if the queue does not have the entry ``until``.
         """
@@ -309,7 +310,7 @@ def removals(db: sqlite3.Connection, path: Path, table: str) -> list[str]:
     with translated(path):
         columns = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),))
         names = [name for (name,) in columns]
-        # Triggers may lie on another table, if theirs was renamed. Older queues had "done".
+        # Triggers may belong to another table if theirs was renamed. Older queues had "done".
         triggers = db.execute(
             "SELECT name FROM main.sqlite_master WHERE type = 'trigger' "
             f"AND name IN ({', '.join('?' * len(_EVENTS))}) COLLATE NOCASE ORDER BY rowid",
@@ -338,7 +339,7 @@ def removed(path: Path, table: str, *, dry_run: bool) -> list[str]:
 
 
 def lock_of(path: Path, table: str) -> str:
-    """Return the path of the lock that followers of a queue share."""
+    """Return the path of the lock that all watches of a queue share."""
     return lock_path(str(path), "queue", table.lower())
 
 

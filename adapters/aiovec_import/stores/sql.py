@@ -1,4 +1,4 @@
-"""Tables of SQL databases: which columns make the ids of rows, and what becomes of the others.
+"""Tables of SQL databases, and the roles of their columns: ids, vectors, fields, payload.
 
 ``SqlTable`` is a table, a view or a query, with vectors or without. ``TextTable`` is one whose rows
 have a text and no vectors, and ``SqliteTable`` reads those of SQLite, all rows or those of some
@@ -37,10 +37,10 @@ QUERY = "aiovec_query"
 """The view of ``--query``, which hides a table of its name."""
 
 _COPY = "aiovec_copy"
-# Rows are fetched so many at a time, to notice where their bytes end a chunk.
+# Rows to fetch at a time, so that a chunk can end when it has enough bytes.
 _ROWS_AT_ONCE = 64
 _TORN = ("utf-8", "surrogateescape")
-# Rows that show the type of a column without a declared one.
+# Rows from which the type of a column without a declared type is inferred.
 _FIRST_ROWS = 1000
 
 # By SQLite's rules for declared types, and bool in addition.
@@ -63,11 +63,11 @@ def _same(value: Any) -> Any:
 
 
 class Column(NamedTuple):
-    """A column: how it is selected, the field of its type, and the one that it may become.
+    """A column: the SQL that selects it, the field of its type, and the field that it may become.
 
-    ``key`` is its place in the primary key. ``left_out`` is its type if no row can hold its values.
-    ``read`` makes what a row holds of a selected value, or raises ValueError. The keys of an object
-    that is ``spread`` are taken as columns; such a column is the last one.
+    ``key`` is its position in the primary key. ``left_out`` is its type if no row can hold its
+    values. ``read`` converts a selected value for a row, or raises ValueError. If ``spread``, the
+    keys of its objects are imported as columns; such a column is the last one.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Column(NamedTuple):
 class SqlTable:
     """A table, a view or a query of any database.
 
-    ``key`` are the columns whose values make the id, none if rows get new ones, and ``columns`` the
-    others that come along. ``hidden`` are names of the id that are no columns; one is used for rows
-    that have ``vectors`` and no other key.
+    ``key`` lists the columns whose values form the id, none if rows get new ids, and ``columns``
+    the other columns to import. ``hidden`` lists names of the row's id that are not columns, such
+    as rowid; one is used for rows that have ``vectors`` and no other key.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class SqlTable:
         return f"SELECT {', '.join(chosen)} FROM {self.source}"
 
     def point(self, row: Sequence[Any], vector: str = "") -> Point | Reject:
-        """Return a row of ``select``. Without a position, its key is its place."""
+        """Convert a row of ``select``. Without a position, its key is its place."""
         place, found, *rest = row
         count = len(self.key)
         id = id_of(rest[:count]) if count else None
@@ -162,7 +162,7 @@ class SqlTable:
 
 
 class TextTable(SqlTable):
-    """One whose rows have a text and no vectors.
+    """A table whose rows have a text and no vectors.
 
     ``schema`` is that of the store's table; its dimension and model are the embedder's.
     """
@@ -256,20 +256,20 @@ class SqliteTable(TextTable):
     def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
         """Yield all rows for a table of this schema, up to ``size`` at once.
 
-        They are of one moment, and in a temporary file first: until its last row, a reader keeps
-        writers from their commits, or with WAL the log from being taken in.
+        They are one snapshot, copied to a temporary file first: until its last row, a reader keeps
+        writers from committing or, in WAL mode, the log from being checkpointed.
         """
         for rows in self.rows(size):
             yield self.chunk(rows, schema)
 
     def rows(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield all rows of ``select`` of one moment, up to ``size`` at once."""
+        """Yield all rows of ``select`` from one snapshot, up to ``size`` at once."""
         self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
         self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select()}")
         yield from batches(self._db.execute(f"SELECT * FROM temp.{_COPY}"), size)
 
     def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
-        """Return the rows with these keys, and the ids of the keys that no row has."""
+        """Return the rows with these keys, and the ids of keys without a row."""
         names = [name if name == "rowid" else quoted(name) for name in self.key]
         rows: list[Any] = []
         for key in keys:
@@ -318,8 +318,8 @@ def _read_as_json(value: Any) -> Any:
 def id_of(key: Sequence[Any]) -> str | None:
     """Return the id of a row with this key; None if a part of it is null.
 
-    The parts of a key of several columns have a slash between them. Within a part, "%" and "/" are
-    written "%25" and "%2F", so no two keys have one id. Bytes are written in hexadecimal.
+    The parts of a key of several columns are joined by a slash. Within a part, "%" and "/" are
+    written "%25" and "%2F", so different keys have different ids. Bytes are written in hexadecimal.
     """
     if None in key:
         return None
@@ -340,12 +340,12 @@ def _bytes_of(row: Iterable[Any]) -> int:
 
 
 def as_text(text: bytes) -> str:
-    """Return a text of SQLite; bytes that are no UTF-8 become lone surrogates."""
+    """Return a text of SQLite; bytes that are not UTF-8 become lone surrogates."""
     return text.decode(*_TORN)
 
 
 def _is_torn(value: object) -> bool:
-    """Return whether a value is a text that came of bytes which are no UTF-8."""
+    """Return whether a value is a text from bytes that are not UTF-8."""
     return isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value)
 
 
@@ -388,7 +388,7 @@ class SqlSource(CollectionSource):
                 yield [table.point(row, vector) for row in rows]
 
     def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
-        """Yield the rows of a table of texts, to make vectors of which may take hours."""
+        """Yield the rows of a table of texts, while embedding them may take hours."""
         return self.rows(table.select(), size)
 
     def reading(self) -> AbstractContextManager[None]:

@@ -42,7 +42,7 @@ from .sql import (
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
 _BUSY_SECONDS = 10.0
-_PAGES_AT_ONCE = 4096  # of a backup
+_PAGES_AT_ONCE = 4096  # SQLite pages of a backup step
 
 # What a vec0 table declares, such as "embedding float[4] distance_metric=cosine" and
 # "tenant text partition key"; options such as "chunk_size=8" match neither.
@@ -55,7 +55,7 @@ _VECTOR = re.compile(
 _PLAIN = re.compile(
     r"\+?\s*(\w+)\s+(\w+)(?:\s+(partition|primary)\s+key)?", re.IGNORECASE | re.DOTALL
 )
-# Tables of a vec0 table's own, which sqlite-vec does not mark as such.
+# Internal tables of a vec0 table, which sqlite-vec does not mark as shadow tables.
 _CHUNKS = re.compile(r"_(vector_chunks|metadatachunks|metadatatext)\d\d\Z")
 _ELEMENTS = {"float": "float32", "f32": "float32", "int8": "int8", "i8": "int8", "bit": "bit"}
 
@@ -66,8 +66,8 @@ _LLM = {
 }
 
 _META = "_collection_meta"
-# As aiovec.compat.VectorStore names its vectors, so that it reads them. It keeps keys of these
-# names with one more "_".
+# The name that aiovec.compat.VectorStore gives to vectors, so that it can read the table. It
+# appends one more "_" to keys of such names.
 _COLLECTION_VECTOR = "vector"
 _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
@@ -103,7 +103,7 @@ class SqliteSource(SqlSource):
             self._db.text_factory = as_text
             if self._hints.query is not None:  # a view takes one statement, which only reads
                 self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {self._hints.query}")
-            # One snapshot of the file, whatever others write during the import.
+            # One snapshot of the file, even if others write during the import.
             self._db.execute("BEGIN")
             listed = self._db.execute(
                 "SELECT name, l.type, wr, sql FROM pragma_table_list l "
@@ -115,7 +115,8 @@ class SqliteSource(SqlSource):
             self._vec0 = {
                 name: declared for name, *_, sql in listed if (declared := _declared(sql))
             }
-            # The tables of the layouts that name their collections, and what reads each collection.
+            # The tables of layouts that name their collections, with the function that reads a
+            # collection.
             self._known: set[str] = set()
             self._named = {**self._collections(), **self._collections_of_llm()}
 
@@ -137,7 +138,7 @@ class SqliteSource(SqlSource):
         return _reading(self._path)
 
     def names(self) -> Iterable[str]:
-        """Return the named table; without a name the collections, or the only vec0 table."""
+        """Return the named table; without a name, all collections or the only vec0 table."""
         wanted, named = self._hints.table, self._named
         if wanted in named or wanted in self._kinds:
             return [str(wanted)]
@@ -238,7 +239,7 @@ class SqliteSource(SqlSource):
         vec, payload = f"vec_{name}", f"payload_{name}"
         (first, *_), columns = self._vec0[vec]
         v, p = quoted(vec), quoted(payload)
-        # The vectors in their order. A half of a point is a reject: it has no id, or no vector.
+        # The vectors in order. Half a point, without an id or without a vector, is a reject.
         query = (
             f"(SELECT v.rowid AS rowid, orig_id, v.{quoted(first.name)} AS {_COLLECTION_VECTOR}, "
             f"payload_json FROM {v} v LEFT JOIN {p} p ON p.rowid = v.rowid UNION ALL "
@@ -270,7 +271,7 @@ class SqliteSource(SqlSource):
             Column("id", "id", key=1), Column(vector.name, vector.name, read=_vector_of("float32")),
             Column("content", "content", Field(str, text=True)),
         ]  # fmt: skip
-        # Images and the like, in a column that older databases lack.
+        # Binary content, such as images, in a column that older databases lack.
         names = [column.name for column, _ in columns_of(self._db, "embeddings")]
         if "content_blob" in names and self._only_blobs(query, "content_blob"):
             listed.append(Column("content_blob", "content_blob"))
@@ -297,7 +298,7 @@ class SqliteSource(SqlSource):
         return Vectors(vector, dim), dtype
 
     def _usual_dim(self, table: str, vector: str, dtype: str) -> int | None:
-        """Return the commonest length of the vectors: a few of other lengths are rejects."""
+        """Return the most common length of the vectors; vectors of other lengths are rejects."""
         size = np.dtype(_DTYPES[dtype]).itemsize
         usual = self._db.execute(
             f"SELECT length(v) FROM (SELECT {quoted(vector)} AS v FROM {table}) "
@@ -308,7 +309,7 @@ class SqliteSource(SqlSource):
         return None if usual is None else int(usual[0]) // size
 
     def _only_blobs(self, source: str, column: str) -> str:
-        """Count the BLOBs of a column that holds nothing else; else nothing."""
+        """Return the number of BLOBs as text if a column has no other values; otherwise ""."""
         values, blobs = self._db.execute(
             f"SELECT count(c), total(typeof(c) = 'blob') FROM (SELECT {column} AS c FROM {source})"
         ).fetchone()
@@ -316,13 +317,13 @@ class SqliteSource(SqlSource):
 
 
 def _read(db: Any, path: str) -> None:
-    """Read the schema, which may hold SQL: it is the user's own program."""
+    """Read the schema. It may contain SQL, which is trusted here: the database is the user's."""
     db.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Translate errors of SQLite. A statement that fails is no damage of another's file."""
+    """Translate errors of SQLite. A failing statement does not mean that the file is damaged."""
     try:
         yield
     except failures() as exc:
@@ -357,7 +358,7 @@ def _declared(sql: str) -> tuple[list[Vectors], list[Column]] | None:
 
 
 def _vector_of(dtype: str) -> Callable[[Any], Any]:
-    """Return what reads a BLOB of numbers."""
+    """Return the function that reads a BLOB of numbers."""
 
     def read(blob: Any) -> Any:
         if isinstance(blob, bytes) and not len(blob) % np.dtype(_DTYPES[dtype]).itemsize:
@@ -371,7 +372,7 @@ def _vector_of(dtype: str) -> Callable[[Any], Any]:
 
 
 def _payload(text: Any) -> dict[str, Any]:
-    """Return the object that a column of JSON holds."""
+    """Parse the object in a column of JSON."""
     try:
         payload = read_json(text or "{}")
         if not isinstance(payload, dict):
