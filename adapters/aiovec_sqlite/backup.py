@@ -1,4 +1,4 @@
-"""Backups: copy the store to a new file, and put a backup in the place of a store."""
+"""Backups: copy the store to a new file, and replace a store with a backup."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _NO_COUNT = 2**61
 
 
 def _strip_marks(path: Path) -> None:
-    """Remove the mark of a migration: it leads away from the store, but not from the copy."""
+    """Remove the mark of a migration: apps have to leave the store, but not the copy."""
     with closing(connect(str(path))) as copy:
         if has_mark(copy):
             forget_mark(copy)
 
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
-    """Write the present state to a new file, which is either complete or not there."""
+    """Write the current state to a new file, which is either complete or missing."""
     reason = f"{path} exists already; name a path that does not exist yet"
     taken = InvalidArgumentError("path", str(path), reason=reason)
     if os.path.lexists(path):
@@ -78,7 +78,7 @@ def _file_of(db: sqlite3.Connection) -> str:
 def restore(
     backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
 ) -> Path | None:
-    """Put a checked copy of ``backup`` in the place of ``target``; return the kept old file."""
+    """Replace ``target`` with a checked copy of ``backup``; return the old file, if it is kept."""
     # The target of a link is replaced, and SQLite keeps its other files next to that.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
@@ -112,7 +112,7 @@ def restore(
             flush_folder(target.parent)
             if os.name != "nt":
                 os.replace(partial, target)
-        if os.name == "nt":  # Windows replaces no open file
+        if os.name == "nt":  # Windows cannot replace an open file
             os.replace(partial, target)
         flush_folder(target.parent)
         return kept
@@ -200,7 +200,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
             raise StoreBusyError(
                 f"{target} is in use by this process or another one; close the store there", 0.0
             ) from exc
-        return None  # damaged: nobody can open it, so nobody has to be kept away
+        return None  # damaged: no process can open it, so none has to be kept away
     try:
         # Now the old file is complete without its WAL, and closing it removes no WAL of the new
         # one.
@@ -212,7 +212,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
 
 
 def _keep(target: Path) -> Path:
-    """Give the old file a further name. The remains of a damaged WAL go with it."""
+    """Give the old file a second name. The rest of a damaged WAL is moved with it."""
     name = f"{target.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S')}"
     kept = target.with_name(name)
     for number in range(2, 1000):
@@ -221,7 +221,7 @@ def _keep(target: Path) -> Path:
             break
         except FileExistsError:
             kept = target.with_name(f"{name}-{number}")
-        except OSError:  # a file system without links: for a moment there is no store
+        except OSError:  # a file system without links: for a moment, the store is missing
             target.rename(kept)
             break
     with suppress(FileNotFoundError):
@@ -230,9 +230,10 @@ def _keep(target: Path) -> Path:
 
 
 def _take_back(kept: Path, target: Path) -> None:
-    """Make the old file the store again, under one name, because nothing has replaced it."""
+    """Restore the old file under its only name, because nothing has replaced it."""
     with suppress(FileNotFoundError):
         os.rename(f"{kept}-wal", f"{target}-wal")
     os.replace(kept, target)
-    with suppress(FileNotFoundError):  # a rename between two names of one file does nothing
+    # Renaming one name of a file to another of its names does nothing.
+    with suppress(FileNotFoundError):
         kept.unlink()

@@ -47,15 +47,14 @@ class CancelledWorkError(Exception):
 
 
 class Ticket:
-    """Shared by a caller and its work on a thread: whether the caller has gone, and the
-    progress."""
+    """State that a caller shares with its work on a thread: cancellation and progress."""
 
     __slots__ = ("begun", "over", "stop", "uninterrupted")
 
     def __init__(self, uninterrupted: threading.Lock) -> None:
         self.begun = False
         self.over = False
-        # 1 when the caller has gone; native code reads it too.
+        # 1 once the caller has gone; native code also reads it.
         self.stop = ctypes.c_byte(0)
         # Held by work that must not be interrupted. sqlite-vec crashes if it is interrupted while
         # it prepares its statements for finding a row, at a connection's first such look-up.
@@ -103,7 +102,7 @@ class _Queue:
         if self._running.acquire(blocking=False):
             try:
                 begin_in_thread(self._run)
-            except AiovecError:  # the system allows no thread; later work tries again
+            except AiovecError:  # the system allows no further thread; later work tries again
                 self._work.remove(work)
                 self._running.release()
                 raise
@@ -113,7 +112,7 @@ class _Queue:
             while self._work:
                 waiting, work = self._work.popleft()
                 do_for(waiting, work, clear_frames_of)
-                del waiting, work  # until the next work comes, nothing of this one is kept
+                del waiting, work  # keep no references to this work until the next comes
             self._running.release()
             # Work that came just before found the lock held.
             if not (self._work and self._running.acquire(blocking=False)):
@@ -153,7 +152,8 @@ class Connection(aiosqlite.Connection):
         self._closing = False
         self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._tx: Any = _Queue()
-        # True if work has come since the last look of the timer, which is set while that is likely.
+        # True if work has come since the timer last fired. The timer runs while more work is
+        # likely.
         self._used = False
         self._timer: asyncio.TimerHandle | None = None
         _OPEN.add(self)
@@ -164,7 +164,7 @@ class Connection(aiosqlite.Connection):
             factory, db.text_factory = db.text_factory, os.fsdecode  # a path need not be UTF-8
             self._file = db.execute("PRAGMA database_list").fetchone()[2] or ""
             db.text_factory = factory
-            self._connection = db  # from now on it can be interrupted
+            self._connection = db  # from here on, it can be interrupted
         return self._connection
 
     def _look(self) -> None:
@@ -193,7 +193,7 @@ class Connection(aiosqlite.Connection):
             db.close()
 
     def __del__(self) -> None:
-        # As the interpreter ends, it starts no thread.
+        # The interpreter starts no threads while it exits.
         if os.getpid() == self._process and not sys.is_finalizing():
             getattr(super(), "__del__", self.begin_closing)()  # aiosqlite 0.22 warns there
 
@@ -265,7 +265,7 @@ class Connection(aiosqlite.Connection):
                 ticket.check()
                 if not snapshot:
                     return work(db, ticket)
-                _end_transaction(db, ticket)  # of an earlier call that failed
+                _end_transaction(db, ticket)  # left by an earlier call that failed
                 db.execute("BEGIN")
                 try:
                     return work(db, ticket)
@@ -333,7 +333,7 @@ class Connection(aiosqlite.Connection):
         if self._uninterrupted.acquire(blocking=False):
             try:
                 if ticket is None or (ticket.begun and not ticket.over):
-                    with suppress(load_driver().Error):  # it was closed just now
+                    with suppress(load_driver().Error):  # it has just been closed
                         connection.interrupt()
             finally:
                 self._uninterrupted.release()
@@ -475,7 +475,7 @@ class ReaderPool:
 
 def _begin_aside(db: sqlite3.Connection, ticket: Ticket) -> None:
     """Begin the one read transaction of a connection for long work."""
-    _end_transaction(db, ticket)  # of an earlier call that failed
+    _end_transaction(db, ticket)  # left by an earlier call that failed
     db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
     db.execute("BEGIN")
 
@@ -507,7 +507,7 @@ class Transaction:
         self.call: WriteCall | None = None
 
     def expect(self, rows: int) -> None:
-        """Announce the number of rows before the first: many rows get their own commit.
+        """Announce the number of rows before writing the first: many rows get their own commit.
 
         In a savepoint, SQLite searches all pages that the savepoint has saved for each further row
         of vec0, so 20,000 rows take ten times as long as without one.

@@ -30,7 +30,7 @@ _MEMORY = ":memory:"
 def findings(file: Path | None) -> list[Finding]:
     """Return the facts about the driver and, if given, about a store's file.
 
-    Opens the file for reading only, and creates none.
+    Opens the file read-only, and creates no file.
     """
     facts = list(_driver())
     if file is not None:
@@ -206,7 +206,7 @@ def _scan_files(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Find
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:
     layout = read_table(db, name)
-    if layout is None:  # dropped a moment ago
+    if layout is None:  # the table was just dropped
         return Finding(f"table {name}", "gone")
     # vec0 lists its rows in an ordinary table; counting the vec0 table would read all vectors.
     rowids = layout.rowids

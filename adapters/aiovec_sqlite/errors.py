@@ -52,7 +52,10 @@ _FAILED_IN_VEC0 = re.compile(
 
 
 class DamageError(Exception):
-    """A stored value is not one that was written. Never reaches a user: see ``translate``."""
+    """A stored value differs from every value that could be written.
+
+    Never reaches a user: see ``translate``.
+    """
 
 
 def decodes(function: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -1,9 +1,9 @@
-"""The best rows by keywords: by lists of words in memory, by FTS5, or by a look at the texts.
+"""The best rows by keywords: by lists of words in memory, by FTS5, or by reading the texts.
 
 Every word is a quoted string in a query of FTS5, so nothing that a user types is an operator.
 
 FTS5 computes the score of each matching row, so a word in half the rows costs as much as half the
-table. It answers where there are no lists in memory, and for what these do not have.
+table. It answers if there are no lists in memory, and for queries that these cannot answer.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
 
 
 def weight_of(rows: int, having: int) -> float:
-    """Return the weight of a word that ``having`` of the rows have."""
+    """Return the weight of a word that occurs in ``having`` of the rows."""
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 
 class Sought(NamedTuple):
-    """A clause of a query, as the index has it."""
+    """A clause of a query, in the form of the index."""
 
     text: str
     """The words; for a language, their stems."""
     prefix: bool
     columns: tuple[str, ...]
-    """The columns of the index that may have it; none if all may."""
+    """The columns of the index to search; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,13 @@ class SnapshotWords(Protocol):
 
     @property
     def index(self) -> TextIndex:
-        """The index that serves in this snapshot."""
+        """The index that answers searches in this snapshot."""
 
     def lists(self, asked: Asked) -> Lists | None:
-        """Return the lists of a query; None if FTS5 has to find the rows."""
+        """Return a query's lists; None if FTS5 has to find the rows."""
 
 
-# The trigram tokenizer finds nothing shorter.
+# The trigram tokenizer cannot find shorter parts.
 _GRAM = 3
 # For a longer part, FTS5 would look at each row with one of its grams once for each gram.
 _LONGEST_PART = 128
@@ -161,7 +161,7 @@ def hybrid_hits(
     known: dict[int, str] = {}
 
     def ids_of(rowids: Sequence[int]) -> dict[int, str]:
-        """Return the ids of rows, and of others; many rows are equal in a list and when fused."""
+        """Return the ids of rows and remember them: a row may be in a list and in the fused one."""
         if lacking := [rowid for rowid in rowids if rowid not in known]:
             known.update(_ids(db, table, lacking))
         return known
@@ -184,7 +184,8 @@ def found_by_both(
     metric, columns = table.schema.metric, searches[0].query.columns
     rows = _rows(db, ticket, table, [hit.key for one in searches for hit in one.hits], columns)
     lacking = [[hit for hit in one.hits if hit.distance is None] for one in searches]
-    if any(lacking) and not columns.vector:  # ``found`` measures vectors that are read anyway
+    # ``found`` measures vectors that have to be read anyway.
+    if any(lacking) and not columns.vector:
         rowids = np.array([hit.key for hits in lacking for hit in hits], dtype=np.int64)
         vectors, start = read(rowids), 0
         for one, hits in zip(searches, lacking, strict=True):
@@ -208,8 +209,10 @@ def _ranked(
     query: Query,
     words: SnapshotWords | None,
 ) -> tuple[Scored, int, Snippets | None]:
-    """Return the rowids of the best rows with their scores, the number of the first ones that have
-    all words, and what makes snippets."""
+    """Return the rowids of the best rows with their scores.
+
+    Also return the number of first rows that have all words, and the function that makes snippets.
+    """
     index = serving(db, table) if words is None else words.index
     terms = _Terms(db, table, index, query.clauses)
 
@@ -234,7 +237,7 @@ def _ranked(
             having = {rowid for rowid, _ in best}
             others = [match for match in matching(any=True) if match[0] not in having]
             room = query.limit - len(best)
-            if len(others) > room:  # the limit may part rows of equal scores
+            if len(others) > room:  # the limit may cut between rows of equal scores
                 more = least(
                     [(-score, row) for row, score in others], room, partial(_ids, db, table)
                 )
@@ -256,7 +259,7 @@ def _as_index_damage(name: str) -> Iterator[None]:
 
 
 class _Terms:
-    """The clauses of a query as FTS5 takes them, and the clauses that only a scan finds."""
+    """The clauses of a query for FTS5, and the clauses that need a scan."""
 
     def __init__(
         self,
@@ -292,7 +295,7 @@ class _Terms:
         return Sought(text or "", clause.prefix and not self._grams, columns)
 
     def match(self, *, any: bool) -> str:
-        """Return the query for FTS5; there must be a word to look for."""
+        """Return the query for FTS5, which must have at least one word."""
         # Words side by side: AND would find nothing if one of them has no token.
         expression = (" OR " if any else " ").join(map(_expression, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
@@ -316,7 +319,7 @@ def _expression(clause: Sought) -> str:
 def _best(
     db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
 ) -> Scored:
-    """Return the best of the statement's rows; of equal ones the first by id."""
+    """Return the best of the statement's rows; rows with equal scores are sorted by id."""
     rows = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
     if len(rows) > limit and rows[limit][1] == rows[limit - 1][1]:
         # The inner limit makes SQLite compute the scores first, and look up ids only for these.
@@ -388,7 +391,7 @@ def _by_scan(
     *,
     any: bool,
 ) -> Scored:
-    """Return the best rows when some clauses have to be looked for in the texts."""
+    """Return the best rows if some clauses have to be searched in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
     if terms.indexed:
@@ -460,7 +463,7 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
 
 
 def _tokens(index: TextIndex, text: str) -> list[str]:
-    """Return the tokens of a text in order, as the index has them."""
+    """Return the tokens of a text in order, in the form of the index."""
     stemmed = stems(index.stemming, text) if index.stemmed else text
     with closing(Tokenizer(index.analyzer)) as tokenizer:
         return tokenizer.of_texts([stemmed or ""])[0]

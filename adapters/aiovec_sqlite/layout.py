@@ -65,7 +65,7 @@ class Header:
 def read_header(path: Path) -> Header | None:
     """Return the file's header; None if the file is missing or empty.
 
-    Leaves nothing next to the file. CorruptStoreError if it is not a database.
+    Creates no files next to it. CorruptStoreError if it is not a database.
     """
     try:
         status = path.stat()
@@ -180,7 +180,7 @@ CREATE_STORE = (
 )
 
 
-# The key for the names in the file, in the entry of a table that does not use its own name there.
+# The key of the names in the file, in the entry of a table whose names there differ from its own.
 _STEM = "stem"
 _IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
 
@@ -365,7 +365,7 @@ def _look_at(path: Path) -> bool:
         )
     if path.with_name(f"{path.name}-wal").exists():
         return True
-    try:  # nobody has it open, so it can be read without making files next to it
+    try:  # no process has it open, so it can be read without creating files next to it
         with opened_as_it_lies(path) as db:
             check_schema(db, target)
             newest_change(db)
@@ -375,7 +375,7 @@ def _look_at(path: Path) -> bool:
 
 
 def has_wal(path: Path) -> bool:
-    """Return whether there are frames of a WAL next to the file."""
+    """Return whether there is a WAL with frames next to the file."""
     return _holds_something(path.resolve(), "-wal")
 
 
@@ -420,10 +420,10 @@ def _check_version(target: str, version: int) -> None:
 
 
 def create_store(db: sqlite3.Connection) -> None:
-    """Make an empty database a store. Of simultaneous processes, one does it.
+    """Turn an empty database into a store. Of several processes, only one does it.
 
-    Expects an open connection in rollback-journal mode, so that the header is in the file itself
-    as soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
+    Expects an open connection in rollback-journal mode, so that the header is in the file itself as
+    soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
     file, or one that a journal next to it makes empty again.
     """
     # A commit of one row writes eight pages to the WAL. 4 KiB make bulk inserts a quarter slower.
@@ -485,7 +485,7 @@ def check_contents(db: sqlite3.Connection) -> None:
         read_table(db, name)
 
 
-# Faults to report at most.
+# Most faults to report.
 _MOST_FAULTS = 5
 
 
@@ -555,7 +555,7 @@ def notes_of(db: sqlite3.Connection, table: str) -> dict[str, str]:
 
 
 def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) -> None:
-    """Keep a note with a table, or with None remove it."""
+    """Store a note with a table, or remove it if it is None."""
     key = _NOTES.format(table) + name
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if text is not None:
@@ -563,7 +563,7 @@ def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) ->
 
 
 def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) -> None:
-    """Make the store accept a scan file of this table, or with None no one."""
+    """Make the store accept this scan file of the table, or none."""
     key = _TOKEN_KEYS[kind].format(table)
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if token is not None:
@@ -571,6 +571,6 @@ def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) 
 
 
 def forget_tokens(db: sqlite3.Connection, table: str) -> None:
-    """Make the store accept no scan file of this table."""
+    """Make the store accept no scan file of the table."""
     for kind in _TOKEN_KEYS:
         put_token(db, table, kind, None)

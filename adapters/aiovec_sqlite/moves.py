@@ -76,7 +76,7 @@ def change(
     if known != replace(before, mark=None):
         _save(tx.db, _GENERATION, asdict(known))
     if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
-        # All handles of tables become stale now, so readers need not look at the mark.
+        # All handles of tables become stale now, so readers need not check the mark.
         tx.db.execute("UPDATE aiovec_tables SET epoch = ?", (tx.take(),))
     return before, after
 

@@ -78,7 +78,7 @@ class OpenFile:
         # SQLite makes the WAL at its first read.
         wait = _Patience(path, patience, ticket)
         wait.until_free(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone())
-        # A link that is changed is noticed, but the WAL lies next to the file itself.
+        # A changed link is noticed by its path, but the WAL lies next to the file itself.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
         if inode is None:
@@ -89,9 +89,9 @@ class OpenFile:
         return cls(str(path), inode, wal, wal_inode, unchanged)
 
     def check(self) -> None:
-        """Raise StoreReplacedError if another file, or none, is there now.
+        """Raise StoreReplacedError if the path now leads to another file, or to none.
 
-        AiovecError if the system does not say.
+        AiovecError if the system call fails.
         """
         inode = _inode(self.target)
         if inode != self.inode:
@@ -153,7 +153,7 @@ def open_writer(
 
 
 def _to_wal(db: sqlite3.Connection) -> None:
-    """Put the file into WAL mode, which every store keeps from its first opening on.
+    """Switch the file to WAL mode, which every store keeps after it was first opened.
 
     A file with changes but without WAL mode is a backup, or a store that a restore has put aside.
     Before it is used, its change numbers are raised above those of any store that it may replace:
@@ -191,7 +191,8 @@ def _number_above(number: int) -> int:
     return now if now > number else number + _CHANGES_OF_DAYS
 
 
-# More than any store takes for long. The numbers of the year 2200 are still exact in a float.
+# More numbers than a store takes in a long time. The numbers of the year 2200 are still exact in a
+# float.
 _CHANGES_A_SECOND = 2**20
 _CHANGES_OF_DAYS = 2**32
 
@@ -250,9 +251,9 @@ def connect_read_only(
 
 
 def roll_back(path: Path, timeout: float) -> None:
-    """Roll back what a killed program left of a transaction, as the next one that writes would.
+    """Roll back the transaction of a killed program, as the next writer would.
 
-    Does nothing if there is no journal, or if the file may not be written.
+    Does nothing if there is no journal, or no permission to write.
     """
     if has_journal(path) and os.access(path, os.W_OK):
         uri = f"{path.absolute().as_uri()}?mode=rw"
@@ -275,7 +276,7 @@ def _opened(
 def open_reader(
     path: Path, settings: SqliteSettings, file: OpenFile | None = None
 ) -> sqlite3.Connection:
-    """Return a connection that only reads, except for checkpoints and backups. Makes no file.
+    """Return a connection that only reads, except for checkpoints and backups. Creates no file.
 
     StoreReplacedError if the path no longer leads to the store's ``file``.
     """
@@ -317,7 +318,7 @@ def _set_durability(db: sqlite3.Connection, durability: str) -> None:
 
 
 class _Patience:
-    """The seconds that an opening may wait, in all, while other processes lock the file.
+    """The total seconds that an opening may wait while other processes lock the file.
 
     If the caller of the opening is cancelled, the waiting ends.
     """
@@ -329,7 +330,7 @@ class _Patience:
         self._ticket = ticket
 
     def until_free(self, work: Callable[[], object]) -> None:
-        """Do work that locks the file, again while another process holds it."""
+        """Do work that locks the file; retry while another process has it locked."""
         while True:
             self._ticket.check()
             try:

@@ -100,7 +100,7 @@ def rows_from_sql(
 
 
 def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
-    """Return vectors of ``VectorReader`` as a column, null where a row has none."""
+    """Return vectors of ``VectorReader`` as a column, with null for a row without a vector."""
     return from_matrix(vectors, without_vector(vectors) if table.schema.vector_nullable else None)
 
 
@@ -163,8 +163,7 @@ def by_rowids(
     columns: Columns,
     vectors: Float32Array | None = None,
 ) -> Batch:
-    """Return existing rows, in the order of ``rowids``; ``vectors`` are theirs if they are already
-    read.
+    """Return existing rows, in the order of ``rowids``; ``vectors`` if they are already read.
 
     Callers pair the rows with distances and queries, so a missing one raises DamageError.
     """
@@ -175,7 +174,8 @@ def by_rowids(
     while start < len(wanted):
         ticket.check()
         most = min(_TOGETHER, len(wanted) - start, _MOST_NUMBERS // len(names))
-        size = 1 << max(most.bit_length() - 1, 0)  # so that there are few different statements
+        # A few sizes, so that there are few different statements.
+        size = 1 << max(most.bit_length() - 1, 0)
         part = wanted[start : start + size]
         row = db.execute(_side_by_side(table.rows, names, size), part).fetchone()
         if row is None:
@@ -206,15 +206,15 @@ def _bytes_of(values: Iterable[Any]) -> int:
     return sum(len(value) for value in values if type(value) in _SIZED)
 
 
-# Rows read in one step of a statement. SQLite joins 64 at most, and compiles statements of at least
-# so many columns.
+# Rows read in one step of a statement. SQLite joins at most 64 tables, and compiles statements of
+# at least this many columns.
 _TOGETHER = 32
 _MOST_NUMBERS = 1500
 
 
 @lru_cache(maxsize=256)
 def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
-    """Return SQL for the columns of so many rows, side by side in one row.
+    """Return SQL for the columns of ``count`` rows, side by side in one row.
 
     Each step hands the interpreter to another thread and waits to get it back, which under load
     takes longer than reading (``python -m bench search``).
@@ -302,7 +302,7 @@ class Walk:
         self._condition, self._values = condition_of(where, self.table)
 
     def next_values(self, most: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Return the ids and the other columns of at most so many rows, none at the end."""
+        """Return the ids and the other columns of the next rows, none at the end."""
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "

@@ -64,8 +64,8 @@ class SqliteSettings(BackendSettings):
     """The settings of the SQLite backend."""
 
     durability: Literal["full", "normal"] = key("full", choices=("full", "normal"))
-    """The failures that a completed write survives: "full" also a power loss, "normal" only a
-    crash.
+    """The failures that a completed write survives: with "full" also a power loss, with "normal"
+    only a crash.
 
     "full": each commit waits for the disk.
 

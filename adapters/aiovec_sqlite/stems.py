@@ -3,9 +3,8 @@
 FTS5 has no stemmer for them, so the index stores the stems: its view and its triggers call the SQL
 function ``aiovec_stems``. Without the package, SQLite has no such function.
 
-How an index was stemmed stands in its entry. The names of languages alone are those of indexes made
-before words were stemmed alike with and without accents; such an index keeps its stems until it is
-built again.
+An index's entry records how it was stemmed. The name of a language alone means stems that depend on
+accents; such an index keeps its stems until it is built again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from aiovec.errors import UnsupportedError
 
 NAME = "aiovec_stems"
 _WORD = re.compile(r"[^\W_]+")
-# Behind the language: words are stemmed alike with and without accents.
+# Appended to the language: a word has the same stem with and without accents.
 _ALIKE = " without accents"
 
 

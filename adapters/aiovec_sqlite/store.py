@@ -245,7 +245,7 @@ class SqliteBackend(Backend):
             await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Do SQLite's work at the last close here, because the driver would hold the GIL for it."""
+        """Do the work of SQLite's last close, for which the driver would hold the GIL."""
         self._check_file()  # leave the WAL of a replaced file as it is
         upkeep.checkpoint(db, ticket)
 
@@ -494,7 +494,7 @@ class SqliteBackend(Backend):
         )
 
     async def flush_writers(self, limit: float) -> None:
-        """Do nothing: a write and its look at the mark are one transaction."""
+        """Do nothing: a write checks the mark in its own transaction."""
 
     def act_for(self, run: str | None) -> None:
         self._run = run

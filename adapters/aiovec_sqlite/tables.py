@@ -90,7 +90,7 @@ def alter(tx: Transaction, handle: TableHandle, change: SchemaChange, check_free
     match change:
         case AddField():
             text.check_can_index(schema)
-            # The new column is behind the payload's in the file; the order of fields is the
+            # The new column comes after the payload's in the file; the order of fields is the
             # schema's.
             definition = column_definition(name, change.field)
             tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {definition}")

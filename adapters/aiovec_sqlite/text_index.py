@@ -32,7 +32,7 @@ _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     analyzer TEXT NOT NULL, done INTEGER, upto INTEGER
 ) STRICT"""
 
-# The most that is indexed in one transaction, while other writers wait: about 50 ms.
+# Most rows and characters to index in one transaction, while other writers wait: about 50 ms.
 _MOST_ROWS = 3_000
 _MOST_CHARACTERS = 1_000_000
 # Pages of the index merged in one transaction.

@@ -1,4 +1,4 @@
-"""The tokens of texts, as an index of their analyzer has them."""
+"""The tokens of texts, in the form of their analyzer's index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiovec.backend import Int64Array
 from .driver import load_driver
 from .sql.values import numbers_in
 
-# Characters of a token. FTS5 cuts one at 32,768 bytes, perhaps within a character.
+# Most characters of a token. FTS5 cuts it at 32,768 bytes, perhaps within a character.
 _LONGEST = 8_000
 
 
@@ -30,12 +30,12 @@ class Tokens(NamedTuple):
     """Tokens, sorted, with their rows, columns and places in the text."""
 
     terms: Sequence[str]
-    """The different ones."""
+    """The distinct tokens."""
     numbers: Int64Array
-    """How often each of them comes."""
+    """The number of occurrences of each distinct token."""
     rows: Int64Array
     columns: Int64Array
-    """From 1 on."""
+    """The columns, counted from 1."""
     places: Int64Array
 
 

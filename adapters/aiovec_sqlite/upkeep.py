@@ -67,7 +67,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
 
 def _bytes_of_slot(table: TableLayout) -> int:
     bits = table.schema.dim // 8 if table.schema.quantized else 0
-    return table.schema.dim * 4 + bits + 8  # and the rowid
+    return table.schema.dim * 4 + bits + 8  # 8 bytes are the rowid
 
 
 def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:

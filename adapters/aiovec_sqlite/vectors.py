@@ -20,9 +20,9 @@ from .errors import DamageError, decodes
 from .layout import TableLayout
 from .sql.values import numbers_in
 
-# Up to so many rows, a query of vec0 is quicker than reading whole chunks.
+# Up to this many rows, a query of vec0 is faster than reading whole chunks.
 _FEW = 128
-# The fewest rows that a chunk is read for.
+# The fewest rows for which a whole chunk is read.
 _WORTH_A_CHUNK = 16
 
 

@@ -45,7 +45,7 @@ _CREATE = """CREATE TABLE IF NOT EXISTS aiovec_writes (
 
 # Seconds that a key is kept, and the most keys: a client repeats a write soon.
 _KEEP_SECONDS, _KEEP_NUMBER = 24 * 3600, 100_000
-# Keys that a write checks for pruning: more than one, so that old keys do get fewer.
+# Keys that a write checks for pruning: more than one, so that the number of old keys shrinks.
 _FORGET = 4
 
 
@@ -82,7 +82,7 @@ def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: s
 
 _T = TypeVar("_T")
 
-# The most rows of calls that are done in one go.
+# Most rows of calls that are done together.
 _MOST_ROWS_JOINED = 256
 # Seconds that one try for the write lock may take before the waiting calls are checked again: some
 # may have been cancelled or have run out of time.
@@ -196,7 +196,7 @@ class Writer(Committer[_Call]):
         return cast("_T", await self._commits.run(call, current_deadline(self._busy_timeout)))
 
     async def close(self) -> None:
-        """Accept no more, and wait for the accepted writes."""
+        """Accept no further writes, and wait for the accepted ones."""
         self._closed = True
         await self._commits.finish()
 
@@ -250,7 +250,7 @@ class Writer(Committer[_Call]):
         committing = False
         try:
             if self._was_full:
-                # There may be room again, and truncating the WAL frees the most.
+                # There may be room again, and truncating the WAL frees most of it.
                 self._was_full = False
                 _cut_log(db)
             if not _begin(db):

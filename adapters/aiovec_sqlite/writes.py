@@ -64,13 +64,13 @@ class JoinedWrite:
         return len(self.rows)
 
     def joins(self, other: object) -> bool:
-        """Return whether the other one may be done in the same go."""
+        """Return whether the other write may be done together with this one."""
         return (
             isinstance(other, JoinedWrite) and self.act is other.act and self.handle == other.handle
         )
 
     def act_with(self, tx: Transaction, others: Sequence[JoinedWrite]) -> Sequence[int]:
-        """Do this one and the others after it, and return the result of each.
+        """Do this write and then the others, and return the result of each.
 
         If that fails, each is done by itself.
         """
@@ -279,7 +279,7 @@ def _change_vectors(
     vectors: Float32Array,
     partitions: Sequence[Sequence[str]],
 ) -> None:
-    """Give rows with a vector another one, and their present partition keys."""
+    """Replace the vectors of rows that have one, and their partition keys by the current ones."""
     schema = table.schema
     # vec0 can change a vector in place, but neither a partition key nor a bit vector.
     if not (table.partitions or schema.quantized or schema.vector_nullable):
@@ -446,8 +446,11 @@ def _payload_blocks(
     rowids: Sequence[int],
     patches: Sequence[PayloadPatch] | None,
 ) -> Iterator[tuple[int, int]]:
-    """Yield the beginnings and ends of blocks. If payloads change, a block's payloads have a few
-    MiB at most, before and after the change, or it is a single row."""
+    """Yield the start and the end of each block.
+
+    If payloads change, a block is a single row, or its payloads have a few MiB at most, before and
+    after the change.
+    """
     for start in range(0, len(rowids), _BLOCK):
         end = min(start + _BLOCK, len(rowids))
         if patches:

@@ -1,1 +1,1 @@
-"""Filters, LIKE patterns and values as SQLite holds and computes them."""
+"""Filters, LIKE patterns and values in SQLite's SQL and types."""

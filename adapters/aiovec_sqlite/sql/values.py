@@ -67,8 +67,10 @@ def _column_to_sql(column: pa.Array | pa.ChunkedArray, kind: Kind) -> list[Any]:
 
 
 def numbers_in(text: str | None) -> Int64Array:
-    """Return the numbers in a text of ``group_concat``, which is read ten times as fast as a row
-    for each."""
+    """Return the numbers in a text of ``group_concat``.
+
+    It is read ten times as fast as a row for each number.
+    """
     if not text:
         return np.empty(0, dtype=np.int64)
     return np.fromstring(text, dtype=np.int64, sep=",")
