@@ -1,7 +1,7 @@
-"""Backup and restore: each copies the files of every table's present version to a new folder.
+"""Backup and restore: each copies the files of every table's current version to a new folder.
 
-So a copy has the table's indexes. A manifest names the files of its version, by their places below
-the table's folder.
+So a copy includes the table's indexes. A manifest names the files of its version, by their paths
+relative to the table's folder.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def write_backup(
     dropped during the backup, so that its files can no longer be read.
     """
     await session.mark.check_here()
-    # A unique name, so that the remains of a killed backup are in nobody's way.
+    # A unique name, so that the remains of a killed backup do no harm.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
@@ -86,8 +86,10 @@ async def write_backup(
 
 
 async def _check_names(session: Session, names: list[str]) -> None:
-    """Raise StaleTableError if tables were made, dropped or renamed: a renamed one may be in the
-    backup twice."""
+    """Raise StaleTableError if tables were created, dropped or renamed.
+
+    A renamed table may be in the backup twice.
+    """
     if await session.names() != names:
         raise StaleTableError
 
@@ -95,9 +97,9 @@ async def _check_names(session: Session, names: list[str]) -> None:
 async def restore_backup(
     backup: Path, folder: Path, settings: LancedbSettings, *, overwrite: bool
 ) -> Path | None:
-    """Put a copy of a backup in the place of a store's folder; return where the old one was kept.
+    """Replace a store's folder with a copy of a backup; return where the old folder was kept.
 
-    Every row is read, so no damaged file comes in the place of the store.
+    Every row is read first, so no damaged file replaces the store.
     """
     backup, folder, generation = await in_thread(_checked, backup, folder, overwrite)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
@@ -119,7 +121,7 @@ async def _copy(
 ) -> None:
     """Copy the files of a version of each table to a new store, in the folder ``partial``."""
     with Translated(path):
-        # Connecting makes the folder, also after a cancellation.
+        # Connecting creates the folder, even after a cancellation.
         caches = await in_thread(lancedb.Session, _CACHE, _CACHE)
         copy = await to_its_end(lancedb.connect_async(partial, session=caches))
     try:
@@ -158,7 +160,7 @@ async def _finish(session: Session, table: AsyncTable, partial: Path, name: str)
     async with aclosing(stream_of(session, table)) as blocks:
         async for _ in blocks:
             session.check()
-    # Lance's threads would go on with a write that is cancelled.
+    # Lance's threads would continue a cancelled write.
     for index in await session.run(table.list_indices()):
         try:
             await to_its_end(session.run(table.prewarm_index(index.name)))
@@ -216,7 +218,7 @@ def _remove(partial: Path) -> None:
 def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
     """Return the resolved paths of both, and a generation that apps sent to either store accept.
 
-    Raises an error if ``backup`` is no backup or ``folder`` cannot hold the copy.
+    Raises an error if ``backup`` is not a backup or ``folder`` cannot contain the copy.
     """
     folder, backup = folder.resolve(), backup.resolve()
     if folder == backup or backup in folder.parents or folder in backup.parents:
@@ -238,7 +240,7 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
 
 
 def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
-    """Put the copy in the place of the folder, and return where the old folder was kept."""
+    """Replace the folder with the copy, and return where the old folder was kept."""
     with Translated(str(folder)):
         if not folder.exists():
             partial.rename(folder)
@@ -264,14 +266,14 @@ def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
 
 
 def _exchanged(first: Path, second: Path) -> bool:
-    """Give two folders each other's name at one moment; False if the system cannot.
+    """Exchange the names of two folders atomically; return False if the system cannot.
 
-    With two renames the store would be missing in between, and an app that opened it then would
-    begin an empty one.
+    With two renames, the store would be missing in between, and an app that opened it then would
+    create an empty one.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):  # not Linux, or one of before 2018
+    except (OSError, AttributeError, TypeError):  # not Linux, or a Linux from before 2018
         return False
     at, exchange = -100, 2
     return bool(rename(at, os.fsencode(first), at, os.fsencode(second), exchange) == 0)

@@ -7,9 +7,9 @@ belongs to a deleted row.
 A follower goes from one version to a later one, in pages: first the rows deleted between the two,
 then the rows written. A change number names the numbering of the table's history, the two versions,
 and the position between them; so each page has up to ``limit`` changes, and none comes twice. A
-numbering ends where the history does: a table that is made again, or copied, has another. A return
-to an earlier version first gives the table another numbering, which the return then takes back with
-all else; so if any version in between has a different numbering, the numbering has ended.
+numbering ends with the history: a table that is created again or copied gets another one. Before a
+return to an earlier version, the table gets another numbering, which the return itself undoes like
+all other changes; so if any version in between has a different numbering, the numbering has ended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Position(NamedTuple):
     target: int = 0
     """The version whose changes the pages hold; 0 between two versions."""
     place: int = 0
-    """The first place that no page has held yet. Deleted rows have places in version 0."""
+    """The first place that no page has had yet. Deleted rows have places in version 0."""
 
     @classmethod
     def of(cls, number: int) -> _Position:
@@ -67,7 +67,7 @@ class _Position(NamedTuple):
         return cls(*divmod(number, 1 << _VERSION_BITS), target, place)
 
     def is_before(self, end: _Position) -> bool:
-        """Return whether the position may be one of the numbering that ends there."""
+        """Return whether the position may belong to the numbering that ends there."""
         return self.numbering == end.numbering and max(self.base, self.target) <= end.base
 
     @property
@@ -155,7 +155,8 @@ async def _page(table: Opened, at: _Position, end: _Position, limit: int, plans:
     new = table
     if at.target < end.base:
         new = await _version(table, at.target)
-        if epoch_of(new.arrow) != epoch_of(table.arrow):  # its fields were different
+        # The fields were different in that version.
+        if epoch_of(new.arrow) != epoch_of(table.arrow):
             raise ChangesPrunedError(end.number)
     keys = await plans.ahead(new, at, limit)
     base = at.base

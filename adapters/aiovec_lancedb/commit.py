@@ -127,7 +127,7 @@ class TableCommitter(Committer[OperationCall]):
     def __init__(
         self, session: Session, table: str, make_room: Callable[[Opened], Awaitable[bool]]
     ) -> None:
-        """``make_room`` frees some of a full disk; it returns whether that was possible."""
+        """``make_room`` frees space on a full disk; it returns whether that was possible."""
         self.target = session.target
         self._session = session
         self._make_room = make_room
@@ -154,7 +154,7 @@ class TableCommitter(Committer[OperationCall]):
         if self._mark is not None and self._mark.state == PAUSED:
             return self._mark
         if begun := [call for call in group if call.begin()]:
-            # Work that has begun is completed, and its callers get the outcome.
+            # Complete work that has begun, and give its callers the outcome.
             await to_its_end(self._do(begun))
         return None
 
@@ -168,7 +168,7 @@ class TableCommitter(Committer[OperationCall]):
             # of the first try may exist.
             outcomes = [copy_of_error(exc) for _ in group]
         except Exception as exc:  # noqa: BLE001 - the callers get it
-            if len(group) > 1:  # together they failed; separately some may succeed
+            if len(group) > 1:  # together they failed; separately, some may succeed
                 for call in group:
                     await self._do([call])
                 return
@@ -183,10 +183,12 @@ class TableCommitter(Committer[OperationCall]):
         await in_thread(self._session.mark.end_pause, pause)
 
     def _note_mark(self) -> None:
-        """Called under the lock, as for every write: a process that sets a mark then takes the
-        lock.
+        """Refuse the work if a mark does, under the lock.
 
-        In a bucket, where the lock holds no process off, a write looks again after its opening.
+        A process that sets a mark takes the same lock afterwards.
+
+        In a bucket, where the lock does not exclude other processes, a write checks again after
+        opening the table.
         """
         if self._session.exclusive or self._mark is not None:
             self._mark = self._session.mark.look()
@@ -200,12 +202,12 @@ class TableCommitter(Committer[OperationCall]):
         try:
             outcomes = await self._on_newest(first, others)
         finally:
-            # A restore may have put the folder away meanwhile.
+            # A restore may have moved the folder away in the meantime.
             with unknown_outcome(self.target, "its folder could not be checked"):
                 await self._session.check_place()
-        # A table being made and a bucket hold no writer off, so a mark may be new.
+        # No lock excludes the creator of a table or a writer in a bucket, so a mark may be new.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
-            what = "the mark of a migration could not be read behind the commit"
+            what = "the mark of a migration could not be read after the commit"
             with unknown_outcome(self.target, what):
                 await self._check_mark(first)
         return outcomes
@@ -214,7 +216,7 @@ class TableCommitter(Committer[OperationCall]):
         if first.handle is None:
             await self._obey(first)
             return await first.do(None, others)
-        # The place was checked under the lock, and is checked again behind the commit.
+        # The place was checked under the lock, and is checked again after the commit.
         table = await self._session.opened(first.handle, altered=first.altered, placed=True)
         if not first.fills:
             table.check_not_filled()
@@ -249,7 +251,8 @@ class TableCommitter(Committer[OperationCall]):
         """Look for a mark that was set while a write committed.
 
         The process that set it cannot know whether its migration copies the write. So the write is
-        acknowledged if the mark allows it, after a pause has ended, and is else of unknown outcome.
+        acknowledged if the mark allows it, after the end of a pause; otherwise its outcome is
+        unknown.
         """
         deadline, look = None, self._session.mark.look
         while (mark := await in_thread(look)) is not None and mark.state == PAUSED:

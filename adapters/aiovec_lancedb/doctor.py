@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CURE = 'pip install "aiovec[lancedb]"'
 _RESTORE = "go back to an earlier version by revert(), or restore the folder from a backup"
 
-# Ids that are checked for repeats; a larger table is only read.
+# Most ids that are checked for repeats; a larger table is only read.
 _MOST_IDS = 5_000_000
 
 
@@ -104,7 +104,7 @@ async def _tables(target: str) -> list[Finding]:
             try:
                 facts.append(await _table(session, name))
             except (StaleTableError, TableNotFoundError):
-                facts.append(Finding(subject, "gone"))  # dropped a moment ago
+                facts.append(Finding(subject, "gone"))  # the table was just dropped
             except CorruptStoreError as exc:
                 damage = exc.reason.removesuffix(CURE)
                 facts.append(Finding(subject, damage, ok=False, cure=_cure_of(exc)))

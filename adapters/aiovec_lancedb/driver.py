@@ -23,8 +23,8 @@ from aiovec.backend.memory import usable_cores
 def first_process() -> int:
     """Return the first process that called this: the one that uses lancedb.
 
-    A forked child must not use it: it has neither the threads nor the owners of locks, so calls
-    hang or end the process.
+    A forked child must not use lancedb: it lacks the threads and the owners of locks, so calls hang
+    or end the process.
     """
     return os.getpid()
 

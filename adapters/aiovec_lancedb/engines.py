@@ -1,4 +1,4 @@
-"""The steps of a load by an engine, which writes files of tables by itself.
+"""The steps of a load by an engine, which writes the files of tables itself.
 
 An engine writes files that no version refers to yet, and one commit adds all of them. A note on the
 table refuses other writers, in all processes, until then. Lance accepts two appends that began with
@@ -67,7 +67,7 @@ class Filling:
             await self._sweeping()
 
     async def _do(self, act: Act) -> Any:
-        # As a change of the schema: no load may be open during a migration.
+        # Like a change of the schema, because no load may be open during a migration.
         return await self._commit_to(LoneWrite(act, self._table, changes_schema=True, fills=True))
 
     async def begin(self) -> None:
@@ -82,7 +82,7 @@ class Filling:
                 "interrupted; run its command again, or drop the table", 0.0,
             )  # fmt: skip
         if note is not None and note.run == self._run and rows:
-            # The load has committed; only its own note may be missing. Nobody else wrote.
+            # The load has committed; only its own note may be missing. No other writer has written.
             if note.filling and note.attempt and rows > note.before:
                 await self._sweep()
                 note = note._replace(filling=False)
@@ -127,7 +127,7 @@ class Filling:
 
         ``commit`` adds all of them on the version that the load began with.
         """
-        with renewed():  # writing the files was no time of waiting for others
+        with renewed():  # the time of writing the files does not count as waiting for others
             return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: Act, newest: Opened) -> int:
@@ -136,10 +136,10 @@ class Filling:
                 with self._session.guarded:
                     await commit()
             except AiovecError:
-                # If the rows are there, only the answer was lost.
+                # If the rows exist, only the answer was lost.
                 if await (await self._checked()).rows() == self.before:
                     raise
-        await self._sweep()  # files of workers that died
+        await self._sweep()  # remove files of workers that died
         table = await self._checked()
         rows = await table.rows()
         await self._keep(table, self._note._replace(filling=False))

@@ -34,10 +34,10 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """The ``errno`` of an OSError that means: this process may not write there."""
 
-# Panics of Rust code, in a call and in an awaited result. The first is no Exception, and neither
-# class can be imported.
+# Panics of Rust code, in a call and in an awaited result. The first is not an Exception, and
+# neither class can be imported.
 _PANICS = ("PanicException", "RustPanic")
-# A place in Lance's sources, which is of no use to a user.
+# A position in Lance's sources, which does not help users.
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
 
 
@@ -46,11 +46,11 @@ _UPLOAD = re.compile(r"(single PUT|[\w ]*multipart upload[\w ]*) of .*?: (?=Gene
 
 
 class NoSuchTableError(Exception):
-    """Never reaches a user: the caller knows the table's name and what it wanted."""
+    """Never reaches a user: the caller translates it, because it knows the table's name."""
 
 
 class TableThereError(Exception):
-    """Never reaches a user, as the one above."""
+    """Never reaches a user, like the error above."""
 
 
 class ConflictError(StoreBusyError):
@@ -99,7 +99,7 @@ _BEHIND_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
     (("could not parse bucket|unable to find object store|no azure account|invalid uri"
      "|no provider found"), ConfigError, "{target}: {message}"),
     (_REFUSED, StorePermissionError, "{message}"),
-    # A file of a build, not of the table.
+    # A file of an index build, not of the table.
     (r"not found: \S*[/\\]ivf_\d+\.lance", AiovecError,
      ("{target}: Lance cannot add the new rows to the table's indexes as long as none of them has "
       "a vector; they are searched without the indexes until one has")),
@@ -204,7 +204,7 @@ _REQUEST = re.compile(
     r"|Http error|Error making (a )?request|request_id|non-2xx status|Failed to get AWS credentials"
 )
 _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
-# A server's own words, without its status.
+# A server's own message, without its status.
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
 # Requests that open a store: for a list of its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"

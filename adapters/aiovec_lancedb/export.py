@@ -33,9 +33,9 @@ from .table import Versions
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-# Rows of a batch at most.
+# Most rows of a batch.
 _MOST_ROWS = 4096
-# Approximate bytes of a batch. Lance prepares some batches while the caller has one.
+# Approximate bytes of a batch. Lance prepares some batches ahead.
 _BATCH_BYTES = 4 * 2**20
 _CURSOR = b"@"
 _EXPECTED = "the cursor of a batch that this store exported"
@@ -48,7 +48,7 @@ class _Cursor(NamedTuple):
     """The table's incarnation and numbering: another table of the same name, or a copy, has other
     versions."""
     filter: str
-    """A digest of the filter that ``rows`` counts the matches of."""
+    """A digest of the filter whose matches ``rows`` counts."""
     version: int
     rows: int
 
@@ -169,9 +169,9 @@ async def stream_of(
 ) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield the rows of a table's version, with all columns or only ``names``.
 
-    Rows come in stored order, after the first ``given`` ones, in batches of ``most`` rows or of a
-    bounded size. A share of the memory is held while a batch is read, but not while the caller has
-    it, which may then search.
+    Rows come in stored order, after the first ``given`` rows, in batches of ``most`` rows or of a
+    limited size. A share of the memory is held while a batch is read, but not while the caller
+    processes it, because the caller may search.
     """
     stats: Any = await session.run(lance.stats())
     row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))

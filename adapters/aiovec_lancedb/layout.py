@@ -69,7 +69,7 @@ def new_numbering() -> str:
 
 def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
     """Return a note on the id's column."""
-    place = arrow.get_field_index("id")  # another program's table may have none
+    place = arrow.get_field_index("id")  # another program's table may have no such column
     text: bytes | None = (
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
     )

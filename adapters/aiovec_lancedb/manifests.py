@@ -1,7 +1,7 @@
 """The versions of a table in a folder, and their files, by the names of the manifests.
 
-A manifest is a Protocol Buffer, whose strings stand in it as they are: the names of the files of
-rows and of the transaction. So does the UUID of each index, as bytes.
+A manifest is a Protocol Buffer, which contains strings unchanged: the names of the files of rows
+and of the transaction. It also contains the UUID of each index, as bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Manifests:
         return times
 
     def empty_version(self) -> str | None:
-        """Return in words what to do if the newest manifest is empty, as after a power cut."""
+        """Return advice for an empty newest manifest, as after a power cut."""
         versions = self._versions()
         if not versions or self._manifest(versions[0][1]):
             return None
@@ -51,9 +51,9 @@ class Manifests:
     def remove_before(self, first: int, files: int = 0) -> bool:
         """Remove the versions before the first to keep, and the files that only these refer to.
 
-        Needs no room on the disk. Return False, and remove nothing, if a version has a name of its
-        own, or if fewer than ``files`` files of rows are found in the newest one: then this code
-        cannot read the manifests. Files of deletions stay, which are small.
+        Needs no room on the disk. Return False, and remove nothing, if a version has a tag or a
+        branch, or if fewer than ``files`` files of rows are found in the newest manifest, because
+        then this code cannot read the manifests. Files of deletions stay; they are small.
         """
         versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
         in_newest = _ends(manifest for *_, manifest in versions[:1])
@@ -76,7 +76,7 @@ class Manifests:
         return True
 
     def remove_unfinished(self) -> None:
-        """Remove files that a killed process was writing: Lance does not see them."""
+        """Remove files that a killed process was writing, which Lance ignores."""
         indexes = [f"_indices/{name}" for name in self._listed("_indices")]
         for folder in ("data", "_deletions", "_transactions", "_versions", *indexes):
             remove_abandoned(self._folder / folder, "", _UNFINISHED)
@@ -106,8 +106,10 @@ def version_of(name: str) -> int | None:
 
 
 def needs(manifest: bytes, name: str) -> bool:
-    """Return whether a version may need this file of its table. It may need any of deletions,
-    which are small."""
+    """Return whether a version may need this file of its table.
+
+    Files of deletions, which are small, always count as needed.
+    """
     folder, _, file = name.partition("/")
     if folder == "_indices":
         return _has_index([manifest], file.partition("/")[0])

@@ -45,7 +45,7 @@ class MarkStorage(ABC):
     """The place of a store's mark. Every method does I/O: not on the event loop."""
 
     poll: float
-    """Seconds between two looks at a mark that pauses writers."""
+    """Seconds between two checks of a mark that pauses writers."""
 
     @abstractmethod
     def read(self) -> bytes | None:
@@ -70,7 +70,7 @@ def generation_in(folder: Path) -> int:
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Make a store's own folder, with a record that has only a generation."""
+    """Create a store's folder, with a record that has only a generation."""
     folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()
@@ -140,7 +140,7 @@ class MarkObject(MarkStorage):
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` makes its storage; None if it can have none."""
+    """The mark as one store sees it. ``make`` creates its storage; None if it cannot have any."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target
@@ -154,12 +154,12 @@ class StoreMark:
 
     @property
     def poll(self) -> float:
-        """Seconds between two looks at a mark that pauses writers."""
+        """Seconds between two checks of a mark that pauses writers."""
         return self._storage.poll
 
     @cached_property
     def _storage(self) -> MarkStorage:
-        """Made by the first look at the mark, in a thread."""
+        """Created at the first check of the mark, in a thread."""
         if self._make is None:
             raise UnsupportedError(
                 "a migration while the app writes", "lancedb",

@@ -12,13 +12,13 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiovec.backend.limits import Gate, Slot, current_deadline, read_gate
 
-# Work that takes less than this need not wait: it ends sooner than its turn would come.
+# Work that takes less than this need not wait: it ends before its turn would come.
 _FREE = 2 * 2**20
 
 # The sort behind a flat search discards batches once it holds this many unneeded rows: 20 batches
 # of 8,192.
 _ROWS_HELD = 20 * 8192
-# The most that is read ahead of the computation (see ``driver``), and a quarter more, because data
+# Most bytes that are read ahead of the computation (see ``driver``), plus a quarter, because data
 # comes in pieces of a few MiB and buffers are rounded up.
 _READ_AHEAD = 256 * 2**20
 _ROUNDED = 1.25
@@ -68,7 +68,7 @@ class ReadAdmission(Gate):
 
     def allow(self, memory: int) -> None:
         """Let all reads together take this much of the process's memory."""
-        self.memory = max(1, memory - min(memory // 2, _KEPT))  # with 1, each read runs alone
+        self.memory = max(1, memory - min(memory // 2, _KEPT))  # 1 byte makes each read run alone
 
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
@@ -78,13 +78,13 @@ class ReadAdmission(Gate):
         return not (self.free(size) and self._turns.free())
 
     def share(self, size: int) -> AbstractAsyncContextManager[object]:
-        """Hold this much of the memory; the little that needs no wait is not counted."""
+        """Hold this much of the memory; amounts too small to wait for are not counted."""
         if size < _FREE:
             return nullcontext()
         return self.enter(current_deadline(self._busy_timeout), size)
 
     def turn(self) -> Slot:
-        """Hold a turn of the reads that have their share, of which no more would be faster."""
+        """Hold a slot among the reads that have their share; more at a time would not be faster."""
         return self._turns.enter(current_deadline(self._busy_timeout))
 
     def close(self, error: Exception) -> None:

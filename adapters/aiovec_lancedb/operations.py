@@ -78,7 +78,7 @@ _CHANGED_AT_ONCE = 512
 # again. Each of them counts as several rows of the group, so at most 256 old rows are in memory.
 _MOST_CHANGED = 64
 _SIZE_OF_CHANGED = 32
-# For ``hop``: values to look at for each row of a group.
+# For ``hop``: values to process for each row of a group.
 _COLUMNS_A_ROW = 8
 
 
@@ -102,7 +102,7 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     offsets = np.zeros(len(lists) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    items = pc.add(lists.flatten(), 0.0)  # without what lies below a null
+    items = pc.add(lists.flatten(), 0.0)  # without the values below a null
     return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())
 
 
@@ -236,7 +236,8 @@ def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str
     worth = few and table.name not in table.session.replacing
     if partition_fields(table.schema) or worth:
         existing, unknown = existing | unknown, set()
-    if changed and len(existing) <= _MOST_CHANGED:  # reading them too is cheaper than a request
+    # Reading these as well is cheaper than a request.
+    if changed and len(existing) <= _MOST_CHANGED:
         changed, existing = changed | existing, set()
     return list(changed), list(existing), bool(unknown)
 
@@ -404,7 +405,8 @@ def delete(handle: TableHandle, change: Delete) -> RowsOperation:
     async def direct(table: Opened) -> int:
         condition = await selection(ids, where) or "TRUE"
         # Counting the rows first would take most of a delete's time.
-        done: Any = await table.session.run(table.lance.delete(condition))  # partly untyped
+        # Its type hints are incomplete.
+        done: Any = await table.session.run(table.lance.delete(condition))
         return int(done.num_deleted_rows)
 
     def apply(rows: NetRows) -> int:

@@ -1,4 +1,4 @@
-"""The LanceDB backend before it is opened. Imports no lancedb, which may be missing."""
+"""The LanceDB backend before it is opened. Does not import lancedb, which may be missing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LancedbPlugin(BackendPlugin):
         return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target of a folder that holds tables of Lance, or is one of its tables.
+        """Return the target of a folder that contains Lance tables, or is one.
 
         A missing path is judged by its name.
         """

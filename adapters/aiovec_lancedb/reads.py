@@ -71,7 +71,7 @@ async def _rows_by(
     columns: Columns,
     beside: str | None,
 ) -> pa.Table:
-    """Return the rows with these keys, with Lance's column ``beside``."""
+    """Return the rows with these keys, and Lance's column ``beside``."""
     names = column_names(table.schema, columns)
     layout = table.schema.to_arrow()
     if beside is not None:
@@ -100,14 +100,14 @@ def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
 
 
 async def get(table: Opened, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> _T:
-    """Return what ``finish`` makes of the rows with these ids, in any order."""
+    """Read the rows with these ids, in any order, and return the result of ``finish``."""
     return await _finished(table, await rows_by_id(table, ids, columns), columns, finish)
 
 
 async def get_by_number(
     table: Opened, numbers: Sequence[int], columns: Columns, finish: FromRows[_T]
 ) -> _T:
-    """Return what ``finish`` makes of the rows with these numbers, in their order."""
+    """Read the rows with these numbers, in their order, and return the result of ``finish``."""
     rows = await rows_by_number(table, numbers, columns)
     return await _finished(table, rows, columns, finish, numbers)
 
@@ -119,7 +119,7 @@ async def _finished(
     finish: FromRows[_T],
     numbers: Sequence[int] | None = None,
 ) -> _T:
-    """Return what ``finish`` makes of rows that were read, in the order of ``numbers``, if any."""
+    """Return the result of ``finish`` for these rows, in the order of ``numbers``, if any."""
 
     def finished() -> _T:
         ordered = rows
@@ -132,7 +132,7 @@ async def _finished(
 
 
 async def find(table: Opened, read: Find[_T]) -> _T:
-    """Return what ``finish`` makes of the first of the sorted rows."""
+    """Sort rows and return the result of ``finish`` for the first ones."""
     where, order_by, columns, finish = read.where, read.order_by, read.columns, read.finish
     limit, offset = read.limit, read.offset
     if any(order.ref.path for order in order_by):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .settings import LancedbSettings
 
 _READERS = "readers"
-# Seconds of waiting for the lock of a pin, which is taken otherwise only for a moment's look.
+# Seconds to wait for the lock of a pin, which others only take for a brief check.
 _PATIENCE = 30.0
 
 _numbers = itertools.count()
@@ -47,7 +47,7 @@ class Pins:
         self._folder = None if folder is None else folder / _READERS
 
     def pin(self, table: str, version: int) -> Pin:
-        """Keep a version, the newest or one that was a moment ago."""
+        """Keep a version: the newest, or one that was the newest a moment ago."""
         if self._folder is None:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
@@ -92,8 +92,8 @@ class Pin:
     def _take(self) -> None:
         if self._path is None:
             return
-        # Reading needs no right to write and no room; but then no writer sees the pin, and a read
-        # whose version is removed says so.
+        # Reading must work without the right to write and without room on the disk. Then no writer
+        # sees the pin, and the read fails with an error if its version is removed.
         with suppress(OSError):
             self._lock = lock_file(self._path, patience=_PATIENCE)
 
@@ -118,7 +118,7 @@ async def check_kept(session: Session, table: str, version: int) -> None:
 
 
 def _remove(path: Path, lock: int) -> None:
-    # If an open file cannot be removed, the next look for the oldest pin removes it.
+    # If an open file cannot be removed, the next check for the oldest pin removes it.
     with suppress(OSError):
         path.unlink()
     unlock_file(lock)
@@ -129,7 +129,7 @@ def _pinned(folder: Path) -> Iterator[int]:
     for path in folder.glob("*-*"):
         version, _, _ = path.name.partition("-")
         if not version.isdecimal():
-            continue  # it is no pin
+            continue  # not a pin
         try:
             lock = lock_file(path, create=False)
         except FileNotFoundError:

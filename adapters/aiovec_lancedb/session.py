@@ -87,7 +87,8 @@ _REPLACED = 16
 _UNDER_WAY = 2.0
 # Answers cached for one version.
 _MOST_ANSWERS = 256
-# Pauses in seconds between looks at tables or versions with missing files: they may be dropped now.
+# Pauses in seconds between checks of tables or versions with missing files, which may be in the
+# middle of a drop.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
@@ -103,7 +104,7 @@ class Opened:
     lance: AsyncTable
     schema: Schema
     arrow: pa.Schema
-    """With the notes about the table's state, which ``layout`` reads."""
+    """Lance's schema, with the notes about the table's state that ``layout`` reads."""
     answers: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def check_not_filled(self) -> None:
@@ -132,7 +133,7 @@ class Opened:
         return int(await self._once("version", self.lance.version))
 
     async def rows(self, condition: str | None = None) -> int:
-        """Return the number of rows of the version, or of those that a condition selects."""
+        """Return the number of rows of the version, or of the rows that a condition selects."""
         count = partial(self.lance.count_rows, condition)
         return int(await self._once(f"rows {condition or ''}", count))
 
@@ -150,7 +151,7 @@ class Opened:
         return sizes
 
     async def referred_to(self) -> list[int]:
-        """Return the versions that have a tag or began a branch, of any program, until now."""
+        """Return the versions that have a tag or began a branch, from any program."""
         with self.session.guarded:
             tags, branches = await self.lance.tags.list(), await self.lance.branches.list()
         return [tag["version"] for tag in tags.values()] + [
@@ -184,8 +185,8 @@ class Version(NamedTuple):
 class Newest(NamedTuple):
     """The newest version of a table for a handle with this epoch.
 
-    It is current while the newest manifest is this one and, without a look, for a store that has
-    not written to the table since, until ``fresh_until``.
+    It is current while its manifest is the newest. Until ``fresh_until``, it counts as current
+    without a check, if this store has not written to the table since.
     """
 
     table: Opened
@@ -201,7 +202,7 @@ class Connections:
 
     writer: AsyncConnection
     reader: AsyncConnection
-    """For reads of a folder with less work for the processor, but see ``written``."""
+    """For reads of a folder, at less processor time, but see ``written``."""
     newest: dict[str, Newest] = field(default_factory=dict)
     """The kept versions of tables. They refer to Lance's caches."""
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -210,7 +211,7 @@ class Connections:
     """The indexes that others have replaced."""
 
     def kept(self, handle: TableHandle) -> Newest | None:
-        """Return the kept version of a table, unless it is that of another table of the name."""
+        """Return the kept version of a table, unless it belongs to another table of that name."""
         kept = self.newest.get(handle.name)
         return kept if kept is not None and kept.epoch == handle.epoch else None
 
@@ -249,9 +250,9 @@ async def _freed(connection: AsyncConnection) -> None:
     """
     await asyncio.sleep(_UNDER_WAY)
     last = asyncio.ensure_future(connection.list_tables(limit=1))
-    await asyncio.sleep(0)  # it begins
+    await asyncio.sleep(0)  # the call begins
     connection.close()  # type: ignore[no-untyped-call]
-    with suppress(Exception):  # as in a removed folder
+    with suppress(Exception):  # as after the folder was removed
         await last
     await in_thread(give_back)
 
@@ -259,7 +260,7 @@ async def _freed(connection: AsyncConnection) -> None:
 async def _looked_up(
     look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
 ) -> _T:
-    """Return the result of ``look``, repeated after each pause while something is missing."""
+    """Return the result of ``look``; repeat it after each pause while something is missing."""
     for pause in _LOOKS:
         with suppress(missing):
             return await look()
@@ -313,7 +314,7 @@ class Session:
         self._key = ""
         self.replacing: set[str] = set()
         """Tables whose last upsert replaced rows."""
-        # Names in a bucket that are those of tables.
+        # Names in a bucket that are known to be tables.
         self._known: set[str] = set()
         # Separate threads for waiting for locks, so that they keep no other work waiting.
         self._lock_threads = asyncio.Semaphore(16)
@@ -323,7 +324,8 @@ class Session:
         self.translated = Translated(self.target, self.secrets)
         """Translates lancedb's errors in a block, without this store's secrets."""
         self.guarded = _Guarded(self)
-        """The same for calls to lancedb; in a closed store, any error is a StoreClosedError."""
+        """Does the same for calls to lancedb; in a closed store, any error is a
+        StoreClosedError."""
 
     @property
     def forked(self) -> bool:
@@ -390,7 +392,7 @@ class Session:
             await in_thread(self.look_at_place)
 
     def look_at_place(self) -> None:
-        """``check_place``, for threads."""
+        """Do what ``check_place`` does, for threads."""
         folder = self._target.folder
         if folder is None:
             return
@@ -407,7 +409,7 @@ class Session:
 
         Otherwise a folder that is removed and made again may have the same inode.
         """
-        with suppress(OSError, AttributeError):  # Windows opens no folders
+        with suppress(OSError, AttributeError):  # Windows cannot open folders
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             self._let_go = weakref.finalize(self, os.close, held)
             status = os.fstat(held)
@@ -416,7 +418,7 @@ class Session:
 
     @property
     def new_tables(self) -> dict[str, str]:
-        """The storage options, which define how Lance makes a table."""
+        """The storage options, which define how Lance creates a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
     async def close(self) -> None:
@@ -434,7 +436,7 @@ class Session:
         self._let_go()
 
     def check_not_closed(self, error: Exception) -> None:
-        """Raise StoreClosedError for an error of a call that the store's end has stopped."""
+        """Raise StoreClosedError for an error of a call that was stopped by closing the store."""
         if self._closed and not isinstance(error, StoreClosedError):
             raise StoreClosedError(self.target) from error
 
@@ -444,11 +446,11 @@ class Session:
 
     @property
     def connections(self) -> Connections:
-        """The connections of now; StoreClosedError if they cannot be used."""
+        """The current connections; StoreClosedError if they cannot be used."""
         if self._connections is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
-            # Its threads are not in this process, so a call would wait for ever.
+            # Its threads do not exist in this process, so a call would wait for ever.
             raise StoreClosedError(
                 self.target, f"it was opened before this process was forked. {_FORKED}"
             )
@@ -552,7 +554,7 @@ class Session:
     async def open_any(self, name: str, *, reads: bool = False) -> tuple[AsyncTable, pa.Schema]:
         """Return a table and its schema in Lance, or raise StaleTableError if there is none.
 
-        Nothing is to be written by what is opened for ``reads``.
+        A table opened for ``reads`` must not be used for writing.
         """
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
@@ -561,7 +563,7 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        try:  # files are also missing while another call drops the table, or makes it again
+        try:  # files are also missing while another call drops the table, or creates it again
             return await _looked_up(look)
         except CorruptStoreError as exc:
             files = None if self.folder is None else Manifests(self.folder, name)
@@ -719,7 +721,10 @@ def _is_table(path: Path) -> bool:
 
 
 def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Return whether a folder has such a name. Stops at the first: there may be thousands."""
+    """Return whether a folder has a matching name.
+
+    Stops at the first, as there may be thousands.
+    """
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         return any(wanted(entry.name) for entry in entries)
     return False

@@ -54,7 +54,7 @@ class LancedbSettings(BackendSettings):
     A restore goes back no further, and an export that takes longer may fail."""
 
     max_versions: int = key(100, at_least=1, at_most=1_000_000)
-    """The most versions of a table that are kept, however young they are.
+    """The most versions of a table to keep, however new they are.
 
     Every write makes a version with its own files. After many small writes in a short time, the
     oldest versions are removed first."""

@@ -1,7 +1,7 @@
-"""Sort rows by keys of the payload, which Lance cannot.
+"""Sort rows by keys of the payload, which Lance cannot do.
 
-The keys of all rows that a filter selects are read batch by batch, and only the first
-``offset + limit`` rows are kept.
+The keys of all rows that a filter selects are read batch by batch, and only the first ``offset +
+limit`` rows are kept.
 """
 
 from __future__ import annotations

@@ -398,7 +398,7 @@ class LancedbBackend(Backend):
         await self._session.check_place()  # a pin would create the folder again
         async with self._versions(table).pin(version):
             await tables.check_whole(self._session, table, version)
-            with renewed():  # reading the version was no time of waiting for others
+            with renewed():  # the time of reading the version does not count as waiting for others
                 # It ends the load of an engine: Lance refuses every commit that began before it.
                 change = LoneWrite(
                     tables.revert, table, changes_schema=True, fills=True, args=(version,)
@@ -426,7 +426,7 @@ class LancedbBackend(Backend):
         self._check_writable()
         before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
-            with suppress(AiovecError):  # a sign that stays only costs readers a look
+            with suppress(AiovecError):  # if the sign stays, it only costs readers a check
                 await self._set_signs(self._settings.busy_timeout)
         return before, after
 

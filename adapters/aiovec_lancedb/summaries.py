@@ -25,8 +25,8 @@ from .table import Versions
 
 # Rows or values processed at a time, which blocks every Python thread for about a millisecond.
 BATCH = 2048
-# Different values that are counted in a small share of the memory. If there are more, the share is
-# for one of each row.
+# Most distinct values that are counted in a small share of the memory. If there are more, the share
+# assumes a distinct value for each row.
 _FEW = 20_000
 # Bytes of texts and lists that take as long to process as one short value.
 BYTES_A_VALUE = 64

@@ -48,7 +48,7 @@ _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
 
 
 ManifestIdentity = tuple[str, int, int, int, int]
-"""Tells a manifest from one of the same name in a table that was dropped and recreated: by its
+"""Distinguishes a manifest from one of the same name in a table that was dropped and recreated: by
 name, inode, size and times."""
 
 
@@ -79,9 +79,9 @@ class Versions:
         self.pins = pins
         # Counts the writes of this store, which every later read has to see.
         self._writes = 0
-        # The bytes of a row without its vector, and the time until which they count as known.
+        # The bytes of a row without its vector, and the time until which this figure is used.
         self._row_bytes, self._row_until = 0, 0.0
-        # A look at the disk that waits for the end of an earlier one.
+        # A check of the disk that waits for the end of an earlier one.
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
         self._looking = asyncio.Lock()
 
@@ -104,16 +104,16 @@ class Versions:
                 table = kept.table
             await table.indexes()
         if not fresh:
-            # The look came before the opening. If the manifest belonged to another version, or to
-            # another table of this name, the next look will differ.
+            # The check came before the opening. If the manifest belonged to another version, or to
+            # another table of this name, the next check will differ.
             until = now + self.session.settings.read_freshness
             connections.newest[self.name] = Newest(table, handle.epoch, manifest, writes, until)
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
-        """Look at the newest version, together with all reads that wait for the same look.
+        """Check which version is the newest, together with all reads that wait for the same check.
 
-        A look that has already begun may miss writes that this read has to see.
+        A check that has already begun may miss writes that this read has to see.
         """
 
         async def look() -> ManifestIdentity | None:
@@ -152,7 +152,8 @@ class Versions:
             size += 0 if beside is None else await beside(table)
             waits = admission.waits(size)
             async with admission.share(size), admission.turn():
-                if waits and version is None:  # the version may be old after the wait
+                # After the wait, the version may no longer be the newest.
+                if waits and version is None:
                     table = await self.snapshot(handle)
                 yield table
         except CorruptStoreError:
@@ -204,11 +205,11 @@ class Versions:
         return self._row_bytes if time.monotonic() < self._row_until else None
 
     def pin(self, version: int) -> Pin:
-        """Keep a version, the newest or one that was a moment ago, while a block runs."""
+        """Keep a version, the newest or one that was the newest a moment ago, during a block."""
         return self.pins.pin(self.name, version)
 
     def has_changed(self) -> None:
-        """Let every later read of this store look for a newer version."""
+        """Make every later read of this store check for a newer version."""
         self._writes += 1
 
 
@@ -222,7 +223,7 @@ class Writes:
         self._commits = GroupCommit(committer, gate)
 
     async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
-        """Have an operation done, and return its result after its commit.
+        """Queue an operation, and return its result after its commit.
 
         StoreBusyError if it cannot begin within ``limit`` seconds, or ``busy_timeout``. If the
         caller is cancelled before it begins, it is never done; if cancelled later, it is done all
@@ -243,7 +244,7 @@ class Writes:
     async def _make_room(self, table: Opened) -> bool:
         """Remove the versions that nobody needs, in a folder; return whether there were any.
 
-        Lance removes versions only behind a compaction, for which a full disk has no room.
+        Lance removes versions only after a compaction, for which a full disk has no room.
         """
         session = table.session
         if session.folder is None:

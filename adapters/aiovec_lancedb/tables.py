@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 
-# The name of a table's folder during its removal; no other name looks like it.
+# The name of a table's folder during its removal; no other folder has such a name.
 _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
@@ -117,7 +117,7 @@ async def check_exists(session: Session, name: str) -> None:
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, even a damaged one: in a folder in one step, so a kill leaves no half of it."""
+    """Drop a table, even a damaged one; in a folder in one step, so that a kill leaves nothing."""
     await check_exists(session, name)
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
@@ -187,7 +187,7 @@ async def rename_table(
 
 
 def _rename(folder: Path, old: str, new: str) -> None:
-    # The remains of a killed creation, which are no table.
+    # The remains of a killed creation are not a table.
     if (folder / f"{new}.lance").exists():
         _put_away(folder, new)
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
@@ -212,7 +212,7 @@ async def revert(version: int, table: Opened) -> None:
     # This handle restores its own version, whatever others have committed since.
     await session.run(table.lance.restore())
     load = load_in(old)
-    if load is not None and load.filling:  # it was being filled then, and is not now
+    if load is not None and load.filling:  # the note of a load in that version no longer applies
         with unknown_outcome(session.target, "the table was reverted, but holds writes off"):
             lance, _ = await session.open_any(table.name)
             await _note(session, lance, LOADED, None)
@@ -223,7 +223,7 @@ async def set_sign(session: Session, table: str) -> None:
     mark concerns them."""
     with suppress(StaleTableError):
         lance, arrow = await session.open_any(table)
-        # As it is now: another run may have begun, or ended, since the caller's look.
+        # The current mark: another run may have begun or ended since the caller's check.
         moving = await session.mark.concerns_reads()
         if is_moving(arrow) != moving:
             await _note(session, lance, MOVING, "1" if moving else None)

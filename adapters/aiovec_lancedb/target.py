@@ -36,7 +36,7 @@ array, so such a table could be neither read nor compacted. Writes and searches 
 class StoreTarget:
     """A backend's target: an absolute path or a URL."""
 
-    target: str = field(repr=False)  # may hold secrets
+    target: str = field(repr=False)  # may contain secrets
 
     def __str__(self) -> str:
         return self.shown

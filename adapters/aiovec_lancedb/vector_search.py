@@ -73,7 +73,7 @@ class Nearest(NamedTuple):
 async def search_vectors(
     versions: Versions, handle: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
 ) -> _T:
-    """Return what ``finish`` makes of the rows that each query finds, all in one version.
+    """Find rows for each query, all in one version, and return the result of ``finish``.
 
     If bytes are counted, the searches find numbers of rows, by which the rows are then read.
     """
@@ -85,7 +85,7 @@ async def search_vectors(
     if not all(query.exact for query in queries):
         async with reading(versions, handle, queries, every_row=False) as table:
             index = await usable_index(table)
-            if index is None:  # then the memory is for all rows
+            if index is None:  # in this case, the memory is for all rows
                 await _check_scan(table, queries, "it has no usable index")
                 return await _finished(table, columns, await _exactly(table, wanted), finish)
             for n, query in enumerate(wanted):
@@ -168,7 +168,7 @@ async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None
         selected = await table.rows(condition)
         if len(candidates) < selected and table.schema.vector_nullable:
             selected = await table.rows(_with_vector(table, condition))
-        if len(candidates) < selected:  # too few in the partitions that were searched
+        if len(candidates) < selected:  # too few rows in the searched partitions
             if selected <= max(_FEW, query.limit):
                 return await _by_scan(table, query)
             reason = f"its index finds fewer than {query.limit:,} rows"
@@ -257,7 +257,7 @@ async def _by_scan(table: Opened, query: Query) -> Nearest:
 async def _finished(
     table: Opened, columns: Columns, results: list[Nearest], finish: FromEach[_T]
 ) -> _T:
-    """Return what ``finish`` makes of the results, whose rows are read here if bytes are counted.
+    """Return the result of ``finish``; if bytes are counted, read the rows of the results first.
 
     ``results`` is emptied: freeing the tables of many queries takes long, so the thread does it.
     """

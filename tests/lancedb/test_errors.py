@@ -260,7 +260,7 @@ async def test_nobody_knows_if_a_migration_copies_a_table_made_while_it_begins(
                 return await create(connection, name, **options)
 
             monkeypatch.setattr(lancedb.AsyncConnection, "create_table", overtaken)
-            unreadable = "could not be read behind the commit"
+            unreadable = "could not be read after the commit"
             with pytest.raises(OutcomeUnknownError, match=unreadable) as caught:
                 await store.create_table("first", SMALL)
             assert caught.value.target == store.target

@@ -83,16 +83,16 @@ async def reopened(session: Session, handle: TableHandle) -> Opened:
 
 
 class Asked:
-    """The questions of a table's users, with which its index is measured."""
+    """Searches of a table's users, with which its index is measured."""
 
     def __init__(self) -> None:
-        # Distinct vectors of searches, the last one last, and vectors that a user gave.
+        # Distinct vectors of searches, the newest last, and vectors that a user passed.
         self._asked: dict[bytes, None] = {}
         self._given: Float32Array | None = None
 
     @property
     def is_full(self) -> bool:
-        """True if as many questions are known as are kept."""
+        """True if no more questions would be kept."""
         return len(self._asked) >= MOST_QUESTIONS
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
@@ -121,7 +121,7 @@ class Asked:
         """Return the questions, if there are enough of this length."""
         if self._given is not None and self._given.shape[1] == dim:
             return recall.Questions(self._given, GIVEN)
-        # Others were for a table that had the name before.
+        # Vectors of other lengths were for an earlier table of this name.
         known = [key for key in self._asked if len(key) == 4 * dim]
         if len(known) < FEWEST_QUESTIONS:
             return None
@@ -130,14 +130,14 @@ class Asked:
 
 
 class Builds:
-    """Builds and measures the indexes of a table, one work at a time."""
+    """Builds and measures the indexes of a table, one at a time."""
 
     def __init__(self, writes: Writes) -> None:
         self._writes = writes
         self._session = writes.versions.session
         self.asked = Asked()
         self.doing: str | None = None
-        """A phrase for the work on the indexes that is under way."""
+        """A phrase for the current work on the indexes."""
 
     async def planned(
         self,
@@ -188,11 +188,11 @@ class Builds:
             await self._keep(table, tuned)
             return
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
-        if noted.kind != build.kind:  # the effort is that of another kind
+        if noted.kind != build.kind:  # the effort belongs to another kind
             changes |= {"effort": None, "recall": None}
         tuned = tuned.with_changes(**changes, built_rows=build.rows, measured_rows=0)
-        # Until the build ends, and if it does not, searches use the index that is there. The new
-        # one is known by its kind if the process ends before the second note.
+        # Until the build succeeds, searches use the existing index. If the process ends before the
+        # second note, the new index is recognized by its kind.
         table = await self._keep(table, noted.with_changes(begun=tuned))
         config = kinds.config_of(build.kind, build.options, build.rows, table.schema.metric)
         table = await self._build(table, table.schema.vector, config, f"building {build.kind}")
@@ -231,7 +231,7 @@ class Builds:
             else:
                 break
         self._writes.versions.has_changed()
-        if made:  # by others
+        if made:  # by another process
             return await reopened(self._session, table.handle)
         return await table.advanced()
 

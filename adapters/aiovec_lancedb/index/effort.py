@@ -33,7 +33,7 @@ EVERY_PARTITION = 2**20
 # Per search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each requested candidate,
 # however few rows there are, and aborts the process if the system has no more memory.
 MOST_CANDIDATES = 2**20
-# The effort for an index that was not measured.
+# The effort for an index that has not been measured.
 _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 # The refine of a search with a filter, in multiples of the refine measured without one. The nearest
 # rows of a filter lie further from the query, so their distances differ by less and codes confuse
@@ -98,7 +98,7 @@ class Effort(_Noted):
             nprobes = min(nprobes, EVERY_PARTITION)
         if refine is not None:
             refine = min(refine, most // requested)
-        if ef is not None:  # a graph cannot give more rows than ef
+        if ef is not None:  # a graph cannot return more rows than ef
             ef = min(max(ef, requested * (refine or 1)), most)
         return Effort(nprobes=nprobes, ef=ef, refine=refine)
 

@@ -1,7 +1,7 @@
 """Indexes over fields, as the schema says: for filters, and for keyword search.
 
-They are made with their columns, while these are empty. Later rows are scanned until upkeep adds
-them; only the vector index has to wait for rows. An index for filters makes filters faster and
+They are created with their columns, while these are empty. Later rows are scanned until upkeep adds
+them. Only the vector index has to wait for rows. An index for filters makes filters faster and
 never changes an answer. An index for keyword search also defines for Lance where words begin and
 end, in the rows that it covers and in all others, so an empty one serves too.
 """
@@ -32,7 +32,7 @@ def config_of(field: Field) -> Any:
 
 
 def text_config(analyzer: str) -> Any:
-    """Return the same for keyword search: words of any length, including stop words.
+    """Return the arguments for keyword search: words of any length, including stop words.
 
     Without positions there are no phrases.
     """

@@ -1,4 +1,4 @@
-"""The indexes of a table in the words of the contract."""
+"""The indexes of a table in the contract's terms."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class InUse:
     """The size of partitions that upkeep aims at; without it, upkeep joins nearly all of them."""
     tuned: Tuned
     target: float
-    """The recall that searches are to have."""
+    """The recall that searches should have."""
 
     @property
     def by_aiovec(self) -> bool:
@@ -86,7 +86,7 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
     for index in indices:
         kind = kind_of_type(index.index_type)
         if kind is not None and index.columns == [table.schema.vector]:
-            # A build may have been killed when its index was there and not yet noted.
+            # A build may have been killed after its index was committed and before it was noted.
             tuned = Tuned(target=note.target)
             for noted in (note.begun, note):
                 if noted is not None and noted.kind == kind.name:
@@ -121,7 +121,7 @@ async def has_id_index(table: Opened) -> bool:
 async def infos_of(table: Opened) -> list[IndexInfo]:
     """Return the indexes over vectors and fields, by name.
 
-    The index over the ids is left out: upkeep builds it without being asked, like a file's own.
+    The index over the ids is left out: upkeep builds it unasked, like an internal one.
     """
     in_use = await vector_index(table)
     indices = [index for index in await table.indexes() if index.columns != ["id"]]

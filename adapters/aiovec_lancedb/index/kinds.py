@@ -92,7 +92,7 @@ def named(kind: object) -> str:
 def checked_options(
     kind: str, options: Mapping[str, Any], schema: Schema
 ) -> tuple[float | None, dict[str, int]]:
-    """Return the recall asked for and the options of the kind, or raise InvalidArgumentError."""
+    """Return the requested recall and the options of the kind, or raise InvalidArgumentError."""
     known = () if kind == AUTO else KINDS[kind].options
     for name in options:
         if name != _RECALL and name not in known:
@@ -132,9 +132,9 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str:
     """Return the kind that "auto" builds: a ``graph`` if possible and built within minutes.
 
-    A larger one is worth its build for a table that has ``settled``. Otherwise rotated codes in
-    partitions, whose searches cost more but whose build takes a fifth of the time; for lengths that
-    codes cannot have, whole vectors in partitions.
+    For a table that has ``settled``, a larger graph is worth its build. Otherwise it is rotated
+    codes in partitions, whose searches cost more but whose build takes a fifth of the time, or
+    whole vectors in partitions if codes cannot have the length.
     """
     if graph and rows * schema.dim <= (_MOST_IF_SETTLED if settled else _MOST_OF_A_GRAPH):
         return "hnsw_sq"
@@ -160,7 +160,7 @@ def _partitions_for(rows: int) -> int:
 
 
 def _sub_vectors(dim: int) -> int:
-    """Return one for 8 dimensions, or the largest smaller number that divides the length."""
+    """Return one part for 8 dimensions, or the largest smaller number that divides the length."""
     return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
 
 

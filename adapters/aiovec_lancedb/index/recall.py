@@ -1,7 +1,7 @@
 """Measure the recall of searches with an index, and the effort for a recall that is high enough.
 
-The recall is a share by distance: a hit counts if it is no further from the question than the last
-of the true nearest rows, so of rows that share a vector any will do.
+The recall is measured by distance: a hit counts if it is at most as far from the question as the
+last of the true nearest rows, so rows with the same vector are interchangeable.
 
 If enough questions of the table's users are known, they are used. Otherwise questions are made in
 four ways: stored vectors, each of which does not count as its own hit; points beyond them, as seen
@@ -30,7 +30,7 @@ from ..session import Opened
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, with_effort
 from .kinds import Kind
 
-# Rows that questions are made from, rows that their neighbours are chosen from, and the share of
+# Rows from which questions are made, rows from which their neighbours are chosen, and the share of
 # the other row in a point beyond a row and in a point between two.
 _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
@@ -97,7 +97,7 @@ async def _recall(
     most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
 
     async def search(n: int) -> list[int]:
-        """Return the row ids of what a search for a question finds."""
+        """Return the row ids of a search for a question."""
         query = table.lance.query().nearest_to(points[n]).column(vector).distance_type(metric)
         query = with_effort(query, effort).select([ROW, "_distance"])
         hits = await table.session.fetch(query.limit(most + int(nearest.itself[n])))
@@ -211,7 +211,7 @@ async def _nearest(table: Opened, questions: Questions) -> _Nearest:
     squares = np.einsum("ij,ij->i", points, points) if metric != "cosine" else 1.0
     numbers = np.arange(len(points))
     is_row = (questions.groups > 1) & (numbers % questions.groups == 0)
-    # By the dot product, a row may be far from itself.
+    # Under the dot product, a row may be far from itself.
     itself = (is_row & (squares >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
     counts = np.minimum(MEASURED_HITS, np.isfinite(nearest).sum(axis=1) - itself)
     return _Nearest(nearest[numbers, counts + itself - 1] - ties, counts, itself)

@@ -1,6 +1,4 @@
-"""Conditional writes in a bucket, besides LanceDB's own: a table's first version, and the mark of a
-migration.
-"""
+"""Conditional writes in a bucket: a table's first version, and the mark of a migration."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ class Bucket:
 
     @cached_property
     def _store(self) -> Any:
-        """Make the client, which makes no request."""
+        """Create the client. Makes no request."""
         config: dict[str, str] = {}
         client: dict[str, str] = dict(_TIMEOUTS)
         named = {key.lower(): value for key, value in os.environ.items()}
@@ -64,7 +62,7 @@ class Bucket:
             bare = next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
             if bare in _CLIENT:
                 client[bare] = value
-            elif self._knows(name, value):  # LanceDB takes further ones, which the client refuses
+            elif self._knows(name, value):  # the client refuses some of LanceDB's options
                 config[name] = value
         return self._made(config, client)
 

@@ -37,7 +37,7 @@ class UpkeepLease:
     def take(self, seconds: float = _SECONDS) -> bool:
         """Take or renew the lease; return False while another holds it. Makes two requests."""
         text, mode = self._bucket.get(self._path)
-        with suppress(ValueError, TypeError, KeyError):  # an unreadable lease holds nobody off
+        with suppress(ValueError, TypeError, KeyError):  # an unreadable lease excludes nobody
             lease = json.loads(text or b"")
             if lease["owner"] != self._owner and lease["until"] > time.time():
                 return False
@@ -46,7 +46,7 @@ class UpkeepLease:
 
     @asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:
-        """Renew the lease while the block runs, and then give it back."""
+        """Renew the lease while the block runs, and release it afterwards."""
 
         async def renew() -> None:
             while True:

@@ -49,14 +49,14 @@ class TableLock:
         self._path = file
         self._check = check
         self._threads = threads
-        self._thread = asyncio.Semaphore(1)  # so that giving the lock back waits for no other work
+        self._thread = asyncio.Semaphore(1)  # so that releasing the lock waits for no other work
         self._file: int | None = None
         self._held = False
 
     async def take(self, patience: float, first: Callable[[], None] = lambda: None) -> bool:
         """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
 
-        ``first`` is called under the lock, which is given back if it raises.
+        ``first`` is called under the lock, which is released if it raises.
         """
 
         def acquire() -> bool:
@@ -91,7 +91,10 @@ class TableLock:
         return taken
 
     async def release(self) -> None:
-        """Give it back, if it is held. In a thread, because on a network drive it is a request."""
+        """Release the lock, if it is held.
+
+        In a thread, because on a network drive it is a request.
+        """
         try:
             await to_its_end(in_thread(self._release, limit=self._thread))
         finally:

@@ -59,7 +59,7 @@ def literal(value: Any) -> str:
     if isinstance(value, str):
         return text(value)
     if isinstance(value, int):
-        # The parser takes the minus for an operator, and the number without it is out of range.
+        # The parser reads the minus as an operator, and the number without it is out of range.
         return f"CAST('{value}' AS BIGINT)" if value == _LEAST_INT else str(value)
     if isinstance(value, float):
         return f"CAST('{value!r}' AS DOUBLE)" if math.isinf(value) else repr(value)
@@ -97,7 +97,7 @@ def assigned(value: Any, kind: Kind) -> str:
         if not value:
             return f"arrow_cast(make_array(), {text(_ARROW_TYPES[kind])})"
         return f"make_array({listed(value)})"
-    if isinstance(value, bool):  # TRUE would be the value of a field with the name "true"
+    if isinstance(value, bool):  # TRUE would be read as a field with the name "true"
         return f"CAST({int(value)} AS BOOLEAN)"
     return literal(value)
 

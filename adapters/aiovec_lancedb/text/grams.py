@@ -137,7 +137,7 @@ class Matching:
 
 
 async def search(table: Opened, query: Query, where: str | None, *, any: bool) -> pa.Table:
-    """Return the ranking of rows that match all clauses or any, the best among them."""
+    """Return the best rows that match all clauses, or any, ranked."""
     cost = sum(len(clause.text) for clause in query.clauses)
     matching = await hop(cost, Matching.of, table.schema, query, any)
     if not matching.positive:
@@ -156,7 +156,7 @@ async def search(table: Opened, query: Query, where: str | None, *, any: bool) -
 
 
 def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | None:
-    """Return a query that every matching row matches; None if grams cannot select."""
+    """Return a query for a superset of the matching rows; None if grams cannot select."""
     wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
     groups = [group for group in wanted if group]
     if any:

@@ -1,4 +1,4 @@
-"""The tokens and places from which snippets are made; Lance has no snippets."""
+"""The tokens and places for snippets, which Lance does not make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHARACTER = re.compile(r".[\u0300-\u036f]*", re.DOTALL)
 
 
 def snippets_of(schema: Schema, query: Query) -> Snippets | None:
-    """Return what makes the snippets of a search; None if it wants none."""
+    """Return the function that makes the snippets of a search; None if it wants none."""
     if query.highlight is None:
         return None
     clauses, marks = query.clauses, query.highlight

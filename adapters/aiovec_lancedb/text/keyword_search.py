@@ -52,7 +52,7 @@ _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 async def search_text(
     versions: Versions, handle: TableHandle, query: Query, finish: FromEach[_T]
 ) -> _T:
-    """Return what ``finish`` makes of the best rows by BM25."""
+    """Find the best rows by BM25, and return the result of ``finish`` for them."""
     columns = query.columns
     ranked_with = columns if columns.meter is None else Columns(())
     async with versions.reading(
@@ -74,8 +74,10 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Opened) -> int
 
 
 async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Table, int]:
-    """Return the best rows with these columns and their scores, best first, and the number of the
-    first ones that have all words."""
+    """Return the best rows with these columns and their scores, best first.
+
+    Also return the number of first rows that have all words.
+    """
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await table.indexes())):
         hint = (
@@ -102,7 +104,7 @@ async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Tabl
             return whole, whole.num_rows
         more = await matching(any=True) if more is None else more
 
-    # Where no word begins as a prefix does, nothing was asked for, and the types are not Lance's.
+    # If no word begins with a prefix, Lance was not asked, and the types are not Lance's.
     ranks = [part for part in (whole, more) if part.num_rows] or [more]
 
     def combined() -> pa.Table:

@@ -62,11 +62,11 @@ from ..tables import alter_field
 
 LOG = logging.getLogger("aiovec.lancedb")
 
-# A file with this many rows is left as it is, unless many of them are deleted.
+# A file with this many rows is not compacted, unless many of them are deleted.
 _FULL_FILE = 1_048_576
-# An age for calls that must remove no version; nothing is as old as this.
+# A minimum age for calls that must not remove a version; no version is this old.
 _NEVER = timedelta(days=36_500)
-# An age for calls that must leave only the newest version. With 0, Lance logs a warning.
+# A minimum age for calls that must keep only the newest version. With 0, Lance logs a warning.
 _AT_ONCE = timedelta(milliseconds=1)
 # The time before every version.
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -78,7 +78,7 @@ _REMOVALS = (0.25, 2.0, 30.0)
 # be.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
-# Versions that may be kept too many before upkeep removes them.
+# Number of surplus versions at which upkeep removes them.
 _VERSIONS_OVER = 16
 # Rows that an index may leave out before a compaction adds them: a scan takes no time yet.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
@@ -89,10 +89,11 @@ _ATTEMPTS = 2
 
 # Seconds without a commit after which a table is quiet, and the longest wait for that.
 _QUIET, _LONGEST_WAIT = 1.0, 30.0
-# After an upkeep, the store rests this many times as long, so upkeep takes a fifth of the time, but
-# at most this many seconds: during an index build, writes leave files that wait for compaction.
+# After an upkeep, the store rests this many times as long, so that upkeep takes a fifth of the
+# time. The rest is at most this many seconds, because writes during an index build leave files that
+# wait for compaction.
 _REST, _LONGEST_REST = 4.0, 5.0
-# Seconds until the next look after an error, and while another process does the upkeep.
+# Seconds until the next check after an error, and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
 # Seconds between tries for the upkeep's lock, between tries for its lease, and between tables.
 _POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
@@ -114,7 +115,7 @@ _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedErro
 
 
 class Upkeep:
-    """The upkeep of one table: what is due, the tasks that do it, and what is known from them."""
+    """The upkeep of one table: the work that is due, its tasks, and their results."""
 
     def __init__(self, writes: Writes, tables: OpenTables) -> None:
         self.name = writes.versions.name
@@ -144,7 +145,7 @@ class Upkeep:
 
     @property
     def next_look(self) -> float:
-        """The time of the next look at the table, by ``time.monotonic``."""
+        """The time of the next check of the table, by ``time.monotonic``."""
         at = self._look_at
         if self._commits >= _FILES:
             at = 0.0
@@ -154,7 +155,7 @@ class Upkeep:
 
     @property
     def idle(self) -> bool:
-        """True if nothing is under way or waits, so that the store may forget the table."""
+        """True if no work is running or waiting, so that the store may forget the table."""
         return not self._tasks and not (self._tables.background and self.next_look < math.inf)
 
     # In the background
@@ -189,7 +190,7 @@ class Upkeep:
         self._busy_since = time.monotonic()
 
     async def maintain(self) -> None:
-        """Do once what is due."""
+        """Do the work that is due, once."""
         now = time.monotonic()
         busy_since = now if self._busy_since is None else self._busy_since
         quiet = now - self._last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
@@ -222,12 +223,12 @@ class Upkeep:
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, self.name, exc)
         except Exception as exc:  # noqa: BLE001 - the next pass tries again after any error
-            if is_read_only(exc):  # a process that may not write has nothing to do
+            if is_read_only(exc):  # a process without the right to write has nothing to do
                 return
             later = _AFTER_FAILURE
             text = "upkeep of the table %r failed and will be tried again: %s"
             trace = None if isinstance(exc, AiovecError) else exc
-            # In a thread, for a handler may write to a file.
+            # In a thread, because a handler may write to a file.
             await in_thread(partial(LOG.warning, text, self.name, exc, exc_info=trace))
         self._look_at = time.monotonic() + later
 
@@ -239,7 +240,7 @@ class Upkeep:
         Each step gets the table as the one before has left it.
         """
         table.check_not_filled()
-        # First what makes room.
+        # Free room first.
         if everything or await self._wants_compaction(table, quiet=quiet):
             table = await self._compact(table)
         table = await self.builds.build_lacking(table)
@@ -272,7 +273,7 @@ class Upkeep:
         return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
     def _look_behind_grace(self) -> None:
-        """Look again once nobody can be reading the versions that are still too new to remove."""
+        """Check again once no one can be reading the versions that are still too new to remove."""
         self._look_after_in(self._versions.pins.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Opened) -> tuple[int, int, int]:
@@ -283,7 +284,7 @@ class Upkeep:
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
 
     async def _compact(self, table: Opened) -> Opened:
-        """Compact the table; return it as it is then."""
+        """Compact the table; return its new version."""
         rows, _, size = await self._shape(table)
         async with self._session.admission.share(
             scan_bytes(min(rows, _FULL_FILE), table.schema.dim)
@@ -295,7 +296,7 @@ class Upkeep:
                     break
                 table = await reopened(self._session, table.handle)
             else:
-                with renewed():  # the failed attempts were no time of waiting for others
+                with renewed():  # the time of failed attempts does not count as waiting for others
                     change = LoneWrite(self._optimize, table.handle, altered=True)
                     table = await self._writes.commit(change)
         self._versions.has_changed()
@@ -517,7 +518,7 @@ class Upkeep:
             try:
                 leased = lease is None or await in_thread(lease.take)
             except asyncio.CancelledError:
-                if lease is not None:  # it may have been taken after all
+                if lease is not None:  # the lock may have been taken in spite of the error
                     await lease.give_back()
                 raise
             finally:
@@ -645,12 +646,12 @@ class OpenTables:
         return table
 
     def forget(self, name: str) -> None:
-        """Forget what the upkeep knows of a table that was dropped, for the next of its name."""
+        """Forget the upkeep's state of a dropped table, before another table gets its name."""
         if (table := self._tables.get(name)) is not None:
             table.upkeep = Upkeep(table.writes, self)
 
     def begin(self) -> None:
-        """Look after the tables when it is time."""
+        """Do the upkeep of each table when it is due."""
         if self.background and not self.session.closing:
             self._wake.set()
             if self._task is None or self._task.done():
