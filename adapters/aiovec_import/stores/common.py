@@ -170,10 +170,11 @@ class CollectionSource(Source):
             try:
                 with reading(None):
                     collection = self.collection(name)
-                if self._chosen(collection) is None:
+                if (chosen := self._chosen(collection)) is None:
                     skipped.append(name)
                 else:
-                    tables.append(self._table(collection, [table.name for table in tables]))
+                    taken = [table.name for table in tables]
+                    tables.append(self._table(collection, chosen, taken))
             except AiovecError as exc:
                 if len(wanted) == 1:
                     raise
@@ -205,8 +206,7 @@ class CollectionSource(Source):
             )
         return chosen
 
-    def _table(self, collection: Collection, taken: Sequence[str]) -> ForeignTable:
-        chosen = self._chosen(collection) or collection.vectors[0]
+    def _table(self, collection: Collection, chosen: Vectors, taken: Sequence[str]) -> ForeignTable:
         metric = _METRICS.get((chosen.metric or "").lower())
         notes = []
         if metric is None and self._hints.new.metric is None:
@@ -242,11 +242,9 @@ class CollectionSource(Source):
         """Return the keys of the text and of the object with its metadata, if points have both."""
         keys: Mapping[str, Any] = collection.fields
         if not keys:
-            with reading(None):
-                page = next(self.points(collection, vector, 1), ())
-                first = next((point for point in page if isinstance(point, Point)), None)
-            keys = {} if first is None else first.metadata
-            keys = {key: value for key, value in keys.items() if isinstance(value, (str, Mapping))}
+            for point in self._first(collection, vector, 1)[:1]:
+                found = point.metadata.items()
+                keys = {key: value for key, value in found if isinstance(value, (str, Mapping))}
         return next((pair for pair in _TEXTS_WITH_METADATA if keys.keys() >= {*pair}), None)
 
     def _named_keys(
@@ -260,9 +258,7 @@ class CollectionSource(Source):
         texts = [*new.text, *([] if new.embed is None else [new.embed])]
         keys = {name: Field(str) for name in texts if name not in columns}
         if indexed := set(new.index) - columns.keys() - keys.keys():
-            with reading(None):
-                page = next(self.points(collection, vector, _FIRST_POINTS), ())
-                first = [point for point in page if isinstance(point, Point)]
+            first = self._first(collection, vector, _FIRST_POINTS)
             for name in indexed:
                 kinds = kinds_in(
                     [_unfolded(point.metadata, collection).get(name) for point in first]
@@ -275,6 +271,11 @@ class CollectionSource(Source):
                     )
                 keys[name] = field
         return keys
+
+    def _first(self, collection: Collection, vector: str, size: int) -> list[Point]:
+        with reading(None):
+            page = next(self.points(collection, vector, size), ())
+            return [point for point in page if isinstance(point, Point)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         numbers = count(1)
@@ -329,11 +330,6 @@ def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, 
     if not isinstance(inner, (Mapping, NoneType)):
         return dict(metadata)
     return {free_name(key, outer): value for key, value in (inner or {}).items()} | outer
-
-
-def fields_of_kinds(kinds: Iterable[tuple[str, Any]]) -> dict[str, Field | None]:
-    """Return the fields of columns by their types; None means a column of the payload."""
-    return {name: Field(kind) if kind else None for name, kind in kinds}
 
 
 def client(module: str, package: str) -> Any:

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aiovec._input.infer import field_of_arrow
+from aiovec._input.infer import USUAL_VECTORS, field_of_arrow
 from aiovec.backend import unstorable
 from aiovec.errors import ConfigError
 
 from .common import Collection, CollectionSource, Point, Vectors, client
-
-_USUAL = ("vector", "embedding")
 
 
 class LanceSource(CollectionSource):
@@ -59,7 +57,7 @@ class LanceSource(CollectionSource):
             for column in columns
             if pa.types.is_list(column.type) and _dim_of(column.type.value_type)
         ]  # fmt: skip
-        vectors.sort(key=lambda column: column.name not in _USUAL)
+        vectors.sort(key=lambda column: column.name not in USUAL_VECTORS)
         vector_names = {column.name for column in vectors}
         id = self._hints.id_column or "id"
         if self._hints.id_column not in (None, "none", *columns.names):

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from aiovec.backend import Field
 from aiovec.errors import ConfigError
 
-from .common import Collection, CollectionSource, Point, Vectors, client, fields_of_kinds
+from .common import Collection, CollectionSource, Point, Vectors, client
 
 _KINDS: dict[str, Any] = {
     "BOOL": "bool", "INT8": "int", "INT16": "int", "INT32": "int", "INT64": "int",
@@ -36,9 +37,9 @@ class MilvusSource(CollectionSource):
         described = self._client.describe_collection(name)["fields"]
         vectors = [self._vectors(name, field) for field in described if _is_vector(field)]
         (key,) = (field["name"] for field in described if field.get("is_primary"))
-        kinds = ((field["name"], _kind_of(field)) for field in described if field["name"] != key)
+        fields = {field["name"]: _field_of(field) for field in described if field["name"] != key}
         rows = self._client.query(name, output_fields=["count(*)"])[0]["count(*)"]
-        return Collection(name, vectors, rows, key, fields_of_kinds(kinds))
+        return Collection(name, vectors, rows, key, fields)
 
     def _vectors(self, collection: str, field: dict[str, Any]) -> Vectors:
         name, kind = field["name"], field["type"].name
@@ -72,9 +73,10 @@ def _is_vector(field: dict[str, Any]) -> bool:
     return str(field["type"].name).endswith("VECTOR")
 
 
-def _kind_of(field: dict[str, Any]) -> Any:
-    """Return the type of a column's field; None for a column of the payload."""
+def _field_of(field: dict[str, Any]) -> Field | None:
+    """Return a column's field; None for a column of the payload."""
+    kind: Any = _KINDS.get(field["type"].name)
     if field["type"].name == "ARRAY":
         item = _KINDS.get(field["element_type"].name)
-        return f"list[{item}]" if item in ("text", "int", "float") else None
-    return _KINDS.get(field["type"].name)
+        kind = f"list[{item}]" if item in ("text", "int", "float") else None
+    return Field(kind) if kind else None

@@ -22,15 +22,7 @@ from aiovec.errors import ConfigError
 from aiovec_sqlite.layout import quoted
 
 from ..files import reading
-from ..sources import (
-    Chunk,
-    ForeignTable,
-    Hints,
-    Reject,
-    free_name,
-    in_parts,
-    legal_table_name,
-)
+from ..sources import Chunk, ForeignTable, Hints, Reject, free_name, in_parts, legal_table_name
 from .common import Collection, CollectionSource, Point, Vectors, chunk_of
 
 QUERY = "aiovec_query"
