@@ -64,11 +64,6 @@ class Documents(Reader):
     def close(self) -> None:
         """Do nothing: each document is closed after it was read."""
 
-    @property
-    def others(self) -> str:
-        """The files that are left out, for messages."""
-        return in_words(self.left_out)
-
 
 def in_words(left_out: Mapping[str, int]) -> str:
     """Return files by their suffixes or reasons: ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.

@@ -161,6 +161,7 @@ async def import_(
         raise typer.BadParameter("--dry-run writes nothing; leave out --backup")
     await in_thread(import_module, "aiovec_import.running")  # slow
     from .documents import DocumentImport
+    from .folders import in_words
     from .reports import of_found
     from .running import run_import
     from .sources import RejectsFile
@@ -180,7 +181,8 @@ async def import_(
         listed = RejectsFile(path, _say_error)
         job: Import = await in_thread(DocumentImport.of, wanted, documents, listed)
     elif documents is not None and documents.left_out and (wanted.include or wanted.exclude):
-        raise ConfigError(f"{sources[0]} has no documents to import; it has {documents.others}")
+        others = in_words(documents.left_out)
+        raise ConfigError(f"{sources[0]} has no documents to import; it has {others}")
     else:
         job = await _of_rows(at, wanted, rejects, engine, address)
     if backup is not None:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -169,10 +168,6 @@ def vector_texts(column: pa.Array) -> list[str]:
 def json_values(column: pa.Array) -> list[Any]:
     """Return the values of a column in JSON's types."""
     values = python_values(column)
-    if pa.types.is_timestamp(column.type):
-        return [None if v is None else _rfc3339(v) for v in values]
+    if pa.types.is_timestamp(column.type):  # in RFC 3339
+        return [None if v is None else v.isoformat().replace("+00:00", "Z") for v in values]
     return values
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

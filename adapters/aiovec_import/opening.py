@@ -33,7 +33,7 @@ from .files import (
     reading,
     schema_file,
 )
-from .folders import KINDS, documents_in
+from .folders import KINDS, documents_in, in_words
 from .globs import file_system_of
 from .jsonlines import JsonLines
 from .sources import (
@@ -209,10 +209,10 @@ def _unknown(path: Path) -> str:
             f"{path.name} is no document ({KINDS}), no file of rows ({suffixes}; or name its "
             "--format), and no database with vectors"
         )
-    found = documents_in([str(path)])
+    left_out = documents_in([str(path)]).left_out
     return (
         f"{path} has no documents ({KINDS}), and is no store of a kind that import knows: "
-        f"{', '.join(source_names())}" + (f"; it has {found.others}" if found.left_out else "")
+        f"{', '.join(source_names())}" + (f"; it has {in_words(left_out)}" if left_out else "")
     )
 
 

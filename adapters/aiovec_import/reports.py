@@ -52,17 +52,8 @@ def of_found(source: Reader, tables: Sequence[ForeignTable]) -> Shown:
     for table in tables:
         schema, rows = table.schema, "?" if table.rows is None else table.rows
         facts.append(table.facts(table.name) | {"rows": table.rows, "schema": schema.to_dict()})
-        cells.append(
-            [
-                table.name,
-                table.origin,
-                table.layout,
-                rows,
-                schema.dim,
-                schema.metric,
-                schema.model or "-",
-            ]
-        )
+        made = [schema.dim, schema.metric, schema.model or "-"]
+        cells.append([table.name, table.origin, table.layout, rows, *made])
     columns = ["table", "from", "layout", "rows", "dim", "metric", "model"]
     named = {"file": source.name, "format": source.form, "failed": source.failed}
     listing = Listing(columns, cells, right=["rows", "dim"])

@@ -134,10 +134,6 @@ class SyncImport(Import):
         return self.wanted.base or self.load.source.base
 
     @property
-    def upsert(self) -> bool:
-        return self.wanted.upsert
-
-    @property
     def whole(self) -> bool:
         return not self.load.rejected
 
@@ -244,7 +240,7 @@ class SyncImport(Import):
         return marks == {(self.base, digest, len(stored))}
 
     def _may_replace(self, stored: _Stored) -> bool:
-        return self.upsert or all(base == self.base for base, *_ in stored.values())
+        return self.wanted.upsert or all(base == self.base for base, *_ in stored.values())
 
     async def _state(self, store: VectorStore, names: Sequence[str]) -> dict[str, _Stored]:
         """Return the rows of the table by the names of their items."""
