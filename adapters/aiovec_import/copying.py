@@ -85,7 +85,7 @@ class RowImport(Import):
                 if load.exists and ids:
                     part = part.without(await store.exists(load.table, ids), EXISTS)
                 await self.note(load, part.rejects)
-        self.refuse()
+        self.refuse_rejects()
 
     async def write(self, store: VectorStore, part: Any) -> None:
         """Write rows; rows whose id already exists become rejects."""

@@ -152,9 +152,9 @@ class Import(ABC):
         async with aclosing(self.parts()) as parts:
             async for _ in parts:
                 pass
-        self.refuse()
+        self.refuse_rejects()
 
-    def refuse(self) -> None:
+    def refuse_rejects(self) -> None:
         """Raise ConfigError if there are rejects in an import that allows none."""
         if bad := sum(load.rejected for load in self.loads):
             things = f"1 {self.unit}" if bad == 1 else f"{bad:,} {self.unit}s"

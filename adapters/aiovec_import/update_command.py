@@ -63,10 +63,10 @@ async def update(
     async with AsyncExitStack() as exits:
         target = await replace(at, exits=exits).table(name)
         schema = await target.schema()
+    hints = Hints(id_column=id_column, vector_column=vector_column)
     wanted = Wanted(
-        sources=[file], table=target.name, hints=Hints(None, None, id_column, vector_column),
-        form=form, schema=schema, strict=strict,
-    )  # fmt: skip
+        sources=[file], table=target.name, hints=hints, form=form, schema=schema, strict=strict
+    )
     job = await in_thread(opened_update, wanted)
     at.exits.push_async_callback(in_thread, job.source.close)
     return await run_import(at, job, embedder)
