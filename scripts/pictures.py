@@ -54,7 +54,7 @@ PICTURES = (
     Picture(
         "stalls",
         "Longest stall of the event loop while 20 tasks search",
-        "Nine other stores",
+        "Eight other stores",
         "longest stall, ms",
         lambda row: f"{row['longest stall, ms']} ms",
     ),
