@@ -75,7 +75,8 @@ async def test_a_body_that_is_too_long_is_refused_at_once(held: Held) -> None:
 async def test_a_body_that_does_not_go_on_is_cut_off(held: Held) -> None:
     app = held.app(receive_timeout=0.1)
     stalled = Connection(app, "POST", SEARCH, [BODY[:5]], ends=False)
-    assert await stalled.status() == 408
+    async with asyncio.timeout(30):
+        assert await stalled.status() == 408
     assert "16 KiB a second" in json.loads(b"".join(stalled.body))["detail"]
     assert not held.begun.is_set()
 
