@@ -99,7 +99,7 @@ class Bridge:
             self._store = store
         else:
             self._target = store
-        self._see(None)
+        self._note_schema(None)
 
     @property
     def target(self) -> str:
@@ -129,10 +129,10 @@ class Bridge:
         table = store.table(self.table)
         if not self._seen:
             with suppress(TableNotFoundError):
-                self._see(await table.schema())
+                self._note_schema(await table.schema())
         return await call(table)
 
-    def _see(self, schema: Schema | None) -> None:
+    def _note_schema(self, schema: Schema | None) -> None:
         """Follow the schema of the existing table, or None if the next call has to read it."""
         self._seen = schema is not None
         self.metric: Metric = (schema or self._schema(1)).metric
@@ -148,7 +148,7 @@ class Bridge:
                 return await act(table)
             except TableNotFoundError:
                 columns = self._taken
-                self._see(None)
+                self._note_schema(None)
                 if self._taken != columns:
                     raise  # the rows have the columns of a table that somebody dropped
                 length = self.dim or dim
@@ -169,13 +169,13 @@ class Bridge:
         try:
             return await self.aio(act)
         except TableNotFoundError:
-            self._see(None)
+            self._note_schema(None)
             return missing
 
     async def drop(self) -> None:
         """Drop the table. The next write creates it again."""
         await self.aio(lambda table: table.drop(missing_ok=True))
-        self._see(None)
+        self._note_schema(None)
 
     def close(self) -> None:
         """Close the store if the bridge opened it. The next call opens it again."""
@@ -183,7 +183,7 @@ class Bridge:
             if self._target is not None and isinstance(self._store, sync.VectorStore):
                 self._store.close()
                 self._store = None
-                self._see(None)
+                self._note_schema(None)
 
     def _opened(self) -> sync.VectorStore:
         with self._opening:
@@ -309,8 +309,8 @@ class DocumentBridge(Bridge):
         self.dim: int | None = dim if schema is None else schema.dim
         self._zero_as_none = zero_as_none
 
-    def _see(self, schema: Schema | None) -> None:
-        super()._see(schema)
+    def _note_schema(self, schema: Schema | None) -> None:
+        super()._note_schema(schema)
         known = schema or self._schema(1)
         self.text: str = _text_of(known, self._text)
         self._vector = known.vector
