@@ -29,14 +29,14 @@ _MOST_COMPARED = 10_000
 """Most rows whose vectors are compared with each other for diversity."""
 
 
-class Room:
+class ByteBudget:
     """A number of bytes that all bodies, or all answers, in progress share."""
 
     def __init__(self, nbytes: int) -> None:
         self._free = nbytes
         self._lock = threading.Lock()  # a lock, because large answers are built in threads
 
-    def take(self, nbytes: int) -> bool:
+    def reserve(self, nbytes: int) -> bool:
         """Reserve bytes. Return False if fewer are left."""
         with self._lock:
             if nbytes > self._free:
@@ -44,7 +44,7 @@ class Room:
             self._free -= nbytes
             return True
 
-    def give(self, nbytes: int) -> None:
+    def release(self, nbytes: int) -> None:
         with self._lock:
             self._free += nbytes
 
@@ -55,7 +55,7 @@ class Bounds:
 
     rows: int
     nbytes: int
-    room: Room
+    budget: ByteBudget
     held: int | None = 0
     """Bytes reserved for the answer; None after the request."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,7 +63,7 @@ class Bounds:
     def check_bytes(self, nbytes: int) -> None:
         """Refuse an answer that has grown to more bytes than a body may have.
 
-        The bytes are also reserved from the room of all answers, until the request has ended. A
+        The bytes are also reserved from the budget of all answers, until the request has ended. A
         thread may still read for other requests after that; nothing is reserved then.
         """
         if nbytes > self.nbytes:
@@ -76,7 +76,7 @@ class Bounds:
         with self._lock:
             if self.held is None or nbytes <= self.held:
                 return
-            if not self.room.take(nbytes - self.held):
+            if not self.budget.reserve(nbytes - self.held):
                 words = "the answers to other requests take the memory; try again"
                 raise RequestError(503, words)
             self.held = nbytes
@@ -84,11 +84,11 @@ class Bounds:
     def end(self) -> None:
         """Release the reserved bytes, and reserve no more, because the request has ended."""
         with self._lock:
-            self.room.give(self.held or 0)
+            self.budget.release(self.held or 0)
             self.held = None
 
 
-_UNBOUNDED = Bounds(sys.maxsize, sys.maxsize, Room(sys.maxsize))
+_UNBOUNDED = Bounds(sys.maxsize, sys.maxsize, ByteBudget(sys.maxsize))
 BOUNDS = ContextVar("aiovec_server_bounds", default=_UNBOUNDED)
 
 
@@ -163,8 +163,8 @@ class Limits:
         self._max_rows = settings.max_rows
         self.max_body: int = settings.max_body_mb * _MIB
         self.stall: float = settings.receive_timeout
-        self.bodies: Room = Room(_BODIES * self.max_body)
-        self._answers = Room(_ANSWERS * self.max_body)
+        self.bodies: ByteBudget = ByteBudget(_BODIES * self.max_body)
+        self._answers = ByteBudget(_ANSWERS * self.max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = scope["route"]
@@ -180,14 +180,14 @@ class Limits:
                     await self._in_turn(scope, exchange)
         except Exception as exc:
             if exchange.gone.is_set():
-                return  # it only says that
+                return  # the error is only that the client has gone
             if isinstance(exc, TimeoutError) and exchange.deadline.expired():
                 raise exchange.late() from None
             raise
         finally:
             exchange.end()
             BOUNDS.reset(token)
-            self.bodies.give(exchange.held)
+            self.bodies.release(exchange.held)
             bounds.end()
             scope["state"]["aiovec_received"] = exchange.held
 
@@ -275,7 +275,7 @@ class _Exchange:
             return message
         size = len(message.get("body", b""))
         self._check_length(self.held + size)
-        if not self._limits.bodies.take(size):
+        if not self._limits.bodies.reserve(size):
             words = "the bodies of other requests take all the memory for bodies; try again"
             raise RequestError(503, words)
         self.held += size
