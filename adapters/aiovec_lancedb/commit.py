@@ -74,15 +74,15 @@ class WriteOperation(ABC):
         """
 
 
-Act = Callable[..., Awaitable[Any]]
+TableWork = Callable[..., Awaitable[Any]]
 """Called with the opened table as the last argument, if the operation has a handle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoneWrite(WriteOperation):
+class SeparateWrite(WriteOperation):
     """Calls a function with ``args``, in a separate commit, and calls it again after a conflict."""
 
-    act: Act
+    act: TableWork
     handle: TableHandle | None = None
     altered: bool = False
     changes_schema: bool = False
@@ -183,9 +183,7 @@ class TableCommitter(Committer[OperationCall]):
         await in_thread(self._session.mark.end_pause, pause)
 
     def _note_mark(self) -> None:
-        """Refuse the work if a mark does, under the lock.
-
-        A process that sets a mark takes the same lock afterwards.
+        """Read the mark under the lock, because a process that sets one takes the lock afterwards.
 
         In a bucket, where the lock does not exclude other processes, a write checks again after
         opening the table.

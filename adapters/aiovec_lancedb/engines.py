@@ -20,7 +20,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import renewed
 from aiovec.errors import AiovecError, StoreBusyError
 
-from .commit import Act, LoneWrite
+from .commit import SeparateWrite, TableWork
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
 from .operations import stored_form as stored_form
@@ -39,7 +39,7 @@ class TablePlace:
 class Filling:
     """The load of one engine into one table."""
 
-    def __init__(self, writes: Writes, handle: TableHandle, run: str, sweep: Act) -> None:
+    def __init__(self, writes: Writes, handle: TableHandle, run: str, sweep: TableWork) -> None:
         """``sweep`` removes the files that no version of the table refers to."""
         self._commit_to = writes.commit
         self._session = writes.versions.session
@@ -66,9 +66,11 @@ class Filling:
         with self._session.guarded:
             await self._sweeping()
 
-    async def _do(self, act: Act) -> Any:
+    async def _do(self, act: TableWork) -> Any:
         # Like a change of the schema, because no load may be open during a migration.
-        return await self._commit_to(LoneWrite(act, self._table, changes_schema=True, fills=True))
+        return await self._commit_to(
+            SeparateWrite(act, self._table, changes_schema=True, fills=True)
+        )
 
     async def begin(self) -> None:
         """Note the load with the table, unless the run has filled it before."""
@@ -122,7 +124,7 @@ class Filling:
             )
         return table
 
-    async def commit(self, commit: Act) -> int:
+    async def commit(self, commit: TableWork) -> int:
         """Have the rows committed, and return their number.
 
         ``commit`` adds all of them on the version that the load began with.
@@ -130,7 +132,7 @@ class Filling:
         with renewed():  # the time of writing the files does not count as waiting for others
             return int(await self._do(partial(self._commit, commit)))
 
-    async def _commit(self, commit: Act, newest: Opened) -> int:
+    async def _commit(self, commit: TableWork, newest: Opened) -> int:
         if await (await self._checked()).rows() == self.before:
             try:
                 with self._session.guarded:

@@ -65,7 +65,7 @@ from aiovec.errors import (
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup
 from .changes import Plans, changes, newest_number
-from .commit import Act, LoneWrite, WriteOperation
+from .commit import SeparateWrite, TableWork, WriteOperation
 from .engines import Filling, TablePlace
 from .export import Export
 from .index import info
@@ -214,9 +214,9 @@ class LancedbBackend(Backend):
         await self._alter(name, tables.create_table, self._session, name, schema)
 
     async def _alter(
-        self, name: str, act: Act, *args: object, table: TableHandle | None = None
+        self, name: str, act: TableWork, *args: object, table: TableHandle | None = None
     ) -> None:
-        await self._write(name, LoneWrite(act, table, changes_schema=True, args=args))
+        await self._write(name, SeparateWrite(act, table, changes_schema=True, args=args))
 
     async def alter(self, table: TableHandle, change: SchemaChange) -> None:
         match change:
@@ -400,7 +400,7 @@ class LancedbBackend(Backend):
             await tables.check_whole(self._session, table, version)
             with renewed():  # the time of reading the version does not count as waiting for others
                 # It ends the load of an engine: Lance refuses every commit that began before it.
-                change = LoneWrite(
+                change = SeparateWrite(
                     tables.revert, table, changes_schema=True, fills=True, args=(version,)
                 )
                 await self._write(table.name, change)
@@ -445,7 +445,7 @@ class LancedbBackend(Backend):
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(
-                LoneWrite(tables.set_sign, args=(self._session, name)), limit
+                SeparateWrite(tables.set_sign, args=(self._session, name)), limit
             )
             for name in names
         ]
@@ -462,7 +462,7 @@ class LancedbBackend(Backend):
         self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
     ) -> Mapping[str, str]:
         if change:
-            await self._write(table.name, LoneWrite(partial(tables.put_notes, change), table))
+            await self._write(table.name, SeparateWrite(partial(tables.put_notes, change), table))
         async with self._session.reading(table) as opened:
             return notes_in(opened.arrow)
 

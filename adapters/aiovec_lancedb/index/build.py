@@ -21,7 +21,7 @@ from aiovec.backend import Float32Array
 from aiovec.backend.contract import TableHandle
 from aiovec.errors import InvalidArgumentError, StoreBusyError
 
-from ..commit import LoneWrite
+from ..commit import SeparateWrite
 from ..driver import indexing
 from ..layout import tuned_in
 from ..session import Opened, Session
@@ -255,7 +255,7 @@ class Builds:
             await self._keep(table, tuned)
 
     async def _keep(self, table: Opened, tuned: Tuned) -> Opened:
-        change = LoneWrite(note, table.handle, altered=True, args=(tuned,))
+        change = SeparateWrite(note, table.handle, altered=True, args=(tuned,))
         noted: Opened = await self._writes.commit(change)
         return noted
 

@@ -46,7 +46,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from ..commit import LoneWrite
+from ..commit import SeparateWrite
 from ..errors import is_read_only
 from ..index import kinds
 from ..index.build import SETTLED, Builds, drop, reopened
@@ -297,7 +297,7 @@ class Upkeep:
                 table = await reopened(self._session, table.handle)
             else:
                 with renewed():  # the time of failed attempts does not count as waiting for others
-                    change = LoneWrite(self._optimize, table.handle, altered=True)
+                    change = SeparateWrite(self._optimize, table.handle, altered=True)
                     table = await self._writes.commit(change)
         self._versions.has_changed()
         if self._session.folder is not None:
@@ -477,14 +477,14 @@ class Upkeep:
             )
             raise InvalidArgumentError("name", name, expected)
         async with self.locked():
-            change = LoneWrite(drop, handle, by_hand=True, args=(name,))
+            change = SeparateWrite(drop, handle, by_hand=True, args=(name,))
             await self._writes.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
         async def act(_: Opened) -> None:
-            change = LoneWrite(alter_field, handle, changes_schema=True, args=(name, field))
+            change = SeparateWrite(alter_field, handle, changes_schema=True, args=(name, field))
             await self._writes.commit(change)
             with index_behind_change(self._session.target, handle.name):
                 await self.builds.build_lacking(await reopened(self._session, handle))
