@@ -16,12 +16,12 @@ from aiovec.backend.rows import Batch
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError, DuplicateIdError
 
+from .checking import CheckedRows, check_chunk
 from .files import reading, rows_at_once
 from .folders import KINDS
 from .globs import files_of
 from .loading import EXISTS, Import, Load, create, read_ahead
 from .opening import opened
-from .sifting import Sifted, sift
 from .sources import CAME_BEFORE, Chunk, RejectsFile, refuse
 from .wanted import Wanted
 
@@ -50,21 +50,21 @@ class RowImport(Import):
             chunks = self.source.read(load.source, schema, rows_at_once(schema))
             read = 0
             following = partial(in_thread, self._following, load, chunks)
-            async with aclosing(read_ahead(following)) as sifted:
-                async for part in sifted:
+            async with aclosing(read_ahead(following)) as checked:
+                async for part in checked:
                     read += part.rows.num_rows + len(part.rejects)
                     await self.note(load, part.rejects)
                     if part.rows.num_rows:
                         yield load, replace(part, rejects=[])
                     load.seen(read)
 
-    def _following(self, load: Load, chunks: Iterator[Chunk]) -> Sifted | None:
+    def _following(self, load: Load, chunks: Iterator[Chunk]) -> CheckedRows | None:
         new_ids = load.source.new_ids
         try:
             with reading(self.source.name):
                 if (chunk := next(chunks, None)) is None:
                     return None
-                return sift(
+                return check_chunk(
                     chunk, load.used_schema, last_counts=self.wanted.upsert, new_ids=new_ids
                 )
         except AiovecError as exc:
@@ -90,7 +90,7 @@ class RowImport(Import):
     async def write(self, store: VectorStore, part: Any) -> None:
         """Write rows; rows whose id already exists become rejects."""
         load: Load
-        rows: Sifted
+        rows: CheckedRows
         load, rows = part
         await create(store, load)
         while rows.rows.num_rows:

@@ -210,7 +210,7 @@ class TableFeed(SourceFeed):
                 return None
             last, noted = self._queue.noted(AT_ONCE, mark.applied)
             keys = [*dict.fromkeys([*again, *noted])]
-            rows = self._table.some(keys, self._job.schema)
+            rows = self._table.rows_of_keys(keys, self._job.schema)
             return replace(mark, applied=last, seen=self._queue.seen()), keys, rows
 
     def _items(self, chunk: Chunk, absent: set[str]) -> tuple[list[Item], list[Reject]]:
@@ -274,7 +274,7 @@ class TableFeed(SourceFeed):
         """Compare the next rows; after the last ones, delete those that the source lacks."""
         last, keys = await self._ask(Queue.copied, AT_ONCE, self._copied)
         if keys:
-            rows = await self._alone(self._table.some, keys, self._job.schema)
+            rows = await self._alone(self._table.rows_of_keys, keys, self._job.schema)
             await self._bring_rows(keys, *await in_thread(self._items, *rows))
             self._copied = last
             return True

@@ -18,9 +18,9 @@ from aiovec.backend.threads import in_thread
 from aiovec.documents import SCHEMA, Cutter
 from aiovec.errors import ConfigError
 
+from .checking import check_chunk
 from .folders import KINDS
 from .loading import create
-from .sifting import sift
 from .sources import CAME_BEFORE, Chunk, NewTable, Reject, free_name, refuse
 from .syncing import Change, Item, Row, Seen, SyncImport
 
@@ -76,9 +76,9 @@ class TextImport(SyncImport):
         else:
             rows = [{free_name(name, marks): value for name, value in r.items()} for r in rows]
         lenient = replace(self.schema, vector_nullable=True)
-        sifted = sift(replace(chunk, rows=rows), lenient, last_counts=False)
-        named = zip(_mappings(sifted.rows, self.schema), sifted.places, strict=True)
-        return [self._item(id, row, place) for (id, row), place in named], sifted.rejects
+        checked = check_chunk(replace(chunk, rows=rows), lenient, last_counts=False)
+        named = zip(_mappings(checked.rows, self.schema), checked.places, strict=True)
+        return [self._item(id, row, place) for (id, row), place in named], checked.rejects
 
     def _item(self, id: str, row: Row, place: int | str) -> Item:
         if not row[self.embedded] and (self.cutter is not None or not self.schema.vector_nullable):

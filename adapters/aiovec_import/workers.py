@@ -19,11 +19,11 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import InvalidRowError
 
+from .checking import check_chunk
 from .copying import RowImport
 from .files import rows_at_once
 from .loading import create
 from .opening import Files, Opener
-from .sifting import sift
 
 
 @dataclass
@@ -73,7 +73,7 @@ def _absolute(files: Mapping[str, str]) -> dict[str, str]:
 def _checked_rows(opener: Opener, source: str, schema: Schema) -> Iterator[pa.Table]:
     """Yield the rows of one file, checked for the schema; InvalidRowError for the first bad one."""
     for table, chunk in opener.chunks(source, schema, rows_at_once(schema)):
-        sifted = sift(chunk, schema, last_counts=False, new_ids=table.new_ids)
-        for bad in sifted.rejects:
+        checked = check_chunk(chunk, schema, last_counts=False, new_ids=table.new_ids)
+        for bad in checked.rejects:
             raise InvalidRowError(f"{bad.row}: {bad.reason}", id=bad.id)
-        yield sifted.rows
+        yield checked.rows

@@ -260,7 +260,7 @@ class SqliteTable(TextTable):
         self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select()}")
         yield from batches(self._db.execute(f"SELECT * FROM temp.{_COPY}"), size)
 
-    def some(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
+    def rows_of_keys(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
         """Return the rows with these keys, and the ids of keys without a row."""
         names = [name if name == "rowid" else quoted(name) for name in self.key]
         rows: list[Any] = []

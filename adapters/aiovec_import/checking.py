@@ -28,30 +28,32 @@ _FAULTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Sifted:
+class CheckedRows:
     """Rows that can be imported, with their places in the source, and rejects for the others."""
 
     rows: pa.Table
     places: Sequence[int | str]
     rejects: list[Reject]
 
-    def only(self, good: BoolArray, reason: str) -> Sifted:
+    def only(self, good: BoolArray, reason: str) -> CheckedRows:
         """Return the good rows, and a reject for each of the others."""
         ids = self.rows.column("id")
         bad = [
             Reject(self.places[i], ids[i].as_py(), reason) for i in np.flatnonzero(~good).tolist()
         ]
         places = [self.places[i] for i in np.flatnonzero(good).tolist()]
-        return Sifted(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
+        return CheckedRows(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
 
-    def without(self, ids: Collection[str], reason: str) -> Sifted:
+    def without(self, ids: Collection[str], reason: str) -> CheckedRows:
         """Return the rows except those with these ids, which become rejects."""
         held = self.rows.column("id").to_pylist()
         good = np.fromiter((id not in ids for id in held), dtype=bool, count=len(held))
         return self.only(good, reason)
 
 
-def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = False) -> Sifted:
+def check_chunk(
+    chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = False
+) -> CheckedRows:
     """Check a chunk once, so that its rows enter the store as a ``Batch``.
 
     Of rows with the same id, the first is imported, or with ``last_counts`` the last. With
@@ -59,15 +61,15 @@ def sift(chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = Fal
     """
     rows, places, rejects = chunk.rows, chunk.places, list(chunk.rejects)
     if not len(places):
-        return Sifted(schema.to_arrow().empty_table(), [], rejects)
+        return CheckedRows(schema.to_arrow().empty_table(), [], rejects)
     _check_length(rows, schema)
-    sifted = _halved(rows, places, schema, new_ids, rejects)
+    checked = _halved(rows, places, schema, new_ids, rejects)
     if schema.embed is not None and not schema.vector_nullable:
         reason = f"there is no vector, and no text in {schema.embed.field!r} to make one of"
-        sifted = sifted.only(_with_text(sifted.rows, schema, schema.embed), reason)
-    if not last_counts and repeated_ids(sifted.rows.column("id").to_pylist()):
-        sifted = sifted.only(_first_of_id(sifted.rows), CAME_BEFORE)
-    return sifted
+        checked = checked.only(_with_text(checked.rows, schema, schema.embed), reason)
+    if not last_counts and repeated_ids(checked.rows.column("id").to_pylist()):
+        checked = checked.only(_first_of_id(checked.rows), CAME_BEFORE)
+    return checked
 
 
 def reason_of(error: Exception) -> str:
@@ -93,7 +95,7 @@ def _check_length(rows: Any, schema: Schema) -> None:
 
 def _halved(
     rows: Any, places: Sequence[int | str], schema: Schema, new_ids: bool, rejects: list[Reject]
-) -> Sifted:
+) -> CheckedRows:
     """Return the rows that pass together, splitting those that fail in halves."""
     tables: list[pa.Table] = []
     kept: list[int | str] = []
@@ -116,7 +118,7 @@ def _halved(
             half = count // 2
             waiting.append((_slice(rows, half, count), places[half:]))
             waiting.append((_slice(rows, 0, half), places[:half]))
-    return Sifted(pa.concat_tables(tables or [schema.to_arrow().empty_table()]), kept, rejects)
+    return CheckedRows(pa.concat_tables(tables or [schema.to_arrow().empty_table()]), kept, rejects)
 
 
 def _slice(rows: Any, start: int, stop: int) -> Any:
