@@ -102,6 +102,16 @@ def path_and_table(source: str) -> tuple[Path, str]:
     return Path(before), table
 
 
+def default_table(source: str, is_query: bool) -> str:
+    """Return the name of the table that a source goes to if the user names none."""
+    path, name = path_and_table(source)
+    if is_url(source):
+        name = source.partition("#")[2]
+    if not name and names_format(path):
+        name = path.stem
+    return legal_table_name("query" if is_query else name or "documents")
+
+
 def schema_file(path: Path) -> Path:
     """Return the path of the schema of a file whose format cannot contain one."""
     return path.with_name(f"{path.name}.schema.json")

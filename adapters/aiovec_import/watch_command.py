@@ -91,8 +91,7 @@ async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str |
     from aiovec.backend.threads import in_thread
     from aiovec.documents import SCHEMA
 
-    from .files import path_and_table
-    from .sources import legal_table_name
+    from .files import default_table
 
     log, said = logging.getLogger("aiovec.watch"), logging.StreamHandler()
     log.setLevel(logging.INFO)
@@ -100,8 +99,8 @@ async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str |
     ended = asyncio.Event()
     on_signals(ended.set)
     vectors, schema = await at.open(create=True), SCHEMA
-    _, name = await in_thread(path_and_table, source)
-    table = given.get("table") or legal_table_name(name or "documents")
+    is_query = "query" in given
+    table: str = given.get("table", "") or await in_thread(default_table, source, is_query)
     with suppress(TableNotFoundError):
         schema = await vectors.schema(table)
     give_embedder(vectors, schema, embedder)

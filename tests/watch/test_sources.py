@@ -1,13 +1,17 @@
-"""A source of another package that is watched, whose address has a password."""
+"""Sources that are watched and are no table of SQLite."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.harness.command import run
 from tests.harness.packages import install
 from tests.harness.waiting import until
 
@@ -55,3 +59,16 @@ async def test_the_password_of_a_source_is_in_no_state_log_or_error(
                 pass
     assert "localhost" in shown
     assert "its-secret" not in f"{shown} {refused.value} {refused.value.__cause__} {caplog.text}"
+
+
+def test_another_embedder_than_that_of_a_files_table_is_refused(tmp_path: Path) -> None:
+    file, store = tmp_path / "rows.jsonl", tmp_path / "s.db"
+    file.write_text(json.dumps({"id": "a", "body": "on keys"}) + "\n")
+    embed = ("--embed", "body", "-s", store)
+    assert run("import", file, *embed, "--embedder", "demo").code == 0
+    other = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "dim": 8}
+    watch = ("watch", str(file), *map(str, embed), "--embedder", json.dumps(other))
+    command = [sys.executable, "-m", "aiovec", *watch]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "vectors of two models cannot be compared" in done.stderr
