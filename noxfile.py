@@ -110,7 +110,7 @@ def bridges(session: nox.Session) -> None:
 # test its own classes. Another framework gets a line here, its differences in scripts/suites.py.
 SUITES = {
     "tests/bridges/test_langchain.py": "TestVectorStore or TestByteStore or TestDocumentIndex",
-    "tests/bridges/test_haystack.py": "TestSync or TestAsync or test_every_suite",
+    "tests/bridges/test_haystack.py": "TestSync or TestAsync",
 }
 SOURCES = {
     "langgraph-checkpoint": ["tests/test_store.py"],
