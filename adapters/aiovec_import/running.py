@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aiovec import VectorStore
+from aiovec import Schema, VectorStore
 from aiovec._cli.output import progress
 from aiovec._cli.stores import At, Shown, give_embedder, of_each_table, open_place
 from aiovec._internals import StoreInternals
@@ -57,11 +57,9 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
     async def opened(place: Place) -> VectorStore:
         vectors = await at.exits.enter_async_context(await open_place(place))
         if embedder is not None:
-            schema, table = wanted_schema(job.loads[0], job.wanted.hints.new), job.loads[0].table
-            old = await vectors.schema(table) if table in await vectors.tables() else None
-            give_embedder(vectors, old or schema, embedder)
-            if old is not None:  # the import may find nothing new and need no embedder
-                await StoreInternals(vectors).check_embedder(table, old)
+            load = job.loads[0]
+            new = wanted_schema(load, job.wanted.hints.new)
+            await use_embedder(vectors, embedder, load.table, new)
         await job.find(vectors)
         return vectors
 
@@ -88,6 +86,18 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
         # A script has nothing that builds the indexes later.
         await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
     return vectors.target if exists else str(place)
+
+
+async def use_embedder(vectors: VectorStore, embedder: str, table: str, new: Schema) -> None:
+    """Give a store the embedder for a table that exists, or that is created with a schema.
+
+    ModelMismatchError if the table's vectors are from another one: the command may find nothing new
+    and need no embedder.
+    """
+    old = await vectors.schema(table) if table in await vectors.tables() else None
+    give_embedder(vectors, old or new, embedder)
+    if old is not None:
+        await StoreInternals(vectors).check_embedder(table, old)
 
 
 def _advance(bar: Progress, task: TaskID, number: int) -> None:

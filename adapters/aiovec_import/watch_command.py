@@ -6,15 +6,13 @@ Like every command, it imports little.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from aiovec._cli.run import command_app, on_signals
-from aiovec._cli.stores import At, Embedder, Shown, give_embedder, on_store
-from aiovec.errors import TableNotFoundError
+from aiovec._cli.stores import At, Embedder, Shown, on_store
 
 from .options import OF_SOURCES
 
@@ -87,24 +85,22 @@ async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str |
     import logging
 
     import aiovec
-    from aiovec._internals import StoreInternals
     from aiovec.backend.threads import in_thread
     from aiovec.documents import SCHEMA
 
+    await in_thread(import_module, "aiovec_import.running")  # slow
     from .files import default_table
+    from .running import use_embedder
 
     log, said = logging.getLogger("aiovec.watch"), logging.StreamHandler()
     log.setLevel(logging.INFO)
     log.addHandler(said)
     ended = asyncio.Event()
     on_signals(ended.set)
-    vectors, schema = await at.open(create=True), SCHEMA
+    vectors = await at.open(create=True)
     is_query = "query" in given
     table: str = given.get("table", "") or await in_thread(default_table, source, is_query)
-    with suppress(TableNotFoundError):
-        schema = await vectors.schema(table)
-    give_embedder(vectors, schema, embedder)
-    if embedder is not None and schema is not SCHEMA:
-        await StoreInternals(vectors).check_embedder(table, schema)
+    if embedder is not None:
+        await use_embedder(vectors, embedder, table, SCHEMA)
     async with aiovec.watch(vectors, source, **given):
         await ended.wait()
