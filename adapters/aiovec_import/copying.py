@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 from aiovec import VectorStore
@@ -22,7 +20,7 @@ from .folders import KINDS
 from .globs import files_of
 from .loading import EXISTS, Import, Load, create, read_ahead
 from .opening import opened
-from .sources import CAME_BEFORE, Chunk, RejectsFile, refuse
+from .sources import CAME_BEFORE, NO_LIST, Chunk, refuse
 from .wanted import Wanted
 
 
@@ -185,4 +183,4 @@ def opened_update(wanted: Wanted) -> RowUpdate:
         source.close()
         raise
     load = Load(table, str(wanted.table), wanted.schema)
-    return RowUpdate(wanted, source, [load], RejectsFile(Path(os.devnull), lambda _: None))
+    return RowUpdate(wanted, source, [load], NO_LIST)

@@ -10,7 +10,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, aclosing, suppress
-from pathlib import Path
 
 from aiovec import VectorStore, new_id
 from aiovec._internals import StoreInternals
@@ -20,7 +19,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import ConfigError, EmbeddingError
 
 from .locks import FileLock, lock_path
-from .sources import Chunk, Reject, RejectsFile
+from .sources import Chunk, Reject
 from .syncing import Item, SyncImport
 
 LOG = logging.getLogger("aiovec.watch")
@@ -31,9 +30,6 @@ MOST_REFUSED = 1000
 """Most names of refused rows or documents to remember."""
 AGAIN_SECONDS = 3600.0
 """Seconds after which refused rows or documents are tried again."""
-
-NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
-"""Do nothing: a feed logs what it sets aside, and writes no list."""
 
 _NO_COUNTS: Counter[str] = Counter()
 

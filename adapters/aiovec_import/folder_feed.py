@@ -17,9 +17,10 @@ from aiovec.documents import SUFFIXES
 from aiovec.errors import ConfigError
 
 from .documents import DocumentImport
-from .feeds import AT_ONCE, NO_LIST, SourceFeed
+from .feeds import AT_ONCE, SourceFeed
 from .folders import Documents
 from .loading import create
+from .sources import NO_LIST
 from .syncing import Item
 from .wanted import Wanted
 

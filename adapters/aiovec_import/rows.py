@@ -16,10 +16,9 @@ from aiovec.backend import needs_arrow, redacted
 from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
-from .feeds import NO_LIST
 from .files import names_format, path_and_table
 from .loading import Load
-from .sources import Chunk, ForeignTable, Hints, Reader, named_source
+from .sources import NO_LIST, Chunk, ForeignTable, Hints, Reader, named_source
 from .stores.queue import connected, translated
 from .stores.sql import QUERY, SqliteTable
 from .wanted import Wanted
@@ -135,7 +134,8 @@ class SqliteRows(Reader):
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         with translated(self._path):
-            yield from self._table.chunks(schema, size)
+            for rows in self._table.rows(size):
+                yield self._table.chunk(rows, schema)
 
     def close(self) -> None:
         self._db.close()

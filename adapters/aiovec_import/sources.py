@@ -8,6 +8,7 @@ works without an event loop; its caller runs each call in a thread.
 from __future__ import annotations
 
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -88,6 +89,10 @@ class RejectsFile:
         elif done and self.path.is_file():  # not a device: root could remove the null device
             with suppress(OSError):  # the list went to standard error
                 self.path.unlink()
+
+
+NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
+"""For an update, which has no rejects, and for feeds, which name what they set aside."""
 
 
 @dataclass(frozen=True, slots=True)

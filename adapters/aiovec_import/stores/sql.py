@@ -245,17 +245,12 @@ class SqliteTable(TextTable):
         (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
         return self.offered(rows, database)
 
-    def chunks(self, schema: Schema, size: int) -> Iterator[Chunk]:
-        """Yield all rows for a table of this schema, up to ``size`` at once.
-
-        They are one snapshot, copied to a temporary file first: until its last row, a reader keeps
-        writers from committing or, in WAL mode, the log from being checkpointed.
-        """
-        for rows in self.rows(size):
-            yield self.chunk(rows, schema)
-
     def rows(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield all rows of ``select`` from one snapshot, up to ``size`` at once."""
+        """Yield all rows of ``select`` from one snapshot, up to ``size`` at once.
+
+        They are copied to a temporary file first: until its last row, a reader keeps writers from
+        committing or, in WAL mode, the log from being checkpointed.
+        """
         self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
         self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select()}")
         yield from batches(self._db.execute(f"SELECT * FROM temp.{_COPY}"), size)
