@@ -139,7 +139,7 @@ class RowUpdate(Import):
         return {"table": self.loads[0].table, "updated": self.updated, "absent": absent}
 
     async def find(self, store: VectorStore) -> None:
-        """Do nothing: the table exists, and the file was read by its schema."""
+        """Do nothing: the table exists, and its schema was used to read the file."""
 
     async def check(self, store: VectorStore) -> None:
         """Do nothing: the store checks all rows before it changes any."""

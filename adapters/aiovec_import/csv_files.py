@@ -79,7 +79,7 @@ class CsvFile(FileReader):
         except UnicodeDecodeError as exc:
             raise self.wrong("is not in UTF-8; write it again in UTF-8") from exc
         except csv.Error as exc:
-            raise self.wrong(f"is no CSV file, its first line is wrong: {exc}") from exc
+            raise self.wrong(f"is not a CSV file, because its first line is wrong: {exc}") from exc
         if not names:
             raise self.wrong("is empty; a CSV file begins with the names of its columns")
         if "" in names:

@@ -105,7 +105,7 @@ def documents_in(
                     "above them, or each by itself with a different --base"
                 )
     if found.files and empty:
-        raise ConfigError(f"{empty[0]} is no document ({KINDS}), and no folder with documents")
+        raise ConfigError(f"{empty[0]} is not a document ({KINDS}), nor a folder with documents")
     return found
 
 

@@ -277,7 +277,7 @@ def _import_readers(sources: Sequence[str]) -> None:
     except ImportError as exc:
         for path in map(Path, map(expanded, sources)) if needs_arrow(exc) else ():
             if path.is_dir() or (path.is_file() and not names_format(path)):
-                lack = "has no documents" if path.is_dir() else "is no document"
+                lack = "has no documents" if path.is_dir() else "is not a document"
                 needs = 'other stores and files of rows need pip install "aiovec[arrow]"'
                 raise ConfigError(f"{path} {lack} ({KINDS}); {needs}") from exc
             if not (path.exists() or path == Path("-") or re.search(r"[:#*?\[]", str(path))):

@@ -206,12 +206,12 @@ def _unknown(path: Path) -> str:
     if not path.is_dir():
         suffixes = ", ".join(FORMAT_OF)
         return (
-            f"{path.name} is no document ({KINDS}), no file of rows ({suffixes}; or name its "
-            "--format), and no database with vectors"
+            f"{path.name} is not a document ({KINDS}), a file of rows ({suffixes}; or name its "
+            "--format), or a database with vectors"
         )
     left_out = documents_in([str(path)]).left_out
     return (
-        f"{path} has no documents ({KINDS}), and is no store of a kind that import knows: "
+        f"{path} has no documents ({KINDS}), and is not a store of a kind that import knows: "
         f"{', '.join(source_names())}" + (f"; it has {in_words(left_out)}" if left_out else "")
     )
 

@@ -122,7 +122,7 @@ def _of_table(facts: Facts, table: str) -> Iterator[str]:
 
 
 def _field(name: str, field: str | Mapping[str, Any]) -> str:
-    """Return a field of a schema in words."""
+    """Describe a field of a schema."""
     if isinstance(field, str):
         return f"{name} {field}"
     options = [*(["keywords"] if field.get("text") else []), field.get("index")]

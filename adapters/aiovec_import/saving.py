@@ -60,7 +60,7 @@ async def save(
     if stream is None:
         await in_thread(_check_free, store, path, form, overwrite)
     elif form not in TEXTS and stream.isatty():
-        raise ConfigError(f"{path} is a terminal, and {form} is no text; redirect it")
+        raise ConfigError(f"{path} is a terminal, and {form} is not text; redirect it")
 
     writer = FileWriter(path, form, columns, schema, stream, overwrite=overwrite)
     rows = 0
@@ -108,7 +108,7 @@ def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> N
         if not os.path.lexists(each):
             continue
         if not os.path.isfile(each) or StoreInternals(store).owns(each):
-            raise ConfigError(f"{each} is no file that can be replaced; - is standard output")
+            raise ConfigError(f"{each} is not a file that can be replaced; - is standard output")
         if not overwrite:
             raise ConfigError(f"{each} already exists; pass --overwrite to replace it")
 
@@ -180,7 +180,7 @@ class FileWriter:
             path.write_text(f"{text}\n", encoding="utf-8")
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove the unfinished files."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
             if self._rows is not None:
                 self._rows.close()  # left open, it would write when it is garbage collected

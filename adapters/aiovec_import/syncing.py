@@ -291,7 +291,7 @@ class SyncImport(Import):
                 change.changed[name] = rows
                 change.gone += stored.keys() - {row["id"] for row in rows}
             else:
-                own = f"an app stored the row {id!r}, which is no passage; choose another --table"
+                own = f"an app stored the row {id!r}, which is not a passage; pass another --table"
                 rejects.append(Reject(name, name, _FOREIGN if id == name else own))
         return rejects
 

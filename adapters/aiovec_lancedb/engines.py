@@ -73,7 +73,7 @@ class Filling:
         )
 
     async def begin(self) -> None:
-        """Note the load with the table, unless the run has filled it before."""
+        """Record the load in the table's notes, unless the run has already filled the table."""
         await self._do(self._begin)
 
     async def _begin(self, table: Opened) -> None:

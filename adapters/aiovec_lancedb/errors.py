@@ -69,7 +69,7 @@ _REFUSED = (
     r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b"
 )
 CURE = (
-    "; 'aiovec doctor' tells which; an earlier version of the table may be whole: store.versions() "
+    "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
 """The end of the reason of a CorruptStoreError for a damaged file."""

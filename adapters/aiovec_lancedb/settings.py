@@ -42,7 +42,7 @@ class LancedbSettings(BackendSettings):
     0 does not wait."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.
+    """Most writing calls in progress, with at most 64 MiB of rows in all; further ones wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 

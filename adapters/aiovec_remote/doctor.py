@@ -39,7 +39,7 @@ def findings(address: str | None) -> list[Finding]:
         words += health["version"]
         return [package, Finding("server", words[:300], ok=health["status"] == "ok")]
     except (OSError, ValueError, LookupError, TypeError) as exc:
-        reason = exc if isinstance(exc, OSError) else "it answers, but is no aiovec server"
+        reason = exc if isinstance(exc, OSError) else "it answers, but is not an aiovec server"
         cure = "start it with: aiovec serve; or correct the address"
         if isinstance(getattr(exc, "reason", None), ssl.SSLCertVerificationError):
             cure = "for a certificate of a private CA, set SSL_CERT_FILE to the CA's file"

@@ -58,7 +58,7 @@ class RemotePlugin(BackendPlugin):
             usable = False
         words = ""
         if not usable or any(char.isspace() or not char.isprintable() for char in target):
-            words = f"{shown!r} is no address of a server, such as http://host:port"
+            words = f"{shown!r} is not the address of a server, such as http://host:port"
         elif "@" in url.netloc or url.query or url.fragment:
             words = (
                 f"{shown}: the address of a server has no user, query or fragment; a key goes into "

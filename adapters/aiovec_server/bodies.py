@@ -55,7 +55,7 @@ def dump(value: object) -> bytes:
 
 
 async def values_response(value: object, status: int, headers: Mapping[str, str]) -> Response:
-    """Answer with values that are no rows."""
+    """Answer with values other than rows."""
 
     def text() -> bytes:
         body = dump(value)

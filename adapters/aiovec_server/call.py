@@ -236,7 +236,7 @@ def _loaded_lines(text: bytearray) -> list[Any]:
             raise RequestError(413, f"line {number} {_TOO_LONG}")
         row = _load(line, f"line {number}")
         if type(row) is not dict:
-            raise RequestError(422, f"line {number} is no JSON object")
+            raise RequestError(422, f"line {number} is not a JSON object")
         for name, value in row.items():
             # Integers stay integers, because in a payload 1 is not 1.0.
             if type(value) is list and len(value) >= _MANY and set(map(type, value)) == {float}:

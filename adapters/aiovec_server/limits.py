@@ -210,7 +210,7 @@ def _length_of(scope: Scope) -> int | None:
         try:
             return int(headers["content-length"])
         except ValueError:  # uvicorn refuses this itself; other servers let it through
-            raise RequestError(400, "the Content-Length is no number") from None
+            raise RequestError(400, "the Content-Length is not a number") from None
     # In HTTP/2 and later, a body needs neither header.
     needed = scope.get("http_version", "1.1").startswith("1")
     return 0 if needed and "transfer-encoding" not in headers else None

@@ -430,7 +430,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[Connection, None]:
-        """Yield a connection for reads that wait elsewhere, with their own deadlines."""
+        """Yield a connection for reads that other code limits in number and time."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()

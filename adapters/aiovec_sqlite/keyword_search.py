@@ -87,7 +87,7 @@ class Sought(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A query of an index, in a snapshot of the file."""
+    """A query to an index, in a snapshot of the file."""
 
     db: sqlite3.Connection
     ticket: Ticket

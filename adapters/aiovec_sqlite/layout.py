@@ -532,7 +532,7 @@ def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
 
 # The token of a scan file: the random bytes of its name, and a digest of its head.
 _TOKEN = re.compile(r"[0-9a-f]{96}")
-# Its key in ``aiovec_state``, by what the file has.
+# Its key in ``aiovec_state``, by the contents of the file.
 _TOKEN_KEYS = {"codes": "scan:{}", "words": "scan:words:{}"}
 
 

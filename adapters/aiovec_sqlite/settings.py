@@ -89,7 +89,7 @@ class SqliteSettings(BackendSettings):
     An existing table keeps its chunk size. 128 to 256 write fastest."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """Writing calls in progress at a time, with 64 MiB of rows together; further ones wait.
+    """Most writing calls in progress, with at most 64 MiB of rows in all; further ones wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
@@ -103,8 +103,9 @@ class SqliteSettings(BackendSettings):
     """The search of tables: "auto" by codes, "disk" in the file, "bit" by bit codes, approximately.
 
     "auto": searched tables get codes of their vectors: in memory, or from 32 MiB on in a scan file
-    next to the store, which all processes share. They take rows times (5 * dim + 20) bytes. Private
-    memory keeps to a quarter of the machine's, at most 4 GiB. The results are exact.
+    next to the store, which all processes share. They take rows times (5 * dim + 20) bytes. Codes
+    in private memory take at most a quarter of the machine's memory, and at most 4 GiB. The results
+    are exact.
 
     "disk": every search reads the file, and needs no such memory or disk. The results are exact and
     the same.

@@ -94,7 +94,7 @@ class SqliteBackend(Backend):
     name: ClassVar[str] = "sqlite"
     tunings = frozenset({"dims", "oversample"})
     hints: ClassVar[Mapping[str, str]] = {
-        "indexes": "it needs none, since its searches are exact; 'aiovec advise' tells when a "
+        "indexes": "it needs none, since its searches are exact; 'aiovec advise' shows when a "
         "table is too large for that",
         "questions": "its searches are exact, so there is no recall to measure",
         "snapshots": "LanceDB keeps versions; here, backup() copies the store",
@@ -320,7 +320,7 @@ class SqliteBackend(Backend):
     async def _alter(
         self, work: Callable[..., None], *args: object, text_of: str | None = None
     ) -> None:
-        """Change a schema, and then the text index of the table ``text_of``."""
+        """Change a schema; afterwards update the text index of the table ``text_of``."""
 
         def alter(tx: Transaction) -> None:
             work(tx, *args, self._schemas_free)

@@ -535,7 +535,7 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Forget all tombstones except the newest; the floor tells late readers of them."""
+    """Forget all tombstones except the newest; the floor shows late readers that some are gone."""
     if has_mark(tx.db):
         return  # a migration needs them to catch up
     row = tx.db.execute(

@@ -227,7 +227,7 @@ async def verify_(
     """Compare every row of both stores.
 
     Without --from and --to, compares the stores of the migration. Exits with 1 if anything differs,
-    but with 0 after a switch: the target is in use then, and its newer writes are no fault.
+    but with 0 after a switch: the target is in use then, and its newer writes are not a fault.
     """
     from . import api
 
@@ -237,7 +237,7 @@ async def verify_(
     )  # fmt: skip
     end = "every row is equal" if report.equal else "NOT EQUAL"
     if report.in_use and not report.equal:
-        end = f"{report.target} is in use and has newer writes; this is no fault"
+        end = f"{report.target} is in use and has newer writes; this is not a fault"
     wrong = not (report.equal or report.in_use)
     lines = [*report.lines(), end]
     return Shown(report.to_dict(), lines, error=typer.Exit(1) if wrong else None)

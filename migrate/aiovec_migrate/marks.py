@@ -191,7 +191,7 @@ def of_another_run(store: str, mark: MoveMark) -> str:
     )
 
 
-# What the marks of two stores say about the run from one to the other
+# The state of a run from one store to another, from the marks of both
 
 
 class State(Enum):
@@ -210,7 +210,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """One look at the records of both stores, and at the marks of this run in them.
+    """The records of both stores as read at one moment, with the marks of this run.
 
     ``resumes`` says that the tables of the target come from the source: they are compared, and the
     differences brought over. ``foreign`` has a problem for each mark of another run.
@@ -229,7 +229,7 @@ class Marks:
 
 
 async def marks_of(source: OpenPlace, target: OpenPlace, run: str) -> Marks:
-    """Look at the marks of both stores for this run."""
+    """Read the marks of both stores for this run."""
     records = await source.record(), await target.record()
     mine, theirs = (record.mark for record in records)
     foreign = []

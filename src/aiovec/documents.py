@@ -311,7 +311,7 @@ def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise DocumentError(source, "it is no regular file")  # opening a pipe would block
+            raise DocumentError(source, "it is not a regular file")  # opening a pipe would block
         _check_size(status.st_size, source)
         with path.open("rb") as file:
             # Read at once, so that the hash matches the passages even if the file changes now.
@@ -368,7 +368,7 @@ def _decoded(data: bytes, source: str) -> str:
             continue
         if "\0" not in text:
             return text.replace("\r\n", "\n").replace("\r", "\n")
-    raise DocumentError(source, "it is no text")
+    raise DocumentError(source, "it is not text")
 
 
 def _joined(chunks: Iterable[tuple[int, int]], short: int) -> Iterator[tuple[int, int]]:

@@ -75,7 +75,7 @@ def test_a_migration_switches_the_toml_file_and_back(run: Run, toml: Path, store
     write(toml, "since", "then")
     newer = run("migrate", "verify", *here)
     assert (newer.code, "2 only in the target" in newer.out) == (0, True)
-    assert "new.lance (lancedb) is in use and has newer writes; this is no fault" in newer.out
+    assert "new.lance (lancedb) is in use and has newer writes; this is not a fault" in newer.out
     facts = run("migrate", "verify", *here, "--json").out.splitlines()[-1]
     assert json.loads(facts).items() >= {"equal": False, "in_use": True}.items()
     late = run("migrate", "abort", *here)

@@ -236,7 +236,7 @@ def test_an_import_names_a_wrong_path_before_the_missing_pyarrow(
     (tmp_path / "bare").mkdir()
     for source, words in (
         ("gone", "there is no file gone"),
-        ("code.py", "code.py is no document (.docx, "),
+        ("code.py", "code.py is not a document (.docx, "),
         ("bare", "bare has no documents (.docx, "),
         ("gone.db#t", 'pip install "aiovec[arrow]"'),
     ):

@@ -195,7 +195,7 @@ def test_a_mistake_in_a_condition_or_schema_says_what_to_write() -> None:
         (lambda: aiovec.connect(embedder=LARGE), aiovec.ConfigError,
          f"'openai', 'model': '{LARGE}'"),
         (lambda: aiovec.connect(embedder="all-MiniLM-L6-v2"), aiovec.ConfigError,
-         "no kind of embedder .*'kind': 'fastembed', 'model'"),
+         "not a kind of embedder .*'kind': 'fastembed', 'model'"),
         (lambda: aiovec.connect(embedder="ollama"), aiovec.ConfigError, "Ollama .*11434"),
         (lambda: aiovec.Field(str, index=true), aiovec.InvalidArgumentError, "'btree' .the usual"),
         (lambda: aiovec.Field(or_null), aiovec.InvalidArgumentError, r"^every field may be null"),

@@ -246,8 +246,8 @@ async def test_text_in_any_encoding_becomes_one_passage(data: bytes, body: str) 
     [
         (b"", "a.md", "no text"),
         (b" \n\n---\n", "a.md", "no text"),
-        (b"\x89PNG\0\0\x01", "a.txt", "is no text"),
-        (b"\x81\x8d\xff", "a.txt", "is no text"),
+        (b"\x89PNG\0\0\x01", "a.txt", "is not text"),
+        (b"\x81\x8d\xff", "a.txt", "is not text"),
         (b"%PDF-1.4 broken", "a.pdf", "no PDF"),
         (pdf(["secret"], encrypted=True), "a.pdf", "encrypted"),
         (pdf([""]), "a.pdf", "text recognition"),

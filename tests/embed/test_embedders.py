@@ -265,7 +265,7 @@ async def test_an_argument_that_is_no_embedder_is_refused_at_connect() -> None:
     for options, words in (
         ({"embedder": lengths}, r"needs an attribute model.*aiovec\.embedder\(fn, model="),
         ({"embedder": 3}, "a kind such as 'demo'.*not 3"),
-        ({"embedder": "ollama"}, "'ollama' is no kind of embedder"),
+        ({"embedder": "ollama"}, "'ollama' is not a kind of embedder"),
         ({"embedders": {"kind": "demo"}}, r"names to embedders: \{'default': \{'kind': 'demo'\}\}"),
         ({"embedder": "demo", "embedders": {"default": "demo"}}, "not both"),
         ({"embedders": ["demo"]}, "must map names to embedders"),
@@ -397,7 +397,7 @@ UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], bytes | None, str]] = [
     ({}, {"data_offsets": [-999, 24]}, None, "positive"),
     ({}, {"data_offsets": []}, None, "no static model"),
     ({"model": "/"}, {}, None, "No such file"),
-    ({}, {}, b"\xff" * 100, "is no safetensors file"),
+    ({}, {}, b"\xff" * 100, "is not a safetensors file"),
     ({}, {}, b"\x01\0\0\0\0\0\0\x001", "no static model"),
     ({}, {}, b'\x04\0\0\0\0\0\0\0"ab"', "no static model"),
 ]

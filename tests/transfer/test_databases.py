@@ -310,8 +310,8 @@ def test_a_bad_blob_is_rejected_by_its_place(db: Any, path: Path, store: Path) -
     assert_rejects(path, {
         1: ("1", f"the vector is missing (key 'emb'); {hint}"),
         2: ("2", "the vector has 1 dimensions, not 4"),
-        3: ("3", "the vector is no BLOB of float32 but 1 bytes"),
-        4: ("4", "the vector is no BLOB of float32 but str"),
+        3: ("3", "the vector is not a BLOB of float32 but 1 bytes"),
+        4: ("4", "the vector is not a BLOB of float32 but str"),
         5: ("5", "field 'title': the text is not valid Unicode (a lone surrogate)"),
     })  # fmt: skip
 

@@ -372,8 +372,8 @@ def test_what_is_no_document_is_named_as_such(folder: Path, store: Path) -> None
         ([other], "has no documents (.docx, .epub, .htm, .html"),
         ([other], "it has 3 files: 2 .css, 1 .ods"),
         ([other, "--delete"], "it has 3 files: 2 .css, 1 .ods"),
-        ([other / "h.ods"], "h.ods is no document (.docx, .epub"),
-        ([other / "h.ods"], "no file of rows (.parquet"),
+        ([other / "h.ods"], "h.ods is not a document (.docx, .epub"),
+        ([other / "h.ods"], "a file of rows (.parquet"),
         ([folder / "bare"], "bare has no documents"),
         ([folder / "bare", "--chunk-size", 80], "bare has no documents"),
         ([folder / "gone", "--delete", "--base", "https://x.example/"], "there is no file"),
@@ -425,7 +425,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "-s.md": ("# Option\n\nText.\n", ""),
     "עברית مرحبا.txt": ("שלום", ""),
     f"{'long/' * 100}long.md": ("# Long\n\nPath.\n", ""),
-    "picture.md": (b"\x89PNG\0\0", "it is no text"),
+    "picture.md": (b"\x89PNG\0\0", "it is not text"),
     "scan.pdf": (pdf(["", ""]), "it has no text; a scanned one needs text recognition first"),
 }
 
@@ -465,7 +465,7 @@ def test_a_pipe_and_a_file_of_a_wild_time_are_named_with_the_reason(
     monkeypatch.setattr(Path, "stat", wild)
     facts = imported(store, notes, code=1)
     assert facts["failures"].pop("late.md").startswith("its time of change is out of range")
-    assert facts["failures"] == {"pipe.md": "it is no regular file"}
+    assert facts["failures"] == {"pipe.md": "it is not a regular file"}
     assert facts["new"] == 3
 
 
@@ -765,7 +765,7 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
             [notes, "--base", os.fsdecode(b"https://a.example/\xff/")],
             "the base of documents is a URL",
         ),
-        ([notes, rows], "rows.csv is no document"),
+        ([notes, rows], "rows.csv is not a document"),
         ([notes, written(folder / "other")], "would both be the source 'guide.md'"),
         ([folder / "nosuch.md"], "No such file"),
         ([notes, "--base", "wiki/"], "the base of documents is a URL that ends in /, such as"),

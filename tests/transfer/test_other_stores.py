@@ -257,7 +257,7 @@ def test_a_place_without_a_source_is_refused(
     monkeypatch.setitem(sys.modules, "chromadb", None)
     for source, why in {
         "ours": "is an aiovec store",
-        "empty": "is no store of a kind that import knows: chroma, faiss",
+        "empty": "is not a store of a kind that import knows: chroma, faiss",
         "chroma:empty": "there is no Chroma collection at empty",
         "chroma:old": "pip install chromadb",
         "qdrant:nowhere#docs": "there is no Qdrant collection at nowhere",

@@ -187,7 +187,7 @@ class TextTable(SqlTable):
         return with_indexes(schema, new.text, new.index)
 
     def offered(self, rows: int, database: str) -> ForeignTable:
-        """Return the table as a reader of the database of this name offers it."""
+        """Return the table to import, for the reader of the database of this name."""
         collection = replace(self.collected([], rows), fields=self.schema.fields)
         return ForeignTable(
             legal_table_name(self.name), self.name, self.layout, rows, self.schema,
@@ -241,7 +241,7 @@ class SqliteTable(TextTable):
         return field_of_kinds(kinds) if kinds else None
 
     def foreign(self, database: str) -> ForeignTable:
-        """Return the table as a reader of the database of this name offers it."""
+        """Return the table to import, for the reader of the database of this name."""
         (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
         return self.offered(rows, database)
 

@@ -336,7 +336,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _declared(sql: str) -> tuple[list[Vectors], list[Column]] | None:
-    """Read the vectors and the columns that a vec0 table declares; None otherwise."""
+    """Read the vectors and the columns that a vec0 table declares; None for other tables."""
     made = _VEC0.search(sql)
     if made is None:
         return None
@@ -366,7 +366,7 @@ def _vector_of(dtype: str) -> Callable[[Any], Any]:
         if blob is None:
             return None
         given = f"{len(blob)} bytes" if isinstance(blob, bytes) else type(blob).__name__
-        raise ValueError(f"the vector is no BLOB of {dtype} but {given}")
+        raise ValueError(f"the vector is not a BLOB of {dtype} but {given}")
 
     return read
 

@@ -64,7 +64,7 @@ _FOLDING = _Folding()
 
 
 def folded(text: str) -> str:
-    """Return the text in the form that is compared."""
+    """Return the text in the form for comparisons."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", text).translate(_FOLDING)

@@ -33,8 +33,8 @@ _T = TypeVar("_T")
 
 # For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
 _COST = 32
-# A search whose limit parts rows with equal scores ranks this many times more, up to so many rows:
-# 100,000 took 0.6 s, and 2,560 three times as long as 40. Few rows equal the last one.
+# A search whose limit cuts between rows with equal scores ranks this many times more rows, up to
+# this many: 100,000 took 0.6 s, and 2,560 three times as long as 40. Few rows equal the last one.
 _MORE, _MOST_EQUAL = 4, 10_000
 # Scores of two queries may differ by their rounding.
 _SURELY_LESS = 1 - 1e-6

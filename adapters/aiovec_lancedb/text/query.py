@@ -2,9 +2,9 @@
 
 This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py`` checks them):
 
-- The tokenizer "simple" takes runs of letters and digits, by Unicode. Behind it words are put in
-  lower case, then stemmed (english), then Latin letters lose their accents, ß becomes ss, æ ae,
-  ø o, ł l, dotless i i. A combining accent behind a letter ends the word.
+- The tokenizer "simple" takes runs of letters and digits, by Unicode. After that, words are put in
+  lower case, then stemmed (english), then Latin letters lose their accents, ß becomes ss, æ ae, ø
+  o, ł l, dotless i i. A combining accent after a letter ends the word.
 - A PhraseQuery finds its words next to each other, in one column; a MatchQuery with AND finds rows
   with all words in one column, with OR with any. A BooleanQuery of them, over several columns,
   selects exactly, whatever the limit, and scores by the sum of BM25.
@@ -248,7 +248,7 @@ async def fetch(
             built = table.lance.query().nearest_to_text(query)
             return built.select([*names, ROW, SCORE]).limit(min(limit, ALL))
 
-    # A query of a thousand words takes a while to become JSON.
+    # A query of a thousand words takes a while to encode as JSON.
     return await table.session.fetch(await hop(cost, build), where=where)
 
 

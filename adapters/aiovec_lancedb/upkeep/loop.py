@@ -74,8 +74,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # a request.
 _REMOVALS = (0.25, 2.0, 30.0)
 # Small files that a table may have: a read by id takes 1.7 ms without any and 6 ms with 16. A
-# compaction rewrites all files that are not full, so for each so many bytes of them one more may
-# be.
+# compaction rewrites all files that are not full, so one more is allowed for each of these bytes in
+# them.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
 # Number of surplus versions at which upkeep removes them.
@@ -266,9 +266,9 @@ class Upkeep:
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _are_many(self, versions: Sequence[Version]) -> bool:
-        """Return whether so many versions can go that it is worth a removal.
+        """Return whether enough versions can be removed to make a removal worth it.
 
-        Those that the last one left do not count: another would leave them too.
+        Versions that the last removal left do not count, because another one would also leave them.
         """
         return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
@@ -503,8 +503,7 @@ class Upkeep:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Hold off other upkeep of the table, by this process or another, which has ``seconds`` to
-        end.
+        """Exclude other upkeep of the table, by any process, waiting up to ``seconds`` for its end.
 
         Time limits of the block begin after the wait: the store's own upkeep may take long.
         """

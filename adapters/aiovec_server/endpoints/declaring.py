@@ -118,7 +118,7 @@ def endpoint(
 
 
 reads = partial(endpoint, "POST", reads=True)
-"""Declare the decorated function as an endpoint that reads but takes a body, for long arguments."""
+"""Declare the function as an endpoint that reads, with arguments in a body, which may be long."""
 
 
 class _Path:

@@ -82,7 +82,7 @@ _OFFERED = ("text", "indexes", "snapshots", "quantized", "power-loss", "payload-
 
 @endpoint("GET", "/store", models.Store)
 async def describe_store(call: Call, options: dict[str, Any]) -> Any:
-    """List what the served store can do."""
+    """List the capabilities of the served store."""
     await call.store.ping()
     abilities = [name for name in _OFFERED if call.store.supports(name)]
     return {"backend": call.store.backend_name, "version": __version__, "abilities": abilities}

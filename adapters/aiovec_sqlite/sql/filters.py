@@ -246,8 +246,8 @@ class _Sqlite(Dialect[_Part]):
 def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
     """Join all ``parts`` with the least height, always the two lowest first.
 
-    The higher one comes first: an operand in front costs an old SQLite's parser one place of its
-    hundred, and one behind costs three.
+    The higher one comes first: in an old SQLite, the first operand takes one of the parser's
+    hundred places, and the second takes three.
     """
     order = count()
     heap = [(part.height, next(order), part) for part in parts]
@@ -419,7 +419,7 @@ def _is_like(value: Value) -> str:
 
 
 def stored(value: Value) -> Any:
-    """Return a value that is no list as rows store it."""
+    """Return a value that is not a list in the form in which rows store it."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):

@@ -108,7 +108,8 @@ def _quietly() -> Iterator[None]:
     try:
         yield
     except SystemExit as exc:
-        if not isinstance(exc.__context__, BrokenPipeError):  # of which rich makes it
+        # Rich makes the text from this attribute.
+        if not isinstance(exc.__context__, BrokenPipeError):
             raise
         raise typer.Exit from None
     except BrokenPipeError:

@@ -97,7 +97,7 @@ def emit(
     *,
     stderr: bool = False,
 ) -> None:
-    """Print the result of a command: ``facts`` as JSON, or what is ``shown`` to people."""
+    """Print the result of a command: ``facts`` as JSON, or ``shown`` for people."""
     if json:
         _print_json(facts, stderr=stderr)
         return

@@ -103,7 +103,7 @@ def _object(given: str, option: str) -> dict[str, Any]:
     try:
         return dict(jsonlib.loads(given))
     except (ValueError, TypeError, RecursionError) as exc:
-        raise typer.BadParameter(f"{option} is no JSON object: {exc}") from exc
+        raise typer.BadParameter(f"{option} is not a JSON object: {exc}") from exc
 
 
 def _watched(given: list[str] | None) -> list[Any]:
@@ -207,7 +207,7 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
 
 
 class Shown(NamedTuple):
-    """The result of a command: its facts for ``--json``, and what is shown to people.
+    """The result of a command: its facts for ``--json``, and the lines that people see.
 
     With ``stderr``, it goes to standard error. ``notes`` also go there, without ``--json``, and a
     ``note`` only on a terminal. An ``error`` is raised afterwards, ``typer.Exit`` for an exit code

@@ -72,7 +72,7 @@ def _kind(option: str) -> Mapping[str, object]:
         )
     if not colon and option not in _KINDS:
         raise ConfigError(
-            f"{option!r} is no kind of embedder ({', '.join(_KINDS)}); a model is named behind its "
+            f"{option!r} is not a kind of embedder ({', '.join(_KINDS)}); a model comes after its "
             "kind: {'kind': 'fastembed', 'model': 'BAAI/bge-small-en-v1.5', 'dim': 384}, or for "
             "Ollama and other services {'kind': 'openai', 'base_url': 'http://localhost:11434/v1', "
             "'model': 'nomic-embed-text', 'dim': 768}",

@@ -108,7 +108,7 @@ class StaticModel:
         with self._weights.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _LONGEST_HEADER:
-                raise ValueError(f"{self._weights.name} is no safetensors file")
+                raise ValueError(f"{self._weights.name} is not a safetensors file")
             tensors = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
         ((name, tensor),) = tensors.items()  # others, such as weights of tokens, are unsupported

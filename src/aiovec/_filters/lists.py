@@ -1,4 +1,4 @@
-"""Payload keys within the objects of a list, where no filter looks.
+"""Payload keys within the objects of a list, which filters do not search.
 
 A condition on such a key is null. A filter that selects nothing for this reason is refused.
 """
