@@ -67,7 +67,10 @@ class EngineImport(RowImport):
 
 def _absolute(files: Mapping[str, str]) -> dict[str, str]:
     """Return the files by paths that are valid in every worker's working directory."""
-    return {path if is_url(path) else os.path.abspath(path): text for path, text in files.items()}
+    return {
+        path if is_url(path) else os.path.abspath(os.path.expanduser(path)): text
+        for path, text in files.items()
+    }
 
 
 def _checked_rows(opener: Opener, source: str, schema: Schema) -> Iterator[pa.Table]:

@@ -74,3 +74,13 @@ def test_a_corrected_file_of_equal_length_is_loaded_again(folder: Path, store: P
     done = run(*LOAD, store)
     assert (done.code, done.out.split(" from ")[0], done.err) == (0, "imported 2 rows", "")
     assert sorted(rows_of(store)) == ["a", "b", "c"]
+
+
+def test_an_engine_gets_a_file_of_the_users_folder(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    (folder / "home").mkdir()
+    jsonl(folder / "home" / "a.jsonl", numbered("a"))
+    done = run("import", "~/a.jsonl", "--table", "notes", "--engine", "own", "-s", store)
+    assert (done.code, done.out.split(" from ")[0]) == (0, "imported 1 row"), done.err
