@@ -38,7 +38,7 @@ _TEXTS_WITH_METADATA = (
     ("content", "langchain_metadata"),
 )  # fmt: skip
 # Number of points from which the type of a key is inferred.
-_FIRST_POINTS = 1000
+FIRST_POINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ class CollectionSource(Source):
         texts = [*new.text, *([] if new.embed is None else [new.embed])]
         keys = {name: Field(str) for name in texts if name not in columns}
         if indexed := set(new.index) - columns.keys() - keys.keys():
-            first = self._first(collection, vector, _FIRST_POINTS)
+            first = self._first(collection, vector, FIRST_POINTS)
             for name in indexed:
                 kinds = kinds_in(
                     [_unfolded(point.metadata, collection).get(name) for point in first]

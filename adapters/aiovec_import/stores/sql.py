@@ -23,7 +23,7 @@ from aiovec_sqlite.layout import quoted
 
 from ..files import reading
 from ..sources import Chunk, ForeignTable, Hints, Reject, free_name, in_parts, legal_table_name
-from .common import Collection, CollectionSource, Point, Vectors, chunk_of
+from .common import FIRST_POINTS, Collection, CollectionSource, Point, Vectors, chunk_of
 
 QUERY = "aiovec_query"
 """The view of ``--query``, which hides a table of its name."""
@@ -32,8 +32,6 @@ _COPY = "aiovec_copy"
 # Rows to fetch at a time, so that a chunk can end when it has enough bytes.
 _ROWS_AT_ONCE = 64
 _TORN = ("utf-8", "surrogateescape")
-# Rows from which the type of a column without a declared type is inferred.
-_FIRST_ROWS = 1000
 
 # By SQLite's rules for declared types, and bool in addition.
 _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, ...]], ...] = (
@@ -236,7 +234,7 @@ class SqliteTable(TextTable):
 
     def _shown(self, column: Column, table: str) -> Field | None:
         """Return the field that the first values of a column without a type suggest."""
-        few = f"SELECT {column.sql} FROM {quoted(table)} LIMIT {_FIRST_ROWS}"
+        few = f"SELECT {column.sql} FROM {quoted(table)} LIMIT {FIRST_POINTS}"
         kinds = kinds_in([value for (value,) in self._db.execute(few)])
         return field_of_kinds(kinds) if kinds else None
 
