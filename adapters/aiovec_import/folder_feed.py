@@ -88,7 +88,9 @@ class FolderFeed(SourceFeed):
         )
         for name in names:
             self.refused.pop(name, None)
-        await self._bring(job, present.some([name for name in names if name in states], AT_ONCE))
+        await self._bring(
+            job, present.chunks_of([name for name in names if name in states], AT_ONCE)
+        )
         absent = [Item(name, name) for name in names if not present.has(name)]
         for start in range(0, len(absent), AT_ONCE):
             await self._apply(job, absent[start : start + AT_ONCE])

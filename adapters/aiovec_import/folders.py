@@ -37,9 +37,9 @@ class Documents(Reader):
         return [ForeignTable("documents", "", self.form, len(self.files), SCHEMA, texts=True)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        return self.some(self.files, size)
+        return self.chunks_of(self.files, size)
 
-    def some(self, sources: Iterable[str], size: int) -> Iterator[Chunk]:
+    def chunks_of(self, sources: Iterable[str], size: int) -> Iterator[Chunk]:
         """Yield the contents and modification times of documents, up to ``size`` at a time."""
         for part in in_parts(map(self._read, sources), size):
             rejects = [each for each in part if isinstance(each, Reject)]

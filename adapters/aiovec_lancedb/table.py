@@ -71,7 +71,7 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
 
 
 class Versions:
-    """The newest version of a table, for reads that its store admits, and the pinned ones."""
+    """The versions of a table: the newest, which reads open, and those that are pinned."""
 
     def __init__(self, name: str, session: Session, pins: Pins) -> None:
         self.name = name

@@ -15,7 +15,7 @@ _PAGE = 1000
 
 
 class AiovecByteStore(Closable, ByteStore):
-    """Values in bytes by keys of at most 512 bytes, in one table of an aiovec store.
+    """A table of an aiovec store as a mapping of keys, of at most 512 bytes, to bytes.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``.
     """

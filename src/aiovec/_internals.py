@@ -30,8 +30,7 @@ class StoreInternals:
 
     @property
     def identity(self) -> str:
-        """The name of the store; it stays the same if the store follows its TOML file to another
-        place."""
+        """The name of the store; it stays the same when a migration moves the store."""
         return self._store._backends.identity
 
     def watching(

@@ -64,7 +64,7 @@ CHARACTERS, TOKENS = 1200, 256
 """The most characters of a passage, or tokens if there is a tokenizer."""
 
 LARGEST = 64 * 2**20
-"""The most bytes of a document, because it is in memory together with all its passages."""
+"""The most bytes of a document: it is in memory as a whole, with all its passages."""
 
 FARTHEST = 10
 """The most passages before and after a hit."""
