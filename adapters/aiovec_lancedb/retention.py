@@ -55,8 +55,8 @@ class Pins:
     async def first_kept(self, table: Opened, versions: Sequence[Version]) -> Version | None:
         """Return the first version to keep; None if all are kept.
 
-        Lance removes no versions if one of them has a tag, so a tag is a pin too. So is the start of
-        a branch: Lance keeps it only if the branch was created through the same form of address.
+        Lance removes no versions if one of them has a tag, so a tag is a pin too. So is the start
+        of a branch: Lance keeps it only if the branch was created through the same form of address.
         """
         pinned = await in_thread(self._pinned, table.name) + await table.referred_to()
         return self.retention.first_kept(versions, datetime.now(UTC), min(pinned, default=None))

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ._store.rank import Decay, Factor
     from ._store.store import Table, VectorStore
     from ._store.watch import watch
-    from ._store.watching import Watching, WatchState
+    from ._store.watch_task import Watching, WatchState
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
     # connect() loads these off the event loop; before that, the first use does.
     _LATER = (
         "_filters _search.fusion _model.records _model.results backend.contract _input.types "
-        "_store.rank _store.store _store.watch _store.watching"
+        "_store.rank _store.store _store.watch _store.watch_task"
     ).split()
 
     def __getattr__(name):

@@ -154,7 +154,7 @@ from .search import (
 from .write import RowsToUpdate, RowsToWrite, kept_of, vector_of_update
 
 if TYPE_CHECKING:
-    from .watching import Watching
+    from .watch_task import Watching
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -20,7 +20,7 @@ from ..backend.paths import PathText, text_of
 from ..backend.threads import in_thread
 from ..errors import InvalidArgumentError, UnsupportedError
 from .store import VectorStore
-from .watching import Watching
+from .watch_task import Watching
 
 # Seconds between looks at a source whose first copy is waited for.
 _LOOK = 0.05

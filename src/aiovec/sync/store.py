@@ -25,7 +25,7 @@ from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
 from .._store.watch import watch as watch_async
-from .._store.watching import Watching as AsyncWatching
+from .._store.watch_task import Watching as AsyncWatching
 from .._tools.hints import (
     Hints,
     NoLength,
