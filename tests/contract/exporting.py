@@ -189,7 +189,7 @@ class ExportingContract(ContractBase):
     async def test_a_ninth_export_waits_for_its_turn(self, tmp_path: Path) -> None:
         """Each holds a snapshot and some rows, so there is a bound."""
         # More than what lies between a server and its client ends no export early.
-        rows = [{**row, "long": "x" * 100_000} for row in small_rows(200)]
+        rows = [{**row, "long": "x" * 250_000} for row in small_rows(200)]
         async with self.connect(tmp_path) as store:
             await filled(store, SMALL, rows)
             exports = [store.export("notes", batch_size=10) for _ in range(10)]
