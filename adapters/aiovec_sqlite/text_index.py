@@ -72,7 +72,7 @@ class TextIndex:
     done: int | None
     upto: int | None
     stemming: str
-    """How its words are stemmed (``stems.py``); the analyzer if they are not."""
+    """The way in which its words are stemmed (``stems.py``); the analyzer if they are not."""
 
     @property
     def table(self) -> str:

@@ -1,4 +1,4 @@
-"""What is kept of a table in memory, its copy and its words: making, renewing and dropping them.
+"""The copy and the words of a table that are kept in memory: make, renew and drop them.
 
 They are made in the background, each in a snapshot of its own, and may lie in scan files. One of a
 kind is made at a time, so that each sees the memory of those before.
@@ -62,7 +62,7 @@ _T = TypeVar("_T", bound=_Sized)
 
 
 class Keeper(ABC):
-    """What the copies and words of all tables share."""
+    """The state that the copies and words of all tables share."""
 
     def __init__(
         self, readers: ReaderPool, files: ScanFiles | None, put_token: PutToken, memory: int

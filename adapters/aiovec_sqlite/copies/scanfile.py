@@ -319,7 +319,7 @@ def _advise(area: mmap.mmap, places: _Places) -> None:
 
 
 class _OfSnapshot(Protocol):
-    """What a file has, and the change number of the snapshot that it was made from."""
+    """The content of a file, and the change number of the snapshot that it was made from."""
 
     @property
     def change(self) -> int: ...

@@ -74,7 +74,7 @@ _ID = Field(str)
 _MOST_CHANGES = 10_000
 
 NewIds = Literal["never", "if absent", "always"]
-"""Which rows get new ids. "if absent": rows without an id, unless they seem to have one under
+"""The rows that get new ids. "if absent": rows without an id, unless they seem to have one under
 another name. "always": also those."""
 # A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")

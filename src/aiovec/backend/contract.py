@@ -256,7 +256,7 @@ FromEach = Callable[[list[Found]], _T]
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[_T]):
-    """What to read of a table."""
+    """A read of a table: one of ``Get``, ``Find``, ``Count``, ``Values`` and ``Bounds``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class Operand(ABC, Generic[_Sql]):
 
 
 class Dialect(ABC, Generic[_Sql]):
-    """How an engine writes a filter; ``condition`` is the walk."""
+    """The SQL in which an engine writes a filter; ``condition`` is the walk."""
 
     __slots__ = ()
 
