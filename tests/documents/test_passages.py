@@ -248,7 +248,7 @@ async def test_text_in_any_encoding_becomes_one_passage(data: bytes, body: str) 
         (b" \n\n---\n", "a.md", "no text"),
         (b"\x89PNG\0\0\x01", "a.txt", "is not text"),
         (b"\x81\x8d\xff", "a.txt", "is not text"),
-        (b"%PDF-1.4 broken", "a.pdf", "no PDF"),
+        (b"%PDF-1.4 broken", "a.pdf", "cannot be read as pdf"),
         (pdf(["secret"], encrypted=True), "a.pdf", "encrypted"),
         (pdf([""]), "a.pdf", "text recognition"),
         (b"x" * (documents.LARGEST + 1), "a.txt", "bytes"),

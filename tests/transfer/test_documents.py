@@ -426,7 +426,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "עברית مرحبا.txt": ("שלום", ""),
     f"{'long/' * 100}long.md": ("# Long\n\nPath.\n", ""),
     "picture.md": (b"\x89PNG\0\0", "it is not text"),
-    "scan.pdf": (pdf(["", ""]), "it has no text; a scanned one needs text recognition first"),
+    "scan.pdf": (pdf(["", ""]), "it has no text; a scanned PDF needs text recognition first"),
 }
 
 

@@ -1,8 +1,9 @@
-"""The program of the process that reads documents, which a hostile one may fill or break.
+"""The program of the process that reads documents. A hostile document may crash it or use all of
+its memory.
 
-It is run by its path, so it imports nothing of aiovec. A frame is a length in four bytes, and so
-many bytes. A request is a frame with a kind and one with the content, the answer one with facts in
-JSON and one for each page. The first request has the module path as its content.
+It is run by its path, so it imports nothing of aiovec. A frame is a length in four bytes, then that
+number of bytes. A request is a frame with a kind and one with the content. The answer is a frame
+with facts in JSON and one for each page. The first request has the module path as its content.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 BOUNDS = {"memory": 2**30, "seconds": 60, "pages": 10_000, "characters": 2**24}
-"""The most that one document takes. PDFium reads about 1,000 usual pages in a second."""
+"""The limits for one document. PDFium reads about 1,000 usual pages in a second."""
 
 LONGEST_TITLE = 200
-"""Characters of a title. Each passage repeats it, so a longer one is none."""
+"""Characters of a title. Each passage repeats it, so a longer one is ignored."""
 
-# What programs write if nobody gave the document a title.
+# Titles that programs write if the author gave none.
 _NO_TITLE = re.compile(
     r"\(?(anonymous|unspecified|untitled)( document)?\)?|Microsoft \w+ - .*", re.IGNORECASE
 )
@@ -72,7 +73,7 @@ def read(kind: str, data: bytes) -> dict[str, Any]:
     except Exception as exc:  # noqa: BLE001 - whatever a damaged file does to its reader
         is_lacking = isinstance(exc, (AttributeError, LookupError, TypeError))
         why = "it lacks parts" if is_lacking else f"{type(exc).__name__}: {exc}"
-        return {"reason": f"it is no {kind} that can be read: {why}"[:500]}
+        return {"reason": f"it cannot be read as {kind}: {why}"[:500]}
     is_title = 0 < len(title) <= LONGEST_TITLE and not _NO_TITLE.fullmatch(title)
     return {"title": title if is_title else None, "pages": pages}
 
@@ -90,12 +91,12 @@ def _pdf(data: bytes) -> Iterator[str]:
             for page in document:
                 with closing(page), closing(page.get_textpage()) as content:
                     text = content.get_text_bounded()
-                # The soft hyphen of a word that is broken at the end of a line is U+FFFE here.
+                # PDFium writes U+FFFE for the hyphen of a word that is split between two lines.
                 text = re.sub("[\ufffe\u00ad]\r?\n?", "", text).replace("\r\n", "\n")
                 yield text.replace("\0", "")
     except pdfium.PdfiumError as exc:
         is_locked = "password" in str(exc).lower()
-        reason = "it is encrypted" if is_locked else f"it is no PDF that can be read: {exc}"
+        reason = "it is encrypted" if is_locked else f"it cannot be read as pdf: {exc}"
         raise _UnreadableError(reason) from exc
 
 
@@ -109,7 +110,7 @@ _NO_CONTENT = (
     "[id*=cookie-banner], [class*=cookie-banner], "
     "[id*=cookie-consent], [class*=cookie-consent], [class*=breadcrumb]"
 )
-# Within a main element, and within an article of several, they are content.
+# Within a main element, or an article among several, these are content.
 _AROUND = ", ".join(f"{each}:not(article *)" for each in ("header", "aside", ".sidebar", ".menu"))
 _HEADING = "h1, h2, h3, h4, h5, h6"
 _HEADINGS = frozenset(_HEADING.split(", "))
@@ -123,7 +124,7 @@ _ID = re.compile(r"[^\s{}]{1,200}")
 _CHARSET = re.compile(
     rb"<(?:\?xml[^>]{1,200}encoding|meta[^>]{1,200}charset)=[\"' ]*([\w-]+)", re.I
 )
-# What browsers read as another encoding, which has more characters.
+# Encodings that browsers read as another one with more characters.
 _WIDER = {
     "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949",
     "iso-8859-1": "cp1252", "us-ascii": "cp1252",
@@ -140,13 +141,14 @@ def _html(data: bytes) -> Iterator[str]:
 
 
 def _markup(data: bytes) -> str:
-    """Return the text of a page: UTF-8, UTF-16 with its mark, what it names, or Windows-1252."""
-    named = _CHARSET.search(data[:4096])
-    name = named[1].decode().lower() if named else "cp1252"
+    """Return the text of a page: UTF-8, UTF-16 with a byte order mark, the encoding that it
+    declares, or Windows-1252."""
+    charset = _CHARSET.search(data[:4096])
+    name = charset[1].decode().lower() if charset else "cp1252"
     name = _WIDER.get(name, name)
-    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    tries = ("utf-16" if marked else "utf-8-sig", "strict"), (name, "strict"), (name, "replace")
-    # The bytes of ISO-2022-JP are ASCII, and so UTF-8 of other letters.
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    tries = ("utf-16" if is_utf16 else "utf-8-sig", "strict"), (name, "strict"), (name, "replace")
+    # The bytes of ISO-2022-JP are ASCII, so they would also be valid UTF-8.
     for encoding, errors in tries[name.startswith("iso-2022") :]:
         with suppress(ValueError, LookupError):
             return data.decode(encoding, errors)
@@ -167,19 +169,19 @@ def _page(html: str) -> Iterator[str]:
     for node in root.css(f"{_NO_CONTENT}, {_AROUND}" if main is None else _NO_CONTENT):
         node.decompose()
     most = len(root.text()) / 2
-    for form in root.css("form"):  # one around everything is content
+    for form in root.css("form"):  # a form around everything is content
         if len(form.text()) < most:
             form.decompose()
     yield "\n\n".join(_blocks(root, root, set()))
 
 
-def _only(found: list[Any], selector: str) -> Any:
-    """Return the element that holds all others found, as an article does its comments, or None."""
-    return found[0] if found and len(found[0].css(selector)) == len(found) else None
+def _only(nodes: list[Any], selector: str) -> Any:
+    """Return the element that contains all the others, as an article contains comments, or None."""
+    return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 
 def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
-    """Return the blocks of Markdown that an element becomes. ``anchors`` are those in use."""
+    """Convert an element to blocks of Markdown. Adds its anchors to ``anchors``, those in use."""
     blocks: list[str] = []
     line: list[str] = []
 
@@ -217,13 +219,13 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
 
 
 def _text(words: str) -> str:
-    """Return a paragraph, which begins neither a heading nor code."""
+    """Return a paragraph, with an escape if it would begin a heading or code."""
     words = " ".join(words.split())
     return f"\\{words}" if re.match("#{1,6} |```", words) else words
 
 
 def _inline(node: Any) -> str:
-    """Return the words of an element: those of links without their addresses, code with marks."""
+    """Return the words of an element: links without their addresses, code in backticks."""
     if node.tag == "-text":
         return str(node.text_content or "")
     if node.tag in ("code", "kbd", "samp", "tt"):
@@ -234,7 +236,7 @@ def _inline(node: Any) -> str:
 
 
 def _lines(node: Any) -> str:
-    """Return the lines of code, some of which end with an element."""
+    """Return the lines of code; an element such as ``br`` may end a line."""
     if node.tag == "-text":
         return str(node.text_content or "")
     text = "".join(map(_lines, node.iter(include_text=True)))
@@ -243,14 +245,15 @@ def _lines(node: Any) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Return a table of Markdown, whose first row is its head."""
+    """Return a table of Markdown; the first row is its head."""
     rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows if row]
     rows[1:1] = [["---"] * len(row) for row in rows[:1]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
-    """Return an anchor of a heading: its own, that of a section that it opens, or one before it."""
+    """Return an anchor of a heading that is not ``taken``: its own, that of a section that it
+    opens, or one before it."""
     nodes, marks, above = [heading, *heading.css("[id], [name]")[:1]], list[Any](), heading
     while above is not None and above.mem_id != root.mem_id and len(nodes + marks) < 16:
         nodes.append(above)
@@ -266,8 +269,7 @@ def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
 
 
 def _notebook(data: bytes) -> Iterator[str]:
-    """Yield an empty title, since a notebook has none, then its text, its code and the code's
-    output."""
+    """Yield an empty title, since a notebook has none, then its text, code and output."""
     notebook = json.loads(data)
     about = notebook.get("metadata") or {}
     language = (about.get("language_info") or about.get("kernelspec") or {}).get("name") or ""
@@ -296,12 +298,12 @@ def _docx(data: bytes) -> Iterator[str]:
             archive.plain_xml(name)
     styles = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
     images = mammoth.images.img_element(lambda image: {})
-    made = mammoth.convert_to_html(BytesIO(data), style_map=styles, convert_image=images)
-    return _page(made.value)
+    html = mammoth.convert_to_html(BytesIO(data), style_map=styles, convert_image=images)
+    return _page(html.value)
 
 
 class _Archive:
-    """A zip file of XML, as office files and EPUB are."""
+    """A zip file of XML, such as an office file or an EPUB."""
 
     def __init__(self, data: bytes) -> None:
         self.zip = ZipFile(BytesIO(data))
@@ -314,7 +316,7 @@ class _Archive:
         return data
 
     def plain_xml(self, name: str) -> bytes:
-        """Return a part without a document type, which only hostile files have."""
+        """Return a part, which must not have a document type: only hostile files have one."""
         data = self.read(name)
         text = data.replace(b"\0", b"")  # it may be UTF-16
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
@@ -364,15 +366,17 @@ def _targets(archive: _Archive, name: str) -> dict[str, str]:
     relations = f"{folder}/_rels/{file}.rels"
     if relations not in archive.zip.NameToInfo:
         return {}
-    return {
-        each.attrib["Id"]: posixpath.normpath(posixpath.join("/", folder, each.attrib["Target"]))[
-            1:
-        ]
-        for each in archive.xml(relations).iter("Relationship")
-    }
+    parts = archive.xml(relations).iter("Relationship")
+    return {each.attrib["Id"]: _linked(name, each.attrib["Target"]) for each in parts}
 
 
-# Elements of OpenDocument and what they are in HTML. All others are spans.
+def _linked(name: str, link: str) -> str:
+    """Return the name of the file that a link of another file of the archive leads to."""
+    path = posixpath.join("/", posixpath.dirname(name), unquote(link.partition("#")[0]))
+    return posixpath.normpath(path).lstrip("/")
+
+
+# Elements of OpenDocument with their equivalents in HTML. All others become spans.
 _IN_HTML = {
     "p": "p", "list": "ul", "list-item": "li", "line-break": "br", "table": "table",
     "table-header-rows": "tbody", "table-rows": "tbody", "table-row": "tr", "table-cell": "td",
@@ -384,7 +388,7 @@ _IN_HTML = {
 def _odt(data: bytes) -> Iterator[str]:
     body = _Archive(data).xml("content.xml").find("body/text")
     if body is None:
-        raise _UnreadableError("it has no text of OpenDocument")
+        raise _UnreadableError("it is not an OpenDocument text")
     for each in body.iter():
         if each.tag in ("s", "tab"):
             each.text = " "
@@ -396,10 +400,10 @@ def _odt(data: bytes) -> Iterator[str]:
 
 
 def _epub(data: bytes) -> Iterator[str]:
-    """Yield the title and the chapters of a book, which are the files that its contents list.
+    """Yield the title and the chapters of a book: the files in its table of contents.
 
-    A file that they do not list belongs to the chapter before it, or to the first one. If they list
-    none, each file is a chapter.
+    A file that the table does not list belongs to the chapter before it, or to the first one. If it
+    lists no file, each file is a chapter.
     """
     archive = _Archive(data)
     (package, *_) = (
@@ -407,9 +411,9 @@ def _epub(data: bytes) -> Iterator[str]:
     )
     book = archive.xml(package)
     yield book.findtext(".//title", "")
-    locks = "META-INF/encryption.xml"  # which lists fonts too
-    locked = archive.xml(locks).iter("CipherReference") if locks in archive.zip.NameToInfo else ()
-    encrypted = {unquote(each.get("URI", "")) for each in locked}
+    cipher = "META-INF/encryption.xml"  # lists fonts too
+    parts = archive.xml(cipher).iter("CipherReference") if cipher in archive.zip.NameToInfo else ()
+    encrypted = {unquote(each.get("URI", "")) for each in parts}
     items = {each.get("id"): each for each in book.iter("item")}
     spine = [(each, items[each.get("idref")]) for each in book.iter("itemref")]
     names = [_linked(package, item.get("href", "")) for _, item in spine]
@@ -418,7 +422,7 @@ def _epub(data: bytes) -> Iterator[str]:
     chapter: list[str] = []
     in_chapter = False
     for (place, item), name in zip(spine, names, strict=True):
-        if "nav" in item.get("properties", "").split():  # the contents themselves
+        if "nav" in item.get("properties", "").split():  # the table of contents itself
             continue
         if name in encrypted:
             raise _UnreadableError("it is encrypted")
@@ -434,12 +438,6 @@ def _epub(data: bytes) -> Iterator[str]:
     yield "\n\n".join(chapter)
 
 
-def _linked(name: str, href: str) -> str:
-    """Return the name of the file that a link of another file of the archive leads to."""
-    path = unquote(href.partition("#")[0])
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
-
-
 def _contents(archive: _Archive, package: str, item: ET.Element) -> Iterator[str]:
     """Yield the names of the files that an item lists, if it is the table of contents."""
     from selectolax.lexbor import LexborHTMLParser
@@ -451,7 +449,7 @@ def _contents(archive: _Archive, package: str, item: ET.Element) -> Iterator[str
     if name not in archive.zip.NameToInfo:
         return
     tree = LexborHTMLParser(_markup(archive.read(name)))
-    for nav in tree.css("nav" if is_nav else "navmap"):  # others list printed pages, landmarks
+    for nav in tree.css("nav" if is_nav else "navmap"):  # others list printed pages or landmarks
         if not is_nav or nav.attributes.get("epub:type") == "toc":
             for link in nav.css("[href], [src]"):
                 yield _linked(name, link.attributes.get("href") or link.attributes.get("src") or "")
@@ -464,7 +462,7 @@ READERS: dict[str, Callable[[bytes], Iterator[str]]] = {
 
 
 def read_frame(file: IO[bytes], most: int) -> bytes:
-    """Return the next frame. EOFError at the end, or if it has more than ``most`` bytes."""
+    """Return the next frame, or raise EOFError at the end or for more than ``most`` bytes."""
     head = file.read(4)
     size = int.from_bytes(head, "big")
     data = file.read(size) if len(head) == 4 and size <= most else None
@@ -482,7 +480,7 @@ def write_frames(file: IO[bytes], *frames: bytes) -> None:
 
 
 def _bounds_memory() -> bool:
-    """Limit the memory of this process, and return whether the system keeps the limit."""
+    """Limit the memory of this process, and return whether the system enforces the limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -493,14 +491,14 @@ def _bounds_memory() -> bool:
         with suppress(OSError, ValueError):
             resource.setrlimit(kind, (limit, limit))
     try:
-        mmap.mmap(-1, BOUNDS["memory"]).close()  # macOS takes a limit that it does not keep
+        mmap.mmap(-1, BOUNDS["memory"]).close()  # macOS accepts a limit that it does not enforce
     except OSError:
         return True
     return False
 
 
 def _listen(frames: SimpleQueue[bytes]) -> None:
-    """Queue the frames that come, and end the process when its parent has ended."""
+    """Queue the frames from the parent, and end this process when the parent has ended."""
     with suppress(OSError, EOFError, MemoryError):
         while True:
             frames.put(read_frame(sys.stdin.buffer, 2**31))
@@ -508,9 +506,9 @@ def _listen(frames: SimpleQueue[bytes]) -> None:
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent decides
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keeps the output of a library out of the answers
     frames: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=[frames], daemon=True).start()
     _, path = frames.get(), frames.get()

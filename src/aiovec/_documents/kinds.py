@@ -15,14 +15,14 @@ from .child import LONGEST_TITLE, READERS
 from .reading import missing_package
 
 Headings = Iterator[tuple[int, int, int, str, str | None]]
-"""The start, the end, the level, the words and the anchor of each heading."""
+"""The start, end, level, words and anchor of each heading."""
 
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
-# What MkDocs, Pandoc and Hugo write behind the words of a heading: { #anchor .class }.
+# The attributes that MkDocs, Pandoc and Hugo put after a heading's words: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
-# The code and the headings of Markdown that a reader made of other markup, with their anchors.
-_MADE = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
-# The splitter's time grows with the square of its text, so it gets windows of so many characters.
+# Code, and headings with their anchors, in the Markdown to which a reader converted a document.
+_CONVERTED = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
+# The splitter's time grows with the square of a text's length, so it gets windows of this size.
 WINDOW = 2**15
 
 
@@ -34,14 +34,14 @@ def package(name: str) -> Any:
         raise missing_package(exc.name) from exc
 
 
-def _none(text: str) -> Headings:
+def _no_headings(text: str) -> Headings:
     return iter(())
 
 
 def _markdown(text: str) -> Headings:
-    """Yield the headings of Markdown, as they stand there.
+    """Yield the headings of a Markdown document.
 
-    A window of the text may end in a block, so the next one begins with its last block.
+    A window of the text may end within a block, so the next window begins with its last block.
     """
     start, size = 0, WINDOW
     while start < len(text):
@@ -64,16 +64,16 @@ def _markdown(text: str) -> Headings:
 
 @cache
 def _blocks() -> Any:
-    """Return a parser of blocks only: references take quadratic time."""
+    """Return a parser of blocks without references, which take quadratic time."""
     parser = package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
     parser.core.ruler.enableOnly(["normalize", "block"])
-    parser.parse("x")  # compiles its rules, which other threads would see half done
+    parser.parse("x")  # compiles its rules before other threads use it
     return parser
 
 
 @cache
 def _inlines() -> Any:
-    """Return a parser of one line. To make it takes as long as to parse a hundred."""
+    """Return a parser of single lines. Creating it takes as long as parsing a hundred lines."""
     parser = package("markdown_it").MarkdownIt("commonmark")
     parser.parseInline("x")  # as above
     return parser
@@ -85,20 +85,21 @@ def _plain(words: str) -> tuple[str, str | None]:
         return words, None
     attributes = _ATTRIBUTES.search(words)
     (inline,) = _inlines().parseInline(_ATTRIBUTES.sub("", words))
-    kept = ("text", "code_inline", "softbreak")
-    plain = "".join(each.content or " " for each in inline.children if each.type in kept)
+    types = ("text", "code_inline", "softbreak")
+    plain = "".join(each.content or " " for each in inline.children if each.type in types)
     return plain.strip(), attributes and attributes[1]
 
 
-def _made(text: str) -> Headings:
-    """Yield the headings of Markdown that a reader made. Their words are no Markdown."""
-    for each in _MADE.finditer(text):
+def _converted(text: str) -> Headings:
+    """Yield the headings of a converted document. Their words are plain text, not Markdown."""
+    for each in _CONVERTED.finditer(text):
         if each[2]:
             yield each.start(), each.end(), len(each[2]), each[3].replace("`", ""), each[4]
 
 
 def _underlined(text: str) -> Headings:
-    """Yield the headings of reStructuredText, whose levels are those of their first uses."""
+    """Yield the headings of reStructuredText. Each style's level is its place among the styles, in
+    the order of their first uses."""
     levels: list[tuple[str, bool]] = []
     lines = text.split("\n")
     places = [0]
@@ -115,7 +116,7 @@ def _underlined(text: str) -> Headings:
             lines[n - 1][:1].isspace()
             or (n > 1 and lines[n - 2].strip(" ") and lines[n - 2][:3] != ".. ")
         ):
-            continue  # the last row of a table, or of a paragraph
+            continue  # the last row of a table or paragraph
         style = (rule[1], above)
         if style not in levels:
             levels.append(style)
@@ -124,29 +125,28 @@ def _underlined(text: str) -> Headings:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of document, known by a suffix, or by the ``first`` bytes.
+    """A kind of document, recognised by a suffix or by its ``first`` bytes.
 
-    ``unit`` is what the start of a passage counts; without one, it counts nothing that a reader of
-    the document sees. ``hint`` is added to the error for a document without a text. Lines that are
-    ``silent`` say nothing to a reader, so a passage of only such lines is none.
+    ``unit`` is the unit of a passage's start, such as a page; empty if readers see no such unit.
+    ``hint`` is added to the error for a document without text. Lines that match ``silent`` mean
+    nothing to readers, so a passage with only such lines is left out.
     """
 
     name: str
     suffixes: tuple[str, ...]
     first: tuple[bytes, ...] = ()
     unit: str = ""
-    headings: Callable[[str], Headings] = _made
+    headings: Callable[[str], Headings] = _converted
     splitter: str = "MarkdownSplitter"
     silent: re.Pattern[str] | None = None
     hint: str = ""
 
     @property
     def is_parsed(self) -> bool:
-        """True if a reader in another process makes text of it."""
+        """True if a reader in another process converts it to text."""
         return self.name in READERS
 
 
-# Lines of reStructuredText that say nothing to a reader: a passage of only such lines is none.
 _SILENT = re.compile(
     r"(?m)^(?:\.\. (?:_[^:\n]+:|(?:(?:current)?module|highlight|contents)::.*)|:orphan:)[ \t]*$"
 )
@@ -155,11 +155,11 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("markdown", (".md", ".markdown", ".mdown"), (), "line", _markdown),
-        Kind("text", (".txt", ".text"), (), "line", _none, "TextSplitter"),
+        Kind("text", (".txt", ".text"), (), "line", _no_headings, "TextSplitter"),
         Kind("rst", (".rst",), (), "line", _underlined, "TextSplitter", _SILENT),
         Kind(
-            "pdf", (".pdf",), (b"%pdf-",), "page", _none, "TextSplitter",
-            hint="; a scanned one needs text recognition first",
+            "pdf", (".pdf",), (b"%pdf-",), "page", _no_headings, "TextSplitter",
+            hint="; a scanned PDF needs text recognition first",
         ),
         Kind("html", (".html", ".htm", ".xhtml"), (b"<!doctype html", b"<html")),
         Kind("notebook", (".ipynb",), headings=_markdown),
@@ -173,6 +173,6 @@ KINDS = {
 
 
 def kind_by_suffix(source: str) -> Kind | None:
-    """Return the kind that the suffix of a document's name stands for."""
+    """Return the kind of documents whose names have the suffix of ``source``, if any."""
     suffix = PurePosixPath(source).suffix.lower()
     return next((kind for kind in KINDS.values() if suffix in kind.suffixes), None)

@@ -1,7 +1,8 @@
-"""Reads documents in a child process, which a document may crash or fill without harm to others.
+"""Reads documents in a child process, so that a document that crashes its reader or uses all of its
+memory harms nothing else.
 
-A child reads one document after another, and ends after a rest. An event loop reads one document at
-a time, so that there is usually one child.
+A child reads one document after another, and ends when it has been idle for a while. An event loop
+reads one document at a time, so there is usually one child.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Stop:
                 self._end()
 
     def check(self) -> None:
-        """Raise AiovecError if the work is to end."""
+        """Raise AiovecError if the work should stop."""
         if self._is_set:
             raise AiovecError("the reading of documents was stopped")
 
@@ -63,9 +64,9 @@ class Stop:
 
 
 def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
-    """Read a document in a child; DocumentError if it cannot be read. Takes a while."""
+    """Read a document in a child, or raise DocumentError. Takes a while."""
     try:
-        reader = _taken()
+        reader = _child()
     except OSError as exc:
         why = f"no process of Python can be started to read it: {exc}"
         raise DocumentError(source, f"{why}; convert it to Markdown first") from exc
@@ -79,7 +80,7 @@ def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
             raise missing_package(package)
         case {"reason": str() as reason}:
             raise DocumentError(source, reason)
-    raise DocumentError(source, "its reader gave no answer that can be used")
+    raise DocumentError(source, "its reader returned an invalid answer")
 
 
 def missing_package(name: str | None) -> ConfigError:
@@ -89,20 +90,22 @@ def missing_package(name: str | None) -> ConfigError:
 
 
 def bounds() -> str:
-    """Return how documents are read here, for ``aiovec doctor``; OSError if most cannot be."""
-    with _taken() as reader:
+    """Describe how documents are read here, for ``aiovec doctor``. Raises OSError if no child can
+    be started."""
+    with _child() as reader:
         bounded = f"{BOUNDS['memory'] >> 20:,} MiB" if reader.bounds_memory else "any amount"
     time = f"{BOUNDS['seconds']} s"
     return f"read in a separate process, each with at most {time} and {bounded} of memory"
 
 
 class _Child:
-    """A process that reads, used in ``with``. OSError if none can be started."""
+    """A process that reads documents, for use in ``with``. Raises OSError if it cannot be
+    started."""
 
     def __init__(self) -> None:
         name = Path(sys.executable or "").stem.lower()
         if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
-            raise OSError(f"{sys.executable!r} is not Python")  # but the app, which would run twice
+            raise OSError(f"{sys.executable!r} is not Python")  # it would start the app again
         self._process = subprocess.Popen(
             [sys.executable, "-I", child.__file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -117,7 +120,7 @@ class _Child:
         self.bounds_memory = facts["bounds_memory"] is True
 
     def ask(self, kind: str, data: bytes) -> dict[str, Any]:
-        """Return the facts about a document, or the reason why there are none."""
+        """Return the facts about a document, or the reason why it cannot be read."""
         reason = f"{TOO_LARGE}, or breaks its reader"
         left = 4 * BOUNDS["characters"]
 
@@ -142,10 +145,11 @@ class _Child:
             return {"reason": reason}
         finally:
             timer.cancel()
-            timer.join()  # it may just be ending the process
+            timer.join()  # it may be ending the process just now
 
     def kill(self) -> None:
-        """End the process, so that whoever waits for its answer gets none. It is not used again."""
+        """End the process, so that a thread that waits for its answer stops waiting. A killed child
+        is not used again."""
         self._is_killed = True
         self._process.kill()
 
@@ -160,12 +164,12 @@ class _Child:
             _idle.append(self)
 
     def _end_rest(self) -> None:
-        with suppress(ValueError):  # another thread has taken it
+        with suppress(ValueError):  # another thread uses it
             _idle.remove(self)
             self._close()
 
     def wake(self) -> bool:
-        """Return whether an idle one still runs."""
+        """Stop the idle timer, and return whether the process still runs."""
         self._timer.cancel()
         if self._process.poll() is None:
             return True
@@ -183,7 +187,7 @@ _idle: list[_Child] = []
 _all: set[_Child] = set()
 
 
-def _taken() -> _Child:
+def _child() -> _Child:
     """Return an idle child, or a new one."""
     with suppress(IndexError):
         while True:
@@ -209,7 +213,7 @@ def _end_all() -> None:
 
 def _forget_all() -> None:
     for each in _all:
-        each._process.returncode = 0  # the parent's, which waits for it
+        each._process.returncode = 0  # the parent waits for its end
     _all.clear()
     _idle.clear()
 

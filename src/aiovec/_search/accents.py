@@ -1,8 +1,8 @@
 """Accents of Latin letters, which people leave out when they type.
 
-A stemmer knows the endings of its language as they are written, with their accents: of
-``informação`` and ``informações`` it leaves ``inform``, of ``informacao`` it leaves ``informaca``.
-So a word gets the accents that its ending usually has before it is stemmed, however it was typed.
+A stemmer knows the endings of its language with their accents: it reduces ``informação`` and
+``informações`` to ``inform``, but ``informacao`` to ``informaca``. So before a word is stemmed, it
+gets the accents that its ending usually has, however it was typed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 import unicodedata
 from functools import lru_cache
 
-# The endings that decide most stems, by how often they come in the 30,000 most frequent words of
-# each language. Behind them, 0.02 to 4 % of the words have another stem than Snowball gives them as
-# they are written (in Hungarian, without them 9 %).
+# The endings that decide most stems, by their frequency in the 30,000 most frequent words of each
+# language. With them, 0.02 to 4 % of the words have another stem than Snowball gives the word as it
+# is written (in Hungarian, 9 % without them).
 _ENDINGS = {
     "dutch": "ciële reëren riële tiële",
-    # FTS5 puts away accents before it stems English words, LanceDB behind it.
+    # FTS5 removes accents before it stems English words, LanceDB afterwards.
     "english": "cliché clichés exposé exposés fiancé fiancés protégé protégés résumé résumés",
     "french": "ée ité ées ère près éjà ités ières",
     "hungarian": "ó ól zért át ét iért ják ján ően zönöm ként hozzá",
@@ -34,47 +34,47 @@ _LETTERS = {
     "hungarian": "áéíóöőúüű", "italian": "àèéìòù", "norwegian": "åé", "portuguese": "áâãàçéêíóôõú",
     "romanian": "ăâîșț", "spanish": "áéíóúñü", "swedish": "åäöé", "turkish": "çğöşüâ",
 }  # fmt: skip
-# The last letters of a word that may have one: stems are decided there.
-_LAST = 2
 _ACCENTS = re.compile(r"(?<=[A-Za-z])[\u0300-\u036f]+")
 
 
 def unaccented(text: str) -> str:
-    """Return a text whose Latin letters have no accents."""
+    """Return a text with the accents of its Latin letters removed."""
     if text.isascii():
         return text
-    apart = unicodedata.normalize("NFD", text)
-    return unicodedata.normalize("NFC", _ACCENTS.sub("", apart))
+    decomposed = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", decomposed))
 
 
 @lru_cache(maxsize=20_000)
 def accented(language: str, word: str) -> str:
-    """Return a word in lower case with no accents but those that its ending usually has."""
+    """Return a word in lower case without accents, except those that its ending usually has."""
     word = unaccented(word)
     rule = _rule(language)
     return word if rule is None else rule[0].sub(lambda ending: rule[1][ending[0]], word, count=1)
 
 
 def spellings(language: str, word: str) -> list[str]:
-    """Return the ways in which a word may be written, in lower case, that may have another stem:
-    without accents, with those that its ending usually has, and with one near its end.
+    """Return the spellings of a word, in lower case, that may have different stems: without
+    accents, with those that its ending usually has, and with one near its end.
     """
     bare = unaccented(word.lower())
-    ways = [bare, accented(language, bare)]
+    words = [bare, accented(language, bare)]
     letters = _LETTERS.get(language, "")
-    able = set(map(unaccented, letters))
-    for place in [n for n, letter in enumerate(bare) if letter in able][-_LAST:]:
-        ways += [
+    bases = unaccented(letters)
+    # Only the last letters of a word decide its stem.
+    for place in [n for n, letter in enumerate(bare) if letter in bases][-2:]:
+        words += [
             bare[:place] + letter + bare[place + 1 :]
-            for letter in letters
-            if unaccented(letter) == bare[place]
+            for letter, base in zip(letters, bases, strict=True)
+            if base == bare[place]
         ]
-    return ways
+    return words
 
 
 @lru_cache(maxsize=64)
 def _rule(language: str) -> tuple[re.Pattern[str], dict[str, str]] | None:
-    """Return what finds the ending of a word, and the endings with their accents."""
+    """Return the pattern of a language's endings, and each ending with its accents; None if the
+    language has no list of endings."""
     endings = {unaccented(ending): ending for ending in _ENDINGS.get(language, "").split()}
     if not endings:
         return None

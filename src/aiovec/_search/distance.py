@@ -13,14 +13,13 @@ import numpy as np
 from .._model.arrays import Float32Array, Float64Array, Int64Array
 from .._model.schema import Metric
 
-# Components measured in one step, and the least rows of a step. More would allocate new memory each
-# time. Fewer switch threads more often, and wait for the interpreter (``python -m bench search``).
-_COMPONENTS, _LEAST_ROWS = 49_152, 16
-# Cosine distances below this are measured by differences.
-_NEAR = 0.25
+# Components measured in one step, and the fewest rows of a step. More would allocate new memory
+# each time. With fewer, threads switch more often and wait for the interpreter (``python -m bench
+# search``).
+_COMPONENTS, _FEWEST_ROWS = 49_152, 16
 # Splits a float64 into an upper part of 29 bits and the rest.
 _CUT = 2.0**24 + 1
-# Squared error of a share below which it does not matter.
+# Squared error of a share below which the error does not matter.
 _ALONG = 2.0**-50
 # Squared sine of angles that float64 cannot distinguish from 0.
 _NO_ANGLE = 2.0**-156
@@ -29,14 +28,14 @@ _NO_ANGLE = 2.0**-156
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
     """Return distances in float64, in which no float32 can overflow.
 
-    They are the distances to one query, or of each row to the query in the same row. A row's
-    distance depends only on the row and its query. ``docs/internals/exact-search.md`` bounds the
-    error: 2⁻⁴⁴ of the distance, also among rows that are nearly equal. The distance of a damaged
-    vector may be NaN, without a NumPy warning.
+    ``query`` is one vector, or a matrix with a query for each row. A row's distance depends only on
+    the row and its query. ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of the
+    distance, also among rows that are nearly equal. The distance of a damaged vector may be NaN,
+    without a NumPy warning.
     """
     count, dim = vectors.shape
     measured = np.empty(count, dtype=np.float64)
-    step = max(_LEAST_ROWS, _COMPONENTS // dim)
+    step = max(_FEWEST_ROWS, _COMPONENTS // dim)
     with np.errstate(divide="ignore", invalid="ignore"):
         for start in range(0, count, step):
             part = slice(start, start + step)
@@ -58,9 +57,9 @@ def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
 
 
 def _dot(rows: Float64Array, points: Float64Array) -> Float64Array:
-    # The product of two float32 is exact in float64, a sum of products is not, and would order
-    # nearly equal rows wrongly. So each product is split: the upper parts are multiples of one
-    # number, with few enough bits that they add up exactly.
+    # The product of two float32 numbers is exact in float64. A sum of products is not, and would
+    # order nearly equal rows wrongly. So each product is split: the upper parts are multiples of
+    # one number, with few enough bits that their sum is exact.
     products = rows * points
     largest = np.abs(products).max(axis=1, initial=0.0)
     exponents = np.frexp(largest)[1] + (rows.shape[1].bit_length() + 1)
@@ -76,7 +75,7 @@ def _cosine(rows: Float64Array, points: Float64Array) -> Float64Array:
     cosines = products / (np.sqrt(of_rows) * np.sqrt(of_points))
     # Rounding may give a cosine just above 1.
     distances: Float64Array = 1.0 - np.clip(cosines, -1.0, 1.0)
-    near = distances < _NEAR
+    near = distances < 0.25  # these are measured by differences
     if near.any():
         shares = products / of_points
         if not near.all():
@@ -96,8 +95,8 @@ def _cosine_of_near(
 ) -> Float64Array:
     """Return 1 - cos of small angles: s / (1 + cos), with s the squared sine.
 
-    1 minus a number near 1 loses the digits that distinguish near rows. The sine comes from the
-    rest of a row without its component along the point.
+    Subtracting a number near 1 from 1 loses the digits that distinguish near rows. The sine comes
+    from what is left of a row without its component along the point.
     """
     # The upper part of a share has 29 bits, so its product with a float32 is exact.
     cut = shares * _CUT
@@ -134,9 +133,9 @@ _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = 
 
 
 def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
-    """Return the positions of the ``limit`` nearest, and of those as near as the last one.
+    """Return the positions of the ``limit`` nearest rows, and of rows as near as the last of them.
 
-    Every backend keeps these: ``VectorStore`` breaks ties by id, in one place for all of them.
+    Every backend returns these: ``VectorStore`` breaks ties by id, in one place for all backends.
     """
     best = np.argsort(measured, kind="stable")
     return best[measured[best] <= measured[best[limit - 1]]] if len(best) > limit else best

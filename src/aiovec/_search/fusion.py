@@ -1,4 +1,4 @@
-"""The lists of a keyword and a hybrid search: rows with all words before others, and fusion."""
+"""The order of keyword hits, those with all words first, and the fusion of a hybrid search."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class RRF:
 class Weighted:
     """The weighted mean of a row's shares in both lists; a list without the row adds 0.
 
-    A share falls from 1 for the first row, in the vector list with the distance to 0.2 for the last
-    row, and in the keyword list with the score to 0. Rows with all words have at least 0.5 there,
-    and then the others at most 0.5; if no row has all words, they have at most 0.7. In a short
-    list of rows that hardly differ, the last row has nearly the share of the first. A list of
-    weight 0 adds no hits.
+    The first row of a list has the share 1. In the vector list, shares fall with the distance, to
+    0.2 for the last row; in the keyword list they fall with the score, to 0. If keyword hits have
+    all words, their shares are at least 0.5, and those of the others at most 0.5. If none has all
+    words, the shares are at most 0.7. In a short list of rows that hardly differ, the last row has
+    nearly the share of the first. A list of weight 0 adds no hits.
     """
 
     vector: float = 0.5
@@ -60,7 +60,7 @@ Fusion = RRF | Weighted
 
 
 def number_of(value: Any) -> float | None:
-    """Return a number of any type as a float; None if it is not finite or no number."""
+    """Return a number of any type as a float; None if it is not finite or not a number."""
     if isinstance(value, (str, bytes)):
         return None
     try:
@@ -71,11 +71,12 @@ def number_of(value: Any) -> float | None:
 
 
 def is_finite(value: object) -> bool:
+    """Return whether a value is a finite real number, and not a bool."""
     return type(value) is not bool and isinstance(value, Real) and number_of(value) is not None
 
 
 def as_floats(options: object, *names: str) -> None:
-    """Make these numbers floats: one of NumPy would make every score a number of NumPy."""
+    """Make these numbers floats: with a NumPy number, every score would be a NumPy number."""
     for name in names:
         object.__setattr__(options, name, float(getattr(options, name)))
 
@@ -83,14 +84,14 @@ def as_floats(options: object, *names: str) -> None:
 def all_words_first(
     all_words: Sequence[tuple[_K, float]], any_word: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
-    """Return the rows with all words, and behind them those with some, whose scores are lower.
+    """Return the rows with all words, then the rows with some of them, whose scores are lowered.
 
     Both lists have rows with their scores, best first.
     """
     known = {row for row, _ in all_words}
     others = [(row, score) for row, score in any_word if row not in known][: limit - len(all_words)]
-    # A row that lacks a word counts at most half of one that has them all. Measured by
-    # ``bench quality``: without this, chance words push better vectors aside.
+    # A row without one of the words counts at most half of a row with all of them. Otherwise words
+    # that match by chance push better vectors aside (``bench quality``).
     share = 0.5
     if all_words and others and (best := others[0][1]) > 0:
         # The factor keeps a rounding from making two scores equal.
@@ -105,9 +106,9 @@ IdsOf = Callable[[Sequence[_K]], Mapping[_K, str]]
 def least(
     rows: Sequence[tuple[float, _K]], limit: int, ids_of: IdsOf[_K]
 ) -> list[tuple[float, _K]]:
-    """Return the rows of the least values, in order, equal ones by id.
+    """Return the rows with the least values, in order; rows with equal values are ordered by id.
 
-    Only the ids of rows that are equal to another one are asked for.
+    ``ids_of`` is called only for rows whose value is that of another row.
     """
     order = sorted(rows, key=itemgetter(0))
     if len(order) > limit:
@@ -124,7 +125,7 @@ def least(
 class FusedHit(Generic[_K]):
     """A row of a fused list, by its id or another key of the backend.
 
-    The distance is None without a vector, and until it is known.
+    The distance is None if the row has no vector, or until it is measured.
     """
 
     key: _K
@@ -135,10 +136,6 @@ class FusedHit(Generic[_K]):
 
 # The least share of a row with all words, and the most of one without.
 _HALF = 0.5
-# The most share of a row where none has all words, as in most questions. With 0.5, good rows fell
-# behind, and with 1, chance words pushed better vectors aside: nDCG@10 of four sets in sum was 2.21
-# and 2.19, with 0.7 2.24 (ADR 17).
-_NONE_WHOLE = 0.7
 
 
 def fuse(
@@ -150,10 +147,10 @@ def fuse(
     limit: int,
     ids_of: IdsOf[_K],
 ) -> list[FusedHit[_K]]:
-    """Return the best rows of both lists together, equal ones by id.
+    """Return the best rows of both lists together; rows with equal scores are ordered by id.
 
-    ``near`` has the keys of the vector list with their distances, ``words`` those of the keyword
-    list with their scores, both best first. The first ``whole`` of ``words`` have all words.
+    ``near`` has the keys and distances of the vector list, ``words`` the keys and scores of the
+    keyword list, both best first. The first ``whole`` rows of ``words`` have all words.
     """
     distances = dict(near)
     scores = scores_of(metric, [*distances.values()])
@@ -176,7 +173,7 @@ def fuse(
 
 
 def _weighted(fusion: Fusion, name: str, shares: Sequence[float]) -> list[float]:
-    """Return what a list adds to the scores of its rows; nothing if its weight is 0."""
+    """Return the numbers that a list adds to the scores of its rows; none if its weight is 0."""
     if isinstance(fusion, RRF):
         most = (fusion.k + 1) / 2  # the first rank in both lists adds up to 1
         return [most / (fusion.k + rank) for rank in range(1, len(shares) + 1)]
@@ -184,30 +181,32 @@ def _weighted(fusion: Fusion, name: str, shares: Sequence[float]) -> list[float]
     return [weight * share for share in shares] if weight else []
 
 
-# The scale of a list of n rows covers at least this many n-th parts of the first row's distance.
-# Otherwise, two rows that hardly differ would have the most and the least share. By ``bench
-# quality``, 8 and 10 are better than 0 and 16. With more than 8, noise in a list of two is too near
-# to the good row (ADR 26).
-_PARTS = 8
-
-
 def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
-    # The last row of the list is near too: a list has to end somewhere.
-    if metric == "dot":  # no distance is that of equal vectors, so the scale is that of a score
+    # The last row has a share too: it is near, and a list has to end somewhere.
+    if metric == "dot":  # equal vectors have no fixed distance, so the scale is that of a score
         return _between(distances, 1.0, 0.2)
     # Squared, Euclidean distances of unit vectors are in proportion to those of cosine.
     scale = [distance**2 for distance in distances] if metric == "l2" else distances
-    return _between(scale, 1.0, 0.2, _PARTS)
+    # The parts keep two rows that hardly differ from having the most and the least share. By
+    # ``bench quality``, 8 and 10 are better than 0 and 16. With more than 8, noise in a list of two
+    # is too near to the good row (ADR 26).
+    return _between(scale, 1.0, 0.2, parts=8)
 
 
 def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
-    below = _HALF if whole else _NONE_WHOLE
+    # For most questions, no row has all words. Then the first share is 0.7: with 0.5, good rows
+    # were ranked too low, and with 1, words that match by chance pushed better vectors aside. The
+    # sum of nDCG@10 over four sets was 2.24, 2.21 and 2.19 (ADR 17).
+    below = _HALF if whole else 0.7
     return _between(scores[:whole], 1.0, _HALF) + _between(scores[whole:], below, 0.0)
 
 
 def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:
-    """Return sorted values on a scale from the first one to the last, or to a more distant end: the
-    scale of n values is at least ``parts`` n-th parts of the first value long."""
+    """Map sorted values to a scale from ``first`` for the first value to ``last`` for the last.
+
+    The scale of n values is at least ``parts / n`` of the first value long, so the last value may
+    lie before its end.
+    """
     if not values or values[0] == values[-1]:
         return [first] * len(values)
     start = values[0]

@@ -1,9 +1,9 @@
 """The query language of keyword search: from a user's text to clauses.
 
-Words, ``"exact phrases"``, ``-without``, ``field:word`` and ``prefix*``. Anything else is text, so
-no query is a syntax error: an unclosed quote, a lone ``-``, or a colon after a word that is not a
-field separates words as punctuation does. Only a field without keyword search, or a misspelt field,
-is an error, since it would match nothing.
+A query has words, ``"exact phrases"``, ``-without``, ``field:word`` and ``prefix*``. Anything else
+is text, so no query is a syntax error: an unclosed quote, a lone ``-``, or a colon after a word
+that is not a field separates words as punctuation does. Only a field without keyword search, or a
+misspelt field, is an error, since it would match nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _MOST_CHARACTERS = 100_000
 # For each word of a phrase, an engine reads all rows that have it.
 _MOST_PHRASE_WORDS = 1_000
 
-# NUL, lone surrogates, and the direction marks that pasted text has before words. No engine stores
-# the first two, and users see none of them.
+# NUL, lone surrogates, and the direction marks before words of pasted text. No engine stores the
+# first two, and users see none of them.
 _UNSEEN = re.compile("[\0\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 # A clause begins after white space or a quote; a minus sign within a word is punctuation.
@@ -50,9 +50,9 @@ _WORD = re.compile(r"[^\W_]+")
 class TextClause:
     """One condition of a keyword search: a word, or words next to each other.
 
-    ``text`` is unchanged, so that the table's analyzer finds the words. A ``field`` of None means
-    any field with ``text=True``. With ``prefix``, the last word is the beginning of a word;
-    ``excluded`` clauses must not match.
+    ``text`` is as typed, for the table's analyzer. A ``field`` of None means any field with
+    ``text=True``. With ``prefix``, the last word is the beginning of a word; ``excluded`` clauses
+    must not match.
     """
 
     text: str
@@ -75,7 +75,7 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
     On an ngram table, phrases have no words to count.
     """
     if schema.analyzer == "ngram" or len(text) < 2 * _MOST_PHRASE_WORDS:
-        return  # so few characters are not too many words
+        return  # too short for so many words
     counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
     total = sum(count for count in counts if count > 1)
     _check_count(text, total, _MOST_PHRASE_WORDS, "words in phrases")
@@ -107,32 +107,30 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
             continue
         place = match.end()
         field, phrase, word = match["field"], match["phrase"], match["word"]
-        held = phrase if word is None else word
+        words = phrase if word is None else word
         if field is not None and field not in fields:
             # In a longer text, which no person typed, a word before a colon is text.
             if len(text) <= 1_000:
-                _check_no_field(field, held, fields, schema)
-            held, field = f"{field}:{held}", None
+                _check_no_field(field, words, fields, schema)
+            words, field = f"{field}:{words}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
-        held = (held.rstrip("*") if prefix else held).strip()
-        if not grams:  # n-grams are of all characters, also of line breaks and tabs
-            held = _GAP.sub(" ", held)
+        words = (words.rstrip("*") if prefix else words).strip()
+        if grams:  # n-grams are of all characters: line breaks, tabs and punctuation too
+            has_word = not _OPERATORS.issuperset(words)
+        else:
+            words = _GAP.sub(" ", words)
+            has_word = any(map(str.isalnum, words))
         # N-grams match parts of words anyway.
-        prefix = prefix and held[-1:].isalnum() and not grams
-        if _is_wanted(held, grams):
-            yield TextClause(held, field, prefix=prefix, excluded=match["minus"] is not None)
+        prefix = prefix and words[-1:].isalnum() and not grams
+        if has_word:
+            yield TextClause(words, field, prefix=prefix, excluded=match["minus"] is not None)
 
 
-def _check_no_field(word: str, held: str, fields: Set[str], schema: Schema) -> None:
+def _check_no_field(word: str, after: str, fields: Set[str], schema: Schema) -> None:
     """Raise InvalidNameError if a word before a colon is probably meant as a field."""
     near = nearest_name(word.lower(), sorted(fields), _NEAR if len(word) > 4 else _NEAR_OF_FOUR)
     declared = word == "id" or word in schema.fields
-    if (declared or (near and len(word) > _FEW_LETTERS)) and not held.startswith("//"):
+    if (declared or (near and len(word) > _FEW_LETTERS)) and not after.startswith("//"):
         cure = "use where to filter by it." if declared else f"did you mean {near!r}?"
         rule = f"the fields are {listed(sorted(fields))}; {cure} In quotes, it is plain text"
         raise InvalidNameError(word, "field of keyword search", rule)
-
-
-def _is_wanted(held: str, grams: bool) -> bool:
-    """Return whether a text has a word. For n-grams, punctuation counts as a word too."""
-    return not _OPERATORS.issuperset(held) if grams else any(map(str.isalnum, held))

@@ -1,6 +1,6 @@
 """Snippets of texts with marked matches, for every analyzer and backend.
 
-With an analyzer of words, the tokens of the query are looked for among the tokens of the texts. For
+With an analyzer of words, matches are the words of a text that have the tokens of the query. For
 "ngram", a backend finds the matches itself.
 """
 
@@ -36,14 +36,14 @@ def word_snippets(
 
     ``tokens_of`` returns the tokens of a text, in order, as the index compares them.
     """
-    every = [text or "" for row in texts for text in row.values()]
-    every += [clause.text for clause in clauses]
-    words = dict.fromkeys(chain.from_iterable(map(_WORD.findall, every)))
+    all_texts = [text or "" for row in texts for text in row.values()]
+    all_texts += [clause.text for clause in clauses]
+    words = dict.fromkeys(chain.from_iterable(map(_WORD.findall, all_texts)))
     stems = _stems([*words], tokens_of)
 
     def matches(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
         words = [(*word.span(), stems[word[0]]) for word in _WORD.finditer(text)]
-        places: dict[str, list[int]] = {}  # without it, every clause would read every word
+        places: dict[str, list[int]] = {}  # so that a clause does not read every word
         for n, (_, _, stem) in enumerate(words):
             places.setdefault(stem, []).append(n)
         for n, clause in enumerate(clauses):
@@ -60,14 +60,15 @@ def word_snippets(
 
 
 def _stems(words: Sequence[str], tokens_of: Callable[[str], Sequence[str]]) -> dict[str, str]:
-    """Return the tokens of each word, joined; all in one call, which may take milliseconds."""
-    divider = "0" * 12  # a token between two words, since a word may have none or several
+    """Return the tokens of each word, joined. ``tokens_of`` may take milliseconds, so it is called
+    once for all words."""
+    divider = "0" * 12  # a token between two words, since a word may have none or several tokens
     tokens: Sequence[str] = ()
     while words:
         tokens = tokens_of(f" {divider} ".join(words))
         if tokens.count(divider) == len(words) - 1:
             break
-        divider += "0"  # a word is the divider
+        divider += "0"  # one of the words equals the divider
     stems: list[list[str]] = [[]]
     for token in tokens:
         if token == divider:
@@ -85,14 +86,14 @@ def snippets(
 ) -> list[dict[str, str]]:
     """Return each row's snippets: of each text, the part with the most different clauses."""
     wanted = [clause for clause in clauses if not clause.excluded]
-    made: list[dict[str, str]] = []
+    result: list[dict[str, str]] = []
     for row in texts:
-        made.append({})
+        result.append({})
         for name, text in row.items():
             of_field = [clause for clause in wanted if clause.field in (None, name)]
             if text and (places := sorted(matches(of_field, text))):
-                made[-1][name] = _around(text, places, _densest(places), highlight)
-    return made
+                result[-1][name] = _around(text, places, _densest(places), highlight)
+    return result
 
 
 def _densest(matches: Sequence[Match]) -> Match:
@@ -113,14 +114,9 @@ def _densest(matches: Sequence[Match]) -> Match:
     return matches[best]
 
 
-def _around(
-    text: str,
-    matches: Sequence[Match],
-    first: Match,
-    highlight: tuple[str, str],
-) -> str:
+def _around(text: str, matches: Sequence[Match], first: Match, highlight: tuple[str, str]) -> str:
     """Return the part of a text around a match, with all matches in it marked."""
-    begin, behind, _ = first
+    begin, first_end, _ = first
     start = begin - _BEFORE
     if start < _BEFORE // 2:
         start = 0
@@ -129,9 +125,9 @@ def _around(
     end = start + _CHARACTERS
     if end >= len(text):
         end = len(text)
-    elif (space := text.rfind(" ", behind, end)) >= 0:
+    elif (space := text.rfind(" ", first_end, end)) >= 0:
         end = space
-    end = max(end, behind)
+    end = max(end, first_end)
     parts = [SNIPPET_GAP if start else ""]
     at = start
     for start, last, _ in matches:
