@@ -130,7 +130,7 @@ FAULTS = [
     ),
     Fault(
         "many rows are checked on the event loop", STORE + "write.py",
-        "return hop(cost_of(given, t.schema), self._check, t.handle)",
+        "return hop(cost_of(rows, t.schema), self._check, t.handle)",
         "return hop(0, self._check, t.handle)",
         "tests/store/test_rows.py",
     ),
@@ -142,7 +142,7 @@ FAULTS = [
     ),
     Fault(
         "a follower keeps a row that expired", STORE + "expiry.py",
-        "return replace(page, upserted=rows, deleted=[*page.deleted, *gone])",
+        "return replace(page, upserted=rows, deleted=[*page.deleted, *ids])",
         "return replace(page, upserted=rows)",
         "tests/store/test_expiring.py " + CONTRACT + " -k expire",
     ),

@@ -5,7 +5,7 @@ An app must not use them: they may change in any release.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +34,7 @@ class StoreInternals:
         return self._store._backends.identity
 
     def watching(
-        self, sources: Iterable[str | Mapping[str, Any]]
+        self, sources: Sequence[str | Mapping[str, Any]]
     ) -> AbstractAsyncContextManager[None]:
         """Watch sources, as ``aiovec.asgi.lifespan`` does, while this is entered."""
         from ._store.watch import watching_all

@@ -81,15 +81,15 @@ def lifespan(
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
         state = getattr(app, "state", None)
         other = _in_state(state)
-        if other is not None:  # otherwise the handlers would always get the last one
+        if other is not None:  # handlers would always get the store that was opened last
             raise ConfigError(
                 f"this app has a store already ({other.target}): open a second one with "
                 "aiovec.connect in your own lifespan, and pass it to its handlers yourself",
                 key="lifespan",
             )
         async with opening() as store, watching_all(store, watched, wait=wait):
-            # Set twice: requests to mounted apps see only the state of their scope, and servers and
-            # frameworks without such a state keep the app's.
+            # Set twice: requests to mounted apps see only the state of their scope, which some
+            # servers and frameworks do not have.
             if state is not None:
                 setattr(state, KEY, store)
             try:
@@ -115,9 +115,9 @@ class _GetStore:
     Raises ConfigError if no lifespan ran.
     """
 
-    # An object rather than a function for FastAPI, which reads a dependency's signature: only a
-    # parameter annotated with Starlette's class gets the request, also for web sockets. So the
-    # annotation is added once Starlette is imported.
+    # An object instead of a function, for FastAPI, which reads the signature of a dependency: only
+    # a parameter annotated with Starlette's class gets the request or the web socket. So the
+    # annotation is that class once Starlette is imported.
     __name__ = __qualname__ = "get_store"
 
     def __call__(self, request: Scoped | Mapping[str, Any]) -> VectorStore:

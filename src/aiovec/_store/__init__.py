@@ -1,1 +1,1 @@
-"""The store itself: calls, retries, ranking, and following a TOML file, on any backend."""
+"""The store: calls, retries, ranking, expiring rows, watches, and migrations that it follows."""

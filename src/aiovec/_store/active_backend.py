@@ -52,13 +52,13 @@ REFUSALS = (
 )  # fmt: skip
 """Errors of calls that do not fit the table's schema. Another process may have altered it."""
 
-# Minimum attempts of a call whose table was altered or whose store moved. A long call may meet this
-# for the first time when its deadline has already passed.
+# Minimum attempts of a call whose table was altered or whose store moved: the deadline of a long
+# call may have passed when this happens for the first time.
 _LEAST_ATTEMPTS = 20
 
-# Seconds between two looks at the mark for a migration that has begun: one indexed read, or one
-# small file. A shorter run ends before its target's driver is imported.
-_BETWEEN_LOOKS = 1.0
+# Seconds between two checks for a migration, each of which reads an indexed row or a small file. A
+# shorter migration ends before its target's driver is imported.
+_BETWEEN_CHECKS = 1.0
 
 
 class ActiveBackend:
@@ -96,8 +96,8 @@ class ActiveBackend:
             self._handles.pop(name, None)
             handle = self._handles[name] = await self.backend.open_table(name)
             fresh = True
-        wanted = call_context().states
-        if wanted is None or self.state_of(handle) in wanted:
+        requested = call_context().states
+        if requested is None or self.state_of(handle) in requested:
             return handle
         if fresh:
             raise TableChangedError(name)
@@ -131,54 +131,51 @@ class ActiveBackend:
 
 
 class Backends:
-    """Holds the active backend, and replaces it where the mark of a migration leads elsewhere."""
+    """Holds the active backend, and replaces it when a migration has moved the store."""
 
     def __init__(self, backend: Backend, place: Place, *, follow: bool) -> None:
         self.active = ActiveBackend(backend, place.settings)
         self._place = place
         self._follows_copies = follow
         self._switching = asyncio.Lock()
-        # The replaced backends, until their last calls have ended.
+        # Replaced backends, until their last calls have ended.
         self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
-        self._looking: asyncio.Task[None] | None = None
-        # Attempts of calls that an alteration or a move has overtaken.
+        self._checking: asyncio.Task[None] | None = None
+        # The number of running attempts of calls that an alteration or a move has interrupted.
         self._retries = 0
         self._no_retry = asyncio.Event()
-        self._next_look = self._first_look()
+        self._next_check = self._first_check()
         self._closed = False
 
     @property
     def identity(self) -> str:
-        """The name of the store: the TOML file that says where it is, or the place itself.
-
-        In memory, each store has its own.
-        """
+        """The name of the store: its TOML file, or its place; unique for a store in memory."""
         if self._place.in_memory:
             return f"{self._place} {os.getpid()} {id(self)}"
         path = self._place.file or self._place.path
         return str(self._place) if path is None else os.path.realpath(path)
 
     def look_ahead(self) -> None:
-        """Now and then begin a look for a migration that will lead elsewhere."""
-        if (now := time.monotonic()) >= self._next_look and not self._closed:
-            self._next_look = now + _BETWEEN_LOOKS
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.ensure_future(self._prepare_to_follow())
+        """Check in the background, at most once a second, whether a migration has begun."""
+        if (now := time.monotonic()) >= self._next_check and not self._closed:
+            self._next_check = now + _BETWEEN_CHECKS
+            if self._checking is None or self._checking.done():
+                self._checking = asyncio.ensure_future(self._prepare_to_follow())
 
-    def _first_look(self) -> float:
-        """Return when to look for a migration; never if the store would not follow one.
+    def _first_check(self) -> float:
+        """Return the time of the first check; infinity if the store would not follow a migration.
 
-        Only a store of a TOML file follows. In a bucket each look would cost a request.
+        Only a store of a TOML file follows. In a bucket each check would cost a request.
         """
-        place = self._place
-        follows = place.file is not None and place.path is not None
-        looks = follows and self.active.backend.supports("moves")
-        return time.monotonic() + _BETWEEN_LOOKS if looks else math.inf
+        follows = self._place.file is not None and self._place.path is not None
+        if follows and self.active.backend.supports("moves"):
+            return time.monotonic() + _BETWEEN_CHECKS
+        return math.inf
 
     async def _prepare_to_follow(self) -> None:
-        """If a migration leads elsewhere, import the driver of its target before the switch.
+        """Import the driver of a migration's target before the switch.
 
-        An import may take seconds, for which the first call after the switch would wait.
+        The import may take seconds, for which the first calls after the switch would wait.
         """
         active = self.active
         with suppress(AiovecError):  # the switch reports it
@@ -189,7 +186,7 @@ class Backends:
             if place is not None:
                 await in_daemon_thread(place.create)
                 if self.active is active:
-                    self._next_look = math.inf
+                    self._next_check = math.inf
 
     async def begin_retry(
         self,
@@ -200,10 +197,9 @@ class Backends:
         *,
         last: bool = False,
     ) -> None:
-        """Begin the next attempt of a call, whose attempts so far have ``failed``.
+        """Begin the next attempt of a call after ``failed`` attempts; end it with ``end_retry``.
 
         Raises the error, or one that says why, if no attempt can succeed or it was the ``last``.
-        Otherwise the attempt has to ``end_retry``.
         """
         last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
         if isinstance(error, StaleTableError):
@@ -223,7 +219,7 @@ class Backends:
             self._no_retry.set()
 
     async def let_through(self, deadline: Deadline) -> None:
-        """Have an alteration wait for the calls that others have overtaken, until its deadline.
+        """Have an alteration wait for retries of interrupted calls, until its deadline.
 
         Otherwise a call that takes longer than the pause between two alterations never succeeds.
         """
@@ -238,8 +234,8 @@ class Backends:
     ) -> bool:
         """Use the store to which the active one has moved, or the copy that has replaced it.
 
-        Return True if the call can be tried again. The mark in the active store decides, since the
-        error may be older: it may come from a backend that has been replaced since.
+        Return True if the call can be repeated. The mark in the active store decides, since the
+        error may come from a backend that has been replaced since.
         """
         if self._closed:
             return False
@@ -247,7 +243,10 @@ class Backends:
             if self.active is not left:
                 return True
             if isinstance(error, StoreReplacedError):
-                return self._follows_copies and await self._use_copy()
+                if not (self._follows_copies and await in_thread(self._place.exists)):
+                    return False
+                await self._use(self._place)
+                return True
             mark = await self._mark(error)
             if mark is None or not mark.left:
                 return True
@@ -257,14 +256,8 @@ class Backends:
             await self._use(place, mark)
         return True
 
-    async def _use_copy(self) -> bool:
-        """Use the file that now lies at the store's place; return False if there is none."""
-        if exists := await in_thread(self._place.exists):
-            await self._use(self._place)
-        return exists
-
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
-        """Return the active store's mark; for a backend without marks, make one of the error."""
+        """Return the active store's mark; for a backend without marks, one from the error."""
         if self.active.backend.supports("moves"):
             return await self.active.backend.move_mark()
         return MoveMark(
@@ -272,7 +265,7 @@ class Backends:
         )
 
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
-        """Replace the active backend by one of this place, to which a mark may have led."""
+        """Replace the active backend by one for this place; ``mark`` is the one that named it."""
         left = self.active
         backend = await in_thread(place.create, left.backend.read_only)
         try:
@@ -292,9 +285,9 @@ class Backends:
             await close_after(backend, exc)
             raise
         self.active, self._place = ActiveBackend(backend, place.settings), place
-        self._next_look = self._first_look()
+        self._next_check = self._first_check()
         self._retired[left] = asyncio.ensure_future(self._retire(left))
-        if LOG.isEnabledFor(logging.INFO):  # an app's handler may wait for a file or a terminal
+        if LOG.isEnabledFor(logging.INFO):  # in a thread: a handler may wait for a file
             text = "following a migration from %s to %s" if mark else "%s was replaced: reading %s"
             await in_thread(LOG.info, text, left.backend.target, backend.target)
 
@@ -304,10 +297,10 @@ class Backends:
         del self._retired[active]
 
     async def close(self) -> None:
-        """Close the backend. It ends the calls that are under way."""
+        """Close the backend. It ends the running calls."""
         self._closed = True
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._checking is not None:
+            self._checking.cancel()
         sweeps = [task for each in (self.active, *self._retired) for task in each.sweeps.values()]
         if sweeps:  # a script that soon closes its store deletes some of the rows too
             await asyncio.wait(sweeps, timeout=1.0)
@@ -315,16 +308,16 @@ class Backends:
             active.idle.set()  # do not wait for its calls
         closing = (self.active.backend.close(), *self._retired.values())
         failures = await asyncio.gather(*closing, *sweeps, return_exceptions=True)
-        if self._looking is not None:
-            await asyncio.wait([self._looking])
+        if self._checking is not None:
+            await asyncio.wait([self._checking])
         for failure in filter(None, failures):
             raise failure
 
 
 async def close_after(backend: Backend, failure: BaseException) -> None:
-    """Close a backend that could not be opened, or is not wanted any more.
+    """Close a backend that could not be opened, or is not needed any more.
 
-    The failure is what callers get: an error while closing becomes a note on it.
+    Callers get the failure; an error while closing becomes a note on it.
     """
     try:
         await to_its_end(backend.close())
@@ -367,23 +360,23 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
     )
 
 
-async def check_same(active: ActiveBackend, table: str, wanted: Schema) -> Schema:
-    """Check that the existing table has the wanted schema, and return that."""
+async def check_same(active: ActiveBackend, table: str, requested: Schema) -> Schema:
+    """Check that the existing table has the requested schema, and return that."""
     try:
         existing = (await active.open_table(table, fresh=True)).schema
     except TableNotFoundError:
-        raise StaleTableError(table) from None  # dropped since: try again
-    if wanted.embed is not None and wanted.model is None:
-        # Without the embedder the model's name is unknown, so it is not compared.
-        wanted = replace(wanted, model=existing.model)
-    differences = existing.differences(wanted)
-    # The length of an embedder's vectors belongs to its model.
-    dim = wanted.dim if wanted.embed is None else existing.dim
-    of_same_model = replace(wanted, model=existing.model, dim=dim)
-    if wanted.model != existing.model and not existing.differences(of_same_model):
-        kinds = [None if each is None else each.kind for each in (wanted.embed, existing.embed)]
+        raise StaleTableError(table) from None  # dropped in the meantime: the call is repeated
+    if requested.embed is not None and requested.model is None:
+        # Without the embedder, the model's name is unknown and cannot be compared.
+        requested = replace(requested, model=existing.model)
+    differences = existing.differences(requested)
+    # If the model differs, the length of an embedder's vectors may differ too.
+    dim = requested.dim if requested.embed is None else existing.dim
+    of_same_model = replace(requested, model=existing.model, dim=dim)
+    if requested.model != existing.model and not existing.differences(of_same_model):
+        kinds = [None if each is None else each.kind for each in (requested.embed, existing.embed)]
         raise ModelMismatchError(
-            table, existing.model, wanted.model, embedder=kinds[0], own=kinds[1]
+            table, existing.model, requested.model, embedder=kinds[0], own=kinds[1]
         )
     if differences:
         raise SchemaMismatchError(table, differences)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..backend.place import Place
     from .store import VectorStore
 
-    _Given = Embedder | Mapping[str, object]
 
 # The modules that a store would import during its first calls.
 _HEAVY = ("aiovec._input.rows", "aiovec._store.store")
@@ -66,8 +65,8 @@ def connect(
     a target, a file or an embedder that cannot be used, BackendNotInstalledError for a backend
     whose package is missing, and the backend's own errors.
     """
-    given = check_embedders(embedder, embedders)
-    return Opening(target, config, given, read_only=read_only, follow=follow)
+    checked = check_embedders(embedder, embedders)
+    return Opening(target, config, checked, read_only=read_only, follow=follow)
 
 
 def _find(target: PathText | Place | None, config: PathText | None) -> Place:
@@ -92,14 +91,14 @@ class Opening:
         self,
         target: PathText | Place | None,
         config: PathText | None = None,
-        embedders: Mapping[str, _Given] | None = None,
+        embedders: Mapping[str, Embedder | Mapping[str, object]] | None = None,
         *,
         read_only: bool,
         follow: bool,
     ) -> None:
         self._target = target
         self._config = config
-        self._given = embedders
+        self._embedders = embedders
         self._read_only = read_only
         self._follow = follow
         self._used = False
@@ -153,10 +152,10 @@ class Opening:
         from .active_backend import close_after
         from .store import VectorStore
 
-        # A disk may hang; this thread blocks the exit of neither the loop nor the process.
-        place, backend, given = await in_daemon_thread(self._prepare)
-        embedders = Embedders(given)
-        if self._given is not None:
+        # In a daemon thread: a disk that hangs must not keep the loop or the process from ending.
+        place, backend, prepared = await in_daemon_thread(self._prepare)
+        embedders = Embedders(prepared)
+        if self._embedders is not None:
             await embedders.check(place.settings)
         try:
             await backend.open()
@@ -177,8 +176,8 @@ class Opening:
         place = _find(self._target, self._config)
         argument = "connect(embedder=...)"
         embedders = {
-            name: embedder_section(name, given, argument) if isinstance(given, Mapping) else given
-            for name, given in (self._given or {}).items()
+            name: embedder_section(name, each, argument) if isinstance(each, Mapping) else each
+            for name, each in (self._embedders or {}).items()
         }
         return place, place.create(read_only=self._read_only), embedders
 
@@ -188,7 +187,7 @@ async def _import_in_thread() -> None:
 
     try:
         await to_thread(_import_the_rest)
-    except RuntimeError as exc:  # Python starts no thread any more
+    except RuntimeError as exc:  # at its end, Python starts no more threads
         raise AiovecError(
             f"no store can be opened while the process ends ({exc}); one that is open already can "
             "be used in atexit functions"
@@ -196,11 +195,11 @@ async def _import_in_thread() -> None:
 
 
 def _import_the_rest() -> None:
-    """Import the modules that a store needs, which is slow the first time."""
+    """Import the modules that a store needs; slow the first time."""
     for module in _HEAVY:
         importlib.import_module(module)
-    # If the app has imported anyio, this would be loaded on the event loop, at its first use. The
-    # name is not public: if it changes, that first use is a little slower.
+    # Otherwise an app that has imported anyio would load this module on the event loop, at the
+    # first use. The name is not public: if it changes, that use is a little slower.
     with contextlib.suppress(ModuleNotFoundError):
         if "anyio" in sys.modules:
             importlib.import_module("anyio._backends._asyncio")
@@ -221,8 +220,8 @@ async def restore(
     ``overwrite`` is true.
 
     Raises StoreBusyError if a process uses the store; CorruptStoreError if the backup is damaged or
-    no store, or if the target is not a store (``overwrite`` replaces it anyway); UnsupportedError
-    if the backend cannot restore.
+    not a store, or if the target is not a store (``overwrite`` replaces it anyway);
+    UnsupportedError if the backend cannot restore.
     """
     await _import_in_thread()
     from ..backend.threads import in_daemon_thread

@@ -1,8 +1,8 @@
-"""Rows that expire: since when they are hidden, and the sweep that deletes them.
+"""Rows that expire: hidden from their time on, and deleted by a sweep.
 
 A backend treats expired rows like all rows until the sweep deletes them. Each attempt of a call has
-one ``ExpiringTable``, and sees only its rows. The sweep runs in ``optimize``, and once an hour in
-the background of an insert or upsert.
+one ``ExpiringTable``, and sees only its rows. The sweep runs in ``optimize``, and in the background
+once an hour if rows are inserted or upserted.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def opened(active: ActiveBackend, name: str) -> OpenTable:
 
 
 class ExpiringTable(OpenTable):
-    """A table whose rows expire, with the rows that exist by the clock at the attempt's beginning.
+    """A table whose rows expire, with the rows that exist when the attempt begins.
 
     Both the clock and the row's time are cut to whole seconds: no row is seen after its time, and
     calls within one second have equal filters, so backends can reuse masks and counts.
@@ -106,9 +106,9 @@ class ExpiringTable(OpenTable):
 
         A filter for live rows costs as much as many searches, and few expired rows are still
         stored. So this fetches some extra rows and drops expired ones. If a query finds too many
-        expired rows, all are repeated, because they answer from one state of the table: with a
-        filter for the start of the current minute, whose mask backends can reuse, and finally with
-        one for now.
+        expired rows, all queries are repeated, since all answers are from one state of the table:
+        first with a filter for the start of the current minute, whose mask backends can reuse, and
+        finally with one for now.
         """
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
         # Extra rows replace expired ones.
@@ -116,10 +116,10 @@ class ExpiringTable(OpenTable):
         existing = partial(self._existing, enough, columns)
         for moment in (None, self._moment.replace(second=0), self._moment):
             wide = await hop(16 * len(queries), self._wider, queries, enough, moment)
-            kept = await super().search(wide, existing)
-            if not any(more and len(live.distances) < limit for live, more in kept):
+            results = await super().search(wide, existing)
+            if not any(more and len(live.distances) < limit for live, more in results):
                 break
-        every = [live for live, _ in kept]
+        every = [live for live, _ in results]
         return await hop(cost_of(*every), finish, every)
 
     def _wider(self, queries: Sequence[Query], limit: int, moment: datetime | None) -> list[Query]:
@@ -128,7 +128,7 @@ class ExpiringTable(OpenTable):
         wider = [replace(query, limit=limit, columns=read) for query in queries]
         if moment is None:
             return wider
-        # Backends search at once for queries that share a filter.
+        # Backends search together for queries that share a filter.
         distinct = {id(query.where): query.where for query in queries}
         alive = {key: self._not_before(moment, where) for key, where in distinct.items()}
         return [replace(query, where=alive[id(query.where)]) for query in wider]
@@ -140,12 +140,12 @@ class ExpiringTable(OpenTable):
         whether there may be more."""
         answers = []
         for result in results:
-            kept = self._places(result.rows)
+            places = self._places(result.rows)
             near = cast("Sequence[float]", result.distances)
-            if len(near) > limit:  # beyond the limit, rows as near may be missing
+            if len(near) > limit:  # beyond the limit, equally near rows may be missing
                 order = sorted(zip(near, result.rows.ids, count(), strict=False))
-                kept = sorted({i for _, _, i in order[:limit]}.intersection(kept))
-            live = Found(result.rows.take(kept, columns.fields), [near[i] for i in kept])
+                places = sorted({i for _, _, i in order[:limit]}.intersection(places))
+            live = Found(result.rows.take(places, columns.fields), [near[i] for i in places])
             answers.append((live, len(near) >= limit))
         return answers
 
@@ -187,9 +187,9 @@ class ExpiringTable(OpenTable):
 
         def divided() -> Changes:
             expired = self._expired_in(page.upserted)
-            gone = page.upserted.column("id").filter(expired).to_pylist()
-            rows = page.upserted.filter(pc.invert(expired)) if gone else page.upserted
-            return replace(page, upserted=rows, deleted=[*page.deleted, *gone])
+            ids = page.upserted.column("id").filter(expired).to_pylist()
+            rows = page.upserted.filter(pc.invert(expired)) if ids else page.upserted
+            return replace(page, upserted=rows, deleted=[*page.deleted, *ids])
 
         return await hop(cost_of(page.upserted), divided)
 
@@ -219,7 +219,7 @@ class ExpiringTable(OpenTable):
             await self.backend.write(self.handle, Delete(ids, self._expired))
 
     async def sweep(self) -> None:
-        """Delete all expired rows, in batches, each of which is a step with its own deadline.
+        """Delete all expired rows in batches, each of which has a deadline of its own.
 
         A server does this for its clients, by its own clock.
         """
@@ -243,14 +243,14 @@ class ExpiringTable(OpenTable):
         name, active = self.handle.name, self.active
         ended = active.swept.get(name, -_SWEEP_EVERY)
         if name not in active.sweeps and time.monotonic() - ended >= _SWEEP_EVERY:
-            # An empty context: the write's key and trace are its own.
+            # An empty context: the key and the trace belong to the write.
             loop = asyncio.get_running_loop()
             active.sweeps[name] = loop.create_task(self._sweep_quietly(), context=Context())
 
     async def _sweep_quietly(self) -> None:
         self.active.enter()
         try:
-            # The next write or optimize meets the same error, and reports it.
+            # The next write or optimize gets the same error, and reports it.
             with suppress(AiovecError, StaleTableError):
                 await self.sweep()
         finally:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_MOST_LOOKED_AT = 100
-"""Rows in whose payload a key is looked for within lists."""
+_MOST_SAMPLED = 100
+"""Most rows whose payloads are searched for a key within lists."""
 
 
 class OpenTable:
@@ -72,11 +72,13 @@ class OpenTable:
         return await hop(cost_of_text(where), self.bind, where)
 
     async def refuse_lists(self) -> None:
-        """Raise FilterError if a filter of the attempt, which selected nothing, has a payload key
-        that rows have within lists only."""
+        """Raise FilterError if a filter has a payload key that rows have within lists only.
+
+        Called if the attempt's filters selected nothing.
+        """
         cost, indexed = sum(each.literals for each in self.filters), self.schema.payload_indexes
         for key in await hop(cost, nested_keys, self.filters, indexed):
-            payloads = await self._payloads(key.in_lists, _MOST_LOOKED_AT)
+            payloads = await self._payloads(key.in_lists, _MOST_SAMPLED)
             fault = await hop(cost_of_text(payloads), key.fault, payloads)
             if fault is not None and not await self._payloads(key.beside, 1):
                 raise FilterError(fault)
@@ -87,7 +89,7 @@ class OpenTable:
         return await self.read(Find(where, by_id, most, columns, _payload_texts))
 
     def get(self, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> Awaitable[_T]:
-        """Return what ``finish`` makes of the rows with these ids."""
+        """Return the result of ``finish`` for the rows with these ids."""
         return self.backend.read(self.handle, Get(ids, columns, finish))
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
@@ -101,7 +103,7 @@ class OpenTable:
     def rows(
         self, where: Expr | None, columns: Columns, finish: FromRows[_T]
     ) -> AsyncGenerator[_T, None]:
-        """Yield what ``finish`` makes of the rows of one snapshot that a filter selects."""
+        """Yield the results of ``finish`` for the rows of one snapshot that a filter selects."""
         return self.backend.rows(
             self.handle, where=self._only(where), columns=columns, finish=finish
         )
@@ -113,7 +115,7 @@ class OpenTable:
         return self.backend.write(self.handle, change)
 
     def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
-        """Return what ``finish`` makes of the answers to queries of one kind."""
+        """Return the result of ``finish`` for the answers to queries of one kind."""
         return self.backend.search(self.handle, queries, finish)
 
     def export(

@@ -43,10 +43,10 @@ class BoostRead(NamedTuple):
 class Decay:
     """Prefer newer hits: the score is multiplied by ``1 - weight * (1 - freshness)``.
 
-    So ``weight`` is the part of its score that a very old hit loses, and the other hits do not
-    matter. A score below 0 falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time
-    in ``field``. It is 1 for future times, for a row without a time, and where the field or
-    payload key ``pinned`` is true: these do not age.
+    So ``weight`` is the part of its score that a very old hit loses, whatever the other hits are. A
+    score below 0 falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time in
+    ``field``. It is 1 for future times, for a row without a time, and if the field or payload key
+    ``pinned`` is true: such rows do not age.
     ``half_life`` is a timedelta, or a text such as "45s", "30m", "12h", "7d" or "2w". A time may be
     an RFC 3339 text, and each field a payload key, such as "payload.at".
     """
@@ -74,7 +74,7 @@ class Decay:
         return [BoostRead(self.field, "times", ("datetime", "text")), *pinned]
 
     def worth_at(self, now: datetime) -> Callable[..., float]:
-        """Return the function from what it reads of a row to its freshness, from 0 to 1."""
+        """Return a function from the values of ``reads`` to a row's freshness, from 0 to 1."""
         half_life = self.seconds
 
         def freshness(at: object, pinned: object = False) -> float:
@@ -87,7 +87,7 @@ class Decay:
 
     @property
     def seconds(self) -> float:
-        """Return the half-life in seconds; 0 if it is not valid."""
+        """The half-life in seconds; 0 if it is not valid."""
         if isinstance(self.half_life, timedelta):
             return self.half_life.total_seconds()
         return seconds_of(self.half_life) if isinstance(self.half_life, str) else 0.0
@@ -95,7 +95,7 @@ class Decay:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """Prefer hits by a number of theirs: the score is multiplied by ``1 - weight * (1 - worth)``.
+    """Prefer hits with a higher number: the score is multiplied by ``1 - weight * (1 - worth)``.
 
     ``worth`` is ``field / most``, from 0 to 1. A boolean counts as 1 or 0, a missing number as 0.
     """
@@ -118,7 +118,7 @@ class Factor:
         return [BoostRead(self.field, "numbers or booleans", ("int", "float", "bool"))]
 
     def worth_at(self, _: datetime) -> Callable[..., float]:
-        """Return the function from what it reads of a row to its importance, from 0 to 1."""
+        """Return a function from the value of ``reads`` to a row's importance, from 0 to 1."""
 
         def importance(number: object) -> float:
             if not isinstance(number, (bool, int, float)) or not number > 0:
@@ -180,7 +180,7 @@ def boosted(
     boosts: Sequence[Boost],
     values_of: Callable[[str], Sequence[Any]],
 ) -> Scored:
-    """Return hits as boosts rank them; ``values_of`` has their values of a field or payload key."""
+    """Return the hits as boosts rank them; ``values_of`` returns their values of a field or key."""
     now = datetime.now(UTC)
     totals = [*scores]
     for boost in boosts:
@@ -190,9 +190,9 @@ def boosted(
     return _best_first(ids, totals)
 
 
-# How many hits are compared with all others at once; and the largest product of matrices, in
-# multiplications, that OpenBLAS computes in this thread: it spreads larger ones over threads of its
-# own, which take several times the CPU under load.
+# Hits that are compared with all others in one step; and the most multiplications of a product of
+# matrices, since OpenBLAS spreads larger ones over threads of its own, which take several times the
+# CPU under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
 # Worths that differ by less differ only by rounding.
 _EQUAL = 1e-12
@@ -201,10 +201,10 @@ _EQUAL = 1e-12
 def diversify(
     rows: Float64Array, nearness: npt.ArrayLike, diversity: float, limit: int
 ) -> list[int]:
-    """Return the positions of hits that are near the query and unlike those picked before.
+    """Return the positions of hits that are near the query and unlike the hits picked before.
 
-    ``rows`` are the hits' vectors scaled to length 1, zero for a hit without a vector, which is
-    like no other.
+    ``rows`` are the hits' vectors scaled to length 1, or zero for a hit without a vector, which is
+    unlike any other.
 
     This is maximal marginal relevance (Carbonell and Goldstein, 1998) with ``lambda`` as
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
@@ -220,7 +220,7 @@ def diversify(
     while len(picked) < min(limit, len(near)):
         last = picked[-1]
         if last not in known:
-            # Those that are worth most now are most likely picked next.
+            # The hits with the highest worth now are the most likely next picks.
             likely = [last, *np.argsort(-worth, kind="stable")[: _AT_ONCE - 1].tolist()]
             after = shares - diversity * _products(rows, rows[likely]).T
             known = dict(zip(likely, after, strict=True))
@@ -240,7 +240,7 @@ def cosines(rows: Float64Array, query: Float32Array) -> Float64Array:
 
 
 def _products(rows: Float64Array, few: Float64Array) -> Float64Array:
-    """Return the dot products of all rows, one line for each, with a few.
+    """Return the dot products of all rows with a few, one line for each row.
 
     They are float64: in float32, rounding would change the pick between two nearly equal hits.
     """
@@ -254,7 +254,7 @@ def _products(rows: Float64Array, few: Float64Array) -> Float64Array:
 
 
 def unit(vectors: npt.NDArray[Any]) -> Float64Array:
-    """Return the vectors scaled to length 1; a zero vector stays zero, as does a missing one."""
+    """Return the vectors scaled to length 1; zero vectors and missing vectors become zero."""
     vectors = vectors.astype(np.float64)
     vectors[np.isnan(vectors[:, 0])] = 0.0
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -334,8 +334,8 @@ def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ..
     """Return a function, or boosts as a tuple."""
     if callable(rerank):
         return cast("RerankFunction", rerank)
-    given = (rerank,) if isinstance(rerank, Boost) else rerank if is_iterable(rerank) else ()
-    boosts = tuple(islice(given, _MOST_BOOSTS + 1))
+    listed = (rerank,) if isinstance(rerank, Boost) else rerank if is_iterable(rerank) else ()
+    boosts = tuple(islice(listed, _MOST_BOOSTS + 1))
     if not boosts or not all(isinstance(each, Boost) for each in boosts):
         expected = (
             "a function that takes the hits, Decay(…), Factor(…), a list of these boosts, or None"

@@ -2,8 +2,8 @@
 
 ``plan_of`` makes a ``Plan`` of the arguments. ``Plan.answers`` asks the backend, which calls the
 plan again in the thread of the read: there the rows are ranked, grouped, boosted, diversified and
-cut, and those that are left become hits. A user's function for ``rerank`` runs afterwards, by
-``Answer.finish_by``, and then diversity, the cut and the final hits.
+cut, and the remaining ones become hits. If ``rerank`` is a function, ``Answer.finish_by`` calls it
+afterwards; then come diversity, the cut and the final hits.
 """
 
 from __future__ import annotations
@@ -35,13 +35,7 @@ from .._search.fusion import Fusion
 from .._search.query import TextClause, check_phrases, parse, text_fields
 from .._tools.hints import unexpected
 from .._tools.messages import listed, shown
-from ..backend.contract import (
-    Backend,
-    Found,
-    Query,
-    Snippets,
-    Tuning,
-)
+from ..backend.contract import Backend, Found, Query, Snippets, Tuning
 from ..backend.rows import Batch
 from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError
@@ -91,7 +85,7 @@ class SearchArguments(TypedDict, total=False):
 
 
 class NearArguments(SearchArguments, total=False):
-    """The arguments that every search by vector takes, also by that of a stored row."""
+    """The arguments that every search by vector takes, including ``search_like``."""
 
     exact: bool
     tuning: Tuning | None
@@ -104,38 +98,22 @@ class VectorArguments(NearArguments, total=False):
     model: str | None
 
 
-def _check_tuning_type(argument: str, given: object) -> Tuning:
-    if not isinstance(given, Tuning):
-        raise InvalidArgumentError(argument, given, "an aiovec.Tuning or None")
-    return given
-
-
-def _check_highlight(argument: str, given: Any) -> bool | Highlight:
-    if isinstance(given, bool):
-        return given
-    if not (
-        isinstance(given, tuple)
-        and len(given) == 2
-        and all(isinstance(text, str) for text in given)
-    ):
-        raise InvalidArgumentError(
-            argument, given, "True, False, or a tuple of the texts before and after a word"
-        )
-    for text in given:
+def _check_highlight(argument: str, value: Any) -> bool | Highlight:
+    if isinstance(value, bool):
+        return value
+    pair = value if isinstance(value, tuple) else ()
+    if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        expected = "True, False, or a tuple of the texts before and after a word"
+        raise InvalidArgumentError(argument, value, expected)
+    for text in pair:
         check_words(argument, text)
-    return given
+    return pair
 
 
-def _check_match(argument: str, given: object) -> object:
-    if not isinstance(given, str) or given not in ("all", "any", "best"):
-        raise InvalidArgumentError(argument, given, "'all', 'any' or 'best'")
-    return given
-
-
-def _check_name(argument: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise InvalidArgumentError(argument, given, "the name of a field or a key of the payload")
-    return given
+def _check_match(argument: str, value: object) -> object:
+    if not isinstance(value, str) or value not in ("all", "any", "best"):
+        raise InvalidArgumentError(argument, value, "'all', 'any' or 'best'")
+    return value
 
 
 def _check_each_where(argument: str, filters: object) -> tuple[Where, ...]:
@@ -143,6 +121,17 @@ def _check_each_where(argument: str, filters: object) -> tuple[Where, ...]:
         expected = "a list with a filter for each vector, or None"
         raise InvalidArgumentError(argument, filters, expected)
     return tuple(filters)  # its owner may change it while the call waits
+
+
+def _instance_of(kind: type, expected: str) -> Callable[[str, object], object]:
+    """Return a check that a value has this type."""
+
+    def check(argument: str, value: object) -> object:
+        if not isinstance(value, kind):
+            raise InvalidArgumentError(argument, value, expected)
+        return value
+
+    return check
 
 
 def _option(default: Any, check: Callable[[str, Any], object]) -> Any:
@@ -156,9 +145,9 @@ class SearchOptions:
 
     vector: Vector | str | None = None
     vectors: Any = None
-    """Those of ``search_many``, as ``collect_vectors`` returns them."""
+    """The vectors of ``search_many``, as ``collect_vectors`` returns them."""
     like: tuple[list[str], list[str]] | None = None
-    """The ids of ``search_like`` and those of ``not_like``."""
+    """``ids`` and ``not_like`` of ``search_like``."""
     query: str | None = None
     fusion: Fusion | None = None
     limit: int = _option(10, count_of)
@@ -168,7 +157,7 @@ class SearchOptions:
     model: str | None = None
     include_vector: bool = _option(False, check_flag)
     exact: bool = _option(False, check_flag)
-    tuning: Tuning | None = _option(None, _check_tuning_type)
+    tuning: Tuning | None = _option(None, _instance_of(Tuning, "an aiovec.Tuning or None"))
     diversity: float | None = _option(None, check_diversity)
     rerank: Rerank | None = _option(None, check_rerank)
     """A function, or a tuple of boosts."""
@@ -178,21 +167,23 @@ class SearchOptions:
     highlight: bool | Highlight = _option(False, _check_highlight)
     min_score: float | None = _option(None, check_bound)
     max_distance: float | None = _option(None, check_bound)
-    group_by: str | None = _option(None, _check_name)
+    group_by: str | None = _option(
+        None, _instance_of(str, "the name of a field or a key of the payload")
+    )
     per_group: int = _option(1, count_of)
 
     last: int = field(default=0, init=False)
     """The number of hits, or of groups, to rank: ``offset + limit``."""
     pool: int = field(default=0, init=False)
-    """The number of hits from which the steps that choose pick."""
+    """The number of hits from which diversity, rerank and groups choose."""
     fetched: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank before the steps that choose, if there are any."""
+    """The number of hits, or of groups, to rank before diversity and rerank, if requested."""
 
     def __post_init__(self) -> None:
         for name, usual, check in _CHECKS:
-            given = getattr(self, name)
-            if given is not usual:
-                setattr(self, name, check(name, given))
+            value = getattr(self, name)
+            if value is not usual:
+                setattr(self, name, check(name, value))
         self.last = self.offset + self.limit
         if self.fetch_k is not None and self.fetch_k < self.last:
             expected = f"None, or at least offset + limit, {self.last}"
@@ -215,8 +206,10 @@ _CHECKS = [
 def options_of(
     call: str, arguments: type, options: Mapping[str, Any], **named: Any
 ) -> SearchOptions:
-    """Return the options of a call that takes these arguments besides those that its method names;
-    TypeError for another."""
+    """Return the options of a call; TypeError for one that is not among ``arguments``.
+
+    ``named`` has the options that the method names itself.
+    """
     for name in options:
         if name not in arguments.__annotations__:
             raise unexpected(call, name, [*named, *arguments.__annotations__])
@@ -245,11 +238,11 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A search of one table: what to ask the backend, and the steps that make hits of its answer.
+    """A search of one table: the queries to the backend, and the steps from its answers to hits.
 
-    ``selection`` has what the steps need, ``selected`` the part that hits show. Each
+    ``selection`` has the columns that the steps need, ``selected`` those that hits show. Each
     vector has a filter of its own; a keyword search has one filter, and ``clauses``. With both, the
-    two lists become one. Rows that are ``left_out`` are no hits.
+    two lists become one. The ids in ``left_out`` are never hits.
     """
 
     table: OpenTable
@@ -263,32 +256,24 @@ class Plan:
 
     # To the backend
 
-    @property
-    def rounds(self) -> Sequence[int]:
-        """The numbers of rows to fetch, one after the other, until these have enough groups.
-
-        The rows of the last round are the answer. So the rows of few groups, or of one
-        that comes first, do not make a search read the table.
-        """
-        options = self.options
-        if options.group_by is None:
-            return (options.fetched,)
-        count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
-        return count, count * 16
-
     async def answers(self) -> list[Answer]:
-        """Search in one state of the table for all queries, or with groups for one by one."""
-        every = range(len(self.filters))
-        # Without a query, there is nothing to ask.
-        parts = [every] if self.options.group_by is None and every else [[n] for n in every]
+        """Search in one state of the table for all queries, or one by one if there are groups."""
+        options, every = self.options, range(len(self.filters))
+        parts: list[Sequence[int]] = [every] if every else []
+        rounds = [options.fetched]
+        if options.group_by is not None:
+            parts = [[n] for n in every]
+            # At most two searches: if a few groups have most rows, the whole table is not read.
+            count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
+            rounds = [count, count * 16]
         answers: list[Answer] = []
         for part in parts:
-            for count in self.rounds:
+            for count in rounds:
                 queries = await hop(4 * len(part), self._queries, part, count)
-                made = await self.table.search(queries, partial(self._answers, part, count))
-                if all(answer.complete for answer in made):
+                of_part = await self.table.search(queries, partial(self._answers, part, count))
+                if all(answer.complete for answer in of_part):
                     break
-            answers += made
+            answers += of_part
         return answers
 
     def _queries(self, part: Sequence[int], count: int) -> list[Query]:
@@ -298,7 +283,7 @@ class Plan:
         return [
             Query(
                 # Each list of a hybrid search has more hits than the caller gets. With groups,
-                # ``count`` is made of the pool already.
+                # ``count`` is a multiple of the pool already.
                 limit=limit if options.fusion is None or options.group_by else options.pool,
                 where=self.filters[n],
                 columns=columns,
@@ -320,10 +305,10 @@ class Plan:
     def _answers(self, part: Sequence[int], count: int, results: Sequence[Found]) -> list[Answer]:
         return [self._answer(n, count, result) for n, result in zip(part, results, strict=True)]
 
-    def _answer(self, n: int, count: int, found: Found) -> Answer:
-        """Return the answer to a query whose best ``count`` rows were found."""
+    def _answer(self, n: int, count: int, result: Found) -> Answer:
+        """Return the answer to a query for the best ``count`` rows."""
         options = self.options
-        answer = Answer(self, found, *self._ranked(found, count))
+        answer = Answer(self, result, *self._ranked(result, count))
         if options.group_by is not None:
             answer.group(options.group_by, count)
         elif options.diversity and options.rerank is None:
@@ -336,12 +321,12 @@ class Plan:
             answer.finish()
         return answer
 
-    def _ranked(self, found: Found, limit: int) -> tuple[list[int], list[float]]:
+    def _ranked(self, result: Found, limit: int) -> tuple[list[int], list[float]]:
         """Return the places of the best rows, in their order, and the scores of all."""
-        options, ids = self.options, found.rows.ids
+        options, ids = self.options, result.rows.ids
         by_distance = self.clauses is None
-        distances = found.distances
-        scores = list(found.scores)
+        distances = result.distances
+        scores = list(result.scores)
         if by_distance:
             scores = scores_of(self.table.schema.metric, cast("Sequence[float]", distances))
         lowest_first: Sequence[Any] = distances if by_distance else [-score for score in scores]
@@ -360,16 +345,18 @@ class Plan:
 
 @dataclass(slots=True)
 class Answer:
-    """The answer to one query of a plan: ``places`` has the positions of the chosen rows in
-    ``found``, best first, and ``scores`` the score of every row. The steps change these two, and
-    ``hits`` are made of them: those for a user's function first, and at the end those to return.
+    """The answer to one query of a plan.
 
-    ``groups`` has the group of each place. An answer is ``complete`` if more rows would not have
-    further groups.
+    ``places`` has the positions of the chosen rows in ``result``, best first, and ``scores`` the
+    score of every row. The steps change these two, and ``hits`` are made from them: first those for
+    a user's function, finally those to return.
+
+    ``groups`` has the group of each place. An answer is ``complete`` if more rows would not bring
+    more groups.
     """
 
     plan: Plan
-    found: Found
+    result: Found
     places: list[int]
     scores: list[float]
     groups: dict[int, Group] = field(default_factory=dict)
@@ -387,7 +374,7 @@ class Answer:
     @property
     def _scored(self) -> tuple[list[str], list[float]]:
         """The ids of the chosen rows, and their scores."""
-        ids = self.found.rows.ids
+        ids = self.result.rows.ids
         return [ids[i] for i in self.places], [self.scores[i] for i in self.places]
 
     def _keep_groups(self, last: int, offset: int = 0) -> None:
@@ -395,9 +382,9 @@ class Answer:
         self._keep(_picked(of_each, last, self.plan.options.per_group, offset))
 
     def group(self, by: str, count: int) -> None:
-        """Keep the best rows of each group; ``count`` rows were asked for."""
+        """Keep the best rows of each group; ``count`` rows were requested."""
         options, places = self.plan.options, self.places
-        values = values_of(self.found.rows, places, by)
+        values = values_of(self.result.rows, places, by)
         self.groups = dict(zip(places, map(_group_of, values), strict=True))
         self._keep_groups(options.fetched)
         enough = len({self.groups[i] for i in self.places}) >= options.fetched
@@ -406,12 +393,12 @@ class Answer:
     def diversify(self, query: Float32Array | None = None) -> None:
         """Keep rows that are near the query, by default by their scores, and unlike each other."""
         options = self.plan.options
-        vectors = unit(cast("Float32Array", self.found.rows.vectors)[self.places])
+        vectors = unit(cast("Float32Array", self.result.rows.vectors)[self.places])
         near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)
         self._keep(diversify(vectors, near, cast("float", options.diversity), options.last))
 
     def boost(self, boosts: Sequence[Boost]) -> None:
-        values = partial(values_of, self.found.rows, self.places)
+        values = partial(values_of, self.result.rows, self.places)
         self._keep_scored(boosted(*self._scored, boosts, values))
 
     async def finish_by(self, rerank: RerankFunction, slots: asyncio.Semaphore) -> None:
@@ -424,7 +411,7 @@ class Answer:
         self.finish()
 
     def finish(self) -> None:
-        """Diversify reranked rows as requested, cut all to what is shown, and make the hits."""
+        """Diversify reranked rows if requested, cut the list to its page, and make the hits."""
         plan, options = self.plan, self.plan.options
         schema, selected = plan.table.schema, plan.selected
         if options.diversity and options.rerank is not None and self.places:
@@ -435,13 +422,13 @@ class Answer:
             self._keep_groups(options.last, options.offset)
         names, vector = selected.columns.fields, selected.shows_vector
         columns = result_columns(schema, names, hits=True, vector=vector)
-        self.hits = Results(self.hits_with(selected, self.found.snippets), columns=columns)
-        del self.found  # or a call of many queries would keep the rows of all
+        self.hits = Results(self.hits_with(selected, self.result.snippets), columns=columns)
+        del self.result  # otherwise a call with many queries would hold the rows of all of them
 
     def hits_with(self, selection: Selection, snippets: Snippets | None = None) -> list[Hit]:
         """Return the chosen rows as hits with the selected columns, and snippets of their texts."""
-        found, places = self.found, self.places
-        rows, columns = found.rows, selection.columns
+        result, places = self.result, self.places
+        rows, columns = result.rows, selection.columns
         highlights: Sequence[Mapping[str, str]] = [NOTHING] * len(places)
         if snippets is not None:
             names = text_fields(self.plan.table.schema)
@@ -456,10 +443,10 @@ class Answer:
             Hit(
                 rows.ids[i],
                 self.scores[i],
-                found.distances[i] if found.distances else None,
+                result.distances[i] if result.distances else None,
                 fields_of_each[n],
                 selection.vector_of(rows, i) if shows else None,
-                found.ranks[i] if found.ranks else NOTHING,
+                result.ranks[i] if result.ranks else NOTHING,
                 highlights[n],
                 vector_name,
             )
@@ -492,12 +479,9 @@ def plan_of(table: OpenTable, options: SearchOptions, vectors: Sequence[Float32A
 
 
 def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) -> Selection:
-    """Return the selection with what the steps behind the search read, too."""
-    if (
-        options.rerank is None
-        and options.group_by is None
-        and not (options.highlight or options.diversity)
-    ):
+    """Return the selection with the columns that the steps after the search need."""
+    reads = options.highlight or options.diversity
+    if options.rerank is None and options.group_by is None and not reads:
         return chosen
     boosts = options.rerank if isinstance(options.rerank, tuple) else ()
     refs = [_boost_ref(schema, read) for boost in boosts for read in boost.reads]
@@ -545,7 +529,7 @@ def _check_taken(tuning: Tuning, backend: Backend) -> None:
 
 def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[Expr | None]:
     """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
-    # With words, these may match nothing, and not the filter.
+    # With words, nothing may match because of them, so the filter is not suspected.
     read = table.bind if options.query is None else partial(bind, schema=table.schema)
     common, each_where = read(options.where), options.each_where
     if each_where is None:
@@ -555,10 +539,11 @@ def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[
         raise InvalidArgumentError("each_where", list(each_where), expected)
     keys = [each if isinstance(each, str) else id(each) for each in each_where]
     distinct = dict(zip(keys, each_where, strict=True))
-    own = {key: read(each) for key, each in distinct.items()}
+    bound = {key: read(each) for key, each in distinct.items()}
     if common is not None:
-        own = {key: common if each is None else all_of([common, each]) for key, each in own.items()}
-    return [own[key] for key in keys]
+        for key, each in bound.items():
+            bound[key] = common if each is None else all_of([common, each])
+    return [bound[key] for key in keys]
 
 
 def _clauses(table: OpenTable, words: str) -> tuple[TextClause, ...]:
@@ -577,7 +562,7 @@ def _clauses(table: OpenTable, words: str) -> tuple[TextClause, ...]:
 def vector_like(
     like: tuple[Sequence[str], Sequence[str]], schema: Schema, rows: Batch
 ) -> list[Float32Array]:
-    """Return the vector to search for, made from rows that were read by their ids."""
+    """Return the vector to search for, made from the rows of ``ids`` and ``not_like``."""
     ids, not_like = like
     indices = {id: index for index, id in enumerate(rows.ids)}
 
@@ -610,8 +595,8 @@ def _group_of(value: Any) -> Group:
 
 
 def _picked(groups: Sequence[Group], last: int, per_group: int, offset: int = 0) -> list[int]:
-    """Return the places of rows, whose groups these are: of the groups from ``offset`` to ``last``,
-    at most ``per_group`` of each."""
+    """Return the positions of rows by their groups: at most ``per_group`` of each of the groups
+    from ``offset`` to ``last``."""
     sizes: dict[Group, int] = {}
     picked = []
     for place, group in enumerate(groups):

@@ -8,14 +8,7 @@ import os
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from functools import partial, update_wrapper
@@ -28,13 +21,7 @@ from .._embed.registry import Embedders
 from .._embed.rows import Texts
 from .._filters import Expr, bind
 from .._filters.tree import Value
-from .._input.arguments import (
-    check_flag,
-    check_model,
-    check_words,
-    count_of,
-    whole_number,
-)
+from .._input.arguments import check_flag, check_model, check_words, count_of, whole_number
 from .._input.columns import Places
 from .._input.infer import TableOptions, inferred
 from .._input.rows import (
@@ -55,16 +42,7 @@ from .._input.selection import (
     sort_order,
     value_ref,
 )
-from .._input.types import (
-    ON_CONFLICT,
-    FieldValue,
-    Ids,
-    OnConflict,
-    Rows,
-    Vector,
-    Vectors,
-    Where,
-)
+from .._input.types import ON_CONFLICT, FieldValue, Ids, OnConflict, Rows, Vector, Vectors, Where
 from .._input.vectors import (
     check_query_texts,
     collect_vectors,
@@ -77,15 +55,7 @@ from .._model.arrays import Float32Array
 from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Counts, Results, ResultsList
-from .._model.schema import (
-    Embed,
-    Field,
-    FieldIndex,
-    FieldType,
-    Metric,
-    Schema,
-    check_table_name,
-)
+from .._model.schema import Embed, Field, FieldIndex, FieldType, Metric, Schema, check_table_name
 from .._search.fusion import Fusion, Weighted
 from .._telemetry.spans import span
 from .._tools.hints import Hints, NoLength, NotCopied, hints_methods
@@ -159,7 +129,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
-"""Begins to read a snapshot of a table, part by part."""
+"""A function that begins to read a snapshot of a table, part by part."""
 
 # The limit of ``find(limit=None)``: a number that every backend takes.
 _EVERY_ROW = 2**31 - 1
@@ -175,7 +145,7 @@ _WRITES = _ONCE - {"create_table"} | {"create_table_from", "optimize"}
 
 
 class VectorStore(NotCopied, Hints):
-    """Tables of vectors that can be awaited. Made by ``aiovec.connect``.
+    """Tables of vectors that can be awaited. Created by ``aiovec.connect``.
 
     Every method follows these rules:
 
@@ -184,7 +154,7 @@ class VectorStore(NotCopied, Hints):
     - ``where`` is a filter: its text, an expression of ``F``, a mapping of fields to values, a list
       of these, which means all of them, or None for every row. A bad one raises FilterError.
     - ``ids`` is one id or an iterable of ids: texts, whole numbers or UUIDs.
-    - ``model`` names the model that made the given vectors; one other than the table's raises
+    - ``model`` names the model that made the vectors of the call; one other than the table's raises
       ModelMismatchError. A table without a model, and a call without one, accept any.
     - A write, or a change of fields or tables, is atomic: all of it or none. When it returns, it
       survives ``kill -9``, and every read that starts later, in any process, sees it.
@@ -330,22 +300,21 @@ class VectorStore(NotCopied, Hints):
 
         async def create(active: ActiveBackend) -> Schema | None:
             backend = active.backend
-            wanted = schema or Schema.context_vectors(active.settings.dim)
-            wanted = await self._embedders.completed(table, wanted, active.settings)
+            requested = schema or Schema.context_vectors(active.settings.dim)
+            requested = await self._embedders.completed(table, requested, active.settings)
             if not (exist_ok and table in await backend.tables()):
                 self._check_writable("create_table")
-                if wanted.quantized and not backend.supports("quantized"):
-                    reason = "it stores no bit codes; leave quantized out of the schema"
-                    raise UnsupportedError("quantized", backend.name, reason)
-                if wanted.payload_indexes:
+                if requested.quantized:
+                    backend.check_able("quantized")
+                if requested.payload_indexes:
                     backend.check_able("payload-indexes")
                 try:
-                    await backend.create_table(table, wanted)
-                    return wanted
+                    await backend.create_table(table, requested)
+                    return requested
                 except TableExistsError:
                     if not exist_ok:
                         raise
-            return await check_same(active, table, wanted)
+            return await check_same(active, table, requested)
 
         created = await self._call("create_table", table, create)
         # A repeated call under a write key returns no schema.
@@ -380,14 +349,14 @@ class VectorStore(NotCopied, Hints):
         texts, indexed = read_names("text", text), read_names("index", index)
         nullable = check_flag("vector_nullable", vector_nullable)
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
-        held = await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(held, None, "fail", checked_for=None, make_vectors=self._make_vectors)
-        exists = False  # an earlier attempt has created it: the store has moved since
+        collected = await collect(rows, self._read_in_thread)
+        writing = RowsToWrite(collected, None, "fail", None, self._make_vectors)
+        exists = False  # True in a retry, after the attempt that has created the table
 
         async def create(active: ActiveBackend) -> Schema:
             if not exists and table in await active.backend.tables():  # before texts are embedded
                 raise TableExistsError(table)
-            schema = await hop(cost_of(held.data), inferred, held, options)
+            schema = await hop(cost_of(collected.data), inferred, collected, options)
             schema = await self._embedders.completed(table, schema, active.settings)
             batch = await writing.batch(OpenTable(active, TableHandle(table, schema, None)))
             await to_its_end(fill(active.backend, schema, batch))
@@ -464,7 +433,7 @@ class VectorStore(NotCopied, Hints):
 
     async def _alter(self, call: str, table: str, change: SchemaChange) -> None:
         async def alter(t: OpenTable) -> None:
-            change.apply(t.schema)  # raises if it cannot be made
+            change.apply(t.schema)  # raises if the schema does not allow it
             if changes_text(change, t.schema):
                 t.backend.check_able("text")
             if is_payload_key(t.schema, change.name):
@@ -576,10 +545,8 @@ class VectorStore(NotCopied, Hints):
         checked_for: Schema | None = None,
     ) -> int:
         """Insert or upsert. A batch of an import is already checked, for a schema."""
-        held = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
-        writing = RowsToWrite(
-            held, model, on_conflict, checked_for, make_vectors=self._make_vectors
-        )
+        collected = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
+        writing = RowsToWrite(collected, model, on_conflict, checked_for, self._make_vectors)
         return await self._on_table(call, table, writing.write, row_count=int)
 
     async def _make_vectors(
@@ -627,31 +594,30 @@ class VectorStore(NotCopied, Hints):
         """
         # A mapping of columns has an id; one mapping of fields has ids= or where=.
         if not isinstance(fields, Mapping) or (ids is None and where is None and "id" in fields):
-            for name, given in {"ids": ids, "where": where, "vector": vector}.items():
-                if given is not None:
+            for name, value in {"ids": ids, "where": where, "vector": vector}.items():
+                if value is not None:
                     reason = f"{name} is for one mapping of fields; rows have their own ids"
-                    raise InvalidArgumentError(name, given, reason=reason)
-            held = await collect(fields, self._read_in_thread)
-            writing = RowsToUpdate(held, check_flag("strict", strict), self._make_vectors)
+                    raise InvalidArgumentError(name, value, reason=reason)
+            rows = await collect(fields, self._read_in_thread)
+            writing = RowsToUpdate(rows, check_flag("strict", strict), self._make_vectors)
             return await self._on_table("update", table, writing.write, row_count=int)
         if check_flag("strict", strict):
             reason = "strict is for rows with their own ids, not for ids= and where="
             raise InvalidArgumentError("strict", strict, reason=reason)
         fields = dict(fields)  # its owner may change it while the call waits
-        wanted = None if ids is None else await self._checked_ids(ids, distinct_ids)
+        requested = None if ids is None else await self._checked_ids(ids, distinct_ids)
         cost = cost_of(fields, *fields)
 
         async def update(t: OpenTable) -> int:
             values, payload = await hop(cost, check_patch, fields, t.schema)
-            condition = await _narrowed(t, wanted, where)
-            if wanted is not None and not wanted:
+            condition = await _narrowed(t, requested, where)
+            if requested is not None and not requested:
                 return 0
             if vector is None:
-                made = await vector_of_update(self._make_vectors, t, values)
+                new_vector = await vector_of_update(self._make_vectors, t, values)
             else:
-                made = query_vector(vector, t.schema)
-            change = Update(values, payload, wanted, condition, made)
-            return await t.write(change)
+                new_vector = query_vector(vector, t.schema)
+            return await t.write(Update(values, payload, requested, condition, new_vector))
 
         return await self._on_table("update", table, update, row_count=int)
 
@@ -671,28 +637,27 @@ class VectorStore(NotCopied, Hints):
         """
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
-        held = await collect_vectors(vectors, self._read_in_thread)
-        cost = cost_of(listed, held)
+        collected = await collect_vectors(vectors, self._read_in_thread)
+        cost = cost_of(listed, collected)
 
         async def write(t: OpenTable) -> int:
             check_model(t.handle, model)
             existing: set[str] | None = None
-            if t.expires:  # not behind the gate: a read may wait for memory
+            if t.expires:  # before the gate, since a read may wait for memory
                 existing = await t.ids(await hop(cost, distinct_ids, listed))
 
             def checked() -> tuple[list[str], Float32Array]:
-                wanted, matrix = check_new_vectors(listed, held, t.schema)
+                requested, matrix = check_new_vectors(listed, collected, t.schema)
                 if existing is None:
-                    return wanted, matrix
-                places = [place for place, id in enumerate(wanted) if id in existing]
-                return [wanted[place] for place in places], matrix[places]
+                    return requested, matrix
+                places = [place for place, id in enumerate(requested) if id in existing]
+                return [requested[place] for place in places], matrix[places]
 
-            async with t.backend.writing(len(held) * 4 * t.schema.dim):
-                wanted, matrix = await hop(cost, checked)
-                if not wanted:
+            async with t.backend.writing(len(collected) * 4 * t.schema.dim):
+                requested, matrix = await hop(cost, checked)
+                if not requested:
                     return 0
-                change = UpdateRows([Batch(wanted, {}, vectors=matrix)])
-                return await t.write(change)
+                return await t.write(UpdateRows([Batch(requested, {}, vectors=matrix)]))
 
         return await self._on_table("set_vectors", table, write, row_count=int)
 
@@ -703,13 +668,13 @@ class VectorStore(NotCopied, Hints):
         selects every row. A single text that looks like a filter is refused as an id; pass such an
         id in a list.
         """
-        wanted = None if ids is None else await self._checked_ids(ids, ids_to_delete)
+        requested = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
         async def delete(t: OpenTable) -> int:
-            condition = await _narrowed(t, wanted, where)
-            if wanted is not None and not wanted:
+            condition = await _narrowed(t, requested, where)
+            if requested is not None and not requested:
                 return 0
-            return await t.write(Delete(wanted, condition))
+            return await t.write(Delete(requested, condition))
 
         return await self._on_table("delete", table, delete, row_count=int)
 
@@ -717,8 +682,8 @@ class VectorStore(NotCopied, Hints):
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
         """Return the set of ids that exist."""
-        wanted = await self._checked_ids(ids, distinct_ids)
-        return await self._on_table("exists", table, lambda t: t.ids(wanted), row_count=len)
+        requested = await self._checked_ids(ids, distinct_ids)
+        return await self._on_table("exists", table, lambda t: t.ids(requested), row_count=len)
 
     async def get(
         self,
@@ -733,7 +698,7 @@ class VectorStore(NotCopied, Hints):
         A repeated id returns its row again. ``select`` names the fields to read, as in ``find``.
         The vector comes with them unless ``include_vector`` is false.
         """
-        wanted, distinct = await self._checked_ids(ids, ids_with_distinct)
+        requested, distinct = await self._checked_ids(ids, ids_with_distinct)
         with_vector = check_flag("include_vector", include_vector)
         names = selected_names(select)
 
@@ -743,9 +708,9 @@ class VectorStore(NotCopied, Hints):
 
             def records(rows: Batch) -> Results[Record]:
                 by_id = {record.id: record for record in chosen.records(rows)}
-                return Results([by_id[id] for id in wanted if id in by_id], columns=columns)
+                return Results([by_id[id] for id in requested if id in by_id], columns=columns)
 
-            if not wanted:
+            if not requested:
                 return Results(columns=columns)
             read = chosen.columns.metered(len(distinct))
             return await t.get(distinct, read, records)
@@ -1196,8 +1161,8 @@ class VectorStore(NotCopied, Hints):
         embeds, vector, vectors = schema.embed is not None, options.vector, options.vectors
         if vectors is not None:
             texts = texts_among(vectors) if embeds else {}
-            made = await self._query_vectors(t, texts, options.model) if texts else {}
-            return await hop(cost_of(vectors), many_queries, vectors, schema, made)
+            embedded = await self._query_vectors(t, texts, options.model) if texts else {}
+            return await hop(cost_of(vectors), many_queries, vectors, schema, embedded)
         if options.query is not None and options.fusion is None:
             return ()
         text = options.query if vector is None else vector
@@ -1239,10 +1204,10 @@ class VectorStore(NotCopied, Hints):
         Reads and writes continue. With ``questions``, the recall of a vector index is measured with
         them, as in ``create_index``.
         """
-        given = await self._collected(questions)
+        collected = await self._collected(questions)
 
         async def optimize(t: OpenTable) -> None:
-            vectors = await self._questions(t, given)
+            vectors = await self._questions(t, collected)
             await t.sweep()
             await t.backend.optimize(t.handle)
             if vectors is not None:
@@ -1276,11 +1241,11 @@ class VectorStore(NotCopied, Hints):
         for option, value in {**options, **others}.items():
             check_words(option, value)
         wait = check_flag("wait", wait)
-        given = await self._collected(questions)
+        collected = await self._collected(questions)
 
         async def create(t: OpenTable) -> None:
             passed: dict[str, Any] = {**options, **others}
-            vectors = await self._questions(t, given)
+            vectors = await self._questions(t, collected)
             if vectors is not None:
                 passed["questions"] = vectors
             await t.backend.create_index(t.handle, kind, wait=wait, options=passed)
@@ -1290,18 +1255,18 @@ class VectorStore(NotCopied, Hints):
     async def _collected(self, questions: Vectors | None) -> Any:
         return None if questions is None else await collect_vectors(questions, self._read_in_thread)
 
-    async def _questions(self, t: OpenTable, given: Any) -> Float32Array | None:
+    async def _questions(self, t: OpenTable, collected: Any) -> Float32Array | None:
         """Return the questions, checked like queries. Raises UnsupportedError if the backend takes
         none."""
-        if given is None:
+        if collected is None:
             return None
         t.backend.check_able("questions")
-        return await hop(cost_of(given), given_matrix, given, t.schema, Places())
+        return await hop(cost_of(collected), given_matrix, collected, t.schema, Places())
 
     async def indexes(self, table: str) -> list[IndexInfo]:
         """Return the indexes of a table on LanceDB.
 
-        That of the vectors has its measured ``recall``; the others are those of fields. SQLite
+        The index over the vectors has its measured ``recall``; the others are over fields. SQLite
         raises UnsupportedError.
         """
         return await self._on_table("indexes", table, lambda t: t.backend.indexes(t.handle))
@@ -1410,7 +1375,7 @@ class VectorStore(NotCopied, Hints):
                 active.enter()
                 try:
                     try:
-                        # The backend looks again as it commits; this saves embedding.
+                        # The backend checks again when it commits; this saves embedding.
                         if key is not None and (kept := await kept_of(key, active.backend)):
                             result = cast("_T", kept.outcome)
                         elif opens and table is not None:
@@ -1457,7 +1422,7 @@ class VectorStore(NotCopied, Hints):
 
 async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr | None:
     """Return the bound filter of a write. A write without ids needs a filter."""
-    # With ids, these may select nothing, and not the filter.
+    # With ids, nothing may be selected because of them, so the filter is not suspected.
     read = t.bind if ids is None else partial(bind, schema=t.schema)
     condition = await hop(cost_of_text(where), read, where)
     if ids is None and condition is None:
@@ -1502,7 +1467,7 @@ def _bound(
 class Table(NotCopied, NoLength, Hints):
     """A light handle on one table: the store's methods without the table's name.
 
-    Making one reads nothing. It stays valid when the table is dropped and created again.
+    Creating one reads nothing. It stays valid when the table is dropped and created again.
     """
 
     __slots__ = ("name", "store")

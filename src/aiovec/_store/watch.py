@@ -1,8 +1,8 @@
 """``aiovec.watch``: keep a table in step with a table of another database, or with a folder of
 documents.
 
-A ``Feed`` knows its source, and finds and applies its changes. The importer has them,
-and is loaded when something is watched.
+A ``Feed`` finds and applies the changes of its source. The importer has the feeds, and is imported
+when something is watched.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .._tools.hints import unexpected
 from ..backend.feed import Feed
 from ..backend.paths import PathText, text_of
 from ..backend.threads import in_thread
-from ..errors import InvalidArgumentError, UnsupportedError
+from ..errors import InvalidArgumentError
 from .store import VectorStore
 from .watch_task import Watching
 
-# Seconds between looks at a source whose first copy is waited for.
-_LOOK = 0.05
+# Seconds between two checks whether the first copy of a source is complete.
+_BETWEEN_CHECKS = 0.05
 
 
 class WatchOptions(TypedDict, total=False):
@@ -45,7 +45,7 @@ class WatchOptions(TypedDict, total=False):
 
 
 def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions]) -> Watching:
-    """Keep a table as its source: ``async with watch(store, "app.db#articles", embed="body")``.
+    """Keep a table like its source: ``async with watch(store, "app.db#articles", embed="body")``.
 
     ``source`` is a folder or a file of documents, a table of a SQLite database, ``FILE#TABLE``, or
     rows that ``aiovec import`` reads with ``--embed``, such as ``postgresql://host/db#TABLE``. The
@@ -54,8 +54,8 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
 
     A table of SQLite gets a queue and triggers in its database, which note the keys of changed
     rows; after that, the database is only read. ``aiovec watch FILE#TABLE --stop`` removes them.
-    Where none can be made, as for a view or a ``query``, a SELECT, all rows are compared every
-    ``every`` seconds; a folder whose changes the system does not report is too.
+    Other rows, such as those of a view or of a ``query`` (a SELECT), are all compared every
+    ``every`` seconds, and so is a folder whose changes the system does not report.
 
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column that vectors are made of, ``text`` are those for keyword search, ``index`` those with an
@@ -72,7 +72,7 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
     when it ends. An error, such as that of an embedder, is logged as ``aiovec.watch``, shown by
     ``state``, and the work is tried again.
 
-    Raises InvalidArgumentError if ``every`` is no number above 0, and UnsupportedError for a
+    Raises InvalidArgumentError if ``every`` is not a number above 0, and UnsupportedError for a
     read-only store. Entering it raises ConfigError if the source cannot be read or does not suit
     the table, or if another watch of the store on this machine has the same table and base.
     """
@@ -81,39 +81,35 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
     every = options.pop("every", 60.0)
     if isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0:
         raise InvalidArgumentError("every", every, "a number of seconds above 0")
-    if store.read_only:
-        reason = f"{store.target} was opened with read_only=True"
-        raise UnsupportedError("watch", store.backend_name, reason)
+    store._check_writable("watch")
     named = text_of(source, "source")
 
-    async def opened() -> Feed:
+    async def open_feed() -> Feed:
         feeds = await in_thread(import_module, "aiovec_import.watching")  # slow
         feed: Feed = await feeds.followed(store, feeds.Wanted.of([named], **options), every)
         return feed
 
-    return Watching(store.target, store.watching, opened)
+    return Watching(store.target, store.watching, open_feed)
 
 
 Sources = PathText | Mapping[str, Any] | Iterable[PathText | Mapping[str, Any]]
 """One source or several: each as ``watch`` takes it, or a mapping of all arguments of ``watch``."""
 
 
-def sources_of(given: Sources) -> list[PathText | Mapping[str, Any]]:
-    """Return sources as a list: a text, a path or a mapping is one of them."""
-    if isinstance(given, (str, os.PathLike, Mapping)):
-        return [given]
-    return [*given]
+def sources_of(sources: Sources) -> list[PathText | Mapping[str, Any]]:
+    """Return one source or several as a list."""
+    return [sources] if isinstance(sources, (str, os.PathLike, Mapping)) else [*sources]
 
 
 @asynccontextmanager
 async def watching_all(
-    store: VectorStore, sources: Sources, *, wait: bool = False
+    store: VectorStore, sources: Iterable[PathText | Mapping[str, Any]], *, wait: bool = False
 ) -> AsyncIterator[None]:
     """Watch sources; with ``wait``, enter only when each has been copied once."""
     async with AsyncExitStack() as stack:
-        for source in sources_of(sources):
+        for source in sources:
             options = source if isinstance(source, Mapping) else {"source": source}
             watching = await stack.enter_async_context(watch(store, **options))
-            while wait and not (await watching.state()).ready:  # noqa: ASYNC110 - another process's
-                await asyncio.sleep(_LOOK)
+            while wait and not (await watching.state()).ready:  # noqa: ASYNC110 - perhaps another process copies
+                await asyncio.sleep(_BETWEEN_CHECKS)
         yield

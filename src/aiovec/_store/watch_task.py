@@ -17,8 +17,8 @@ from ..errors import AiovecError, ConfigError, StoreClosedError
 
 LOG = logging.getLogger("aiovec.watch")
 
-# Seconds between looks while something is waited for, and at the lock of another process.
-_LOOK, _STAND_BY = 0.02, 1.0
+# Seconds between two checks whether the table is up to date, and of another process's lock.
+_BETWEEN_CHECKS, _STAND_BY = 0.02, 1.0
 # Seconds that ``state`` waits for other work on the source before it answers None.
 _PATIENCE = 0.5
 # Seconds before the first retry, which double up to the last.
@@ -29,12 +29,12 @@ _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 class WatchState:
     """The state of a watched table.
 
-    ``waiting`` counts the changes that wait, and is None while that is unknown: while all rows are
-    compared, or while the source cannot be read. ``seconds`` says how long ago none was known to
-    wait, and is 0 while none does. ``ready`` says that all rows have been copied once; later
-    changes may wait. ``following`` is False in a process that stands by for another one. ``error``
-    is the last one if the last attempt failed; ``refused`` has the reasons for rows that were set
-    aside, by their ids.
+    ``waiting`` is the number of changes that wait, and None while that is unknown: while all rows
+    are compared, or while the source cannot be read. ``seconds`` is the time since the table was
+    last known to be up to date, and 0 while it is. ``ready`` is True once all rows have been
+    copied; later changes may wait. ``following`` is False in a process that stands by for another
+    one. ``error`` is the text of the last attempt's error, if it failed; ``refused`` has the
+    reasons for rows that were set aside, by their ids.
     """
 
     source: str
@@ -48,12 +48,12 @@ class WatchState:
 
 
 class Watching(NotCopied, Hints):
-    """A source that is followed while this is entered. Made by ``aiovec.watch``."""
+    """A source that is followed while this is entered. Created by ``aiovec.watch``."""
 
     def __init__(
-        self, target: str, others: list[Watching], opened: Callable[[], Awaitable[Feed]]
+        self, target: str, others: list[Watching], open_feed: Callable[[], Awaitable[Feed]]
     ) -> None:
-        self._target, self._others, self._opened = target, others, opened
+        self._target, self._others, self._open_feed = target, others, open_feed
         self._feed: Feed | None = None
         self._task: asyncio.Task[None] | None = None
         self._following = False
@@ -65,7 +65,7 @@ class Watching(NotCopied, Hints):
     async def __aenter__(self) -> Watching:
         if self._feed is not None:
             raise RuntimeError("a Watching is entered once; call aiovec.watch again")
-        feed = await self._opened()
+        feed = await self._open_feed()
         try:
             self._check_apart(feed)
             self._following = await feed.take_turn()
@@ -94,7 +94,7 @@ class Watching(NotCopied, Hints):
             await self._feed.close()
 
     def _check_apart(self, feed: Feed) -> None:
-        """Raise ConfigError if a feed and another one would delete the rows of each other."""
+        """Raise ConfigError if this feed and another one would delete each other's rows."""
         for other in (watching._entered() for watching in self._others):
             apart = other.document and feed.document and other.document != feed.document
             if (other.table, other.base) == (feed.table, feed.base) and not apart:
@@ -127,18 +127,18 @@ class Watching(NotCopied, Hints):
                 raise
             except LookupError:
                 left = mark = None
-            except AiovecError:  # it is logged where it keeps the follower from its work
+            except AiovecError:  # logged by ``_follow``, which retries
                 left = None
             if left == 0:
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_BETWEEN_CHECKS)
 
     def _check_open(self) -> None:
         if self._task is None or self._task.done():
             raise StoreClosedError(self._target)
 
     async def state(self) -> WatchState:
-        """Return how far the table is behind its source, and the last error."""
+        """Return how many changes of the source wait, for how long, and the last error."""
         feed = self._entered()
         error = self._error
         try:
@@ -165,18 +165,18 @@ class Watching(NotCopied, Hints):
         while True:
             try:
                 self._following = self._following or await feed.take_turn()
-                behind = await (feed.step() if self._following else feed.waiting()) != 0
+                is_late = await (feed.step() if self._following else feed.waiting()) != 0
                 self._error, pause = "", 0.0
-                if not behind:
+                if not is_late:
                     await self._is_up_to_date(feed)
                 if not self._following:
                     await asyncio.sleep(_STAND_BY)
-                elif not behind:
+                elif not is_late:
                     while not await feed.changed():
                         self._fresh_at = time.monotonic()
             except StoreClosedError:
                 return
-            except Exception as exc:  # noqa: BLE001 - whatever fails is tried again
+            except Exception as exc:  # noqa: BLE001 - every failure is retried
                 pause = min(max(2 * pause, _FIRST_RETRY), _LAST_RETRY)
                 self._error = f"{exc}" if isinstance(exc, AiovecError) else f"{exc!r}"
                 error = None if isinstance(exc, AiovecError) else exc

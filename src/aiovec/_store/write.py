@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RowsToWrite:
-    """The rows of one call.
+    """The rows of an insert or upsert.
 
-    Rows of an import are ``checked_for`` a schema, and no id occurs twice. ``make_vectors`` calls
-    the embedder.
+    Rows of an import have been ``checked_for`` a schema, and their ids are distinct.
+    ``make_vectors`` calls the embedder.
     """
 
     rows: Collected | Batch
@@ -51,7 +51,7 @@ class RowsToWrite:
     checked_for: Schema | None
     make_vectors: MakesVectors
     _ready: tuple[Schema, Batch] | None = None
-    """Kept so that a repeated attempt does not call the embedder again."""
+    """The rows with their vectors, so that a retry does not call the embedder again."""
 
     async def write(self, t: OpenTable) -> int:
         """Write the rows in one attempt, and return how many."""
@@ -59,7 +59,7 @@ class RowsToWrite:
             check_model(t.handle, self.model)
         t.sweep_now_and_then()
         batch = None if t.schema.embed is None else await self.batch(t)
-        freed = not t.expires  # otherwise expired rows may have some of the ids
+        freed = not t.expires  # if rows expire, expired ones may have some of the ids
         while True:
             # The gate comes first, since the checked rows take memory.
             async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
@@ -67,7 +67,7 @@ class RowsToWrite:
                     batch, _ = await self._checked_rows(t)
                 if not len(batch):
                     return 0
-                # A skip would leave a row out for an expired one, so those are deleted before it.
+                # A skip would leave out a row with an expired row's id, so these are freed first.
                 if freed or self.on_conflict != "skip":
                     try:
                         return await self._put(t, batch)
@@ -75,7 +75,7 @@ class RowsToWrite:
                         # An upsert fails if the id exists in another partition.
                         if freed:
                             raise
-            # After the gate is left: a delete enters it too, and a read may wait for memory.
+            # Outside the gate: a delete enters it too, and a read may wait for memory.
             await t.free(batch.ids)
             freed = True
 
@@ -86,9 +86,9 @@ class RowsToWrite:
         return t.write(change)
 
     def _checked_rows(self, t: OpenTable) -> Awaitable[tuple[Batch, Texts]]:
-        """Return the checked rows, and those that an embedder gives a vector."""
-        given = self.rows.data if isinstance(self.rows, Collected) else self.rows
-        return hop(cost_of(given, t.schema), self._check, t.handle)
+        """Return the checked rows, and the texts from which the embedder makes vectors."""
+        rows = self.rows.data if isinstance(self.rows, Collected) else self.rows
+        return hop(cost_of(rows, t.schema), self._check, t.handle)
 
     def _check(self, handle: TableHandle) -> tuple[Batch, Texts]:
         rows, schema = self.rows, handle.schema
@@ -104,8 +104,8 @@ class RowsToWrite:
     async def batch(self, t: OpenTable) -> Batch:
         """Return the checked rows; the embedder makes missing vectors.
 
-        The table need not exist yet. Rows that ``on_conflict="skip"`` would skip are left out
-        before they are embedded.
+        The table need not exist yet. With ``on_conflict="skip"``, rows with existing ids are left
+        out before the others are embedded.
         """
         schema = t.schema
         skips = self.on_conflict == "skip"
@@ -117,9 +117,9 @@ class RowsToWrite:
             existing = await t.ids(missing.ids)
             rows, missing = await hop(len(rows), without, rows, schema, existing)
         if missing.texts:  # rows may stay without a vector
-            # Without repeated ids, the rows have kept the caller's positions.
-            named = missing if self.on_conflict == "fail" else replace(missing, rows=())
-            vectors = await self.make_vectors(t, named, "document", self.model)
+            # Only if no row was left out are the positions those of the caller, to name in errors.
+            texts = missing if self.on_conflict == "fail" else replace(missing, rows=())
+            vectors = await self.make_vectors(t, texts, "document", self.model)
             rows = await hop(len(rows), with_vectors, rows, missing.rows, vectors)
         self._ready = schema, rows
         return rows
@@ -147,9 +147,9 @@ class RowsToUpdate:
         return hop(cost_of(self.rows.data, t.schema), check)
 
     async def _of_existing(self, t: OpenTable) -> UpdateRows:
-        """Return the change of rows that exist, with the vectors of their new texts.
+        """Return the change of the rows that exist, with the vectors of their new texts.
 
-        A repeated attempt embeds again, since other rows may exist by then.
+        A retry embeds again, since other rows may exist by then.
         """
         change = await self._checked(t)
         if not (t.expires or any(_has_texts(part, t.schema) for part in change.parts)):
@@ -169,24 +169,24 @@ class RowsToUpdate:
             if len(part) and _has_texts(part, t.schema):
                 missing = await hop(len(part), texts_of, part, t.schema)
                 if missing.texts:
-                    # A part without some rows does not have the caller's positions.
-                    named = replace(missing, rows=())
-                    vectors = await self.make_vectors(t, named, "document", None)
+                    # The positions in a part are not those of the caller.
+                    texts = replace(missing, rows=())
+                    vectors = await self.make_vectors(t, texts, "document", None)
                     parts[place] = await hop(len(part), with_vectors, part, missing.rows, vectors)
         return replace(change, parts=parts)
 
 
 def _has_texts(part: Batch, schema: Schema) -> bool:
-    """Return whether a part of an update sets the field that vectors are made of."""
+    """Return whether a part of an update sets the field of ``embed``."""
     return schema.embed is not None and schema.embed.field in part.fields
 
 
 async def vector_of_update(
     make_vectors: MakesVectors, t: OpenTable, values: Mapping[str, Any]
 ) -> Float32Array | None:
-    """Return the vector of a new text in the embedded field; None if the update has none.
+    """Return the vector of a new text in the field of ``embed``; None if the update has none.
 
-    NaN where rows without a text have no vector.
+    It is NaN for an empty text, if rows may lack a vector.
     """
     schema, source = t.schema, t.schema.embed
     if source is None or source.field not in values:
@@ -196,7 +196,7 @@ async def vector_of_update(
         return np.full(schema.dim, np.nan, dtype=np.float32)
     if not text:
         raise InvalidRowError(
-            "there is no text to make the vectors of; pass one, or set other fields",
+            "it is empty, and the vectors are made from this text; pass one, or set other fields",
             field=source.field,
         )
     (vector,) = await make_vectors(t, Texts([text]), "document", None)
@@ -204,16 +204,16 @@ async def vector_of_update(
 
 
 async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
-    """Return the result that is kept of an earlier write under this key; None if there was none.
+    """Return the kept result of an earlier write with this key; None if there was none.
 
-    Raises OutcomeUnknownError if there may have been one and the store kept no result.
+    Raises OutcomeUnknownError if there may have been one whose result was not kept.
     """
     kept = await backend.kept(key)
     if kept is None and call_context().retried and await _forgets(backend):
         raise _RepeatedWriteError(
             backend.target,
-            "it was requested before under the same key, the store has kept no result of that "
-            "request, and nothing was done now",
+            "it was requested before with the same key, the store kept no result of that request, "
+            "and nothing was done now",
         )
     return kept
 
@@ -227,7 +227,7 @@ class _RepeatedWriteError(OutcomeUnknownError):
 async def _forgets(backend: Backend) -> bool:
     """Return whether the store may have done a write without keeping its key.
 
-    The target of a migration has no keys from before the migration.
+    The target of a migration has no keys of earlier writes.
     """
     if not backend.supports("once"):
         return True

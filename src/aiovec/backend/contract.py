@@ -21,14 +21,7 @@ Rules for every method:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Hashable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -740,7 +733,10 @@ def index_behind_change(target: str, table: str) -> Iterator[None]:
         raise OutcomeUnknownError(target, reason) from exc
 
 
-_HINTS = {"payload-indexes": "add_field adds a field with an index, for values to filter on"}
+_HINTS = {
+    "payload-indexes": "add_field adds a field with an index, for values to filter on",
+    "quantized": "it stores no bit codes; leave quantized out of the schema",
+}
 
 ABILITIES = tuple(
     "text indexes changes snapshots backup restore moves read-only once power-loss quantized "

@@ -19,11 +19,12 @@ from collections.abc import (
 )
 from contextlib import suppress
 from functools import wraps
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from .._store.connect import connect as connect_async
 from .._store.store import Table as AsyncTable
 from .._store.store import VectorStore as AsyncStore
+from .._store.watch import WatchOptions
 from .._store.watch import watch as watch_async
 from .._store.watch_task import Watching as AsyncWatching
 from .._tools.hints import (
@@ -363,14 +364,6 @@ def open_store(target: PathText | None = None, **options: Any) -> VectorStore:
     return VectorStore(store, portal)
 
 
-def _for_blocking(
-    function: Callable[Concatenate[AsyncStore, _P], AsyncWatching],
-) -> Callable[Concatenate[VectorStore, _P], Watching]:
-    @wraps(function)
-    def call(store: VectorStore, /, *args: _P.args, **kwargs: _P.kwargs) -> Watching:
-        return Watching(function(store._awaited, *args, **kwargs), store._portal)
-
-    return call
-
-
-watch: Final = _for_blocking(watch_async)
+@wraps(watch_async)
+def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions]) -> Watching:
+    return Watching(watch_async(store._awaited, source, **options), store._portal)
