@@ -8,23 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from ..errors import FilterError
-from .tree import (
-    And,
-    EqualsList,
-    Expr,
-    IsNull,
-    IsTrue,
-    Not,
-    Or,
-    Ref,
-    all_of,
-    any_of,
-    negated,
-    word_of,
-)
+from .tree import And, EqualsList, Expr, IsNull, IsTrue, Not, Or, Ref, all_of, any_of, negated
 
 _MOST_KEYS = 8  # the table is read again for each of them
 
@@ -32,15 +20,16 @@ _MOST_KEYS = 8  # the table is read again for each of them
 class NestedKey:
     """A key within another payload key, in a filter.
 
-    Both select rows that satisfy the other conditions of the filter: ``in_lists`` those with a list
-    on the path to the key, ``beside`` those with a value at the key.
+    Two filters select rows that satisfy the ``others``, the terms of the filter without nested
+    keys: ``in_lists`` those with a list on the path to the key, ``elsewhere`` those with a value at
+    the key.
     """
 
-    def __init__(self, expr: Expr, ref: Ref) -> None:
+    def __init__(self, ref: Ref, others: Sequence[Expr]) -> None:
         self._ref = ref
-        lists = [_is_list(Ref(ref.name, ref.path[:n])) for n in range(1, len(ref.path))]
-        self.in_lists: Expr | None = _only(expr, ref, any_of(lists))
-        self.beside: Expr | None = _only(expr, ref, negated(IsNull(ref)))
+        lists = (_is_list(Ref(ref.name, ref.path[:n])) for n in range(1, len(ref.path)))
+        self.in_lists = all_of([*others, any_of(lists)])
+        self.elsewhere = all_of([*others, negated(IsNull(ref))])
 
     def fault(self, payloads: Iterable[str]) -> str | None:
         """Return why the filter selects nothing, if a payload has the key within a list."""
@@ -62,37 +51,25 @@ def nested_keys(filters: Iterable[Expr], indexed: Collection[str]) -> list[Neste
     """Return the nested keys of filters, except indexed keys, whose values are not lists."""
     keys: dict[Ref, NestedKey] = {}
     for expr in filters:
-        waiting = [expr]
-        while waiting and len(keys) < _MOST_KEYS:
-            item = waiting.pop()
-            if isinstance(item, (And, Or)):
-                waiting += item.items
-            elif isinstance(item, (Not, IsTrue)):
-                waiting.append(item.item)
-            elif len((ref := getattr(item, "ref", _NOTHING)).path) > 1 and str(ref) not in indexed:
+        terms = expr.items if isinstance(expr, And) else (expr,)
+        nested = [_nested(term, indexed) for term in terms]
+        others = [term for term, refs in zip(terms, nested, strict=True) if not refs]
+        for ref in chain.from_iterable(nested):
+            if ref not in keys and len(keys) < _MOST_KEYS:
                 with suppress(FilterError):  # the query would be too large
-                    keys[ref] = keys.get(ref) or NestedKey(expr, ref)
+                    keys[ref] = NestedKey(ref, others)
     return [*keys.values()]
 
 
-_NOTHING = Ref("")
-
-
-def _only(expr: Expr, ref: Ref, instead: Expr, *, negate: bool = False) -> Expr | None:
-    """Return a filter, or its negation, with ``instead`` of each condition on the payload key
-    ``ref``, and without those on other keys; None if nothing is left."""
+def _nested(expr: Expr, indexed: Collection[str]) -> list[Ref]:
+    """Return the nested keys in a condition."""
     match expr:
-        case Not(item) | IsTrue(item):
-            return _only(item, ref, instead, negate=negate is not isinstance(expr, Not))
         case And(items) | Or(items):
-            parts = [_only(item, ref, instead, negate=negate) for item in items]
-            kept = [part for part in parts if part is not None]
-            join = all_of if word_of(expr, negate) == "AND" else any_of
-            return join(kept) if kept else None
-    key = getattr(expr, "ref", None)
-    if key is not None and key.path:
-        return instead if key == ref else None
-    return negated(expr) if negate else expr
+            return [ref for item in items for ref in _nested(item, indexed)]
+        case Not(item) | IsTrue(item):
+            return _nested(item, indexed)
+    ref: Ref | None = getattr(expr, "ref", None)
+    return [ref] if ref is not None and len(ref.path) > 1 and str(ref) not in indexed else []
 
 
 def _is_list(ref: Ref) -> Expr:

@@ -80,7 +80,7 @@ class OpenTable:
         for key in await hop(cost, nested_keys, self.filters, indexed):
             payloads = await self._payloads(key.in_lists, _MOST_SAMPLED)
             fault = await hop(cost_of_text(payloads), key.fault, payloads)
-            if fault is not None and not await self._payloads(key.beside, 1):
+            if fault is not None and not await self._payloads(key.elsewhere, 1):
                 raise FilterError(fault)
 
     async def _payloads(self, where: Expr | None, most: int) -> list[str]:
