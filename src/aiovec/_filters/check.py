@@ -62,20 +62,15 @@ def bind(where: object, schema: Schema) -> Expr | None:
     if isinstance(where, Mapping):
         where = [_equal(name, value) for name, value in where.items()]
     if isinstance(where, (list, tuple)):
-        bound = [_bound_item(condition, schema) for condition in where]
-        terms = [term for term in bound if term is not None]
+        for each in where:
+            if isinstance(each, (list, tuple)):
+                fault = "a list of filters must not contain another list, such as"
+                raise FilterError(f"{fault} {shown(each)}")
+        terms = [term for each in where if (term := bind(each, schema)) is not None]
         return all_of(terms) if terms else None
     if isinstance(where, Combinable):
         return _Binder(schema).bind(where.as_condition())
     return _Binder(schema).bind(parsed(where))  # type: ignore[arg-type]
-
-
-def _bound_item(where: object, schema: Schema) -> Expr | None:
-    if isinstance(where, (list, tuple)):
-        raise FilterError(
-            f"a list of filters must not contain another list, such as {shown(where)}"
-        )
-    return bind(where, schema)
 
 
 def _equal(name: str, value: Any) -> Expr:
@@ -130,8 +125,8 @@ class _Binder:
 
     def _compare(self, leaf: Expr, ref: Ref, op: Operator, value: Value) -> Expr:
         kind = self._kind(leaf, ref)
-        given, is_equality = value, op in ("=", "!=")
-        value = _fitted(ref, kind, value, equality=is_equality)
+        written, is_equality = value, op in ("=", "!=")
+        value = _as_stored(ref, kind, value, equality=is_equality)
         self._check_value(leaf, ref, kind, value)
         if isinstance(value, bool) and not is_equality:
             self._fail(leaf, f"TRUE and FALSE have no order, so {op} does not apply", "= or !=", 0)
@@ -139,20 +134,18 @@ class _Binder:
             return _compare_int(ref, op, value)
         if kind == "float" and isinstance(value, int):
             return _compare_float(ref, op, value)
-        return leaf if value is given else Compare(ref, op, value)
+        return leaf if value is written else Compare(ref, op, value)
 
     def _in(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._kind(leaf, ref)
         # IN is the OR of its equalities. On a payload key, an equality with a literal of another
         # type than the value is null, so the literals of each type make one IN.
         by_kind: dict[str, list[Value]] = {}
-        for index, given in enumerate(values):
-            value = _fitted(ref, kind, given)
+        for index, each in enumerate(values):
+            value = _as_stored(ref, kind, each)
             self._check_value(leaf, ref, kind, value, index)
-            fitting = _fitting(value, kind)
-            if fitting is not None:
-                one_kind = _kind_of(fitting).replace("float", "int")
-                by_kind.setdefault(one_kind, []).append(fitting)
+            if (number := _in_kind(value, kind)) is not None:
+                by_kind.setdefault(_kind_of(number).replace("float", "int"), []).append(number)
         if not by_kind:
             return _all(ref, kind, False)
         return any_of([one_of(ref, several) for several in by_kind.values()])
@@ -175,8 +168,8 @@ class _Binder:
             fault = f"a list of {len(values):,} items is too long to be compared"
             self._fail(leaf, fault, f"at most {_MOST_ITEMS:,} items", 0)
         items = [self._item(leaf, ref, kind, value, index) for index, value in enumerate(values)]
-        fitting = [item for item in items if item is not None]
-        return EqualsList(ref, tuple(fitting)) if len(fitting) == len(items) else _no_list(ref)
+        possible = tuple(item for item in items if item is not None)
+        return EqualsList(ref, possible) if len(possible) == len(items) else _no_list(ref)
 
     def _list_kind(self, leaf: Expr, ref: Ref, operation: str) -> Kind | Literal["payload"]:
         kind = self._kind(leaf, ref)
@@ -194,13 +187,13 @@ class _Binder:
     ) -> Value | None:
         """Return the literal as an item of the list; None if no item can equal it."""
         if kind == "payload":
-            value = _fitted(ref, kind, value)
+            value = _as_stored(ref, kind, value)
             self._check_value(leaf, ref, kind, value, index)
             return value
         item_kind = KINDS[kind].single
         if not _fits_kind(value, item_kind.name):
             self._fail(leaf, f"{ref} holds lists of {item_kind.name}", item_kind.literal, index)
-        item = _fitting(value, item_kind.name)
+        item = _in_kind(value, item_kind.name)
         # A list on LanceDB holds no negative zero.
         return item + 0.0 if isinstance(item, float) else item
 
@@ -219,13 +212,9 @@ class _Binder:
             operand, expected = "a payload key", "text, a number, TRUE or FALSE"
             if kind != "payload":
                 operand, expected = kind, KINDS[kind].literal
-            given = shown(value.isoformat() if isinstance(value, datetime) else value)
-            self._fail(
-                leaf,
-                f"{ref} is {operand}, which cannot be compared with {given}",
-                expected,
-                index,
-            )
+            literal = shown(value.isoformat() if isinstance(value, datetime) else value)
+            fault = f"{ref} is {operand}, which cannot be compared with {literal}"
+            self._fail(leaf, fault, expected, index)
 
     def _need_text(self, leaf: Expr, ref: Ref, operation: str) -> None:
         kind = self._kind(leaf, ref)
@@ -267,10 +256,10 @@ class _Binder:
         raise FilterError(message, text=text, position=position, expected=expected)
 
 
-def _fitting(value: Value, kind: str) -> Value | None:
+def _in_kind(value: Value, kind: str) -> Value | None:
     """Return a literal in exactly the type of ``kind``; None if no value of the type equals it."""
     if kind == "int" and isinstance(value, float):
-        return int(value) if value.is_integer() and _fits(int(value)) else None
+        return int(value) if value.is_integer() and _is_int64(int(value)) else None
     if kind == "float" and type(value) is int:
         return float(value) if float(value) == value else None
     return value
@@ -297,8 +286,9 @@ def _no_list(ref: Ref) -> Expr:
     return all_of((empty, negated(empty)))
 
 
-def _fitted(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Value:
-    """Return the literal as the id or the payload stores it: numbers and datetimes as text."""
+def _as_stored(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Value:
+    """Return a literal in the form of stored values: a number for an id, and a datetime for the
+    payload, becomes text."""
     if kind == "payload" and isinstance(value, datetime):
         return literals.moment_text(value)
     if ref.name == "id" and equality and isinstance(value, int) and not isinstance(value, bool):
@@ -306,7 +296,7 @@ def _fitted(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Valu
     return value
 
 
-def _fits(number: int) -> bool:
+def _is_int64(number: int) -> bool:
     return literals.MIN_INT <= number <= literals.MAX_INT
 
 
@@ -322,10 +312,10 @@ def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
     """Replace the fraction in a comparison with an int field by an int with the same result."""
     bound = math.ceil(value) if op in ("<", ">=") else math.floor(value)
     if op in ("=", "!="):
-        if bound == value and _fits(bound):
+        if bound == value and _is_int64(bound):
             return Compare(ref, op, bound)
         return _all(ref, "int", op == "!=")
-    if _fits(bound):
+    if _is_int64(bound):
         return Compare(ref, op, bound)
     return _all(ref, "int", (bound > 0) == (op in ("<", "<=")))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 from .._tools.messages import shown
 from ..errors import FilterError
@@ -92,7 +92,6 @@ _TOKEN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _SPACE = re.compile(r"\s*+")
-_MOST_INT_DIGITS = 25  # more digits than 64 bits need; int() is quadratic in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +151,9 @@ class _Parser:
             factors = [self._term(position)]
             while self._take_word("AND"):
                 factors.append(self._term(position))
-            terms.append(self._made(all_of, factors, position))
+            terms.append(self._build(all_of, factors, position))
             if not self._take_word("OR"):
-                return self._made(any_of, terms, position)
+                return self._build(any_of, terms, position)
 
     def _term(self, position: int) -> Expr:
         """Parse a condition, perhaps in parentheses, with any number of NOT before it."""
@@ -163,7 +162,7 @@ class _Parser:
             negate = not negate
         opening = self._take("(")
         expr = self._condition() if opening is None else self._in_parentheses(opening.position)
-        return self._made(negated, expr, position) if negate else expr
+        return self._build(negated, expr, position) if negate else expr
 
     def _in_parentheses(self, position: int) -> Expr:
         """Parse the rest of a parenthesis, and an IS [NOT] TRUE or FALSE after it."""
@@ -181,9 +180,9 @@ class _Parser:
         if truth is None:
             self._fail("TRUE or FALSE" if isnot else "TRUE, FALSE, NOT TRUE or NOT FALSE")
         if not truth:
-            expr = self._made(negated, expr, position)
-        expr = self._made(is_true, expr, position)
-        return self._made(negated, expr, position) if isnot else expr
+            expr = self._build(negated, expr, position)
+        expr = self._build(is_true, expr, position)
+        return self._build(negated, expr, position) if isnot else expr
 
     def _truth(self) -> bool | None:
         """Move on if TRUE or FALSE is next, and return which."""
@@ -191,10 +190,10 @@ class _Parser:
             return True
         return False if self._take_word("FALSE") else None
 
-    def _made(
+    def _build(
         self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
     ) -> _R:
-        """Return ``make(of)``; add the position and the expected input to its FilterError."""
+        """Return ``make(of)``; its FilterError gets the position and the expected input."""
         try:
             return make(of)
         except FilterError as exc:
@@ -252,9 +251,9 @@ class _Parser:
             return negated(condition) if isnot else condition
         if token.word == "NOT":
             self._advance()
-            return negated(self._named_predicate(start, ref, _A_PREDICATE_AFTER_NOT))
+            return negated(self._named_predicate(start.position, ref, _A_PREDICATE_AFTER_NOT))
         if token.word in _PREDICATES:
-            return self._named_predicate(start, ref, _A_PREDICATE)
+            return self._named_predicate(start.position, ref, _A_PREDICATE)
         if token.kind == _END or token.text == ")" or token.word in ("AND", "OR"):
             return self._positioned(Compare(ref, "=", True), start.position, start.position)
         if token.text == "(":
@@ -263,10 +262,11 @@ class _Parser:
             self._refuse("a key of the payload follows a dot", token.position, f"{ref}.<key>")
         self._fail(f"{_A_PREDICATE}, AND, OR or the end")
 
-    def _named_predicate(self, start: _Token, ref: Ref, expected: str) -> Expr:
-        at = start.position
+    def _named_predicate(self, at: int, ref: Ref, expected: str) -> Expr:
         if self._take_word("IN"):
-            return self._in_list(start, ref)
+            self._need("(", "'(' and a list of literals")
+            values, positions = self._literals(")")
+            return self._positioned(In(ref, values), at, *positions) if values else Const(False)
         if self._take_word("BETWEEN"):
             low_at = self.next.position
             low = self._positioned(Compare(ref, ">=", self._literal()), at, low_at)
@@ -294,17 +294,10 @@ class _Parser:
             escape_at = self.next.position
             escape = self._text()
             expected = "one character in single quotes, such as '\\\\'"
-            self._made(patterns.checked_escape, escape, escape_at, expected)
+            self._build(patterns.checked_escape, escape, escape_at, expected)
         whole = "a pattern with a character after each escape"
-        marked = self._made(partial(patterns.marked, escape=escape), pattern, value_at, whole)
+        marked = self._build(partial(patterns.marked, escape=escape), pattern, value_at, whole)
         return self._positioned(Like(ref, marked, ignore_case), at, value_at)
-
-    def _in_list(self, start: _Token, ref: Ref) -> Expr:
-        self._need("(", "'(' and a list of literals")
-        values, positions = self._literals(")")
-        if not values:
-            return Const(False)
-        return self._positioned(In(ref, values), start.position, *positions)
 
     def _literals(self, closing: str) -> tuple[tuple[Value, ...], list[int]]:
         """Parse the literals up to the closing bracket; return them and their positions."""
@@ -335,7 +328,7 @@ class _Parser:
         if not (token.starts_name or (any_word and token.kind == "name")):
             self._fail("a key of the payload" if any_word else "a field")
         unicode = "a name of valid Unicode"
-        name = self._made(literals.checked_text, token.value, token.position, unicode)
+        name = self._build(literals.checked_text, token.value, token.position, unicode)
         self._advance()
         return name
 
@@ -346,8 +339,8 @@ class _Parser:
 
     def _literal(self) -> Value:
         token = self.next
-        self.literals = self._made(check_literals, self.literals + 1, token.position)
-        value = self._made(_Token.literal, token, token.position, _A_LITERAL)
+        self.literals = self._build(check_literals, self.literals + 1, token.position)
+        value = self._build(_Token.literal, token, token.position, _A_LITERAL)
         if value is None:
             self._fail_literal(token)
         self._advance()
@@ -438,14 +431,9 @@ class _Parser:
 
 
 def _number(text: str) -> int | float:
-    if text.lstrip("+-").isdecimal():
-        # Leading zeros do not matter for the size, but int() would read them all.
-        digits = text.lstrip("+-").lstrip("0") or "0"
-        if len(digits) > _MOST_INT_DIGITS:
-            digits = digits[:_MOST_INT_DIGITS]
-        number = literals.checked_value(int(digits) * (-1 if text.startswith("-") else 1))
-    else:
-        number = literals.checked_value(float(text))
-    if not isinstance(number, (int, float)):  # for the type checker only
-        raise FilterError(f"{shown(text)} is not a number")
-    return number
+    digits = text.lstrip("+-")
+    if not digits.isdecimal():
+        return cast(float, literals.checked_value(float(text)))
+    # int() takes quadratic time, and 64 bits need fewer than 25 digits.
+    number = int((digits.lstrip("0") or "0")[:25])
+    return cast(int, literals.checked_value(-number if text.startswith("-") else number))
