@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
 from itertools import chain
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import numpy as np
@@ -23,27 +23,12 @@ from .._tools.messages import shown
 from ..errors import InvalidRowError
 
 
-class RowNumber(TypedDict, total=False):
-    """The number and the id of a row, to name it in errors."""
-
-    row: int
-    id: str | None
-
-
 class Places(NamedTuple):
-    """The rows that values belong to: from ``first``, or those of ``chosen``, with known ids."""
+    """The rows of values, with their ids if known: those from ``first``, or the ``chosen`` ones."""
 
     ids: Sequence[str] = ()
     first: int = 0
     chosen: Any = None  # a sequence or an array of numbers of rows
-
-    def at(self, index: int) -> RowNumber:
-        """Return the row of the value at an index."""
-        row = index if self.chosen is None else int(self.chosen[index])
-        place: RowNumber = {"row": self.first + row}
-        if row < len(self.ids):
-            place["id"] = self.ids[row]
-        return place
 
     def of(self, indices: Any) -> Places:
         """Return the places of some of the values."""
@@ -51,16 +36,19 @@ class Places(NamedTuple):
             indices = [self.chosen[index] for index in indices]
         return Places(self.ids, self.first, indices)
 
-    def behind(self, count: int) -> Places:
+    def after(self, count: int) -> Places:
         """Return the places after the first ``count``."""
         if self.chosen is not None:
             return Places(self.ids, self.first, self.chosen[count:])
         return Places(self.ids[count:], self.first + count)
 
 
-def located(places: Places | None, index: int) -> RowNumber:
-    """Return the row of the value at an index; nothing for values that belong to no row."""
-    return {} if places is None else places.at(index)
+def located(places: Places | None, index: int) -> dict[str, Any]:
+    """Return the number and the id of a value's row, for errors; nothing if it has no row."""
+    if places is None:
+        return {}
+    row = index if places.chosen is None else int(places.chosen[index])
+    return {"row": places.first + row, "id": places.ids[row] if row < len(places.ids) else None}
 
 
 _Of = TypeVar("_Of")
@@ -96,7 +84,8 @@ def first_fault(
 
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
-    """Return ids as text, from an Arrow column or a sequence of texts, whole numbers and UUIDs."""
+    """Return ids as text. They are an Arrow column, or a sequence of texts, whole numbers and
+    UUIDs."""
     if is_array(ids):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
@@ -143,7 +132,6 @@ def _types_of(kind: FieldKind) -> tuple[type, ...]:
 _DTYPES = tuple(map(np.dtype, np.typecodes["All"]))
 _ACCEPTED = {name: _types_of(kind) for name, kind in KINDS.items()}
 _WHOLE: tuple[type[int], ...] = _ACCEPTED["int"]
-_FLAGS = _ACCEPTED["bool"]
 _INT64 = range(-(2**63), 2**63)
 # Every whole number up to here is exact as a float.
 _MOST_IN_A_FLOAT = 2**53
@@ -152,8 +140,8 @@ _MOST_IN_A_FLOAT = 2**53
 def field_column(name: str, field: Field, values: Any, places: Places | None) -> Any:
     """Return one field's values in exactly the field's type.
 
-    A sequence of Python values becomes a list of Python's types; an array from ``plain`` stays an
-    array if it has the field's type.
+    A sequence becomes a list of values of Python's types. An array from ``plain`` stays an array if
+    it has the field's type.
     """
     convert: Callable[[Any, Any], Any]
     of: Any
@@ -235,7 +223,8 @@ def _check_types(
     for type_ in types.difference(accepted):
         if type_ is type(None) and within is None:
             continue
-        if issubclass(type_, accepted) and (kind.name == "bool" or not issubclass(type_, _FLAGS)):
+        is_flag = issubclass(type_, _ACCEPTED["bool"])
+        if issubclass(type_, accepted) and (kind.name == "bool" or not is_flag):
             continue
         value = next(value for value in values if type(value) is type_)
         fault = f"must be {kind.expected}, not {shown(value, 60)} ({type_.__name__})"
@@ -275,11 +264,11 @@ def moment(value: Any) -> datetime:
 
 
 def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
-    kind, wanted = KINDS[field.kind], field.arrow_type()
+    kind, stored = KINDS[field.kind], field.arrow_type()
     item_type = values.type.value_type if is_list(values.type) else values.type
     if field.item_kind == "int" and pa.types.is_floating(item_type):
-        values = values.cast(wanted)  # frames keep whole numbers with gaps as floats
-    if kind.name == "datetime" or values.type != wanted:
+        values = values.cast(stored)  # frames keep whole numbers with gaps as floats
+    if kind.name == "datetime" or values.type != stored:
         return (_lists if field.is_list else _plain_values)(kind, python_values(values))
     items = values.flatten() if field.is_list else values
     if field.is_list and items.null_count:
@@ -364,10 +353,6 @@ def _json_value(value: Any, depth: int = 0) -> Any:
     return value
 
 
-_SECONDS = ", as by total_seconds(), in a frame df['x'].dt.total_seconds()"
-_CONVERSIONS = {"timedelta": _SECONDS, "Timedelta": _SECONDS, "timedelta64": _SECONDS}
-
-
 def _plainer(value: Any) -> Any:
     """Return the JSON value for an object of another type, or raise ValueError."""
     if isinstance(value, Enum):
@@ -390,9 +375,12 @@ def _plainer(value: Any) -> Any:
         return str(value)
     if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":  # times would become ints
         return value.tolist()
+    name, cure = type(value).__name__, "convert it"
+    if name in ("timedelta", "Timedelta", "timedelta64"):
+        cure += ", as by total_seconds(), in a frame df['x'].dt.total_seconds()"
     raise ValueError(
-        f"{type(value).__name__} is not JSON (text, numbers, booleans, None, lists, dicts, "
-        f"datetimes, dates, UUIDs); convert it{_CONVERSIONS.get(type(value).__name__, '')}"
+        f"{name} is not JSON (text, numbers, booleans, None, lists, dicts, datetimes, dates, "
+        f"UUIDs); {cure}"
     )
 
 

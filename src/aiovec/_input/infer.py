@@ -60,10 +60,6 @@ class TableOptions:
     vector_nullable: bool = False
 
 
-# Options that override the schema in the rows' metadata.
-_SAID = ("metric", "model", "embed", "vector_nullable")
-
-
 def kinds_in(values: Sequence[Any]) -> set[str]:
     """Return the kinds of values."""
     seen = set()
@@ -121,7 +117,7 @@ def fields_of(
 ) -> tuple[dict[str, Field], list[str]]:
     """Return the fields of columns, and the names of the columns that stay in the payload."""
     fields: dict[str, Field] = {}
-    kept = []
+    others = []
     taken = {"id", "payload", vector.lower()}
     for name, field in columns.items():
         free = _may_name(name) and name.lower() not in taken and len(fields) < _MOST_FIELDS
@@ -129,8 +125,8 @@ def fields_of(
             fields[name] = field
             taken.add(name.lower())
         else:
-            kept.append(name)
-    return fields, kept
+            others.append(name)
+    return fields, others
 
 
 def _may_name(name: object) -> bool:
@@ -142,8 +138,8 @@ def _may_name(name: object) -> bool:
 
 def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> Schema:
     """Return the schema with keyword search and filter indexes for these fields."""
-    wanted: list[tuple[str, FieldIndex, str]] = [(name, "text", "text") for name in text]
-    for name, kind, argument in [*wanted, *((name, "btree", "index") for name in index)]:
+    indexes: list[tuple[str, FieldIndex, str]] = [(name, "text", "text") for name in text]
+    for name, kind, argument in [*indexes, *((name, "btree", "index") for name in index)]:
         indexable_field(schema, name, kind, argument)
         schema = schema.with_changed_field(name, schema.fields[name].with_index(kind))
     return schema
@@ -154,8 +150,9 @@ def inferred(rows: Collected, options: TableOptions) -> Schema:
 
     Raises InvalidRowError if there are no vectors, and the options name no field to embed.
     """
-    said = {name: getattr(options, name) for name in _SAID}
-    said = {name: value for name, value in said.items() if value is not None and value is not False}
+    # These override the schema in the rows' metadata.
+    names = ("metric", "model", "embed", "vector_nullable")
+    given = {n: v for n in names if (v := getattr(options, n)) is not None and v is not False}
     schema = _carried(rows) if options.vector is None else None
     if schema is None:
         columns = _columns_of(rows)
@@ -177,8 +174,8 @@ def inferred(rows: Collected, options: TableOptions) -> Schema:
             columns.pop(name, None)
         vector = vector or USUAL_VECTORS[0]
         types = {name: _field(name, column) for name, column in columns.items()}
-        schema = Schema(dim or 0, vector=vector, fields=fields_of(types, vector)[0], **said)
-    return with_indexes(replace(schema, **said), options.text, options.index)
+        schema = Schema(dim or 0, vector=vector, fields=fields_of(types, vector)[0], **given)
+    return with_indexes(replace(schema, **given), options.text, options.index)
 
 
 def _carried(rows: Collected) -> Schema | None:

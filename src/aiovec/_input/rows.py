@@ -144,17 +144,17 @@ def _is_tabular(rows: object) -> bool:
 async def _collect_columns(rows: Mapping[str, Any]) -> Collected:
     """Return the columns in a form that can be read again. Invalid ones are refused later, by
     name."""
-    held = {}
+    columns = {}
     in_arrow = False
     # A copy, because the app may change it while it is read.
     for name, column in dict(rows).items():
         of_library = is_array(column) or is_typed(column)
         in_arrow = in_arrow or of_library
         stays = of_library or isinstance(column, _READABLE) or not is_iterable(column)
-        held[name] = column if stays else await read_all(column)
+        columns[name] = column if stays else await read_all(column)
     if in_arrow:
         await arrow_ready()
-    return Collected(held, "columns")
+    return Collected(columns, "columns")
 
 
 async def collect_ids(ids: Any) -> Any:
@@ -193,8 +193,8 @@ def one_of_each_id(batch: Batch, *, last: bool) -> Batch:
     """Return one row for each id: the last one, or the first."""
     ids = batch.ids
     positions = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
-    kept = {ids[position]: position for position in positions}
-    return batch if len(kept) == len(ids) else batch.take(sorted(kept.values()))
+    chosen = {ids[position]: position for position in positions}
+    return batch if len(chosen) == len(ids) else batch.take(sorted(chosen.values()))
 
 
 def repeated_ids(ids: Sequence[str]) -> list[str]:
@@ -325,18 +325,18 @@ def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
     """Yield the columns of the rows that have the same fields."""
     mappings = _mappings_of(items, schema)
     ids = id_texts([mapping.get("id") for mapping in mappings])
-    own = {"id", schema.vector, *schema.fields}
+    known = {"id", schema.vector, *schema.fields}
     groups: dict[tuple[frozenset[str], bool], list[int]] = {}
     for row, mapping in enumerate(mappings):
-        chosen = {name for name in mapping if name in own and name != "id"}
+        chosen = {name for name in mapping if name in known and name != "id"}
         if isinstance(items[row], (Record, Hit)) and items[row].vector is None:  # not read
             chosen.discard(schema.vector)
-        groups.setdefault((frozenset(chosen), not mapping.keys() <= own), []).append(row)
+        groups.setdefault((frozenset(chosen), not mapping.keys() <= known), []).append(row)
     for (names, others), places in groups.items():
         rows = [mappings[row] for row in places]
         columns = {name: [row[name] for row in rows] for name in names}
         extra = [
-            {key: row[key] for key in row if key not in own} if others else None for row in rows
+            {key: row[key] for key in row if key not in known} if others else None for row in rows
         ]
         yield _Columns([ids[row] for row in places], columns, extra, Places(ids, chosen=places))
 
@@ -345,7 +345,7 @@ def _part(group: _Columns, schema: Schema) -> Batch:
     """Return a part of an update."""
     ids, columns, extra, places = group
     if not columns and extra[0] is None:
-        raise InvalidRowError("there is nothing to set besides the id", **located(places, 0))
+        raise InvalidRowError("the row has only an id, and nothing to set", **located(places, 0))
     ids = field_column("id", _ID, ids, places)
     fields = {
         name: _new_values(name, columns[name], schema, places)
@@ -358,7 +358,7 @@ def _part(group: _Columns, schema: Schema) -> Batch:
         vectors = _vectors(columns.get(schema.vector), len(ids), schema, places)
         missing = without_vector(vectors)
         if missing.any() and not (embeds or schema.vector_nullable):
-            reason = "there is no vector, and no text to make it of"
+            reason = "the row has neither a vector nor a text for the embedder"
             raise InvalidRowError(
                 reason, field=schema.vector, **located(places, int(missing.argmax()))
             )
@@ -426,13 +426,6 @@ def _checked_change(
 # The forms of rows
 
 
-def _texts_as_rows(item: object, schema: Schema) -> str:
-    """Return the end of a message that shows how to insert texts into a table with an embedder."""
-    if not isinstance(item, str) or schema.embed is None:
-        return ""
-    return f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
-
-
 def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]]:
     mappings: list[Mapping[str, Any]] = []
     for row, item in enumerate(items):
@@ -440,8 +433,10 @@ def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]
         if mapping is None:
             reason = (
                 "a row must be a mapping, a record, a pydantic model, a dataclass or a named "
-                f"tuple, not {type(item).__name__}{_texts_as_rows(item, schema)}"
+                f"tuple, not {type(item).__name__}"
             )
+            if isinstance(item, str) and schema.embed is not None:
+                reason += f"; write {{{schema.embed.field!r}: [{shown(item, 40)}, ...]}}"
             raise InvalidRowError(reason, row=row)
         mappings.append(mapping)
     return mappings
@@ -467,15 +462,15 @@ def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewI
     return _Columns(ids, columns, extra, Places(ids))
 
 
-def _ids(given: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
+def _ids(ids: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
     """Return ids as texts, creating those that are None unless ``new_ids`` is "never"."""
     if new_ids != "never":
-        if is_array(given) and given.null_count:
-            given = given.to_pylist()
-        if not is_array(given) and NoneType in set(map(type, given)):
-            new = iter(make_ids(sum(id is None for id in given)))
-            given = [next(new) if id is None else id for id in given]
-    return id_texts(given, first_row)
+        if is_array(ids) and ids.null_count:
+            ids = ids.to_pylist()
+        if not is_array(ids) and NoneType in set(map(type, ids)):
+            new = iter(make_ids(sum(id is None for id in ids)))
+            ids = [next(new) if id is None else id for id in ids]
+    return id_texts(ids, first_row)
 
 
 def _check_names(names: Iterable[str], row: int | None = None) -> None:
@@ -553,19 +548,19 @@ def _whole(
             )
     places = Places(ids, first_row)
     _check_zones(columns, places)
-    own = {schema.vector, *schema.fields}
+    declared = {schema.vector, *schema.fields}
     extra: list[Any] = [None] * len(ids)
     if json_payload and "payload" in columns:
         extra = payloads_of(columns.pop("payload"), schema, places)
-    others = {name: columns.pop(name) for name in [*columns] if name not in own}
+    others = {name: columns.pop(name) for name in [*columns] if name not in declared}
     if others:
         values = zip(*(_values(*column) for column in others.items()), strict=True)
         for row, cells in enumerate(values):
-            kept = extra[row] or {}
-            if twice := kept.keys() & others.keys():
+            keys = extra[row] or {}
+            if twice := keys.keys() & others.keys():
                 reason = "is both a key in the payload column and a column"
                 raise InvalidRowError(reason, field=min(twice), **located(places, row))
-            extra[row] = {**kept, **dict(zip(others, cells, strict=True))}
+            extra[row] = {**keys, **dict(zip(others, cells, strict=True))}
     return _Columns(ids, columns, extra, places)
 
 

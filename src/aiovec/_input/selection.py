@@ -98,13 +98,13 @@ def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
     return [] if order_by is None else read_names("order_by", order_by, _MOST_KEYS)
 
 
-def read_names(argument: str, given: str | Iterable[str], most: int = _MOST_NAMES) -> list[str]:
+def read_names(argument: str, value: str | Iterable[str], most: int = _MOST_NAMES) -> list[str]:
     """Return the names in an argument: one or several."""
-    if isinstance(given, str):
-        return [given]
-    if not is_iterable(given):
-        raise InvalidArgumentError(argument, given, "a name, an iterable of names or None")
-    names = list(islice(given, most + 1))
+    if isinstance(value, str):
+        return [value]
+    if not is_iterable(value):
+        raise InvalidArgumentError(argument, value, "a name, an iterable of names or None")
+    names = list(islice(value, most + 1))
     if len(names) > most:
         raise InvalidArgumentError(argument, names, f"at most {most:,} names")
     return names
@@ -144,9 +144,9 @@ def select_columns(
         elif name != "id":
             raise _unknown(name, schema, whole_payload)
     columns = Columns(tuple(dict.fromkeys(fields)), payload or bool(keys), vector)
-    wanted = None if payload or not keys else keys
+    some = None if payload or not keys else keys
     hidden = frozenset(schema.fields).difference(fields, keys)
-    return Selection(columns, schema.vector, wanted, shows_vector=vector, hidden=hidden)
+    return Selection(columns, schema.vector, some, shows_vector=vector, hidden=hidden)
 
 
 def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tuple[Order, ...]:
@@ -277,14 +277,14 @@ def _add_path(keys: _Keys, path: list[str]) -> None:
     *outer, last = path
     for key in outer:
         within = keys.setdefault(key, {})
-        if within is None:  # all of it is selected already
+        if within is None:  # the whole value is selected already
             return
         keys = within
     keys[last] = None
 
 
 def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
-    """Return the selected keys of an object; a key within another value is missing."""
+    """Return the selected keys of an object, without keys whose outer value is not an object."""
     selected: dict[str, Any] = {}
     for key, item in value.items():
         if key not in keys:

@@ -22,7 +22,6 @@ from .foreign_rows import array_of_typed, is_typed
 _LARGEST, _SMALLEST = 1e15, 1e-15
 # A vector with a squared length between these has only components in that range, or zeros.
 _SHORT, _LONG = 1e-23, 1e28
-_FLOATS = {float}
 _LISTS_OF_ARROW = ("ListScalar", "LargeListScalar", "FixedSizeListScalar")
 # Rows checked in one step when the bad row of a column is searched.
 _ROWS_AT_ONCE = 1_000
@@ -85,11 +84,11 @@ def check_query_texts(texts: Mapping[int, str]) -> list[str]:
     return list(texts.values())
 
 
-def many_queries(vectors: Any, schema: Schema, made: Mapping[int, Any]) -> list[Float32Array]:
-    """Return many queries from ``collect_vectors``; ``made`` has vectors of texts by their
+def many_queries(vectors: Any, schema: Schema, of_texts: Mapping[int, Any]) -> list[Float32Array]:
+    """Return many queries from ``collect_vectors``; ``of_texts`` has the vectors of texts by their
     positions."""
-    if made:
-        vectors = [made.get(position, vector) for position, vector in enumerate(vectors)]
+    if of_texts:
+        vectors = [of_texts.get(position, vector) for position, vector in enumerate(vectors)]
     return list(given_matrix(vectors, schema, Places()))
 
 
@@ -119,7 +118,7 @@ def arrow_matrix(column: pa.Array, schema: Schema, places: Places | None) -> Flo
             return matrix_of(rows, schema, places)
     for start in range(0, len(column), _ROWS_AT_ONCE):  # to find the bad row
         rows = column.slice(start, _ROWS_AT_ONCE).to_pylist()
-        matrix_of(rows, schema, places and places.behind(start))
+        matrix_of(rows, schema, places and places.after(start))
     if len(column):
         raise InvalidVectorError(f"is of the Arrow type {kind}, not a list of numbers")
     return np.empty((0, dim), dtype=np.float32)
@@ -142,7 +141,7 @@ def _usual(vector: Any, dim: int) -> Float32Array | None:
     """Return a copy of a vector in the usual form; None if it needs the full check."""
     numbers = vector
     if type(vector) is list:
-        if len(vector) != dim or set(map(type, vector)) != _FLOATS:
+        if len(vector) != dim or set(map(type, vector)) != {float}:
             return None
         numbers = np.frombuffer(pack(f"{dim}d", *vector))  # half the time of ``np.array``
     elif not (type(vector) is np.ndarray and vector.dtype == np.float32 and vector.shape == (dim,)):
