@@ -1,6 +1,6 @@
 """Parts of a store for the commands, the server and the importers of this project.
 
-An app must not use them: they may change in any release.
+Apps must not use them: they may change in any release.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StoreInternals:
         self._store._embedders.give(name, embedder)
 
     async def check_embedder(self, table: str, schema: Schema) -> None:
-        """Raise ModelMismatchError if a table's vectors are not from its embedder in this store."""
+        """Raise ModelMismatchError if this store's embedder has not made the table's vectors."""
         settings = self._store._backends.active.settings
         name = "" if schema.embed is None else schema.embed.using
         if (embedder := await self._store._embedders.find(name, settings)) is not None:
@@ -66,7 +66,7 @@ class StoreInternals:
         return await self._store._embedders.completed(table, schema, settings)
 
     async def tokenizer(self, schema: Schema) -> tuple[Any, int | None]:
-        """Return the tokenizer of a table's model and its limit of tokens; None without a limit."""
+        """Return the tokenizer of a table's model and its limit of tokens, or None."""
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:

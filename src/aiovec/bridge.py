@@ -1,8 +1,8 @@
 """Shared parts of the bridges to other frameworks, such as ``aiovec_langchain``.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
-without ``await``. Frameworks also use filters in MongoDB's syntax, metadata of any type, and names
-that are not allowed for tables.
+without ``await``. This module also has what frameworks need besides: filters in MongoDB's syntax,
+metadata of any type, and tables for names that are not allowed for tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import partial, wraps
-from typing import Any, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from . import sync
@@ -103,7 +103,7 @@ class Bridge:
 
     @property
     def target(self) -> str:
-        """Where the store lies: the target without its secrets, or that of an open store."""
+        """The store's target, without its secrets."""
         if self._target is not None:
             return redacted(os.fspath(self._target))
         return "" if self._store is None else self._store.target
@@ -133,7 +133,7 @@ class Bridge:
         return await call(table)
 
     def _note_schema(self, schema: Schema | None) -> None:
-        """Follow the schema of the existing table, or None if the next call has to read it."""
+        """Note the schema of the existing table; None makes the next call read it."""
         self._seen = schema is not None
         self.metric: Metric = (schema or self._schema(1)).metric
 
@@ -150,15 +150,15 @@ class Bridge:
                 columns = self._taken
                 self._note_schema(None)
                 if self._taken != columns:
-                    raise  # the rows have the columns of a table that somebody dropped
+                    raise  # the rows have the columns of a table that was dropped
                 length = self.dim or dim
                 if not length:
-                    words = (
+                    reason = (
                         f"no row has a vector, and the table {self.table!r} does not exist yet: "
-                        "write a row with a vector first, or give the bridge the length of the "
-                        "vectors"
+                        "write a row with a vector first, or pass the length of the vectors to the "
+                        "bridge"
                     )
-                    raise InvalidArgumentError("dim", dim, reason=words) from None
+                    raise InvalidArgumentError("dim", dim, reason=reason) from None
                 await table.create(self._schema(length), exist_ok=True)
                 return await act(table)
 
@@ -223,21 +223,16 @@ class Closable:
         await self.aclose()
 
 
-class _OverBridge(Protocol):
-    @property
-    def _bridge(self) -> Bridge: ...
-
-
 def in_store(method: _F) -> _F:
     """Run a coroutine method of a class over a bridge where its store runs.
 
-    That is the caller's event loop for a store of ``aiovec.connect``, and else a thread of the
-    store. Decorate methods that make rows or filters, which need the fields of the table and must
-    not block the caller's loop, and methods that call the bridge several times.
+    For a store of ``aiovec.connect`` that is the caller's event loop, otherwise the store's thread.
+    Decorate methods that make rows or filters, which need the fields of the table and must not
+    block the caller's loop, and methods that call the bridge several times.
     """
 
     @wraps(method)
-    async def call(self: _OverBridge, /, *args: Any, **kwargs: Any) -> Any:
+    async def call(self: Closable, /, *args: Any, **kwargs: Any) -> Any:
         return await self._bridge.aio(lambda _: method(self, *args, **kwargs))
 
     return cast("_F", call)
@@ -248,8 +243,8 @@ def blocking(
 ) -> Callable[[Callable[..., object]], Callable[_P, _R]]:
     """Make the decorated method of a class over a bridge block until a coroutine method is done.
 
-    The body of the decorated method is not used, nor are its arguments: it has the arguments, the
-    result and the docstring of the coroutine method, and its own name::
+    The decorated method only gives its name. Its arguments, its result and its docstring are those
+    of the coroutine method::
 
         async def acount(self, where: Where = None) -> int: ...
 
@@ -261,7 +256,7 @@ def blocking(
     def decorate(named: Callable[..., object]) -> Callable[_P, _R]:
         @wraps(method)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            bridge = cast("_OverBridge", args[0])._bridge
+            bridge = cast("Closable", args[0])._bridge
             return bridge.run(lambda _: method(*args, **kwargs))
 
         call.__name__, call.__qualname__ = named.__name__, named.__qualname__
@@ -273,7 +268,7 @@ def blocking(
 class DocumentBridge(Bridge):
     """A bridge whose rows are documents: a text, metadata, and a vector.
 
-    Metadata is stored flat in the row, so that filters, the command line and other programs see it
+    Metadata is stored flat in the row, so that filters, the command line and other programs use it
     like any field. A key that is a column of the row, such as "id", is stored with a "_" appended.
     ``schema`` is for a new table with indexed fields for keys of the metadata; by default, a new
     table has a text field with keyword search, everything else in the payload, and vectors of the
@@ -339,7 +334,7 @@ class DocumentBridge(Bridge):
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
         """Return a filter from a mapping for ``metadata_filter``, or from any filter for
-        ``where=``. A mapping that is true of every row, such as ``{}``, is no filter."""
+        ``where=``. None if a mapping is true for every row, as ``{}`` is."""
         if callable(wanted):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
@@ -370,7 +365,7 @@ class DocumentBridge(Bridge):
 def _text_of(schema: Schema, wanted: str) -> str:
     """Return the field of the documents' texts.
 
-    Its name differs, for example, in a table of imported files.
+    In a table of imported files, for example, it has another name.
     """
     if wanted in schema.fields:
         return wanted
@@ -379,10 +374,10 @@ def _text_of(schema: Schema, wanted: str) -> str:
 
 
 def table_name(name: str) -> str:
-    """Return the name of a collection as the name of a table.
+    """Return the name of the table for a collection.
 
-    A name that is not allowed for tables is made lower-case, its other characters become "-", and a
-    short hash of the name is appended, so that two collections never share a table.
+    A name that is not allowed for tables becomes lower-case, with "-" for other characters and a
+    short hash of the name at the end, so that two collections never share a table.
     """
     if not isinstance(name, str) or not name:
         raise InvalidArgumentError("table", name, "a name")
@@ -407,7 +402,7 @@ def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
 
 
 async def create_memory(table: Table, schema: Schema) -> None:
-    """Create a table with ``embed``; without an embedder, its texts are found by words only."""
+    """Create a table with ``embed``, or for words only if the store has no embedder."""
     try:
         await table.create(schema, exist_ok=True)
     except EmbeddingError as exc:
@@ -422,16 +417,16 @@ def without_zeros(vector: Any) -> Any:
 
 
 def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
-    """Return how to search for words in a table: by keywords, by their vector, or both."""
+    """Return the best search for words in a table: by keywords, by their vector, or by both."""
     if schema.embed is None:
         return "text"
     return "hybrid" if text_fields(schema) else "vector"
 
 
 def refuse_options(options: Mapping[str, Any], **instead: str) -> None:
-    """Raise TypeError for an option that the framework has under another name.
+    """Raise TypeError for an option that has another name in the framework.
 
-    After ``refuse_options(options, where="filter")``, a filter passed as ``where`` is not lost.
+    So ``refuse_options(options, where="filter")`` does not ignore a filter passed as ``where``.
     """
     for name in sorted(options.keys() & instead.keys()):
         raise TypeError(f"unexpected keyword argument {name!r}: pass {instead[name]} instead")
@@ -459,8 +454,8 @@ def storable(value: Any, name: str = "metadata", *, large: type[str] | None = No
     try:
         return _stored(value, name, large)
     except RecursionError:
-        words = f"{name} is nested too deeply"
-        raise InvalidArgumentError(name, type(value).__name__, reason=words) from None
+        reason = f"{name} is nested too deeply"
+        raise InvalidArgumentError(name, type(value).__name__, reason=reason) from None
 
 
 def _stored(value: Any, name: str, large: type[str] | None) -> Any:
@@ -473,8 +468,8 @@ def _stored(value: Any, name: str, large: type[str] | None) -> Any:
                 return value
             if large is not None:
                 return large(value)
-            words = f"{name} is an integer beyond 64 bits; store it as text, str(value)"
-            raise InvalidArgumentError(name, value, reason=words)
+            reason = f"{name} is an integer beyond 64 bits; store it as text, str(value)"
+            raise InvalidArgumentError(name, value, reason=reason)
         case float():
             return value if math.isfinite(value) else None
         case datetime():
@@ -564,11 +559,11 @@ def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> E
     """Return a filter from a mapping in MongoDB's syntax.
 
     All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
-    equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not``, and beyond
-    MongoDB's ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
-    lists of mappings, which are not empty, ``$not`` one. As in MongoDB, a negation also matches
-    rows without the key, and dots lead into nested objects. NaN equals nothing, and nothing is
-    above or below NaN and None. An integer beyond 64 bits counts as the nearest float. ``field``
+    equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not`` and, not in
+    MongoDB, ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
+    a list of mappings that is not empty, ``$not`` takes one mapping. As in MongoDB, a negation also
+    matches rows without the key, and dots lead into nested objects. NaN equals nothing, and nothing
+    is above or below NaN and None. An integer beyond 64 bits counts as the nearest float. ``field``
     returns the field of a key, or several fields, one of which must match; by default it returns a
     key of the payload.
     """
@@ -584,7 +579,7 @@ def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and" | "$or" | "$nor":
             parts = [metadata_filter(operand, field) for operand in _operands(key, value)]
-            if not parts:  # "$and" would select every row, for a delete too
+            if not parts:  # an empty "$and" would select every row, also in a delete
                 raise FilterError(f"{key} takes a list of one filter or more")
             joined = all_of(parts) if key == "$and" else any_of(parts)
             return joined.is_not_true() if key == "$nor" else joined

@@ -2,7 +2,7 @@
 
 A collection is a table with a vector named ``vector`` and everything else in the payload, so the
 other interfaces can read and filter it. A payload's keys ``id`` and ``vector`` are stored with an
-underscore before them, and keys that already look like that with one more.
+underscore in front, and keys that already have one, such as ``_id``, with one more.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class VectorStore:
         try:
             self._store.create_table(name, wanted, exist_ok=True)
         except (SchemaMismatchError, ModelMismatchError):
-            # A table that was created elsewhere may have other fields and options.
+            # A table that other code created may have other fields and options.
             existing = self._store.schema(name)
             if (existing.dim, existing.vector, existing.payload) != (dim, _VECTOR, True):
                 raise

@@ -57,7 +57,7 @@ SCHEMA = Schema(
 SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
 """The suffixes of documents."""
 
-# Formats that no reader supports.
+# Suffixes of formats that no reader supports.
 _UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
 
 CHARACTERS, TOKENS = 1200, 256
@@ -81,7 +81,7 @@ _Cuts = Callable[[str], Iterable[tuple[int, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """Cuts documents into passages of a ``size``, in tokens if it has a ``tokenizer``."""
+    """Cuts documents into passages of a ``size`` in characters, or in tokens of a ``tokenizer``."""
 
     size: int | None = None
     overlap: int = 0
@@ -120,7 +120,7 @@ class Cutter:
     def kind_of(self, data: bytes, source: str) -> Kind:
         """Return the kind of a document, by its first bytes or its suffix.
 
-        DocumentError if its kind is not supported, or it is too large.
+        Raises DocumentError if the kind is not supported, or the document is too large.
         """
         _check_size(len(data), source)
         if self.kind is not None:
@@ -131,7 +131,7 @@ class Cutter:
         kind = next(known, by_suffix)
         is_unread = PurePosixPath(source).suffix.lower() in _UNREAD
         if is_unread or (not kind.is_parsed and start.startswith(b"pk\3\4")):
-            raise DocumentError(source, "it is not read; convert it to Markdown first")
+            raise DocumentError(source, "its format is not supported; convert it to Markdown first")
         return kind
 
     def read(self, data: bytes, source: str) -> Text:
@@ -146,7 +146,8 @@ class Cutter:
     ) -> list[dict[str, Any]]:
         """Return the passages of a document as rows, or raise DocumentError. Slow.
 
-        ``text`` is the result of ``read``. AiovecError after a call of ``stop`` in another thread.
+        ``text`` is the result of ``read``. Raises AiovecError after ``stop`` was called in another
+        thread.
         """
         text = text or self.read(data, source)
         kind = self.kind_of(data, source)
@@ -196,7 +197,7 @@ class Cutter:
     def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the start and the end of each chunk of a section.
 
-        A window may end in the middle of a chunk, so the next one begins with its last chunk.
+        A window may end in the middle of a chunk, so the next window begins with this chunk.
         """
         window = max(WINDOW, 16 * self.limit)
         while start < end:
@@ -225,8 +226,8 @@ async def passages(
     UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's name, which
     the rows keep; bytes and texts need it. Its suffix determines its kind, unless the first bytes
     are those of a PDF or of HTML, or ``kind`` names it: pass "markdown" for a text converted from a
-    file of another kind. An unknown suffix means plain text. ``modified`` is the time to store in
-    the rows, by default the file's.
+    file of another kind. An unknown suffix means plain text. ``modified`` is the time that the rows
+    keep, by default the file's.
 
     A passage has at most ``size`` characters, by default 1,200. With a ``tokenizer`` of the package
     ``tokenizers``, ``size`` counts tokens, by default 256. A heading before the passage does not
@@ -265,7 +266,7 @@ async def around(
 ) -> list[list[Record]]:
     """Return for each hit its passage and its neighbours, in the order of the document.
 
-    The neighbours are up to ``reach`` passages before and after the hit, at most 10. One read gets
+    The neighbours are up to ``reach`` passages before and after the hit, at most 10. One call reads
     all of them. Raises InvalidArgumentError if a hit is not a passage with ``source`` and ``part``.
     """
     if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= FARTHEST:
@@ -338,7 +339,7 @@ def content_in(digest: str) -> str:
 
 def _check_size(size: int, source: str) -> None:
     if size > LARGEST:
-        raise DocumentError(source, f"it has {size:,} bytes; at most {LARGEST:,} are read")
+        raise DocumentError(source, f"it has {size:,} bytes; at most {LARGEST:,} are supported")
 
 
 def passage_id(source: str, part: int) -> str:
@@ -359,7 +360,7 @@ def text_of_name(name: str) -> str:
 
 
 def _decoded(data: bytes, source: str) -> str:
-    """Return the text of a file: UTF-8, UTF-16 with its mark, or else Windows-1252."""
+    """Return the text of a file: UTF-8, UTF-16 with a byte order mark, or Windows-1252."""
     marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
         try:
@@ -373,21 +374,21 @@ def _decoded(data: bytes, source: str) -> str:
 
 def _joined(chunks: Iterable[tuple[int, int]], short: int) -> Iterator[tuple[int, int]]:
     """Yield chunks, joining a short one to the next or, at the end, to the previous one."""
-    held: tuple[int, int] | None = None
-    is_whole = False
+    last: tuple[int, int] | None = None
+    is_joined = False
     for start, stop in chunks:
-        if held and not is_whole and (held[1] - held[0] < short or stop - start < short):
-            held, is_whole = (held[0], stop), stop - held[0] >= short
+        if last and not is_joined and (last[1] - last[0] < short or stop - start < short):
+            last, is_joined = (last[0], stop), stop - last[0] >= short
             continue
-        if held:
-            yield held
-        held, is_whole = (start, stop), False
-    if held:
-        yield held
+        if last:
+            yield last
+        last, is_joined = (start, stop), False
+    if last:
+        yield last
 
 
 def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
-    """Return Markdown with its metadata blanked out, and their title, date and tags."""
+    """Return Markdown with its metadata blanked out, and its title, date and tags."""
     front = _FRONT.match(text)
     if front is None:
         return text, {}
@@ -406,12 +407,12 @@ def _sections(
 ) -> Iterator[tuple[int, int, int, str | None, str | None]]:
     """Yield each section: its start, the start of its text, its end, its headings and its anchor.
 
-    A heading with nothing below it belongs to the next section.
+    A heading without text belongs to the next section.
     """
     path: list[tuple[int, str, str | None]] = []
     begin = content = 0
     for start, end, level, words, anchor in (*headings, (len(text), 0, 0, "", None)):
-        if len(words) > LONGEST_TITLE:  # otherwise each passage below it would repeat it
+        if len(words) > LONGEST_TITLE:  # not a title, since each passage below would repeat it
             continue
         if text[content:start].strip() or (not level and text[begin:start].strip()):
             # The last headings are a section if no text follows them.

@@ -20,13 +20,13 @@ AiovecError
 ├── UnsupportedError            an ability that this backend does not have
 ├── StoreClosedError
 ├── StoreBusyError              the store stayed busy until the timeout
-├── StoreFullError              no room left for the store's files
+├── StoreFullError              no space left for the store's files
 ├── StoreUnreachableError       a server or a bucket that does not answer
 ├── StorePermissionError        a store that this process, or its key, may not use
 ├── OutcomeUnknownError         a write that may or may not have been saved
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
-├── ChangesPrunedError          changes that the store keeps no longer
+├── ChangesPrunedError          changes that the store no longer keeps
 ├── CorruptStoreError           a file that is damaged, or not an aiovec store
 └── MigrationError
 
@@ -68,7 +68,7 @@ class HttpAnswer:
     private: tuple[str, ...] = ()
     """The facts that a server does not send, because they name files or hosts of its machine."""
     machine: bool = True
-    """False if the message consists of the caller's values, without a path of the server."""
+    """False if the message has only values of the caller, and never a path of the server."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
 
@@ -79,7 +79,7 @@ _TARGET = ("target",)
 @dataclass_transform(eq_default=False)
 @dataclass(init=False, eq=False, repr=False)
 class AiovecError(Exception):
-    """The base class. Raised itself only for a driver's failure that no subclass describes.
+    """The base class of all errors; raised itself for a failure that no subclass describes.
 
     A subclass with fields is a dataclass: the fields are the facts. They fill ``_text``, or
     ``_message`` makes the message from them.
@@ -233,7 +233,7 @@ class SchemaMismatchError(AiovecError):
 class ModelMismatchError(AiovecError, ValueError):
     """Vectors of the model ``given`` were offered to a ``table`` of the model ``expected``.
 
-    ``embedder`` and ``own`` are the kinds of the embedder that was offered, and of the table's.
+    ``embedder`` and ``own`` are the kinds of the caller's embedder and of the table's embedder.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
@@ -261,9 +261,9 @@ class ModelMismatchError(AiovecError, ValueError):
 
 
 class DimensionMismatchError(AiovecError, ValueError):
-    """A vector of length ``given`` for a table of length ``expected``; ``row``, ``id`` if known.
+    """A vector of length ``given`` for a table with vectors of length ``expected``.
 
-    ``embedder`` is the embedder that makes such vectors, if no caller has passed one.
+    ``row`` and ``id`` are set if known, ``embedder`` if an embedder made the vector.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The vector has another length", machine=False)
@@ -418,9 +418,9 @@ class FilterError(AiovecError, ValueError):
 class UnsupportedError(AiovecError):
     """The ``backend``, or a ``table`` of it, does not have this ``ability``.
 
-    Keyword search without a field with ``text=True`` is one, and on LanceDB a search without an
-    index beyond ``scan_limit``. ``hint`` says what to do instead. If a Python package is missing,
-    ``backend`` is empty.
+    Examples are a keyword search in a table without a field with ``text=True``, and on LanceDB a
+    search without an index in more than ``scan_limit`` rows. ``hint`` says what to do instead. If a
+    Python package is missing, ``backend`` is empty.
     """
 
     # Not 501, which means that the server does not know such requests: another store supports it.
@@ -477,7 +477,7 @@ class StoreBusyError(AiovecError):
 
 
 class StoreFullError(AiovecError):
-    """No room is left for the files of the store at ``target``; nothing of the call was saved.
+    """No space is left for the files of the store at ``target``; nothing of the call was saved.
 
     ``reason`` is the system's error. With ``in_part``, the earlier steps of a call such as
     ``optimize`` are saved.
@@ -529,8 +529,8 @@ class OutcomeUnknownError(AiovecError):
 
     All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
     with ``upsert``, ``update`` or ``delete``, which is right in either case. If the file system
-    failed, the rows may appear only after the store is opened again. After a change of fields, the
-    index of a field could not be completed; ``optimize`` completes it.
+    failed, the rows may appear only after the store is opened again. Raised by a change of fields,
+    it means that the index of a field is incomplete; ``optimize`` completes it.
     """
 
     # Not 503: a client that retries automatically could do the write twice.
@@ -607,7 +607,7 @@ class ChangesPrunedError(AiovecError):
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version reads.
 
-    ``reason`` says which. The data stays as it is.
+    ``reason`` says which. The data is not changed.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store is damaged", private=_TARGET)

@@ -42,11 +42,11 @@ MAX_ROWS = 2_000
 """Most rows of a map."""
 # Most numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# A sample is spread over at most this many rows: in a larger table, over the first ones. SQLite
-# reads 300,000 ids in a second.
+# A sample is drawn from at most this many rows, in a larger table from the first ones. SQLite reads
+# 300,000 ids in a second.
 _WALKED = 1_000_000
-# The colours of the most frequent values; the others share one. They are those of Okabe and Ito,
-# which colour-blind people can distinguish.
+# The colours of the most frequent values, by Okabe and Ito, which colour-blind people can
+# distinguish; the other values share a grey.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _OTHERS = "#9a9a9a"
 _LABEL = 120
@@ -59,7 +59,7 @@ Color = str | Literal[False] | None
 class Group:
     """Rows that share a colour: their value, and the number of rows in the map.
 
-    The last group may stand for all other values, ``values`` of them; its ``name`` is None.
+    The last group may be for the ``values`` other values; its ``name`` is then None.
     """
 
     name: str | None
@@ -75,8 +75,8 @@ class MapPoints:
     ``members`` has the index of each point's group in ``groups``. ``values`` has the value of each
     point if these are numbers or times with more than a dozen distinct values; otherwise it is
     empty. ``label`` and ``color`` name the fields that ``labels`` and ``groups`` come from.
-    ``total`` is the number of rows of the table, ``of`` of the rows over which the sample is
-    spread, and ``without`` of the sample's rows without a vector.
+    ``total`` is the number of the table's rows, ``of`` that of the rows from which the sample was
+    drawn, and ``without`` that of the sample's rows without a vector.
     """
 
     ids: list[str]
@@ -118,8 +118,8 @@ def map(  # noqa: A001
 async def map_points(
     store: VectorStore, table: str, *, color: Color = None, rows: int = 1000
 ) -> MapPoints:
-    """Return the two principal components of a sample's vectors, with a label and a group for each
-    row.
+    """Return a sample of rows at the two principal components of their vectors, with labels and
+    groups.
 
     ``color`` is the field, or the key of the payload as ``payload.cluster``, whose most frequent
     values get a group each, or whose numbers or times the figure draws along a scale of colours;
@@ -143,7 +143,7 @@ async def map_points(
 
 
 def label_field(schema: Schema) -> str | None:
-    """Return the field that describes a row best: one with keyword search, or the first text."""
+    """Return the field that describes a row best: the first with keyword search, or of text."""
     texts = [name for name, field in schema.fields.items() if field.type is str]
     return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
 
@@ -264,7 +264,7 @@ def _value(record: Record, name: str) -> Any:
 
 
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
-    """Return the values if they are numbers or times that need a scale instead of groups."""
+    """Return the values if they are numbers or times with too many distinct values for groups."""
     kinds = {type(value) for value in values if value is not None}
     if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= 12:
         return []
@@ -331,8 +331,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
 
 
 def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, Any]) -> None:
-    """Draw the points in the colours of a scale, with a colour bar; points without a number in
-    grey."""
+    """Draw the points in the colours of a scale, with a colour bar; without a value in grey."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     times = any(isinstance(value, datetime) for value in points.values)

@@ -25,7 +25,7 @@ from .support import (
     write_toml,
 )
 
-CLOSED = r"copies the rows of .* into this store, .* nobody else writes here"
+CLOSED = r"copies the rows of .* into this store, .* no one else can write here"
 
 
 @THERE_FIRST

@@ -19,10 +19,11 @@ from ..errors import InvalidRowError
 from .arrays import BoolArray, Float32Array, Int64Array
 
 # Data from outside may unpack to far more than its size, for example texts repeated by a dictionary
-# or views, or lists of nulls. It is refused if the unpacked size exceeds both of these limits.
+# or by views, or lists of nulls. It is refused if the unpacked size exceeds both of these limits: a
+# number of bytes, and a multiple of its size.
 _LEAST_BYTES = 2**28
 _MOST_TIMES = 512
-# Least bytes of a Python value or an offset.
+# Estimated bytes of a Python value or an offset.
 _VALUE_BYTES = 32
 _AT_ONCE = 1000
 # Extension types whose storage is meaningless alone: months since 1970, or the two bounds of an
@@ -98,7 +99,7 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
 
 
 def without_vector(matrix: Float32Array) -> BoolArray:
-    """Return which rows of a matrix stand for a missing vector."""
+    """Return a mask of the rows that stand for a missing vector."""
     return np.isnan(matrix[:, 0])
 
 
@@ -108,7 +109,7 @@ def from_matrix(matrix: Float32Array, missing: BoolArray | None = None) -> pa.Fi
     ``missing`` rows become null.
     """
     flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
-    # A third of the time of ``pa.array`` for a single row.
+    # For a single row, this takes a third of the time of ``pa.array``.
     values = pa.Array.from_buffers(pa.float32(), len(flat), [None, pa.py_buffer(flat)])
     mask = None if missing is None else pa.array(missing)
     return pa.FixedSizeListArray.from_arrays(values, matrix.shape[1], mask=mask)
@@ -175,8 +176,8 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def unstorable(kind: pa.DataType) -> str:
-    """Return the name of a type that no row can hold, also within lists and structs; "" for
-    others."""
+    """Return the name of a type that no row can hold, also within lists and structs; "" for other
+    types."""
     if pa.types.is_dictionary(kind):
         return unstorable(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):
@@ -196,8 +197,8 @@ def unstorable(kind: pa.DataType) -> str:
 def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
     """Return a checked column as one array of the types that this package reads.
 
-    Text is ``utf8``, lists are ``list`` or, of numbers, ``fixed_size_list``; nothing is a
-    dictionary or an extension. Plain data is not copied.
+    Text is ``utf8``, lists are ``list`` or, of numbers, ``fixed_size_list``; dictionaries and
+    extension types are unpacked. Plain data is not copied.
     """
     try:
         size = sum(map(_unpacked_bytes, _chunks(column)))
@@ -234,7 +235,7 @@ def _unpacked_bytes(array: pa.Array) -> int:
 
 
 def _text_lengths(texts: pa.Array) -> Int64Array:
-    """Return the bytes of each text; views may share some of them."""
+    """Return the number of bytes of each text."""
     if pa.types.is_string_view(texts.type):  # four numbers each, the first is the length
         views = np.frombuffer(texts.buffers()[1], np.int32, 4 * (texts.offset + len(texts)))
         lengths = views[4 * texts.offset :: 4].astype(np.int64)
@@ -252,7 +253,7 @@ def _plain(array: pa.Array) -> pa.Array:
         return _plain(array.dictionary).take(array.indices)
     wanted = _plain_type(kind)
     if _has_views(kind):
-        # Arrow's cast follows the views of nulls, which validation skips.
+        # Not by a cast, which follows the views of nulls, which validation skips.
         return pa.array(array.to_pylist(), wanted)
     if kind != wanted:
         array = array.cast(wanted)
@@ -303,7 +304,7 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         numbers = without_finer(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
         return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
-    # In parts, so that other threads can run in between.
+    # In parts, so that other threads can run between them.
     parts = (column.slice(start, _AT_ONCE) for start in range(0, len(column), _AT_ONCE))
     return [value for part in parts for value in part.to_pylist()]
 
@@ -311,7 +312,7 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 def without_finer(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return the column with datetimes rounded down to microseconds.
 
-    Also before 1970, where a cast would round up.
+    A cast would round datetimes before 1970 up.
     """
     kind = column.type
     if not pa.types.is_timestamp(kind) or kind.unit != "ns":

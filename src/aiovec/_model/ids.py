@@ -1,4 +1,4 @@
-"""Ids: new ones, and the text of ids that are given as numbers or UUIDs."""
+"""Ids: new ones, and the texts of numbers and UUIDs as ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _last = 0
 
 
 def new_id() -> str:
-    """Return a new id: a UUIDv7 as text. Ids made later in this process sort after it."""
+    """Return a new id: a UUIDv7 as text. Later ids of this process sort after it."""
     return new_ids(1)[0]
 
 
@@ -40,7 +40,7 @@ def _text(number: int) -> str:
 
 
 def id_text(value: object) -> str | None:
-    """Return a value as an id: text unchanged, a whole number in decimal digits, a UUID in its
+    """Return the text of an id: text unchanged, a whole number in decimal digits, a UUID in its
     canonical lower-case form. None for anything else, including True and False."""
     if isinstance(value, str):
         return str.__str__(value)
@@ -54,5 +54,5 @@ def id_text(value: object) -> str | None:
         return None
     try:
         return str(int(value))
-    except ValueError:  # more digits than Python converts, and than an id may have
+    except ValueError:  # more digits than Python converts, which are too many for an id too
         return None

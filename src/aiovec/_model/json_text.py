@@ -1,4 +1,4 @@
-"""JSON of payloads: read from outside without loss, and written as it is stored."""
+"""JSON of payloads: read without loss, and written in its stored form."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class LossyJsonError(ValueError):
 def read_json(text: str) -> Any:
     """Read JSON; raise ValueError if a key occurs twice in an object.
 
-    A number beyond float64 is refused as the value, as one of its items, or in their lists.
-    ``Infinity`` is accepted, as Python writes it.
+    A number beyond float64 is refused as the value, as one of its items, or in a list among these.
+    ``Infinity``, which Python writes, is accepted.
     """
     value = _DECODER.decode(text)
     if any(map(_has_infinity, value.values() if isinstance(value, dict) else [value])):
@@ -25,7 +25,7 @@ def read_json(text: str) -> Any:
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """Return JSON as it is stored: compact, Unicode unescaped, keys in order."""
+    """Return JSON in its stored form: compact, Unicode unescaped, keys in their order."""
     return _ENCODER.encode(value)
 
 
@@ -50,7 +50,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _in_range(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise LossyJsonError(f"the number {text:.60} is beyond those of float64")
+        raise LossyJsonError(f"the number {text:.60} is beyond the range of float64")
     return number
 
 

@@ -1,4 +1,4 @@
-"""The types of fields, each described once. Each backend decides how it stores one."""
+"""The types of fields, each described once. Each backend decides how it stores their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FieldKind(NamedTuple):
     """A type of fields.
 
     ``expected`` and ``literal`` describe its values in the errors of rows and of filters, and
-    ``numpy`` has the kinds of dtypes of the same meaning. Rows may also have values of the types in
+    ``numpy`` has the kinds of the dtypes for it. Rows may also have values of the types in
     ``also``, and mix in values of the kinds in ``mixes``. The kind of a list names the kind of its
     ``item``.
     """
@@ -59,12 +59,12 @@ BY_TYPE: dict[Any, FieldKind] = {kind.python: kind for kind in KINDS.values()}
 
 
 def kind_of_dtype(letter: str) -> FieldKind | None:
-    """Return the kind of an array's values by the kind of its dtype; None if there is none."""
+    """Return the kind of values for the kind of a dtype; None if there is none."""
     return next((kind for kind in SINGLE if letter in kind.numpy), None)
 
 
 def kind_of_arrow(kind: pa.DataType) -> FieldKind | None:
-    """Return the kind of the values of an Arrow type; None if there is none."""
+    """Return the kind of values for an Arrow type; None if there is none."""
     if is_list(kind):
         of = kind_of_arrow(kind.value_type)
         return next((each for each in KINDS.values() if of is not None and each.item is of), None)

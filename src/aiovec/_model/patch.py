@@ -42,7 +42,7 @@ class PayloadPatch:
         return bool(self.changes)
 
     def added(self) -> int:
-        """Return about how many bytes it adds to a payload."""
+        """Return the estimated bytes that it adds to a payload."""
         size = 0
         for path, value in self.changes:
             size += _SMALL + sum(map(len, path))
@@ -51,7 +51,7 @@ class PayloadPatch:
         return size
 
     def apply(self, payload: str | None, id: str) -> str | None:
-        """Return the new payload of the row ``id`` as JSON text, or None if it is empty.
+        """Return the new payload of the row ``id`` as JSON text; None if it is empty.
 
         A path leads through objects; missing and null ones are created. Raises InvalidRowError if
         another value is on the path, ValueError if ``payload`` is not a JSON object.

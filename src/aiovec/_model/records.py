@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _R = TypeVar("_R", bound="_Row")
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-# Names that ``Hit.to_dict`` and the table of several searches add. A stored key with such a name
-# gets one more underscore.
+# Names that ``Hit.to_dict`` and the table of several searches add. A stored key with one of these
+# names gets one more underscore.
 _OWN = re.compile(r"_+(score|distance|ranks|highlights|query)\Z")
 _SHOWN_FIELDS = 6
 # Sets the attributes of immutable rows.
@@ -69,7 +69,7 @@ class _Row(Serialized, Mapping[str, Any]):
         raise KeyError(fault)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the id or a field, or the default if there is no such field."""
+        """Return the id or a field; the default if the row does not have the field."""
         return self.id if name == "id" else self.fields.get(name, default)
 
     if not TYPE_CHECKING:  # so that type checkers still report unknown names
@@ -77,7 +77,7 @@ class _Row(Serialized, Mapping[str, Any]):
         def __getattr__(self, name: str) -> NoReturn:
             kind = type(self).__name__
             has_none = f"{kind!r} object has no attribute {name!r}"
-            # Copy and pickle ask for them before they are set.
+            # Copy and pickle read them before they are set.
             if name.startswith("_") or name in _Row.__slots__:
                 raise AttributeError(has_none)
             cure = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
@@ -233,8 +233,8 @@ class Hit(_Row):
         """Return the row as one flat dict, with ``_score`` and ``_distance`` after the id.
 
         It has the vector, under its column's name, if the search read it, and ``_ranks`` and
-        ``_highlights`` if the hit has them. A stored key with such a name gets one more underscore
-        in front, so ``_score`` is always the hit's score.
+        ``_highlights`` if the hit has them. A stored key with one of these names gets one more
+        underscore in front, so ``_score`` is always the hit's score.
         """
         flat: dict[str, Any]
         flat = {"id": self.id, "_score": self.score, "_distance": self.distance}

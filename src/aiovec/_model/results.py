@@ -81,7 +81,7 @@ class Counts(Serialized, Mapping[_Value, int]):
 
 
 class _AsFrames(Hints, Serialized):
-    """Adds conversions to frames for a class with ``to_arrow``."""
+    """Adds conversions to data frames to a class with ``to_arrow``."""
 
     def _plain(self) -> Any:
         return list(cast("list[Any]", self))
@@ -95,7 +95,7 @@ class _AsFrames(Hints, Serialized):
             import pandas  # noqa: F401, ICN001
         except ImportError as exc:
             raise _missing("to_pandas", "pandas") from exc
-        # Integers stay exact next to nulls.
+        # Otherwise a null would turn a column of integers into floats.
         frame: pd.DataFrame = self.to_arrow().to_pandas(integer_object_nulls=True)
         return frame
 
@@ -113,8 +113,8 @@ class Results(list[_R], _AsFrames):
 
     Slices of it are also Results; pydantic writes rows as ``to_dict`` does.
 
-    ``to_arrow``, ``to_pandas`` and ``to_polars`` give a table with a flat column for each key of
-    the rows' ``to_dict``; a row without such a key has null there. Without rows, the table has the
+    ``to_arrow``, ``to_pandas`` and ``to_polars`` return a table with a flat column for each key of
+    the rows' ``to_dict``, which is null for rows without the key. Without rows, the table has the
     requested columns.
     """
 

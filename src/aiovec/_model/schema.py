@@ -108,7 +108,7 @@ _NO_TYPE: dict[object, str] = {Union: _EVERY_FIELD, UnionType: _EVERY_FIELD}
 _NO_TYPE[list] = "the items of a list field need a type: list[str], list[int] or list[float]"
 ANALYZERS = get_args(Analyzer)
 LANGUAGES = frozenset(ANALYZERS[3:])
-"""The analyzers by Snowball, which both backends have; SQLite's own stemmer is for English."""
+"""The analyzers by Snowball, which both backends have; FTS5's stemmer is for English only."""
 
 
 @hints_creation
@@ -126,7 +126,7 @@ class Field:
     - ``text``: keyword search covers this field of text. SQLite looks at the first 32,768 bytes of
       a word.
     - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
-      without a time stays. For one field.
+      without a time stays. At most one field may have it.
 
     ``aiovec.Fields`` is the type of a mapping of names to these, or to Python types.
     """
@@ -143,7 +143,7 @@ class Field:
     def __post_init__(self) -> None:
         try:
             known = KINDS.get(cast("Kind", self.type)) or BY_TYPE.get(self.type)
-        except (TypeError, ValueError):  # unhashable, or not comparable: not a type
+        except (TypeError, ValueError):  # unhashable or not comparable, so it is not a type
             known = None
         if known is None:
             reason = _NO_TYPE.get(self.type if self.type is list else get_origin(self.type))
@@ -171,7 +171,7 @@ class Field:
         return KINDS[self.kind].single.name
 
     def with_index(self, kind: FieldIndex) -> Field:
-        """Return the field with this index; "text" is kept next to another one."""
+        """Return the field with this index; "text" is independent of the others."""
         if kind == "text":
             return replace(self, text=True)
         return replace(self, index=kind)
@@ -202,7 +202,7 @@ class Field:
 
     @classmethod
     def from_dict(cls, value: object) -> Field:
-        """Return the field of a JSON form; the inverse of ``to_dict``."""
+        """Return the field of a JSON form, the inverse of ``to_dict``."""
         if isinstance(value, str):
             return cls(cast("Kind", value))  # the constructor checks the values
         if isinstance(value, Mapping) and "type" in value:
@@ -232,8 +232,8 @@ class Embed:
     ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML
     file.
 
-    ``recipe`` has the keys of such a section that other programs need to make the same vectors,
-    never a service's API key. ``create_table`` fills it in; comparisons of schemas ignore it.
+    ``recipe`` has the keys of that section that other programs need to make the same vectors, never
+    a service's API key. ``create_table`` fills it in; comparisons of schemas ignore it.
     """
 
     field: str
@@ -264,7 +264,7 @@ class Embed:
 
     @classmethod
     def from_dict(cls, value: object) -> Embed:
-        """Return the inverse of ``to_dict``; without ``using`` it is "default"."""
+        """Return the ``Embed`` of a JSON form, the inverse of ``to_dict``."""
         known = {each.name for each in fields(cls)}
         if not isinstance(value, Mapping) or not {"field"} <= value.keys() <= known:
             raise InvalidArgumentError("embed", value, f"a mapping of {', '.join(sorted(known))}")
@@ -274,8 +274,8 @@ class Embed:
 @hints_creation
 @dataclass(frozen=True, init=False)
 class Schema:
-    """The vectors and fields of a table. Immutable; equal schemas compare equal. An option out of
-    its range raises InvalidArgumentError.
+    """The vectors and fields of a table. Immutable; equal schemas compare equal. An invalid option
+    raises InvalidArgumentError.
 
     - ``dim``: the length of every vector, up to 8192. A schema with ``embed`` may leave it out; it
       is 0 until ``create_table`` takes it from the embedder.
@@ -524,7 +524,7 @@ _RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable
 
 
 def _unknown(given: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
-    """Return unknown keys, among the first keys only, so that refusing a mapping is fast."""
+    """Return unknown keys, only of the first ones, so that a huge mapping is refused quickly."""
     return [key for key in islice(given, len(known) + 1) if key not in known]
 
 

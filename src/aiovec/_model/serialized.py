@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Serialized:
-    """A class whose objects pydantic accepts as they are, and writes as ``_plain`` returns them."""
+    """A class whose objects pydantic accepts unchanged, and writes as ``_plain`` returns them."""
 
     __slots__ = ()
 

@@ -35,7 +35,7 @@ from .._search.fusion import Fusion
 from .._search.query import TextClause, check_phrases, parse, text_fields
 from .._tools.hints import unexpected
 from .._tools.messages import listed, shown
-from ..backend.contract import Backend, Found, Query, Snippets, Tuning
+from ..backend.contract import Backend, Found, Query, Snippets, Tuning, no_vector
 from ..backend.rows import Batch
 from ..backend.threads import hop, in_thread
 from ..errors import InvalidArgumentError, UnsupportedError
@@ -66,8 +66,6 @@ Group = tuple[str, Any]
 
 Highlight = tuple[str, str]
 _HIGHLIGHT = ("<mark>", "</mark>")
-# The vector of a search by words only.
-_NO_VECTOR: Float32Array = np.empty(0, np.float32)
 
 
 class SearchArguments(TypedDict, total=False):
@@ -287,7 +285,7 @@ class Plan:
                 limit=limit if options.fusion is None or options.group_by else options.pool,
                 where=self.filters[n],
                 columns=columns,
-                vector=self.vectors[n] if self.vectors else _NO_VECTOR,
+                vector=self.vectors[n] if self.vectors else no_vector(),
                 exact=options.exact,
                 tuning=options.tuning,
                 max_distance=options.max_distance,

@@ -2,9 +2,9 @@
 
 The modules are the interface. A backend implements ``contract``; ``commit`` and ``limits`` join and
 bound its calls; ``sql`` compiles its filters; ``threads`` and ``files`` do its work off the event
-loop; ``marks`` has the marks
-of a migration; ``plugin``, ``config`` and ``place`` find a backend and its settings. This module
-has names of the layers below: schemas, Arrow data, filters, snippets and redaction.
+loop; ``marks`` has the marks of a migration; ``plugin``, ``config`` and ``place`` find a backend
+and its settings. This module has names of the layers below: schemas, Arrow data, filters, snippets
+and redaction.
 """
 
 from __future__ import annotations

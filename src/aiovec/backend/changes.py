@@ -20,9 +20,9 @@ from .rows import Batch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Insert:
-    """Add rows, whose ids are distinct; the result is how many were added.
+    """Add rows, whose ids are distinct; the result is the number of added rows.
 
-    DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left out.
+    Raises DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left out.
     """
 
     rows: Batch
@@ -31,11 +31,11 @@ class Insert:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upsert:
-    """Add rows, whose ids are distinct, or replace whole rows of the same ids; the result is their
-    number.
+    """Add rows, whose ids are distinct, or replace whole rows with the same ids.
 
-    InvalidRowError, and nothing is written, if a row has another value in a partition field than
-    the stored row. With ``moves``, as in a migration, such a row is moved.
+    The result is the number of rows. Raises InvalidRowError, and writes nothing, if a row has
+    another value in a partition field than the stored row. With ``moves``, as in a migration, the
+    row is moved to the other partition.
     """
 
     rows: Batch
@@ -44,11 +44,11 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """Set fields and change the payload in the rows selected by both; the result is their number.
+    """Set fields and change the payload in the rows that both ``ids`` and ``where`` select.
 
-    ``ids`` are distinct; None for either selects every row. With ``vector``, each of these rows
-    gets this vector; a vector of NaN removes theirs, in tables with ``vector_nullable``. If
-    ``payload.apply`` raises for a row, nothing is changed.
+    ``ids`` are distinct; None for either selects every row. With ``vector``, each row gets this
+    vector; in tables with ``vector_nullable``, a vector of NaN removes the row's. If
+    ``payload.apply`` raises for a row, nothing is changed. The result is the number of rows.
     """
 
     values: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UpdateRows:
-    """Give each of the rows with these ids its own values; the result is how many existed.
+    """Give each row its own values, by its id; the result is the number of rows that existed.
 
     The ids are distinct in all ``parts`` together. A part has the fields to set, and the vectors
     unless they stay; a vector of NaN removes the row's. ``payloads`` changes the payloads of all
@@ -81,18 +81,19 @@ class UpdateRows:
         return len(part) > 0 and part.ids[0] in self.payloads
 
     def check(self, existing: Container[str]) -> None:
-        """Raise InvalidRowError if ids are missing that must not be."""
+        """Raise InvalidRowError if ``strict`` and ids are missing."""
         if self.strict and (missing := [id for id in self.ids if id not in existing]):
             names = listed(missing, most=12, show=shown)
             raise InvalidRowError(
-                f"these ids do not exist: {names}; nothing was changed, and without strict the "
-                "other rows are"
+                f"these ids do not exist: {names}; nothing was changed. Without strict, the other "
+                "rows are changed"
             )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delete:
-    """Delete the rows selected by both; the result is their number. None selects every row."""
+    """Delete the rows that both ``ids`` and ``where`` select, of which None selects every row; the
+    result is their number."""
 
     ids: Sequence[str] | None
     where: Expr | None = None
@@ -100,7 +101,7 @@ class Delete:
 
 RowChange = Insert | Upsert | Update | UpdateRows | Delete
 
-# The schema. ``apply`` returns the schema with the change, or raises if it cannot be made.
+# The schema. ``apply`` returns the changed schema, or raises if it does not allow the change.
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ SchemaChange = AddField | DropField | RenameField | IndexField | UnindexField
 
 
 def changes_text(change: SchemaChange, schema: Schema) -> bool:
-    """Return whether a keyword index has to be built, or loses a field."""
+    """Return whether the change builds a keyword index, or removes a field from one."""
     match change:
         case AddField():
             return change.field.text
@@ -201,8 +202,10 @@ def changes_text(change: SchemaChange, schema: Schema) -> bool:
 
 
 def is_payload_key(schema: Schema, name: object, kind: object = None) -> bool:
-    """Return whether ``name`` means a key of the payload; raise InvalidArgumentError if the key
-    cannot have an index of this kind."""
+    """Return whether ``name`` is a key of the payload.
+
+    Raises InvalidArgumentError if a key cannot have an index of this kind.
+    """
     if not (isinstance(name, str) and name.startswith("payload.") and schema.payload):
         return False
     if kind not in (None, "btree"):

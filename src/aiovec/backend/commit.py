@@ -1,7 +1,7 @@
 """Group commit: writes that arrive while a commit runs wait together and share the next one.
 
-The queue, deadline, cancellation and result of a write are here, once for all backends. An adapter
-brings a ``Committer``, which takes a lock, commits a group of calls under it, and releases it.
+This module has the queue, the deadlines, the cancellation and the results, once for all backends.
+An adapter brings a ``Committer``, which takes a lock, commits a group of calls, and releases it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from .threads import wait_out
 # Most calls in one commit. With more, the first would wait long for the last.
 _LARGEST_GROUP = 512
 # Most rounds of the event loop between two commits, so that callers that write again at once share
-# the next commit. If it began without them, they would also compete with its thread for the
-# interpreter.
+# the next commit. Otherwise they would also compete with its thread for the interpreter.
 _ROUNDS_FOR_CALLERS = 3
 
 
 class WriteCall:
     """A write that waits, runs, or has its outcome.
 
-    ``size`` is its number of rows, if these decide with which others it shares a commit.
+    ``size`` is its number of rows, if the committer limits the rows of a commit.
     """
 
     __slots__ = tuple("_error _result _start deadline ended future gone settled size".split())
@@ -43,13 +42,13 @@ class WriteCall:
         self.future: asyncio.Future[Any] = loop.create_future()
         # Done when the outcome is final.
         self.settled: asyncio.Future[None] = loop.create_future()
-        # Nobody waits for the outcome any more.
+        # True if the caller no longer waits for the outcome.
         self.gone: bool = False
         self.ended: bool = False
         self._result: Any = None
         self._error: BaseException | None = None
-        # Whichever side pops this entry wins: the committer starts the work, or the caller leaves.
-        # Popping a list is atomic, so the event loop takes no lock.
+        # Whichever side pops this entry wins: the committer, which then starts the work, or the
+        # caller, which leaves. Popping a list is atomic, so the event loop takes no lock.
         self._start = [True]
 
     # For the committer, on any thread
@@ -67,9 +66,9 @@ class WriteCall:
         return not self._start
 
     def wait_again(self) -> None:
-        """Put a call that began back into the queue: nothing of its work was kept.
+        """Return a call that began to the queue, since nothing of its work was kept.
 
-        If its caller has left, it never begins again.
+        It does not begin again if its caller has left.
         """
         if not self.gone:
             self._start.append(True)
@@ -87,14 +86,14 @@ class WriteCall:
     # On the event loop
 
     def give_up(self, error: BaseException) -> None:
-        """Fail it unless it has begun; it then never begins."""
+        """Fail the call unless it has begun, so that it never begins."""
         if self.begin():
             self.gone = True
             self.fail(error)
             self.answer()
 
     def answer(self) -> None:
-        """Give the caller the outcome."""
+        """Give the outcome to the caller."""
         if not self.settled.done():
             self.settled.set_result(None)
         if not self.future.done():
@@ -119,19 +118,19 @@ class Committer(ABC, Generic[_Write]):
 
     @abstractmethod
     async def take(self) -> Callable[[], Awaitable[None]] | None:
-        """Try once, briefly, to take the lock; afterwards calls may have left or timed out.
+        """Try once, briefly, to take the lock. In the meantime calls may leave or time out.
 
         Return the function that releases the lock, or None if others hold it. If cancelled, it has
-        not taken the lock. An error goes to all waiting calls.
+        not taken the lock. All waiting calls get an error that it raises.
         """
 
     @abstractmethod
     async def commit(self, group: list[_Write]) -> MoveMark | None:
         """Do the group's work under the lock; return a migration's pause if that forbids it.
 
-        Call ``begin`` and then ``succeed`` or ``fail`` of each call; calls that have not ended when
-        this returns wait again, in their order. An error goes to these calls. A cancellation, which
-        comes only when the loop is about to end, must not leave work running.
+        Call ``begin`` and then ``succeed`` or ``fail`` of each call. Calls that have not ended when
+        this returns wait again, in their order; if it raises, they get the error. A cancellation,
+        which comes only when the loop is about to end, must not leave work running.
         """
 
     @abstractmethod
@@ -159,9 +158,9 @@ class Committer(ABC, Generic[_Write]):
 class GroupCommit(Generic[_Write]):
     """Commits calls in order of arrival, and calls that may share a commit together.
 
-    - A caller hears of success after the commit.
-    - A call that still waits for others at its deadline fails. One that waits for no other call
-      does not: the machine may be slow. A migration's pause extends the deadlines of the calls that
+    - A call returns after its commit.
+    - A call that still waits for other calls at its deadline fails. One that waits for none does
+      not: the machine may be slow. A migration's pause extends the deadlines of the calls that
       wait here and at the ``gate`` of writing calls.
     - A call that is cancelled before it began is never done. Cancelled later, it returns when its
       outcome is final, however often it is cancelled: it was done completely or not at all.
@@ -198,7 +197,7 @@ class GroupCommit(Generic[_Write]):
             raise
 
     def _why_calls_wait(self) -> str | None:
-        """Return the reason why a call has not begun; None if it waits for no other call."""
+        """Return why waiting calls have not begun; None if they wait for no other call."""
         if self._committer.busy is not None:
             return self._committer.busy
         if any(call.has_begun and not call.ended for call in self._group):
@@ -219,8 +218,8 @@ class GroupCommit(Generic[_Write]):
         try:
             while self._is_wanted():
                 pause: MoveMark | None = None
-                # When the loop is about to end, every task is cancelled, also the callers. A call
-                # that has begun still needs its outcome.
+                # When the loop is about to end, it cancels every task, this one and the callers. A
+                # call that has begun still needs its outcome.
                 with suppress(asyncio.CancelledError):
                     pause = await self._commit_some()
                 if pause is not None:
@@ -259,8 +258,7 @@ class GroupCommit(Generic[_Write]):
             await release()
 
     def _settle(self, group: list[_Write]) -> None:
-        """Give the calls that have ended their outcome; the others wait again, ahead of later
-        ones."""
+        """Answer the calls that have ended; the others wait again, ahead of later calls."""
         left = []
         for call in group:
             if call.ended:
@@ -284,7 +282,7 @@ class GroupCommit(Generic[_Write]):
     def _is_wanted(self) -> bool:
         """Remove the calls whose callers have left; return whether any call still waits.
 
-        Nothing of the removed calls' work was kept: they have not begun, or wait again.
+        No work of the removed calls was kept: they have not begun, or wait again.
         """
         calls, self._waiting = self._waiting, deque()
         for call in calls:
@@ -317,6 +315,6 @@ class GroupCommit(Generic[_Write]):
                     if time.monotonic() > until:
                         await self._committer.end_pause(pause)
                     await asyncio.sleep(self._committer.pause_poll)
-        # On a full disk the mark stays as it is, and the next try would find the pause again.
+        # On a full disk the mark cannot be changed, and the next attempt would find the same pause.
         except Exception as exc:  # noqa: BLE001 - the callers get it
             self._fail_all(self._waiting, exc)

@@ -1,7 +1,7 @@
-"""The settings: a TOML file, and the environment over it.
+"""The settings: a TOML file, overridden by the environment.
 
-The sections give each key's default, bounds and meaning, once. ``scripts/settings.py`` writes the
-sample and the JSON Schema from them.
+The sections define each key once: its default, its bounds and its meaning. ``scripts/settings.py``
+writes the sample and the JSON Schema from them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _retrieval_settings(plugins: tuple[BackendPlugin, ...]) -> type[RetrievalSet
     names = [plugin.name for plugin in plugins]
     backend = key("sqlite", choices=names, accepted=f"one of {', '.join(names)}")
     addresses = {plugin.address_key: plugin.address_field for plugin in plugins}
-    taken = {*KEYS, *addresses}  # a section of such a name is nobody's
+    taken = {*KEYS, *addresses}  # a backend with the name of a key has no section
     sections = {plugin.name: plugin.settings() for plugin in plugins if plugin.name not in taken}
     return RetrievalSettings.extended(backend=backend, **addresses, **sections)
 
@@ -80,8 +80,8 @@ def _retrieval_settings(plugins: tuple[BackendPlugin, ...]) -> type[RetrievalSet
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
     """Return the settings of a TOML file, if any, overridden by the ``environment`` if true.
 
-    Addresses of backends are not resolved. Raises ConfigError if a key or a value is wrong. With
-    neither file nor variables, the backends' sections are missing: their defaults hold.
+    Addresses of backends are not resolved. Raises ConfigError if a key or a value is wrong. Without
+    a file and variables, the backends' sections are left out, so their defaults apply.
     """
     variables = _variables() if environment else {}
     if config is None and not variables:

@@ -1,9 +1,8 @@
-"""Conditions of a call from another process: the state of its table, a key for its write, the
-bytes of its answer.
+"""Conditions of a call from another process: its table's state, its write's key, its answer's size.
 
 A server runs the calls of its clients within ``calling``. A call for one state of a table fails if
-the table is in another, a write with a key is done once, however often it is requested, and a read
-ends by an error when its rows have too many bytes.
+the table is in another one, a write with a key is done once, however often it is requested, and a
+read fails when its rows have too many bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from ..errors import InvalidArgumentError
 
 @dataclass(frozen=True, slots=True)
 class WriteKey:
-    """A caller's name for one write, so that it can be repeated without being done twice.
+    """A caller's name for one write, so that a repeated request does not write twice.
 
-    ``digest`` identifies the write: the same key with another digest is another write, which is
-    refused. A backend that promises "once" commits the key with the write.
+    ``digest`` identifies the write: the same key with another digest is refused. A backend with the
+    ability "once" commits the key with the write.
     """
 
     name: str
@@ -40,7 +39,7 @@ class WriteKey:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The result of a write that is kept under its key."""
+    """The kept result of a write with a key."""
 
     outcome: int | None
     """The number of rows that the write returned; None if it returns nothing."""
@@ -56,20 +55,19 @@ class CallContext:
     server has read the whole request, which the digest needs."""
 
     retried: bool = False
-    """True if the write may have been done before without its key: a migration has led to another
-    store, or the store keeps no keys."""
+    """True if the client repeats a request, so the write may have been done before."""
 
     check_bytes: Callable[[int], object] | None = None
-    """Called, in any thread, with the bytes that a read has brought into memory so far. What it
-    raises ends the read, and is the error of the call."""
+    """Called, in any thread, with the number of bytes that a read has brought into memory so far.
+    An error that it raises ends the read, and is the error of the call."""
 
 
 FEW_ROWS = 32
-"""Rows that a read may return whatever they hold, and that it may read before it counts again."""
+"""Rows that a read may return whatever their size, and may read before it counts again."""
 
 
 class Meter:
-    """Counts the bytes of one read, which ends by an error when they are too many."""
+    """Counts the bytes of one read, and ends it with an error when they are too many."""
 
     __slots__ = ("_check", "_nbytes", "refused")
 
@@ -97,7 +95,7 @@ class Meter:
 
 
 def values_in(text: str) -> int:
-    """Return the number of values in JSON for a meter; a list or an object takes as much as 8."""
+    """Return about how many values JSON has, for a meter; a list or an object counts as 8."""
     return text.count(",") + 8 * (text.count("[") + text.count("{"))
 
 

@@ -86,9 +86,9 @@ class TableHandle:
 class Columns:
     """The columns to read of each row, besides its id.
 
-    With a ``meter``, a backend reads some ``FEW_ROWS`` rows at a time and calls ``meter.add`` with
-    the bytes of each part before it reads the next: a server bounds the memory of its answers by
-    this.
+    With a ``meter``, a backend reads about ``FEW_ROWS`` rows at a time and calls ``meter.add`` with
+    the bytes of each part before it reads the next one: so a server bounds the memory of its
+    answers.
     """
 
     fields: tuple[str, ...]
@@ -97,20 +97,20 @@ class Columns:
     meter: Meter | None = None
 
     def metered(self, rows: int) -> Columns:
-        """Return the columns for a read of at most so many rows, with a new meter if needed."""
+        """Return the columns for a read of at most ``rows`` rows, with a new meter if needed."""
         ids_only = not (self.fields or self.payload or self.vector)
         meter = None if ids_only else new_meter(rows)
         return self if meter is self.meter else replace(self, meter=meter)
 
     def layout(self, schema: Schema) -> pa.Schema:
-        """Return the part of ``Schema.to_arrow()`` that these columns are, in its order."""
+        """Return ``Schema.to_arrow()`` with only these columns."""
         names = {"id", *self.fields, *["payload"] * self.payload, *[schema.vector] * self.vector}
         whole = schema.to_arrow()
         return pa.schema([each for each in whole if each.name in names], metadata=whole.metadata)
 
 
 def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> Batch:
-    """Return Arrow rows that were read. A server leaves out columns without values."""
+    """Return Arrow rows that were read as a batch. A server leaves out columns without values."""
     count, names = rows.num_rows, rows.schema.names
     payloads: list[str | None] | None = None
     if columns.payload:
@@ -164,12 +164,13 @@ class Tuning:
     others: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def values(self) -> dict[str, Any]:
-        """Return the values that are given, by name."""
+        """Return the values that are not None, by name."""
         named = {each.name: getattr(self, each.name) for each in fields(self)[:-1]}
         return {name: value for name, value in named.items() if value is not None} | {**self.others}
 
 
-def _no_vector() -> Float32Array:
+def no_vector() -> Float32Array:
+    """Return the vector of a search by words only."""
     return np.empty(0, np.float32)
 
 
@@ -190,8 +191,7 @@ class Query:
     limit: int
     where: Expr | None
     columns: Columns
-    vector: Float32Array = field(default_factory=_no_vector)
-    """Empty in a search by words only."""
+    vector: Float32Array = field(default_factory=no_vector)
     exact: bool = False
     tuning: Tuning | None = None
     max_distance: float | None = None
@@ -223,7 +223,7 @@ Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The matching rows of a query, in any order, with what is known of each.
+    """The matching rows of a query, in any order, with their distances, scores and ranks.
 
     A search by vector returns all rows that are as near as the last of the ``limit`` nearest
     (``aiovec.backend.nearest_first``): ``VectorStore`` breaks ties by id. It may return more.
@@ -231,8 +231,8 @@ class Found:
     ``distances`` are those of the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by
     words has none, and one by both None for a row without a vector. ``scores`` are the BM25 scores
     of a search by words, or the fused ones of a search by both, higher is better; ``ranks`` are the
-    row's places in both lists. ``snippets`` makes the snippets of the hits that are shown, if
-    ``highlight`` asked for them.
+    row's ranks in both lists. ``snippets`` makes the snippets of the hits that are shown, if the
+    query has ``highlight``.
     """
 
     rows: Batch
@@ -244,7 +244,7 @@ class Found:
 
 FromRows = Callable[[Batch], _T]
 FromEach = Callable[[list[Found]], _T]
-"""Make the result of a read from its rows, or from the answers to its queries."""
+"""Functions that make the result of a read from its rows, or from the answers to its queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +254,8 @@ class Read(Generic[_T]):
 
 @dataclass(frozen=True, slots=True)
 class Get(Read[_T]):
-    """The rows with these distinct ids, in any order; missing ones are left out. The result is what
-    ``finish`` makes of them."""
+    """The result of ``finish`` for the rows with these distinct ids, in any order, without missing
+    ones."""
 
     ids: Sequence[str]
     columns: Columns
@@ -271,8 +271,8 @@ class OfSelected(Read[_T]):
 
 @dataclass(frozen=True, slots=True)
 class Find(OfSelected[_T]):
-    """The rows after the first ``offset``, at most ``limit``, sorted by one or more keys, the last
-    of which is the id. The result is what ``finish`` makes of them."""
+    """The result of ``finish`` for the rows after the first ``offset``, at most ``limit``, sorted
+    by one or more keys, the last of which is the id."""
 
     order_by: Sequence[Order]
     limit: int
@@ -290,10 +290,10 @@ class Count(OfSelected[int]):
 class Values(OfSelected[Sequence[tuple[Value, int]]]):
     """The values of a field, "id" or a payload key, each with its number of rows.
 
-    The most frequent first, equally frequent ones in the order of ``Order``; at most ``limit``.
-    Nulls are not counted. A row counts once for each different item of a list, also of one in the
-    payload. Integers and floats that are equal are one value, for which an int stands if there is
-    one; booleans are never numbers.
+    The most frequent come first, equally frequent ones in the order of ``Order``; at most ``limit``
+    are returned. Nulls are not counted. A row counts once for each different item of a list, also
+    of a list in the payload. An integer and a float that are equal are one value, returned as the
+    integer; booleans are never numbers.
     """
 
     ref: Ref
@@ -328,9 +328,9 @@ class TableStats:
     """The size and costs of a table.
 
     ``bytes`` is its size on disk, ``index`` the state of its vector index in words,
-    ``unindexed_rows`` the rows that a search must scan, ``scan_memory`` the bytes of its copy in
-    this process's memory. ``last_optimize`` is None if the table was never optimized; LanceDB knows
-    of this process alone. ``details`` depends on the backend. If rows expire, ``VectorStore``
+    ``unindexed_rows`` the number of rows that a search must scan, ``scan_memory`` the bytes of its
+    copy in this process's memory. ``last_optimize`` is None if the table was never optimized, on
+    LanceDB by this process. ``details`` depends on the backend. If rows expire, ``VectorStore``
     subtracts the expired rows that are still stored from ``rows``, and puts their number into
     ``details`` as ``expired_rows``.
     """
@@ -360,7 +360,7 @@ class IndexInfo:
 
 
 class IndexOptions(TypedDict, total=False):
-    """Options of an approximate index. An index takes those of its kind and refuses others.
+    """Options of an approximate index. An index takes the options of its kind and refuses others.
 
     ``recall`` is the share of the true nearest rows that searches of the table must find, and
     ``others`` has the options of a backend of another package. On LanceDB, the rest are whole
@@ -395,17 +395,17 @@ class Backend(ABC):
 
     abilities: frozenset[str] = frozenset()
     """The abilities of the backend: names of ``ABILITIES``, "bulk-load" and "questions". The
-    abilities with methods are "indexes", "changes", "snapshots", "backup", "restore",
-    "moves", and those two. The others:
+    abilities with methods are "indexes", "changes", "snapshots", "backup", "restore", "moves",
+    "bulk-load" and "questions". The others:
 
     - "text": it searches by words, in the fields with ``text=True``, and by both.
     - "once": the key of a write (``write_key``) is committed with it, so that a repeated write is
       not done twice.
     - "power-loss": an acknowledged write survives a power failure.
-    - "payload-indexes": it has indexes over payload keys; another backend keeps those of a schema
-      that a migration brings, as a note for the way back.
+    - "payload-indexes": it has indexes over payload keys; another backend only keeps their names,
+      in the schema that a migration brings, for a migration back.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
-    - "read-only": it heeds ``read_only``.
+    - "read-only": it can be opened with ``read_only``.
     """
 
     hints: ClassVar[Mapping[str, str]] = {}
@@ -454,7 +454,7 @@ class Backend(ABC):
         """Check that the store can be reached; raise if not."""
 
     def owns(self, path: Path) -> bool:
-        """Return whether a path belongs to the store, so that no export replaces it. Reads the
+        """Return whether a path belongs to the store, so that no export overwrites it. Reads the
         disk."""
         return False
 
@@ -508,15 +508,15 @@ class Backend(ABC):
     async def kept(self, key: WriteKey) -> Kept | None:
         """Return the kept result of a write with this key, also if the store has moved since.
 
-        None if it was not done, or if its key was forgotten since. Work that a killed process has
-        left undone, such as an index build, is completed. Raises InvalidArgumentError if another
-        write has the key.
+        None if the write was not done, or if its key is no longer kept. Work that a killed process
+        has left undone, such as an index build, is completed. Raises InvalidArgumentError if
+        another write has the key.
         """
         return None
 
-    # Reading. ``finish`` makes the result of the rows. It takes time in proportion to the rows and
-    # their payloads, so it is called in the thread of the read; a backend that reads without a
-    # thread calls it by ``threads.hop``. What it raises is the error of the call.
+    # Reading. ``finish`` makes the result from the rows. Its time grows with the rows and payloads,
+    # so it is called in the thread of the read; a backend that reads without a thread calls it by
+    # ``threads.hop``. An error that it raises is the error of the call.
 
     @abstractmethod
     async def read(self, table: TableHandle, read: Read[_T]) -> _T:
@@ -526,10 +526,10 @@ class Backend(ABC):
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
-        """Return what ``finish`` makes of the best rows for each query; filters apply first.
+        """Return the result of ``finish`` for the best rows of each query; filters apply first.
 
         Several queries have different vectors, and perhaps different filters. A search by words
-        or by both is the only query; it needs the ability "text", and by both it sees one state of
+        or by both is the only query, and needs the ability "text"; one by both sees one state of
         the table, and reads only the rows of the fused list.
         """
 
@@ -554,7 +554,7 @@ class Backend(ABC):
     async def rows(
         self, table: TableHandle, *, where: Expr | None, columns: Columns, finish: FromRows[_T]
     ) -> AsyncGenerator[_T, None]:
-        """Yield what ``finish`` makes of the rows of one snapshot, a part of them at a time.
+        """Yield the results of ``finish`` for the rows of one snapshot, part by part.
 
         The rows are those of ``export``. A backend that can read them without Arrow overrides this.
         """
@@ -575,12 +575,12 @@ class Backend(ABC):
     ) -> Mapping[str, str]:
         """Return the table's notes, small texts by their names, once ``change`` is applied.
 
-        ``change`` has new texts; None removes a note. Notes are as durable as rows: one that was
-        acknowledged before a write is there when the write is. They follow the table when it is
-        renamed, copied by a backup, or reverted to an earlier version, and are dropped with it.
-        They change neither the handle's epoch nor the change number.
+        ``change`` has new texts; None removes a note. Notes are as durable as rows: if a write
+        survives, so does each note that was acknowledged before it. They stay with the table when
+        it is renamed, copied by a backup, or reverted to an earlier version, and are dropped with
+        it. They change neither the handle's epoch nor the change number.
 
-        A backend that keeps none returns none: who follows a source then compares all rows at each
+        A backend that keeps no notes returns none: ``aiovec.watch`` then compares all rows at each
         start.
         """
         return NO_NOTES
@@ -611,8 +611,10 @@ class Backend(ABC):
         raise self._lacks("indexes")
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
-        """Measure the recall of the index with these questions, which ``create_index`` also takes,
-        as the option ``questions``. Needs the ability "questions"."""
+        """Measure the recall of the index with these questions. Needs the ability "questions".
+
+        ``create_index`` also takes them, as the option ``questions``.
+        """
         raise self._lacks("questions")
 
     async def indexes(self, table: TableHandle) -> list[IndexInfo]:
@@ -629,8 +631,8 @@ class Backend(ABC):
         raise self._lacks("changes")
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        """Return about ``limit`` changes after ``since``, or raise ChangesPrunedError if they are
-        not kept."""
+        """Return about ``limit`` changes after ``since``; raise ChangesPrunedError if they are no
+        longer kept."""
         raise self._lacks("changes")
 
     # "snapshots": earlier versions of a table
@@ -666,11 +668,11 @@ class Backend(ABC):
         """
         raise self._lacks("bulk-load")
 
-    # "moves": a migration away from the store, by a mark that all its processes read.  Every write
+    # "moves": a migration away from the store, by a mark that all its processes read. Every write
     # reads the mark under the lock, or in the transaction, that commits the write. So when a call
     # that changed the mark returns, an earlier write is either committed or will read the new mark.
     # The object on which ``act_for`` was called belongs to the run: the mark does not stop its
-    # reads and writes. It stops those of every other object.
+    # reads and writes. It stops the reads and writes of every other object.
 
     async def move_record(self) -> MoveRecord:
         """Return the mark and the generation; raise CorruptStoreError if the record is damaged."""
@@ -696,7 +698,7 @@ class Backend(ABC):
         raise self._lacks("moves")
 
     def act_for(self, run: str | None) -> None:
-        """Let this object read and write regardless of the mark of that run."""
+        """Let this object read and write regardless of the mark of this run."""
         raise self._lacks("moves")
 
     # Derived from these methods; the migrator has the rest (``aiovec_migrate.marks``)
@@ -717,7 +719,7 @@ class Backend(ABC):
 
 @contextmanager
 def index_behind_change(target: str, table: str) -> Iterator[None]:
-    """Translate errors of an index build that follows a schema change, which is already committed.
+    """Translate errors of an index build after its schema change was committed.
 
     They must not say that nothing of the call was kept.
     """

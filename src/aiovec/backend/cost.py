@@ -1,4 +1,4 @@
-"""Estimate whether work is short enough for the event loop."""
+"""Estimates of work, to decide whether it is short enough for the event loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .._tools.lazy_arrow import is_array, is_table
 from .rows import Batch
 from .threads import INLINE_LIMIT, arrow_is_ready
 
-# Numbers of an array, and bytes of text or of Arrow buffers, that take as long as one value; and
-# the cost of a column without rows.
+# The numbers of an array, and the bytes of text or of Arrow buffers, that take as long as a value;
+# and the cost of a column without rows.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
 # Longer lists are sampled, every 17th item; a prime step avoids aliasing with periodic data.
 _FEW, _STEP = 64, 17

@@ -44,9 +44,9 @@ def examine(place: Place | None = None) -> list[Finding]:
         wanted = place is not None and place.backend == backend.name
         try:
             findings += backend.findings(place.address if place and wanted else None)
-            if type(backend).findings is BackendPlugin.findings:  # a plug-in that says nothing
-                words = f"installed by {backend.install}"
-                findings.append(Finding(backend.name, words, checked=not wanted))
+            if type(backend).findings is BackendPlugin.findings:  # the plug-in has none of its own
+                text = f"installed by {backend.install}"
+                findings.append(Finding(backend.name, text, checked=not wanted))
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
             cure = f'reinstall it: pip install --force-reinstall "{backend.install}"'
             problem = f"{type(exc).__name__}: {exc}"
@@ -69,8 +69,8 @@ def _arrow() -> Finding:
         missing = 'not installed; pip install "aiovec[arrow]" brings it'
         return Finding("pyarrow", f"{missing}, for Arrow data, data frames and files")
     try:
-        import pyarrow as pa  # noqa: F401 - only to see that it works
-    except Exception as exc:  # noqa: BLE001 - the user wants to know whatever stops it
+        import pyarrow as pa  # noqa: F401 - only to check that it works
+    except Exception as exc:  # noqa: BLE001 - the report shows every error
         value = f"{finding.value}: {type(exc).__name__}: {exc}"
         return Finding("pyarrow", value, ok=False, cure=REINSTALL_ARROW)
     return finding

@@ -2,8 +2,8 @@
 
 An engine is found through the entry-point group ``aiovec.engines``, by its name: a function that
 takes the address of the workers, or None for workers on this machine, and the place of the store,
-and returns an ``Engine``. It works on the tables of the backends that it knows. For the place of
-another one, the function raises UnsupportedError before it connects.
+and returns an ``Engine``. It works on the tables of the backends that it knows; for a place of
+another backend, the function raises UnsupportedError before it connects.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 GROUP = "aiovec.engines"
 
 ReadSource = Callable[[str, Schema], "Iterator[pa.Table]"]
-"""Yield the rows of a file, checked for the schema; an AiovecError names the file and the row.
-
-It can be pickled. It blocks."""
+"""A function that yields the rows of a file, checked for the schema. Its AiovecErrors name the file
+and the row. It can be pickled, and blocks."""
 
 Seen = Callable[[int, int], None]
 """Called with the numbers of files and rows that were read so far."""
@@ -35,7 +34,7 @@ Seen = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The outcome of a load: the rows that it added, and the rows that existed already."""
+    """The outcome of a load: the number of rows that it added, and that existed already."""
 
     rows: int
     existing: int = 0

@@ -1,4 +1,4 @@
-"""Files: their status, flushing, locks, leftovers of killed processes, and schema files."""
+"""Files: status, flushing, locks, unfinished files of killed processes, and schema files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..errors import AiovecError, ConfigError, StoreFullError
 
 
 def _numbers(*names: str) -> frozenset[int]:
-    """Return the error numbers of these names, as far as the system has them."""
+    """Return the numbers of those of these errors that the system has."""
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-# Errors of systems that cannot flush a folder: Windows cannot open one, some network drives refuse.
+# Errors of systems that cannot flush a folder: Windows cannot open it, some network drives refuse.
 _UNABLE = _numbers("EACCES", "EBADF", "EINVAL", "EPERM", "ENOTSUP", "EOPNOTSUPP")
 # Errors of a path that does not exist.
 _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 """Errors of a full disk, an exceeded quota or a file that may not grow."""
-# Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
-# files are read back before it is renamed, which takes time without writes.
+# Seconds without a write after which an unfinished file or folder counts as abandoned. Before a
+# folder is renamed, its files are read, for a long time without writes.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
@@ -49,7 +49,8 @@ def look_at(path: str | Path) -> os.stat_result | None:
 def create_like(new: Path, model: str | Path) -> None:
     """Create an empty file with the permissions of the ``model``, if that exists.
 
-    So only users that can read the model can read it. The umask applies, and the owner can write.
+    So only users that can read the model can read the file. The umask applies, and the owner can
+    write.
     """
     with suppress(OSError):
         mode = os.stat(model).st_mode & 0o777
@@ -60,9 +61,7 @@ def rename_new(old: Path, new: Path) -> None:
     """Rename a file; raise FileExistsError if another file has taken the name."""
     try:
         os.link(old, new)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
+    except OSError:  # the name is taken, or the file system has no links
         if os.path.lexists(new):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new)) from None
         old.rename(new)
@@ -85,7 +84,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, begin: str, end: str) -> None:
-    """Remove unfinished files and folders with these names that no process writes any more."""
+    """Remove unfinished files and folders with such names that no process writes any more."""
     now = time.time()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -98,7 +97,7 @@ def remove_abandoned(folder: Path, begin: str, end: str) -> None:
                         os.unlink(entry.path)
                     continue
                 middle = entry.name[len(begin) : len(entry.name) - len(end)]
-                # A user's folder may have a name with the same beginning.
+                # A user's folder may have a similar name.
                 if age > _FOLDER_ABANDONED and _OF_A_FOLDER.fullmatch(middle):
                     shutil.rmtree(entry.path, ignore_errors=True)
 
@@ -189,7 +188,7 @@ def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int 
         held = kept = False
         try:
             held = try_lock(number)
-            # A file that was removed or replaced after it was opened locks nobody out.
+            # Other processes open the new file if this one was removed or replaced meanwhile.
             kept = held and _is_at(number, path)
         finally:
             if not kept:
@@ -210,7 +209,7 @@ def _is_at(number: int, path: Path) -> bool:
 
 
 def unlock_file(number: int) -> None:
-    """Give the lock of a file back, and close the file."""
+    """Release the lock of a file, and close the file."""
     try:
         unlock(number)  # now, even if a forked child has a copy of the descriptor
     finally:

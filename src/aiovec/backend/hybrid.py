@@ -24,10 +24,10 @@ def fused(
     whole: int,
     ids_of: IdsOf[_K],
 ) -> list[FusedHit[_K]]:
-    """Return the hits of a hybrid search, whose rows are not read yet.
+    """Return the hits of a hybrid search, before their rows are read.
 
     ``near`` has distances and keys in any order, perhaps more than the limit; ``words`` has keys
-    and scores, best first, beginning with the ``whole`` rows that surely have all words. Equal ones
+    and scores, best first, beginning with the ``whole`` rows that surely have all words. Equal rows
     are ranked by id.
     """
     farthest = math.inf if query.max_distance is None else query.max_distance
@@ -39,7 +39,7 @@ def fused(
 
 
 def columns_to_read(query: Query, hits: Sequence[FusedHit[Any]]) -> Columns:
-    """Return the columns to read of the hits: the vector too if a distance is not known."""
+    """Return the columns to read of the hits: with the vector if a distance is not known."""
     if query.columns.vector or None not in [hit.distance for hit in hits]:
         return query.columns
     return replace(query.columns, vector=True)

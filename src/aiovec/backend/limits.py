@@ -1,8 +1,8 @@
 """Bounds on how long a call may wait, and on how many run concurrently.
 
-A call has one ``Deadline``, which counts from its start for all its waits together. It waits at a
-``Gate``, which admits a limited number of calls, or of bytes, in order of arrival. A call that
-needs not wait never fails for time: a free gate admits it even after the deadline.
+A call has one ``Deadline`` for all its waits together. It waits at a ``Gate``, which admits a
+limited number of calls, or of bytes, in order of arrival. A call that does not have to wait never
+times out: a free gate admits it even after the deadline.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..errors import StoreBusyError, StoreFullError
 
 _T = TypeVar("_T")
 
-# Minimum wait in seconds. With none, all simultaneous calls except one would fail, though
-# none takes long.
+# Minimum wait in seconds. Without it, a timeout of 0 would fail all simultaneous calls except one,
+# however short they are.
 _LEAST = 0.25
-# Seconds between two checks of the waiting calls. One timer for all costs a tenth of one timer for
+# Seconds between two checks of the waiting calls. One timer for all calls costs a tenth of one for
 # each call.
 _LOOK_EVERY = 0.1
 
@@ -33,8 +33,8 @@ _LOOK_EVERY = 0.1
 class Deadline:
     """The time until which a call may wait for others.
 
-    Within ``with`` it is the deadline of this task's running call, which ``current_deadline``
-    returns.
+    Inside ``with`` it is the deadline of this task's running call, as ``current_deadline`` returns
+    it.
     """
 
     __slots__ = ("_extended", "_task", "_token", "began", "seconds", "until")
@@ -92,16 +92,16 @@ def current_deadline(seconds: float | None) -> Deadline:
 
 
 def renewed() -> AbstractContextManager[object]:
-    """Start the deadline again for the block, which is a further step of a long call."""
+    """Restart the deadline for the block, which is a further step of a long call."""
     deadline = current_deadline(None)
     return Deadline(deadline.seconds) if deadline is _CALL.get() else nullcontext()
 
 
 class Steps:
-    """The steps of a long call, each of which is kept when it ends.
+    """The steps of a long call, each of which is saved when it ends.
 
     Each step may wait as long as a separate call. The error of a later step says that the earlier
-    ones are kept.
+    ones are saved.
     """
 
     __slots__ = ("_kept",)
@@ -132,7 +132,7 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
 
     def check_room(self, deadline: Deadline, reason: str) -> None:
-        """Raise StoreBusyError if as many calls wait as may."""
+        """Raise StoreBusyError if the most calls wait already."""
         if len(self._waiting) >= self._most:
             raise deadline.error(f"{reason}, and {self._most} calls wait")
 
@@ -141,8 +141,8 @@ class Line:
     ) -> _T:
         """Return the result of ``turn``.
 
-        At the deadline, ``give_up`` is called, which may end the wait with an error; if it does
-        not, it is called again later.
+        After the deadline, ``give_up`` is called, which may set an error; as long as it does not,
+        it is called again.
         """
         self._waiting[turn] = deadline, give_up
         if self._timer is None:
@@ -299,18 +299,15 @@ def copy_of_error(error: Exception) -> Exception:
     return copied
 
 
-# Reads of one kind beyond which more do not help an engine that would take any number.
-_READS_AT_ONCE = max(96, 32 * (os.cpu_count() or 1))
 # Most open exports of a store: each holds a snapshot, and a connection or some rows.
 _EXPORTS_AT_ONCE = 8
-# Bytes of the rows of all running writes: enough for the largest group of one commit. A call with
-# more runs alone.
-_WRITTEN_AT_ONCE = 64 * 2**20
 
 
 def read_gate() -> Gate:
     """Return a gate for the reads of a backend whose engine does not bound them."""
-    return Gate("other reads of this process take too long", calls=_READS_AT_ONCE)
+    # More reads at once make no engine faster.
+    most = max(96, 32 * (os.cpu_count() or 1))
+    return Gate("other reads of this process take too long", calls=most)
 
 
 def export_gate() -> Gate:
@@ -320,4 +317,5 @@ def export_gate() -> Gate:
 
 def write_gate(calls: int) -> Gate:
     """Return the gate for the writes of a store."""
-    return Gate("too many writes are waiting", calls=calls, memory=_WRITTEN_AT_ONCE)
+    # 64 MiB of rows are enough for the largest group of one commit. A call with more runs alone.
+    return Gate("too many writes are waiting", calls=calls, memory=64 * 2**20)

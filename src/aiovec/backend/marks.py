@@ -2,10 +2,10 @@
 
 Exactly one of the stores of a migration is in use, and the marks say which: a store marked "moved"
 serves only the migration, and only the migration writes into a store marked "filling". A mark is
-one small record that is changed as a whole. Adapters keep it where a write can read it under the
+one small record that is replaced as a whole. Adapters keep it where a write can read it under the
 lock, or in the transaction, that commits the write.
 
-A run keeps nothing except the marks: its name is derived from its two stores, so the same command
+A run stores nothing except the marks: its name is derived from its two stores, so the same command
 finds them again.
 """
 
@@ -41,8 +41,8 @@ class MoveMark:
     ``moved_to`` is the target as a user would write it, ``target`` as its backend does. ``backend``
     is the target's name in the TOML file ``config``, whose apps follow the move; both are empty if
     the run changes no TOML file. ``source`` is the source store. With ``target_marked`` the target
-    has a mark of the run too, so a store without one is another store. ``fresh`` means that a store
-    being filled had no tables before.
+    has a mark of the run too, so a store without one is another store. ``fresh`` is True if a store
+    that is being filled had no tables before.
 
     ``generation`` rises with every cut-over in either direction; it is 0 before the first. A store
     being filled has the generation of its source, so that a process that follows an older cut-over
@@ -72,14 +72,13 @@ class MoveMark:
 
     @property
     def filling(self) -> bool:
-        """True if it is about a migration into the store, which is not in use yet."""
+        """True if the migration is into this store, which is not in use yet."""
         return self.state == FILLING
 
     def leads_to(self, record: MoveRecord) -> bool:
         """Return whether a store with this record can be the target of this mark.
 
-        A store that was emptied, replaced or lost since has neither the run's mark nor its
-        cut-over.
+        A store that was emptied or replaced since has neither the run's mark nor its cut-over.
         """
         if not self.target_marked or record.generation >= self.generation:
             return True
@@ -99,16 +98,16 @@ class MoveMark:
         )
 
     def frozen_error(self) -> MigrationError:
-        """The reason why a change of schema is refused or, in a store being filled, every write."""
+        """Return the error of a change of schema or, in a store that is being filled, a write."""
         if self.filling:
             return MigrationError(
                 f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
-                "and until it ends nobody else writes here; `aiovec migrate run` continues it, "
+                "and until it ends, no one else can write here; `aiovec migrate run` continues it, "
                 "`aiovec migrate abort` ends it"
             )
         return MigrationError(
-            f"a migration is open (run {self.run}), and until it ends no table can be created, "
-            "altered or dropped; `aiovec migrate status` tells how far it is, "
+            f"a migration is open (run {self.run}), and until it ends, no table can be created, "
+            "altered or dropped; `aiovec migrate status` shows its progress, "
             "`aiovec migrate abort` ends it"
         )
 
@@ -180,7 +179,7 @@ def _reader() -> TypeAdapter[MoveRecord]:
 
 
 def unreadable_mark(reason: object) -> str:
-    """Return the error for a store whose migration mark cannot be read."""
+    """Return the text of the error for a store whose migration mark cannot be read."""
     return (
         f"the mark of a migration in it cannot be read ({reason}); if no migration of this store "
         "is under way, remove the mark: aiovec migrate forget"

@@ -12,7 +12,7 @@ from pathlib import Path
 _MOST = 4 * 2**30
 # Used if the system does not report its memory.
 _ASSUMED = 4 * 2**30
-# The limits of control groups, and the list of the groups that this process is in.
+# The files with the limits of control groups, and the file that lists this process's groups.
 _GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -69,9 +69,9 @@ def _container() -> int:
 def usable_cores() -> int:
     """Return the number of cores that the process may keep busy.
 
-    Its affinity counts, and the quotas of its control groups, rounded down: with more threads than
-    a quota allows, the system stops all of them for a part of each period. The first answer holds
-    for the life of the process: threads and semaphores are made by it.
+    Its affinity and the quotas of its control groups limit them. Quotas are rounded down: with more
+    threads than a quota allows, the system stops all of them for a part of each period. The first
+    answer is kept for the life of the process, since threads and semaphores depend on it.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
@@ -85,9 +85,9 @@ def usable_cores() -> int:
 
 
 def _of_groups(controller: str, name: str) -> list[str]:
-    """Return the texts of this file in the process's control group and in those around it.
+    """Return the texts of this file in the process's control group and in the groups around it.
 
-    A controller of the first version of control groups has a separate tree.
+    In the first version of control groups, a controller has a separate tree.
     """
     groups = {_GROUPS, _GROUPS / controller}
     with contextlib.suppress(OSError, ValueError):

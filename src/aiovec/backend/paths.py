@@ -53,10 +53,10 @@ def path_of_url(text: str) -> str:
 
 
 def local_path(text: str, base: Path | None = None) -> str:
-    """Return the path as an absolute one, with ``~`` expanded.
+    """Return the absolute path, with ``~`` expanded.
 
-    A relative path counts from ``base``, or from the current folder; raises ConfigError if that
-    was removed. URLs and ``:memory:`` stay as they are.
+    A relative path starts at ``base``, or at the current folder; raises ConfigError if that was
+    removed. URLs and ``:memory:`` are returned unchanged.
     """
     if text == MEMORY or is_url(text):
         return text
@@ -73,5 +73,5 @@ def local_path(text: str, base: Path | None = None) -> str:
         raise ConfigError(
             f"{text} is relative to the current folder, which was removed; use an absolute path"
         ) from None
-    # A trailing slash means a folder, also if it does not exist yet.
+    # A trailing slash means a folder, even if it does not exist yet.
     return path + os.sep if trailing and not path.endswith(os.sep) else path

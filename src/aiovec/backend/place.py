@@ -26,7 +26,7 @@ _CHOOSING = frozenset({"AIOVEC_RETRIEVAL__BACKEND", "AIOVEC_RETRIEVAL"})
 class Place:
     """A backend, an address and the settings: everything needed to open a store.
 
-    Only the fields ``backend`` and ``configured`` are shown: the others may hold secrets.
+    Its repr shows only ``configured`` and ``file``: the other fields may hold secrets.
     """
 
     plugin: BackendPlugin = field(repr=False)
@@ -70,11 +70,11 @@ class Place:
         return os.path.realpath(path) == os.path.realpath(other_path)
 
     def exists(self) -> bool:
-        """Return whether a store may exist there, so that opening it creates nothing."""
+        """Return whether a store may exist at this place. Reads the disk."""
         path = self.path
         try:
             return path is None or self.plugin.exists(path)
-        except OSError:  # opening it reports the reason
+        except OSError:  # opening the store reports the reason
             return True
 
     def create(self, read_only: bool = False) -> Backend:
@@ -133,7 +133,7 @@ def find_place(
     Raises ConfigError for a target, a file or a setting that cannot be used, and
     BackendNotInstalledError for a backend whose package is missing.
     """
-    # Made absolute, so that a later change of the current folder does not matter.
+    # Absolute, so that a later change of the current folder does not matter.
     file = None if config is None else Path(local_path(text_of(config, "config")))
     if target is not None:
         settings = load_settings(file, environment=environment)
@@ -155,7 +155,7 @@ def _usual_file() -> Path:
         reason = f"{CONFIG_VARIABLE} names this file, but it does not exist"
         raise ConfigError(f"{file}: {reason}", file=str(file), key=CONFIG_VARIABLE)
     raise ConfigError(
-        "no store to open is given: pass a target, as in connect('notes.db'), or "
+        "no store is named: pass a target, as in connect('notes.db'), or "
         f"config='{CONFIG_FILE}', or set {CONFIG_VARIABLE}, or put {CONFIG_FILE} into the "
         f"current folder ({file.parent})"
     )
@@ -192,7 +192,7 @@ def _plugin_of(text: str) -> BackendPlugin | None:
     """Return the backend for the scheme of a URL; None for a path."""
     if text[:5].lower() == "file:":
         raise ConfigError(
-            f"{redacted(text)}: a file: URI is no target; write only the path, and pass "
+            f"{redacted(text)}: a file: URI is not a target; write only the path, and pass "
             "read_only=True to open it for reading only (a file of this name is ./file:...)",
             key="target",
         )
@@ -228,9 +228,9 @@ def _plugin_of(text: str) -> BackendPlugin | None:
 
 
 def path_of_copy(text: str, argument: str) -> str:
-    """Return the path of a backup, which may be given as the target that opens it.
+    """Return the path of a backup, from a path or from the URL that opens the backup.
 
-    Raises InvalidArgumentError for a remote URL: as a path it would be a folder "s3:".
+    Raises InvalidArgumentError for a remote URL, which as a path would be a folder "s3:".
     """
     if not is_url(text):
         return text

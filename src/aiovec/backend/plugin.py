@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact of ``aiovec doctor``. If it is not ``ok``, or could be better, ``cure`` says how to
-    fix it.
+    """One fact of ``aiovec doctor``, with a ``cure`` if it is not ``ok`` or could be better.
 
     A store or server that was not ``checked`` may have faults.
     """
@@ -55,8 +54,8 @@ class BackendPlugin(ABC):
     """The requirement for ``pip install`` that brings it. Default: the name of its distribution."""
 
     address_field: ClassVar[Any] = ""
-    """The default of the key in ``[retrieval]`` with its address, or its description and bounds
-    too, as ``settings.key`` returns them."""
+    """The default of the key in ``[retrieval]`` that holds its address: a plain value, or one with
+    rules from ``settings.key``."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""
@@ -71,14 +70,14 @@ class BackendPlugin(ABC):
 
     @property
     def address_key(self) -> str:
-        """The name of that key. An attribute of the class replaces it."""
+        """The name of the key of ``address_field``. A class may set it as an attribute."""
         return f"{self.name}_url"
 
     @property
     def settings(self) -> type[BackendSettings]:
-        """The model of ``[retrieval.<name>]``. Without one, the section's keys are kept unchecked.
+        """The class of ``[retrieval.<name>]``. By default, the section's keys are kept unchecked.
 
-        An attribute of the class will do; a property may import the model when it is needed.
+        A class may set it as an attribute; a property can import it when it is needed.
         """
         from .settings import AnySettings
 
@@ -96,9 +95,9 @@ class BackendPlugin(ABC):
         """Return the address of a target: an absolute path, or a URL.
 
         ``target`` is a URL with one of the schemes, or a path for the backend of paths; a value
-        of ``address_key`` may always be a path. Relative paths count from ``base``, or from the
-        current folder. Raises ConfigError for a target that cannot be a store. May read the disk,
-        and creates nothing.
+        of ``address_key`` may always be a path. Relative paths start at ``base``, or at the current
+        folder. Raises ConfigError for a target that cannot be a store. May read the disk, and
+        creates nothing.
         """
         return target
 
@@ -107,21 +106,21 @@ class BackendPlugin(ABC):
         return str(getattr(settings, self.address_key))
 
     def exists(self, path: Path) -> bool:
-        """Return whether a store may exist at a path, so that opening it creates nothing."""
+        """Return whether a store may exist at a path."""
         return path.exists()
 
     def claims(self, folder: Path) -> str | None:
         """Return the target that opens a folder as this backend's store; None if it is not one.
 
-        Called before the backend that takes paths creates a new store there. For a folder that does
-        not exist, the name may decide.
+        Called before the backend that takes paths creates a new store there. The answer for a
+        folder that does not exist may depend on its name.
         """
         return None
 
     def findings(self, address: str | None) -> Sequence[Finding]:
         """Return the findings of ``aiovec doctor`` about this backend and, if given, about a store.
 
-        Opens nothing for writing, and raises nothing: a failure becomes a finding.
+        It opens nothing for writing, and raises nothing: a failure becomes a finding.
         """
         return []
 
@@ -134,7 +133,7 @@ class _Unusable(BackendPlugin):
         self._error = error
 
     def create(self, *_: Any, **__: Any) -> NoReturn:
-        raise self._error.with_traceback(None)  # of the last time that it was raised
+        raise self._error.with_traceback(None)  # without the traceback of an earlier call
 
     locate = findings = create
 
@@ -146,7 +145,7 @@ GROUP = "aiovec.backends"
 OF_PATHS = "sqlite"
 """The backend of targets that are paths."""
 
-# The backends of this distribution. They are no entry points, which take longer to find.
+# The backends of this distribution. They are not entry points, which take longer to find.
 _OURS = {
     "sqlite": "aiovec_sqlite.plugin:SqlitePlugin",
     "lancedb": "aiovec_lancedb.plugin:LancedbPlugin",
@@ -158,7 +157,7 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 
 
 def backends() -> tuple[BackendPlugin, ...]:
-    """Return the plugins of the installed backends: ours, the one of paths first, then by name.
+    """Return the plugins of the installed backends: first ours, then the others by name.
 
     The plugin of a broken backend is among them, and raises its error when it is used.
     """
@@ -172,7 +171,7 @@ def backend_names() -> list[str]:
 
 def plugin_of(name: str) -> BackendPlugin:
     """Return the plugin of a backend. Raises ConfigError if no backend has this name."""
-    if name in _OURS:  # without a look at other packages
+    if name in _OURS:  # without reading the entry points of other packages
         return _plugin(name, _OURS[name], "aiovec", ())
     entry_point = installed(GROUP).get(name)
     if entry_point is None:
@@ -184,7 +183,7 @@ def plugin_of(name: str) -> BackendPlugin:
 
 @lru_cache(maxsize=16)
 def _plugin(name: str, value: str, distribution: str, _path: tuple[str, ...]) -> BackendPlugin:
-    """Return the plugin of a class that is given as "module:name"."""
+    """Return the plugin of a class, which ``value`` names as "module:name"."""
     try:
         if name in KEYS:
             raise ValueError(f"retrieval.{name} is a key of every TOML file")

@@ -29,13 +29,13 @@ BYTES_A_VALUE = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows as columns: rows to write, which have every column of their schema, the columns of an
-    update, or rows read.
+    """Rows as columns: rows to write, which have every column of their schema; the columns of an
+    update; or rows that were read.
 
-    ``fields`` are lists of Python values; those of rows to write may be Arrow arrays, which
-    ``values`` converts. ``payloads`` are JSON texts or None, ``vectors`` one row of float32 for
-    each id, of NaN if it has no vector. Both are None if they were not read or stay, and
-    ``payloads`` if the schema has none.
+    ``fields`` are lists of Python values; the fields of rows to write may be Arrow arrays, which
+    ``values`` converts. ``payloads`` are JSON texts or None. ``vectors`` has one row of float32 for
+    each id, of NaN if it has no vector. Both are None if they were not read or are not updated;
+    ``payloads`` also if the schema has none.
     """
 
     ids: Sequence[str]
@@ -57,17 +57,17 @@ class Batch:
         return len(self.ids)
 
     def values(self, field: str) -> Sequence[Any]:
-        """A field's values as Python objects."""
+        """Return a field's values as Python objects."""
         column: Sequence[Any] = self.fields[field]
         return python_values(column) if is_array(column) else column
 
     def matrix(self) -> Float32Array:
-        """The vectors of rows to write."""
+        """Return the vectors of rows to write."""
         return cast("Float32Array", self.vectors)
 
     @property
     def nbytes(self) -> int:
-        """About the bytes that rows to write take."""
+        """The estimated bytes of rows to write."""
         return self.matrix().nbytes + BYTES_A_VALUE * len(self) * (2 + len(self.fields))
 
     def table(self, schema: Schema) -> pa.Table:
@@ -84,7 +84,7 @@ class Batch:
         layout = schema.to_arrow()
         if len(arrays) < len(layout):
             layout = pa.schema([layout.field(name) for name in arrays])
-        # A third of the time of ``Table.from_arrays`` for a single row.
+        # For a single row, this takes a third of the time of ``Table.from_arrays``.
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), schema=layout)
         return pa.Table.from_batches([batch])
 
@@ -104,7 +104,7 @@ class Batch:
         )
 
     def joined(self, others: Sequence[Batch]) -> Batch:
-        """Return these rows together with those of other batches of the schema."""
+        """Return these rows and those of other batches with the same columns as one batch."""
         batches = [self, *others]
         listed = chain.from_iterable
         return Batch(

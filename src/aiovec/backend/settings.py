@@ -1,7 +1,7 @@
 """Sections of the TOML file: their keys, and the check of values from outside.
 
-Own checks instead of pydantic's: importing it and building its models takes 0.15 s of CPU time, a
-third of what a process takes that opens a store and searches once (``python -m bench start``).
+The checks are not pydantic's: importing it and building its models takes 0.15 s of CPU time, a
+third of the time of a process that opens a store and searches once (``python -m bench start``).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Section:
     """A section of the TOML file. Its annotated attributes are its keys, each with its default.
 
     A default is a plain value, or ``key(default, ...)`` if not all values of its type are accepted.
-    An instance holds only the values that were given. They may be secrets: its repr shows none.
+    An instance holds only values that were set. They may be secrets, so its repr shows none.
     """
 
     keys: ClassVar[Mapping[str, Key]] = {}
     any_key = False  # True: unknown keys are kept, not refused
 
     def __init_subclass__(cls) -> None:
-        own = {name: getattr(cls, name) for name in cls.__annotations__}
-        own = {name: each if isinstance(each, Key) else Key(each) for name, each in own.items()}
-        cls.keys = {**cls.keys, **own}
-        for name, each in own.items():
+        new = {name: getattr(cls, name) for name in cls.__annotations__}
+        new = {name: each if isinstance(each, Key) else Key(each) for name, each in new.items()}
+        cls.keys = {**cls.keys, **new}
+        for name, each in new.items():
             if not isinstance(each.default, (*_NAMES, dict, Section)):
                 kinds = ", ".join(kind.__name__ for kind in _NAMES)
                 raise TypeError(
@@ -57,7 +57,7 @@ class Section:
             setattr(cls, name, each.default)
 
     def __init__(self, **values: Any) -> None:
-        """Make a section of ``values`` that are known to be accepted."""
+        """Create a section of values that were checked."""
         unknown = values.keys() - self.keys.keys()
         if unknown and not self.any_key:
             raise TypeError(f"{type(self).__name__} has no key {', '.join(sorted(unknown))}")
@@ -71,12 +71,12 @@ class Section:
 
     @classmethod
     def extended(cls, **keys: Any) -> type[Self]:
-        """Return a section with more keys, given as in the body of a class."""
+        """Return a subclass with more keys, written as in the body of a class."""
         body = {"__doc__": cls.__doc__, "__annotations__": keys, **keys}
         return type(cls.__name__, (cls,), body)
 
     def changed(self, **values: Any) -> Self:
-        """Return this section with other values."""
+        """Return a copy of this section with some other values."""
         return type(self)(**{**vars(self), **values})
 
 
@@ -141,7 +141,7 @@ class Key:
         return " and ".join(words) + multiple
 
     def read(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
-        """Return a value as the section holds it, and add what is wrong with it to ``faults``.
+        """Return a value as the section holds it, and add its faults to ``faults``.
 
         With ``texts``, numbers and truth values may be texts.
         """
@@ -176,7 +176,7 @@ class Key:
         return values if self.section is None else self.section(**values)
 
     def _unknown(self, path: _Path) -> _Fault:
-        """Return the fault of a name: with the known keys, and the section that it belongs to."""
+        """Return the fault of an unknown name: with the known keys, or the section that has it."""
         name = path[-1]
         if self.section is None:
             return (path, f"must have a name of the form {self.names}")
@@ -226,7 +226,7 @@ class Key:
         """Return a wrong value for a message, unless it may be or contain a secret."""
         plain = isinstance(value, (bool, int, float))
         if isinstance(value, str):
-            # A text with a known form is a word or an address, perhaps with a user or a query.
+            # A text with a known form is a word or an address, which may have a user or a query.
             known = self.choices or self.accepted or not isinstance(self.default, str)
             plain = bool(known) and not set("@?#") & set(value)
         if self.secret or not plain or names_secret(path[-1]):
@@ -240,9 +240,9 @@ def key(default: _T, **rules: Any) -> _T:
 
 
 def checked(key: Key, value: object, path: _Path, source: str, file: str | None = None) -> Any:
-    """Return a value from a ``source``: a file, an argument, or the environment.
+    """Check and return the value of the key at ``path``, or raise ConfigError.
 
-    ``path`` is that of the key. Raises ConfigError if a part of the value is wrong.
+    ``source`` is where the value comes from: a file, an argument, or the environment.
     """
     faults: list[_Fault] = []
     texts = source == ENVIRONMENT

@@ -1,4 +1,4 @@
-"""Filters as SQL: the walk over a tree stands here; a dialect writes the leaves for its engine.
+"""Filters as SQL: this module walks over a tree; a dialect writes the leaves for its engine.
 
 The SQL of a condition is NULL where the filter is neither true nor false. NOT is carried down to
 the conditions, which is exact in three-valued logic too: an engine gets plain comparisons, for
@@ -46,40 +46,40 @@ NEGATED: Mapping[str, str] = MappingProxyType(
 class Operand(ABC, Generic[_Sql]):
     """A column, or a key of the payload, in the seven kinds of condition.
 
-    Each is NULL where the value is null. A key of the payload may hold any value: a condition is
-    NULL too where it has another type than the literal, but integers and floats are one type. With
-    ``negate`` a method returns the negation, which is NULL for the same rows.
+    Each condition is NULL where the value is null. A key of the payload may hold any value: a
+    condition is also NULL where the value's type is not the literal's, but integers and floats are
+    one type. With ``negate`` a method returns the negation, which is NULL for the same rows.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def compares(self, op: str, value: Value) -> _Sql:
-        """``op`` is one of = != < <= > >=; on a key of the payload, TRUE and FALSE have the first
-        two only."""
+        """Return the comparison with a value. ``op`` is one of = != < <= > >=; only the first two
+        occur with TRUE and FALSE on a key of the payload."""
 
     @abstractmethod
     def is_in(self, values: Sequence[Value], *, negate: bool) -> _Sql:
-        """Return whether it equals one of two or more different values of one type."""
+        """Return the condition that it equals one of two or more different values of one type."""
 
     @abstractmethod
     def is_null(self, *, negate: bool) -> _Sql: ...
 
     @abstractmethod
     def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> _Sql:
-        """``pattern`` has the wildcards ``ANY_TEXT`` and ``ANY_CHARACTER``. Case is ignored letter
-        by letter: see ``same_letter``."""
+        """Return the condition that it matches a pattern with the wildcards ``ANY_TEXT`` and
+        ``ANY_CHARACTER``. Case is ignored letter by letter: see ``same_letter``."""
 
     @abstractmethod
     def starts_with(self, prefix: str, *, negate: bool) -> _Sql: ...
 
     @abstractmethod
     def contains(self, value: Value, *, negate: bool) -> _Sql:
-        """Return whether a list has the value as an item."""
+        """Return the condition that a list has the value as an item."""
 
     @abstractmethod
     def equals_list(self, values: Sequence[Value], *, negate: bool) -> _Sql:
-        """Return whether a list has exactly these items, or none."""
+        """Return the condition that a list has exactly these items; there may be none."""
 
     def leaf(self, expr: Expr, *, negate: bool) -> _Sql:
         """Return the condition of a leaf of the tree."""
@@ -111,18 +111,18 @@ class Dialect(ABC, Generic[_Sql]):
 
     @abstractmethod
     def leaf(self, expr: Expr, ref: Ref, *, negate: bool) -> _Sql:
-        """Return a condition on ``ref``: ``Operand.leaf`` finds its form."""
+        """Return a condition on ``ref``, by ``Operand.leaf``."""
 
     @abstractmethod
     def joined(self, word: Word, parts: Sequence[_Sql]) -> _Sql:
-        """Return one or more conditions that are joined by a word."""
+        """Return one or more conditions joined by a word."""
 
     @abstractmethod
     def is_true(self, item: _Sql, *, negate: bool) -> _Sql:
         """Return ``item`` IS [NOT] TRUE."""
 
     def kind_of(self, value: Value) -> object:
-        """Return what values have in common that one IN may compare a column with."""
+        """Return a key of the value that is equal for values that may share one IN."""
         return type(value)
 
     def condition(self, expr: Expr, *, negate: bool = False) -> _Sql:
@@ -131,7 +131,7 @@ class Dialect(ABC, Generic[_Sql]):
             case Not(item):
                 return self.condition(item, negate=not negate)
             case And() | Or():
-                # An IN is looked up; engines would evaluate ten thousand comparisons one by one.
+                # Engines look up an IN, but evaluate ten thousand comparisons one by one.
                 word = word_of(expr, negate)
                 terms = self._merged(word, _terms_of(expr, negate))
                 return self.joined(word, [self.condition(term, negate=no) for term, no in terms])

@@ -1,7 +1,7 @@
 """Work in threads, concurrent and background tasks, and waiting for work that cannot be stopped.
 
-An app's calls into threads share a pool of asyncio or anyio. If all of these are slow, a store must
-not wait for them, so it has its own threads.
+An app's own work in threads shares a pool of asyncio or anyio. A store must not wait when that pool
+is full, so it has its own threads.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ INLINE_LIMIT = 2000
 
 A hop to a thread and back takes a tenth of that."""
 
-# Most concurrent jobs for all stores of one event loop.
-_THREADS = max(8, os.cpu_count() or 1)
 _slots: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Semaphore] = {}
 
 
@@ -48,30 +46,31 @@ REST = 5.0
 class _Threads:
     """Daemon threads, each doing one job after another. All but one end after a rest.
 
-    They do not keep a process alive, and a store can still be used in ``atexit`` functions, when
-    ``concurrent.futures`` accepts no more work, and Python 3.12 starts no more threads: so one
-    stays. Starting a thread for each job would take twice as long, and far longer while other
+    They do not keep a process alive. One stays, so that a store can still be used in ``atexit``
+    functions, when ``concurrent.futures`` accepts no more work and Python 3.12 starts no more
+    threads. Starting a thread for each job would take twice as long, and far longer while other
     threads compute.
 
-    Only the connections bound their number: a job may wait for the lock of a file or for a
-    slow disk, and others must not wait behind it. A burst on 1,000 stores takes about 500.
+    Only the number of connections limits them: a job may wait for the lock of a file or for a slow
+    disk, and other jobs must not wait for it. A burst on 1,000 stores takes about 500 threads.
     """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin without threads, as in a forked process, in which they do not run."""
+        """Start without threads, as in a forked process, which does not have its parent's."""
         self._jobs: deque[Callable[[], object]] = deque()
         # Each thread has a bell, a lock that is released to wake it. The thread that became idle
-        # last is woken first, so that threads that are not needed end.
+        # last is woken first, so that the others can end after a rest.
         self._bells: set[threading.Lock] = set()
         self._idle: list[threading.Lock] = []
 
     def begin(self, job: Callable[[], object]) -> None:
         """Run the job, which raises nothing, in an idle thread, or in a new one.
 
-        If the system starts no more threads, the job waits for one. AiovecError without any.
+        If the system starts no more threads, the job waits for an existing one. Raises AiovecError
+        if there is none.
         """
         self._jobs.append(job)
         try:
@@ -96,16 +95,16 @@ class _Threads:
                 except IndexError:  # another thread was faster
                     break
                 job()
-                del job  # free its objects before the next job comes
+                del job  # free its objects before the next job
             self._idle.append(bell)
-            # A job that came in between may have woken no thread.
+            # A job that was added in between may have woken no thread.
             rest = 0 if self._jobs else REST
             if bell.acquire(timeout=rest):
                 continue
             try:
                 self._idle.remove(bell)
             except ValueError:
-                bell.acquire()  # it is just being released
+                bell.acquire()  # another thread is just releasing it
                 continue
             if rest and self._idle and not self._jobs:
                 self._bells.remove(bell)
@@ -122,10 +121,9 @@ _threads = _Threads()
 
 
 begin_in_thread: Callable[[Callable[[], object]], None] = _threads.begin
-"""Run a job in a daemon thread; nobody hears of its end."""
+"""Run a job in a daemon thread, without waiting for its end."""
 
-# At exit, wait for abandoned work: native code that runs in a thread while the interpreter ends may
-# crash.
+# At exit, wait for abandoned work: native code in a thread may crash while the interpreter ends.
 atexit.register(_threads.wait, 10.0)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
@@ -144,7 +142,7 @@ def do_for(
 ) -> None:
     """Run the work in this thread, and set the future's outcome on its event loop.
 
-    ``clear`` is called with an error before that leaves the thread.
+    ``clear`` is called with an error before the error leaves the thread.
     """
     result: _T | None = None
     error: BaseException | None = None
@@ -195,13 +193,8 @@ async def in_daemon_thread(
     return await asyncio.shield(done)
 
 
-def thread_limit() -> asyncio.Semaphore:
-    """Return the slots for jobs of the running event loop."""
-    return slots("jobs", _THREADS)
-
-
 def slots(name: str, count: int) -> asyncio.Semaphore:
-    """Return the running event loop's slots for one kind of work, so many of them."""
+    """Return the running event loop's ``count`` slots for one kind of work."""
     key = asyncio.get_running_loop(), name
     if key not in _slots:
         for ended in [each for each in tuple(_slots) if each[0].is_closed()]:
@@ -219,10 +212,11 @@ async def in_thread(
     """Run the work in a thread and return its result.
 
     When cancelled it still waits for the end of the work, however often it is cancelled, so that no
-    thread uses objects of a caller that has continued. ``stop`` is called then, for work that can
+    thread uses objects of a caller that has continued. It then calls ``stop``, for work that can
     end early.
     """
-    async with limit or thread_limit():
+    # By default, this many jobs run at once for all stores of the event loop.
+    async with limit or slots("jobs", max(8, os.cpu_count() or 1)):
         done: asyncio.Future[_T] = _in_daemon_thread(copy_context().run, work, *args)
         try:
             await asyncio.wait([done])
@@ -236,15 +230,15 @@ async def in_thread(
 
 
 async def hop(cost: int, work: Callable[..., _T], *args: object) -> _T:
-    """Do the work here if it touches few values, otherwise in a thread."""
+    """Return the result of the work, done here if it costs little, otherwise in a thread."""
     return work(*args) if cost <= INLINE_LIMIT else await in_thread(work, *args)
 
 
 async def arrow_ready() -> None:
     """Wait until pyarrow is imported, and can convert values without importing anything.
 
-    Its first conversion imports pandas if that is installed, which takes half a second. So this
-    happens in a thread, and only in a process that converts.
+    Its first conversion imports pandas if that is installed, which takes half a second. So this is
+    done in a thread, and only in a process that converts values.
     """
     if not arrow_is_ready.is_set():
         await in_thread(_convert)
@@ -301,7 +295,7 @@ async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     """Wait until the future is done, however often the caller is cancelled.
 
     Return the first cancellation, which the caller must raise. A cancellation by an anyio scope is
-    held back instead, and comes with the caller's next await.
+    delayed instead, until the caller's next await.
     """
     first: asyncio.CancelledError | None = None
     # There are scopes only in an app that has imported anyio. Its import takes 40 ms of CPU time.

@@ -1,6 +1,6 @@
-"""An event loop in its own thread, and calls into it from other threads.
+"""An event loop in a separate thread, and calls into it from other threads.
 
-Each store has its own: a blocked loop affects no other store, and ``close`` ends the thread.
+Each store has one: a blocked loop affects no other store, and ``close`` ends the thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Portal:
         self.target = target
         self._process = os.getpid()
         self._stop = asyncio.Event()
-        self._over = False  # not is_alive(): an interrupt in it marks a running thread as ended
+        # Instead of is_alive(), which after an interrupt may report a running thread as ended.
+        self._over = False
         started: Future[asyncio.AbstractEventLoop] = Future()
         # A daemon, so that an unclosed store does not keep the process alive.
         self._thread = threading.Thread(
@@ -67,7 +68,7 @@ class Portal:
 
     @property
     def gone(self) -> str | None:
-        """The reason why the thread can no longer be used, other than ``stop``; None if it can."""
+        """The reason why the thread cannot be used, other than ``stop``; None if it can."""
         if os.getpid() != self._process:
             return FORKED
         return "the interpreter is ending" if sys.is_finalizing() else None
@@ -139,7 +140,7 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
-    # The loop may end before it begins a call, so both sides check whether it has ended.
+    # The loop may end before it begins a call, so a wait also checks whether the loop has ended.
 
     def _wait(self, call: _LoopCall[Any]) -> None:
         while not call.ended and not self._over:
@@ -162,8 +163,8 @@ class _LoopCall(Generic[_T]):
     """One call on a portal's loop, where its methods run.
 
     An interrupt may arrive at any line of the waiting thread, also while it schedules the call, so
-    the means to cancel the call exist before that. The thread waits for a lock, not for the future,
-    whose condition an interrupt may leave locked.
+    this object, which can cancel the call, exists before that. The thread waits for a lock, not for
+    the future, whose condition an interrupt may leave locked.
     """
 
     def __init__(self, act: Callable[[], Awaitable[_T]]) -> None:
@@ -186,7 +187,7 @@ class _LoopCall(Generic[_T]):
             self._end()
 
     async def _drive(self) -> None:
-        # Every exception goes to the caller; SystemExit would end the loop's thread.
+        # The caller gets every exception; SystemExit would end the loop's thread.
         try:
             self.result.set_result(await self._act())
         except BaseException as exc:  # noqa: BLE001 - raised again by the caller

@@ -101,7 +101,7 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
 
 
 # Iterables that are not lazy, and attributes of objects that can be read as a whole.
-_HELD = (Sequence, Mapping, Set, bytearray)
+_COLLECTIONS = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
     "__array__ __array_interface__ __arrow_c_array__ __arrow_c_stream__ __dataframe__ "
     "model_fields shape"
@@ -111,7 +111,7 @@ _FORMS = (
 def _is_lazy(argument: object) -> bool:
     if isinstance(argument, Iterator):
         return True
-    if not isinstance(argument, Iterable) or isinstance(argument, _HELD):
+    if not isinstance(argument, Iterable) or isinstance(argument, _COLLECTIONS):
         return False
     return not any(hasattr(type(argument), name) for name in _FORMS)
 
@@ -193,8 +193,8 @@ class VectorStore(_Blocking[AsyncStore]):
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
         super().__init__(awaited, portal)
         self._finalizer = weakref.finalize(self, _abandoned, awaited, portal)
-        # When the process ends, the thread ends with it. Waking it would let it run in a half
-        # dismantled interpreter.
+        # The thread ends with the process. Waking it at exit would let it run in an interpreter
+        # that is partly torn down.
         self._finalizer.atexit = False
 
     @property
@@ -239,7 +239,7 @@ class VectorStore(_Blocking[AsyncStore]):
             return
         try:
             self._portal.run(close)
-        except StoreClosedError:  # another thread has closed it at the same time
+        except StoreClosedError:  # another thread closed it at the same time
             return
         self._portal.stop()
 
@@ -306,9 +306,9 @@ def runs_in(store: VectorStore) -> bool:
 async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 
-    So one store, also one in memory, serves plain and asynchronous code, on any number of event
-    loops. ``call`` runs on the store's own loop, in another thread, so it must not use objects of
-    the caller's loop. A cancellation cancels the call, and waits until it has ended.
+    So one store, even in memory, serves plain and asynchronous code, on any number of event loops.
+    ``call`` runs on the store's own loop, in another thread, so it must not use objects of the
+    caller's loop. A cancellation cancels the call, and waits until it has ended.
     """
     return await store._portal.run_for_task(lambda: call(store._awaited))
 
