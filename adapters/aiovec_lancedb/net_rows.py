@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -56,8 +55,9 @@ class NetRows:
 
     def check_partitions(self, rows: Batch) -> None:
         """Raise InvalidRowError if one of these rows would move to another partition."""
-        if partition_fields(self.schema):
-            check_partitions(self.schema, rows, partition_values(self.schema, self._now, rows.ids))
+        if names := partition_fields(self.schema):
+            old = {id: [self._now[id][name] for name in names] for id in self.existing(rows.ids)}
+            check_partitions(self.schema, rows, old)
 
     @property
     def replaces(self) -> bool:
@@ -115,21 +115,15 @@ def looked_at(schema: Schema) -> list[str]:
     return [*partition_fields(schema), *times]
 
 
-_OPERATORS = {
-    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
-    ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-
-
 def is_known(where: Expr | None, schema: Schema) -> bool:
-    """Return whether a filter can be applied to rows in memory: only filters on the time at which
-    rows expire, which most calls on such a table have."""
+    """Return whether a filter can be applied to rows in memory: only the filters for expired and
+    for live rows, one of which each call on a table with expiring rows has."""
     match where:
         case None:
             return True
         case And(items) | Or(items):
             return all(is_known(item, schema) for item in items)
-        case IsNull(ref) | Compare(ref):
+        case IsNull(ref) | Compare(ref, "<" | ">="):
             return schema.expires is not None and ref == Ref(schema.expires)
         case _:
             return False
@@ -145,17 +139,9 @@ def _holds(where: Expr | None, row: Row) -> bool:
             return row[ref.name] is None
         case Compare(ref, op, value):
             at = row[ref.name]
-            return at is not None and bool(_OPERATORS[op](at, value))
+            return at is not None and (at < value) == (op == "<")
         case _:
             return True
-
-
-def partition_values(
-    schema: Schema, rows: Mapping[str, Row], ids: Iterable[str]
-) -> dict[str, list[Any]]:
-    """Return the values of the partition fields of each existing row with these ids."""
-    names = partition_fields(schema)
-    return {id: [rows[id][name] for name in names] for id in ids if id in rows}
 
 
 def rows_of(schema: Schema, stored: Batch) -> Iterator[tuple[str, Row]]:

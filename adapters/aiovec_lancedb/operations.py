@@ -162,15 +162,15 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
     rows_named = sum(len(operation.named) for operation in group)
     cost = rows_named * _COLUMNS_A_ROW
     changed, looked_up, unknown = await hop(rows_named, _to_look_up, table, group)
-    columns = _all(table.schema)
+    schema = table.schema
+    columns = Columns(tuple(schema.fields), schema.payload, vector=True)
     existing = await existing_rows(table, looked_up)
     old = await rows_by_id(table, changed, columns, address=True) if changed else None
 
     def apply() -> tuple[NetRows, list[Any]]:
         if old is not None:
-            stored = stored_rows(old, table.schema, columns)
-            existing.update(rows_of(table.schema, stored))
-        rows = NetRows(table.schema, existing)
+            existing.update(rows_of(schema, stored_rows(old, schema, columns)))
+        rows = NetRows(schema, existing)
         outcomes: list[Any] = []
         for operation in group:
             try:
@@ -185,10 +185,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
         if kind == "delete":
             await table.session.run(table.lance.delete(ids_to_sql(sorted(ids))))
             return
-        new = await hop(
-            cost,
-            lambda: _table_of(rows.to_write(ids, columns), table.schema),
-        )
+        new = await hop(cost, lambda: _table_of(rows.to_write(ids, columns), schema))
         if kind == "change":
             await _write(table, new, _unchanged(rows, old), inserts=False)
         elif table.session.exclusive:
@@ -240,10 +237,6 @@ def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str
     if changed and len(existing) <= _MOST_CHANGED:
         changed, existing = changed | existing, set()
     return list(changed), list(existing), bool(unknown)
-
-
-def _all(schema: Schema) -> Columns:
-    return Columns(tuple(schema.fields), schema.payload, vector=True)
 
 
 def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
@@ -435,10 +428,7 @@ def update_rows(handle: TableHandle, change: UpdateRows) -> RowsOperation:
         change.check(set(existing))
         new: dict[str, Row] = {}
         for part in parts:
-            columns = _stored_columns(part, rows.schema)
-            for id, *cells in zip(part.ids, *columns.values(), strict=True):
-                if id in rows:
-                    new[id] = dict(zip(columns, cells, strict=True))
+            new |= {id: row for id, row in rows_of(rows.schema, part) if id in rows}
         if patched := [id for id in existing if id in change.payloads]:
             patches = [change.payloads[id] for id in patched]
             texts = _patched(handle, patches, [rows.payload(id) for id in patched], patched)
@@ -476,13 +466,6 @@ def update_rows(handle: TableHandle, change: UpdateRows) -> RowsOperation:
     few = len(ids) <= _MOST_CHANGED
     size = len(ids) * _SIZE_OF_CHANGED if few else ALONE
     return RowsOperation(handle, "change", ids, apply, direct, size, few)
-
-
-def _stored_columns(part: Batch, schema: Schema) -> dict[str, Sequence[Any]]:
-    columns: dict[str, Any] = {name: list(map(_stored, part.values(name))) for name in part.fields}
-    if part.vectors is not None:
-        columns[schema.vector] = part.vectors
-    return columns
 
 
 def _table_of(part: Batch, schema: Schema) -> pa.Table:
@@ -525,7 +508,7 @@ class _Update:
     change: Update
 
     def apply(self, rows: NetRows) -> int:
-        values = {name: _stored(value) for name, value in self.change.values.items()}
+        values = dict(self.change.values)
         if self.change.vector is not None:
             values[rows.schema.vector] = self.change.vector
         matches = rows.matching(self.change.ids or (), self.change.where)
