@@ -141,7 +141,7 @@ class TableCommitter(Committer[OperationCall]):
         return self._session.mark.poll
 
     async def take(self) -> Callable[[], Awaitable[None]] | None:
-        with self._session.translated:
+        with self._session.guarded:
             taken = await self._lock.take(ONE_TRY, self._note_mark)
         self.busy = None if taken else f"{self.target} is locked by others"
         return self._lock.release if taken else None

@@ -321,11 +321,9 @@ class Session:
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
         """A migration's mark, as this store sees it."""
         self.secrets = place.secrets(settings)
-        self.translated = Translated(self.target, self.secrets)
-        """Translates lancedb's errors in a block, without this store's secrets."""
         self.guarded = _Guarded(self)
-        """Does the same for calls to lancedb; in a closed store, any error is a
-        StoreClosedError."""
+        """Translates lancedb's errors in a block, without this store's secrets. In a closed store,
+        any error is a StoreClosedError."""
 
     @property
     def forked(self) -> bool:
@@ -341,11 +339,11 @@ class Session:
             raise AiovecError(
                 f"{self.target}: LanceDB was in use before this process was forked. {_FORKED}"
             )
-        memory = self.settings.search_bytes()
+        memory = parsed_size(self.settings.search_memory)
         self.admission.allow(await in_thread(default_budget) if memory is None else memory)
         try:
             async with asyncio.timeout(None if folder is not None else _PATIENCE):
-                with self.translated:
+                with self.guarded:
                     self._connections = await self._connect()
                     await self._connections.writer.list_tables(limit=1)
             await self.check_place()
@@ -518,7 +516,7 @@ class Session:
         self.check()
         if self.folder is not None:
             await self.check_place()
-            with self.translated:
+            with self.guarded:
                 return await in_thread(_is_table, self.folder / f"{name}.lance")
         if self._target.in_bucket:
             return await in_thread(self._has_more_than_a_transaction, name)
@@ -532,7 +530,7 @@ class Session:
         connection = self.check()
         if self.folder is not None:
             await self.check_place()
-            with self.translated:
+            with self.guarded:
                 return await in_thread(_tables_in, self.folder)
         names: list[str] = []
         token: str | None = None

@@ -119,10 +119,6 @@ class LancedbSettings(BackendSettings):
     After a build, searches are tried with and without the index, and the table keeps the smallest
     effort that reaches this recall. create_index(recall=…) sets another for a table."""
 
-    def search_bytes(self) -> int | None:
-        """``search_memory`` in bytes; None for auto."""
-        return parsed_size(self.search_memory)
-
     def scan_bytes(self) -> int:
         """``scan_limit`` in bytes."""
         size = parsed_size(self.scan_limit)

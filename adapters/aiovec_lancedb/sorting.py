@@ -25,8 +25,19 @@ _MOST_WAITING = 65_536
 # For ``hop``: the work of sorting a row by one key, in values.
 _COST_A_KEY = 8
 
-# Types of JSON values in their order.
-NUMBER_KIND, TEXT_KIND, BOOL_KIND = 0, 1, 2
+
+def kind_of(value: Any) -> int | None:
+    """Return the rank of a JSON value's type in the order of types; None for null, lists and
+    objects."""
+    match value:
+        case bool():
+            return 2
+        case str():
+            return 1
+        case int() | float():
+            return 0
+        case _:
+            return None
 
 
 def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
@@ -84,7 +95,7 @@ def _sortable(batch: pa.RecordBatch, order_by: Sequence[Order]) -> pa.Table:
     for n, order in enumerate(order_by):
         column = batch.column(f"key{n}")
         if order.ref.path:
-            columns.update(zip(_parts(n), parts_of(column.to_pylist()), strict=True))
+            columns.update(zip(_parts(n), _columns_of(column.to_pylist()), strict=True))
         else:
             columns[f"key{n}"] = column
     return pa.table(columns)
@@ -94,30 +105,19 @@ def _parts(n: int) -> list[str]:
     return [f"key{n}.{part}" for part in ("type", "number", "rest", "text")]
 
 
-def parts_of(texts: Iterable[str | None]) -> tuple[pa.Array, ...]:
+def _columns_of(texts: Iterable[str | None]) -> list[pa.Array]:
     """Return the type, nearest float, an int's difference from it, and text, of each scalar."""
     values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
-    types: list[int | None] = []
-    numbers: list[float | None] = []
-    rests: list[int | None] = []
-    words: list[str | None] = []
-    for value in values:
-        kind = number = rest = word = None
-        if isinstance(value, str):
-            kind, word = TEXT_KIND, value
-        elif isinstance(value, bool):
-            kind, number = BOOL_KIND, float(value)
-        elif isinstance(value, (int, float)):
-            # -0.0 becomes 0.0, which Arrow would sort after it.
-            kind, number = NUMBER_KIND, value + 0.0
-            rest = value - int(number) if isinstance(value, int) else 0
-        types.append(kind)
-        numbers.append(number)
-        rests.append(rest)
-        words.append(word)
-    return (
-        pa.array(types, pa.int8()),
-        pa.array(numbers, pa.float64()),
-        pa.array(rests, pa.int64()),
-        pa.array(words, pa.utf8()),
-    )
+    rows = [_parts_of(value) for value in values]
+    return [pa.array([row[n] for row in rows], type) for n, type in enumerate(_PART_TYPES)]
+
+
+_PART_TYPES = pa.int8(), pa.float64(), pa.int64(), pa.utf8()
+
+
+def _parts_of(value: Any) -> tuple[int | None, float | None, int | None, str | None]:
+    kind = kind_of(value)
+    if kind is None or isinstance(value, str):
+        return kind, None, None, value
+    number = value + 0.0  # -0.0 becomes 0.0, which Arrow would sort after it
+    return kind, number, value - int(number) if isinstance(value, int) else 0, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -19,7 +20,7 @@ from aiovec.backend.threads import hop
 
 from .reads import MOST, condition_of
 from .session import Batches, Opened
-from .sorting import BOOL_KIND, NUMBER_KIND, TEXT_KIND
+from .sorting import kind_of
 from .sql.values import PayloadValue, name
 from .table import Versions
 
@@ -112,23 +113,14 @@ def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
     keys: list[_Key] = []
     for value in json.loads(f"[{','.join(present)}]"):
         if isinstance(value, list):  # of 1 and 1.0, the set keeps the first
-            keys += {*sorted(map(_key_of, value), key=lambda key: type(key[1]) is float)}
+            keys += {*sorted(_scalars(value), key=lambda key: type(key[1]) is float)}
         else:
-            keys.append(_key_of(value))
-    return [key for key in keys if key != _NO_KEY]
+            keys += _scalars([value])
+    return keys
 
 
-_NO_KEY: _Key = (-1, None)
-
-
-def _key_of(value: Any) -> _Key:
-    """Return the key of a value of the payload; ``_NO_KEY`` for null, lists and objects."""
-    if value is None or isinstance(value, (list, dict)):
-        return _NO_KEY
-    return _kind_of(value), value + 0.0 if isinstance(value, float) else value
-
-
-def _kind_of(value: Any) -> int:
-    if isinstance(value, str):
-        return TEXT_KIND
-    return BOOL_KIND if isinstance(value, bool) else NUMBER_KIND
+def _scalars(values: Iterable[Any]) -> Iterator[_Key]:
+    """Yield the keys of values of the payload, but not of null, lists and objects."""
+    for value in values:
+        if (kind := kind_of(value)) is not None:
+            yield kind, value + 0.0 if isinstance(value, float) else value

@@ -254,7 +254,7 @@ class Writes:
             return False
         files = int((await table.stats())["fragment_stats"]["num_fragments"])
         remove = Manifests(session.folder, table.name).remove_before
-        with session.translated:
+        with session.guarded:
             return await in_thread(remove, first.number, files)
 
     @property

@@ -82,7 +82,7 @@ async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> N
     conditional write. Afterwards the caller reads whose table it is, even if the answer was lost,
     or upkeep has already removed the first version of another process's table.
     """
-    with session.translated:
+    with session.guarded:
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
     try:
         with Translated(str(folder)):
@@ -182,7 +182,7 @@ async def rename_table(
     async with alone([new]):
         await check_exists(session, old)
         await check_free(session, new)
-        with session.translated:
+        with session.guarded:
             await in_thread(_rename, folder, old, new)
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop
 from aiovec.errors import UnsupportedError
 
-from .index.effort import MOST_CANDIDATES, named_effort, with_effort
+from .index.effort import MOST_CANDIDATES, Effort, with_effort
 from .index.info import InUse, usable_index
 from .layout import ROW, column_names
 from .memory import SCAN_BATCH, scan_bytes
@@ -144,8 +144,8 @@ async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None
     """Return the nearest rows that the index finds; None if every row has to be measured."""
     condition = await condition_of(query.where)
     tuning = query.tuning or Tuning()
-    effort = named_effort(tuning)
-    if effort is None:
+    effort = Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)
+    if effort == Effort():  # the caller named none
         effort = index.effort.for_limit(query.limit)
         # A graph is walked until it has found enough rows of the filter, wherever they are.
         if condition is not None and not index.kind.graph:
@@ -212,11 +212,12 @@ async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
     most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
 
     def ranked() -> list[tuple[Nearest, float | None]]:
-        numbers = candidates.column("query_index").to_numpy() if len(batch) > 1 else None
-        return [
-            _ranked(table, query, _of_query(candidates, numbers, n), requested)
-            for n, query in enumerate(batch)
-        ]
+        parts = [candidates]
+        if len(batch) > 1:
+            numbers = candidates.column("query_index").to_numpy()
+            parts = [candidates.filter(pa.array(numbers == n)) for n in range(len(batch))]
+        asked = zip(batch, parts, strict=True)
+        return [_ranked(table, query, part, requested) for query, part in asked]
 
     for places, requested in _scans(queries, most):
         batch = [queries[n] for n in places]
@@ -338,11 +339,6 @@ def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[int], int
         step = max(1, min(most // requested, _TOGETHER))
         for n in range(0, len(group), step):
             yield group[n : n + step], requested
-
-
-def _of_query(candidates: pa.Table, numbers: Any, query: int) -> pa.Table:
-    """Return the candidates of one query, whose number is among these of the candidates."""
-    return candidates if numbers is None else candidates.filter(pa.array(numbers == query))
 
 
 def _distances(table: Opened, query: Query, rows: pa.Table | pa.RecordBatch) -> Float64Array:

@@ -13,8 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from aiovec.backend.contract import Tuning
-
 KEY = "aiovec.index"
 """The name of the metadata on the vector's column."""
 
@@ -33,8 +31,6 @@ EVERY_PARTITION = 2**20
 # Per search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each requested candidate,
 # however few rows there are, and aborts the process if the system has no more memory.
 MOST_CANDIDATES = 2**20
-# The effort for an index that has not been measured.
-_UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 # The refine of a search with a filter, in multiples of the refine measured without one. The nearest
 # rows of a filter lie further from the query, so their distances differ by less and codes confuse
 # more of them: product codes that found 98 of 100 neighbours with ``refine=10`` found 89 under a
@@ -135,12 +131,6 @@ class Tuned(_Noted):
         return self.model_copy(update=changes)
 
 
-def unmeasured_effort(*, graph: bool, whole: bool) -> Effort:
-    """Return the effort for an index that was not measured: search all of it."""
-    refine = None if graph or whole else _UNMEASURED_REFINE
-    return Effort(nprobes=EVERY_PARTITION, ef=_UNMEASURED_EF if graph else None, refine=refine)
-
-
 def with_effort(query: Any, effort: Effort) -> Any:
     """Return the query of lancedb with the effort set."""
     if effort.nprobes is not None:
@@ -157,10 +147,3 @@ def tuned_of(text: bytes) -> Tuned:
         return Tuned.model_validate_json(text)
     except ValidationError:
         return Tuned()
-
-
-def named_effort(tuning: Tuning) -> Effort | None:
-    """Return the effort that a caller named, if any."""
-    if (tuning.nprobes, tuning.ef, tuning.refine) == (None, None, None):
-        return None
-    return Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)

@@ -10,8 +10,8 @@ from aiovec.backend.contract import IndexInfo, TableStats
 
 from ..layout import tuned_in
 from ..session import Opened
-from .effort import Effort, Tuned, unmeasured_effort
-from .kinds import Kind, kind_of_type
+from .effort import EVERY_PARTITION, Effort, Tuned
+from .kinds import BY_TYPE, Kind
 
 _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS": "text"}
 # Details of the build that say nothing about the index.
@@ -20,6 +20,8 @@ _IN_USE = "vector index in use"
 # An index is used while its recall is at most this much below the target. An index that stays
 # below, such as a graph over rows that nearly all share a vector, leaves searches exact.
 _TOLERATED = 0.1
+# The effort for an index that has not been measured.
+_UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,10 @@ class InUse:
 
     @property
     def effort(self) -> Effort:
-        """The effort of a search."""
-        graph, whole = self.kind.graph, self.kind.whole
-        return self.tuned.effort or unmeasured_effort(graph=graph, whole=whole)
+        """The effort of a search; of one that searches the whole index until it is measured."""
+        ef = _UNMEASURED_EF if self.kind.graph else None
+        refine = None if self.kind.fine else _UNMEASURED_REFINE
+        return self.tuned.effort or Effort(nprobes=EVERY_PARTITION, ef=ef, refine=refine)
 
     @property
     def usable(self) -> bool:
@@ -84,7 +87,7 @@ async def usable_index(table: Opened) -> InUse | None:
 def _in_use(indices: list[Any], table: Opened) -> InUse | None:
     note = tuned_in(table.arrow, table.schema)
     for index in indices:
-        kind = kind_of_type(index.index_type)
+        kind = BY_TYPE.get(index.index_type)
         if kind is not None and index.columns == [table.schema.vector]:
             # A build may have been killed after its index was committed and before it was noted.
             tuned = Tuned(target=note.target)

@@ -74,12 +74,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("ivf_rq", "IvfRq", "IvfRq", (*_IVF, "num_bits")),
     )
 }
-_BY_TYPE = {kind.type: kind for kind in KINDS.values()}
-
-
-def kind_of_type(type: str) -> Kind | None:
-    """Return the kind with this type in Lance; None for any other index."""
-    return _BY_TYPE.get(type)
+BY_TYPE = {kind.type: kind for kind in KINDS.values()}
 
 
 def named(kind: object) -> str:

@@ -25,7 +25,7 @@ from aiovec.backend import (
 from aiovec.backend.sql import Dialect, Operand, Word
 from aiovec.errors import FilterError
 
-from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, text
+from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, no, text
 
 # Levels of a condition on a column and of one on a payload key, which takes one more for each key.
 _COLUMN_DEPTH = 2
@@ -116,19 +116,19 @@ class _Column(Operand[str]):
         return f"{self._sql} {op} {literal(value)}"
 
     def is_in(self, values: Sequence[Value], *, negate: bool) -> str:
-        return f"{self._sql} {_no(negate)}IN ({listed(values)})"
+        return f"{self._sql} {no(negate)}IN ({listed(values)})"
 
     def is_null(self, *, negate: bool) -> str:
-        return f"{self._sql} IS {_no(negate)}NULL"
+        return f"{self._sql} IS {no(negate)}NULL"
 
     def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> str:
         return like(self._sql, pattern, ignore_case=ignore_case, negate=negate)
 
     def starts_with(self, prefix: str, *, negate: bool) -> str:
-        return f"{_no(negate)}starts_with({self._sql}, {text(prefix)})"
+        return f"{no(negate)}starts_with({self._sql}, {text(prefix)})"
 
     def contains(self, value: Value, *, negate: bool) -> str:
-        return f"{_no(negate)}array_has({self._sql}, {literal(value)})"
+        return f"{no(negate)}array_has({self._sql}, {literal(value)})"
 
     def equals_list(self, values: Sequence[Value], *, negate: bool) -> str:
         return equals_list(self._sql, values, negate=negate)
@@ -165,7 +165,3 @@ class _PayloadKey(PayloadValue, Operand[str]):
                 dialect = _Lance(lambda _, sql=sql: sql)  # type: ignore[misc]
                 forms.append(dialect.condition(bound, negate=negate).sql)
         return f"coalesce({', '.join(forms)})"
-
-
-def _no(negate: bool) -> str:
-    return "NOT " if negate else ""

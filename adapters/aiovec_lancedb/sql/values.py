@@ -48,6 +48,10 @@ def name(column: str) -> str:
     return f"`{column}`"
 
 
+def no(negate: bool) -> str:
+    return "NOT " if negate else ""
+
+
 def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
@@ -104,18 +108,17 @@ def assigned(value: Any, kind: Kind) -> str:
 
 def like(value: str, pattern: str, *, ignore_case: bool, negate: bool) -> str:
     """Return a match of a text with a marked pattern. Lance's LIKE escapes with a backslash."""
-    no = "NOT " if negate else ""
     if not ignore_case:
         # Not by translate(), which takes 100 ms for a pattern of a megabyte.
         written = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         written = written.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")
-        return f"{value} {no}LIKE {text(written)}"
+        return f"{value} {no(negate)}LIKE {text(written)}"
     # Lance's ILIKE folds case by another version of Unicode.
     body = pattern.strip(ANY_TEXT)
     begin = "" if pattern.startswith(ANY_TEXT) else "^"
     end = "" if pattern.endswith(ANY_TEXT) else "$"
     regex = f"(?s){begin}{''.join(map(_either_case, body))}{end}"
-    return f"{no}regexp_like({value}, {text(regex)})"
+    return f"{no(negate)}regexp_like({value}, {text(regex)})"
 
 
 def _either_case(character: str) -> str:
@@ -199,8 +202,7 @@ class PayloadValue:
 
     def equals_text(self, values: Sequence[str], *, negate: bool) -> str:
         listed = ", ".join(text(_json_text(value)) for value in values)
-        word = "NOT IN" if negate else "IN"
-        return self._only(f"{self._as_json} {word} ({listed})", '"', negate=negate)
+        return self._only(f"{self._as_json} {no(negate)}IN ({listed})", '"', negate=negate)
 
     def compares_text(self, operator: str, value: str) -> str:
         return f"{self._as_text} {operator} {text(value)}"
@@ -210,8 +212,7 @@ class PayloadValue:
 
     def starts_with(self, prefix: str, *, negate: bool) -> str:
         begin = text(_json_text(prefix)[:-1])
-        word = "NOT " if negate else ""
-        return self._only(f"{word}starts_with({self._as_json}, {begin})", '"', negate=negate)
+        return self._only(f"{no(negate)}starts_with({self._as_json}, {begin})", '"', negate=negate)
 
     def equals_bool(self, value: bool) -> str:
         right, wrong = ("true", "false") if value else ("false", "true")
@@ -219,17 +220,16 @@ class PayloadValue:
 
     def contains(self, value: Value, *, negate: bool) -> str:
         item = "|".join(_forms_in_json(value))
-        pattern = rf"^\[(?:{_ITEM},)*(?:{item})(?:,|\]$)"
-        word = "NOT " if negate else ""
-        return self._only(
-            f"{word}regexp_like({self._as_json}, {text(pattern)})", "[", negate=negate
-        )
+        return self._matches(rf"^\[(?:{_ITEM},)*(?:{item})(?:,|\]$)", negate=negate)
 
     def equals_list(self, values: Sequence[Value], *, negate: bool) -> str:
         items = ",".join(f"(?:{'|'.join(_forms_in_json(value))})" for value in values)
-        word = "NOT " if negate else ""
-        pattern = text(rf"^\[{items}\]$")
-        return self._only(f"{word}regexp_like({self._as_json}, {pattern})", "[", negate=negate)
+        return self._matches(rf"^\[{items}\]$", negate=negate)
+
+    def _matches(self, pattern: str, *, negate: bool) -> str:
+        """Return whether the JSON text of an array matches a pattern."""
+        sql = f"{no(negate)}regexp_like({self._as_json}, {text(pattern)})"
+        return self._only(sql, "[", negate=negate)
 
     def _only(self, sql: str, first: str, *, negate: bool) -> str:
         """Return ``sql`` where the JSON text begins with ``first``, and NULL elsewhere.
@@ -263,19 +263,12 @@ def _forms_in_json(value: Value) -> list[str]:
     forms = set()
     if value == int(value):
         forms.add(str(int(value)))
-    as_float = _float_of(value)
-    if as_float is not None:
-        shortest = repr(as_float)
+    if float(value) == value:
+        shortest = repr(float(value))
         forms.add(shortest)
         forms.add(re.sub(r"e([+-])0", r"e\1", shortest))
         forms.add(format(Decimal(shortest), "f"))
     return sorted(map(_escaped, forms))
-
-
-def _float_of(value: int | float) -> float | None:
-    """Return the float that equals ``value``; None if there is none."""
-    as_float = float(value)
-    return as_float if as_float == value else None
 
 
 def _escaped(literal: str) -> str:

@@ -27,6 +27,7 @@ from ..summaries import BYTES_A_VALUE
 from .query import (
     MOST,
     RANKING,
+    SCORE,
     Group,
     ask,
     fields_of,
@@ -34,7 +35,6 @@ from .query import (
     first_groups,
     joined,
     matching_all,
-    ranking,
     text_fields,
     words_query,
 )  # fmt: skip
@@ -202,7 +202,8 @@ async def _by_scan(table: Opened, matching: Matching, query: Query, where: str |
                 ids.append(id)
                 numbers.append(number)
                 scores.append(sum(count / (count + _K1) for count in counts))
-        return first(pa.concat_tables([best, ranking(ids, numbers, scores)]), query.limit)
+        ranked = pa.table({"id": ids, ROW: numbers, SCORE: scores}, schema=RANKING)
+        return first(pa.concat_tables([best, ranked]), query.limit)
 
     reading = table.lance.query().select(["id", ROW, *matching.fields])
     async for batch in await table.session.batches(reading, _SCAN_BATCH, where):

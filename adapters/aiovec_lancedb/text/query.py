@@ -244,17 +244,12 @@ async def fetch(
     """Return what Lance ranks first, with these columns; without any, deleted rows too."""
 
     def build() -> AsyncFTSQuery:
-        with table.session.translated:
+        with table.session.guarded:
             built = table.lance.query().nearest_to_text(query)
             return built.select([*names, ROW, SCORE]).limit(min(limit, ALL))
 
     # A query of a thousand words takes a while to encode as JSON.
     return await table.session.fetch(await hop(cost, build), where=where)
-
-
-def ranking(ids: Sequence[str], numbers: Sequence[int], scores: Sequence[float]) -> pa.Table:
-    """Return ids, numbers and scores as ``ask`` returns them."""
-    return pa.table({"id": ids, ROW: numbers, SCORE: scores}, schema=RANKING)
 
 
 def first(ranked: pa.Table, limit: int) -> pa.Table:
