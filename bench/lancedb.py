@@ -104,14 +104,11 @@ async def _reads(store: VectorStore, table: Any, data: Data, options: Options) -
     async def bare_export() -> None:
         await drained(await table.query().to_batches(), data)
 
-    times = await interleaved(
-        {"get of one, aiovec": timed(get), "get of one, lancedb": timed(bare_get)},
-        options.rounds(_IDS),
-    )
-    times |= await interleaved(
-        {"export, aiovec": timed(export), "export, lancedb": timed(bare_export)},
-        max(1, options.rounds(_IDS) // 8),
-    )
+    ways = {
+        "get of one, aiovec": timed(get), "get of one, lancedb": timed(bare_get),
+        "export, aiovec": timed(export), "export, lancedb": timed(bare_export),
+    }  # fmt: skip
+    times = await interleaved(ways, options.rounds(_IDS))
     return Result(
         "lancedb, get and export", f"{data}, the same folder (median)", "ms", medians(times),
         ratios(times, "get of one, aiovec", "get of one, lancedb")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -101,7 +99,7 @@ async def _work(store: VectorStore, data: Data, tasks: int, seconds: float) -> d
     }  # fmt: skip
 
 
-async def _measure(settings: dict[str, Any]) -> dict[str, Any]:
+async def in_process(settings: dict[str, Any]) -> dict[str, Any]:
     data, process = load(settings["rows"], settings["data"]), psutil.Process()
     async with aiovec.connect(settings["target"]) as store:
         await fill(store, data)
@@ -134,7 +132,3 @@ async def _settle(store: VectorStore) -> None:
     with suppress(StoreBusyError):
         await store.optimize(TABLE)
     gc.collect()
-
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_measure(json.loads(sys.argv[1])))))

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -223,8 +224,8 @@ def most_memory() -> float:
 
 
 async def fresh(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a module of the benchmarks in a separate process; both sides speak JSON."""
-    out = await output(sys.executable, "-m", f"bench.{module}", json.dumps(settings))
+    """Return the result of ``in_process`` of a benchmark, called in a separate process."""
+    out = await output(sys.executable, "-m", "bench.measure", module, json.dumps(settings))
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return result
 
@@ -292,3 +293,8 @@ def write(results: list[Result], name: str, folder: Path) -> Path:
     report = {"machine": machine(), "results": [asdict(result) for result in results]}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+if __name__ == "__main__":  # the separate process of ``fresh``
+    called = import_module(f"bench.{sys.argv[1]}").in_process
+    print(json.dumps(asyncio.run(called(json.loads(sys.argv[2])))))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -92,7 +89,7 @@ async def _loop(source: str, target: str) -> None:
             await writer.insert(TABLE, batch)
 
 
-async def _timed(settings: dict[str, Any]) -> dict[str, float]:
+async def in_process(settings: dict[str, Any]) -> dict[str, float]:
     # No index is built in the background meanwhile.
     os.environ["AIOVEC_RETRIEVAL__LANCEDB__INDEX"] = "none"
     phases: dict[str, float] = {}
@@ -113,7 +110,3 @@ async def _timed(settings: dict[str, Any]) -> dict[str, float]:
         await aiovec_migrate.run(settings["source"], settings["target"], listener=listen)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "memory": most_memory(), **phases}
-
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_timed(json.loads(sys.argv[1])))))

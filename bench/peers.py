@@ -2,7 +2,7 @@
 
 ``python -m bench.peers NAME JSON`` needs NumPy and the packages of that store, no more. `bench
 against` makes the environment, runs it and reads what it prints; `bench many` runs
-``bench.sharing`` in it.
+``bench.many`` in it.
 """
 
 from __future__ import annotations
@@ -179,34 +179,31 @@ async def _chroma(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     yield Opened(add, in_thread(search))
 
 
-def _qdrant(in_memory: bool) -> Callable[[Path, Rows], AbstractAsyncContextManager[Opened]]:
-    @asynccontextmanager
-    async def opened(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
-        qdrant = _load("qdrant_client")
-        models = qdrant.models
-        place = {"location": ":memory:"} if in_memory else {"path": str(folder)}
-        client = qdrant.AsyncQdrantClient(**place)
-        size = models.VectorParams(size=rows.vectors.shape[1], distance=models.Distance.COSINE)
-        if not await client.collection_exists("t"):
-            await client.create_collection("t", vectors_config=size)
+@asynccontextmanager
+async def _qdrant(folder: Path, rows: Rows, *, in_memory: bool) -> AsyncIterator[Opened]:
+    qdrant = _load("qdrant_client")
+    models = qdrant.models
+    place = {"location": ":memory:"} if in_memory else {"path": str(folder)}
+    client = qdrant.AsyncQdrantClient(**place)
+    size = models.VectorParams(size=rows.vectors.shape[1], distance=models.Distance.COSINE)
+    if not await client.collection_exists("t"):
+        await client.create_collection("t", vectors_config=size)
 
-        async def add(part: range) -> None:
-            points = [
-                models.PointStruct(id=n, vector=rows.vectors[n].tolist(), payload=rows.fields(n))
-                for n in part
-            ]
-            await client.upsert("t", points)
+    async def add(part: range) -> None:
+        points = [
+            models.PointStruct(id=n, vector=rows.vectors[n].tolist(), payload=rows.fields(n))
+            for n in part
+        ]
+        await client.upsert("t", points)
 
-        async def search(vector: Any, most: int | None) -> list[int]:
-            below = models.FieldCondition(key="pick", range=models.Range(lt=most))
-            where = None if most is None else models.Filter(must=[below])
-            answer = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
-            return [point.id for point in answer.points]
+    async def search(vector: Any, most: int | None) -> list[int]:
+        below = models.FieldCondition(key="pick", range=models.Range(lt=most))
+        where = None if most is None else models.Filter(must=[below])
+        answer = await client.query_points("t", query=vector, limit=LIMIT, query_filter=where)
+        return [point.id for point in answer.points]
 
-        yield Opened(add, search)
-        await client.close()
-
-    return opened
+    yield Opened(add, search)
+    await client.close()
 
 
 @asynccontextmanager
@@ -235,37 +232,34 @@ async def _qdrant_edge(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
     shard.close()
 
 
-def _lancedb(indexed: bool) -> Callable[[Path, Rows], AbstractAsyncContextManager[Opened]]:
-    @asynccontextmanager
-    async def opened(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
-        lancedb, pa, index = _load("lancedb"), _load("pyarrow"), _load("lancedb.index")
-        database = await lancedb.connect_async(folder)
-        vector = pa.list_(pa.float32(), rows.vectors.shape[1])
-        columns = {"id": pa.int64(), "pick": pa.int64(), "text": pa.string(), "vector": vector}
-        schema = pa.schema(columns)
-        table = await database.create_table("t", schema=schema, exist_ok=True)
+@asynccontextmanager
+async def _lancedb(folder: Path, rows: Rows, *, indexed: bool) -> AsyncIterator[Opened]:
+    lancedb, pa, index = _load("lancedb"), _load("pyarrow"), _load("lancedb.index")
+    database = await lancedb.connect_async(folder)
+    vector = pa.list_(pa.float32(), rows.vectors.shape[1])
+    columns = {"id": pa.int64(), "pick": pa.int64(), "text": pa.string(), "vector": vector}
+    schema = pa.schema(columns)
+    table = await database.create_table("t", schema=schema, exist_ok=True)
 
-        async def add(part: range) -> None:
-            at = slice(part.start, part.stop)
-            flat = pa.array(rows.vectors[at].ravel())
-            vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
-            fields = [[*part], rows.picks[at], rows.texts[at], vectors]
-            await table.add(pa.table(fields, schema=schema))
+    async def add(part: range) -> None:
+        at = slice(part.start, part.stop)
+        flat = pa.array(rows.vectors[at].ravel())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+        fields = [[*part], rows.picks[at], rows.texts[at], vectors]
+        await table.add(pa.table(fields, schema=schema))
 
-        async def complete() -> None:
-            if indexed:
-                await table.create_index("vector", config=index.HnswSq(distance_type="cosine"))
+    async def complete() -> None:
+        if indexed:
+            await table.create_index("vector", config=index.HnswSq(distance_type="cosine"))
 
-        async def search(vector: Any, most: int | None) -> list[int]:
-            query = table.query().nearest_to(vector).distance_type("cosine").limit(LIMIT)
-            query = query.ef(_EF) if indexed else query
-            query = query if most is None else query.where(f"pick < {most}")
-            nearest = await query.select(["id", "pick", "text", "_distance"]).to_list()
-            return [row["id"] for row in nearest]
+    async def search(vector: Any, most: int | None) -> list[int]:
+        query = table.query().nearest_to(vector).distance_type("cosine").limit(LIMIT)
+        query = query.ef(_EF) if indexed else query
+        query = query if most is None else query.where(f"pick < {most}")
+        nearest = await query.select(["id", "pick", "text", "_distance"]).to_list()
+        return [row["id"] for row in nearest]
 
-        yield Opened(add, search, complete)
-
-    return opened
+    yield Opened(add, search, complete)
 
 
 @asynccontextmanager
@@ -327,10 +321,12 @@ PEERS = {
     "sqlite-vec": Peer(("sqlite-vec", "pysqlite3"), _sqlite_vec),
     "FAISS, flat": Peer(("faiss-cpu",), _faiss, on_disk=False),
     "Chroma": Peer(("chromadb",), _chroma),
-    "Qdrant's client, in memory": Peer(("qdrant-client",), _qdrant(True), on_disk=False),
+    "Qdrant's client, in memory": Peer(
+        ("qdrant-client",), partial(_qdrant, in_memory=True), on_disk=False
+    ),
     "Qdrant Edge": Peer(("qdrant-edge-py",), _qdrant_edge),
-    "LanceDB, no index": Peer(("lancedb", "pyarrow"), _lancedb(indexed=False)),
-    "LanceDB, HNSW": Peer(("lancedb", "pyarrow"), _lancedb(indexed=True)),
+    "LanceDB, no index": Peer(("lancedb", "pyarrow"), partial(_lancedb, indexed=False)),
+    "LanceDB, HNSW": Peer(("lancedb", "pyarrow"), partial(_lancedb, indexed=True)),
     "Milvus Lite": Peer(("pymilvus", "milvus-lite"), _milvus),
     "Zvec": Peer(("zvec",), _zvec),
 }
@@ -338,7 +334,7 @@ PEERS = {
 
 # A folder of Qdrant's client takes a commit for each row, so `bench against` leaves it out.
 SHARED = {name: peer for name, peer in PEERS.items() if peer.on_disk and name != "LanceDB, HNSW"}
-SHARED["Qdrant's client"] = Peer(("qdrant-client",), _qdrant(False))
+SHARED["Qdrant's client"] = Peer(("qdrant-client",), partial(_qdrant, in_memory=False))
 
 
 def last_line(error: BaseException) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -138,7 +137,7 @@ class Counts(Counter[str]):
         return {f"{label}, {name}": count / each for name, count in sorted(self.items())}
 
 
-async def _read(settings: dict[str, Any]) -> dict[str, float]:
+async def in_process(settings: dict[str, Any]) -> dict[str, float]:
     """Search for some seconds, in a separate process."""
     store = aiovec.connect(settings["target"], config=settings["config"], read_only=True)
     async with store as reader:
@@ -152,7 +151,3 @@ async def _read(settings: dict[str, Any]) -> dict[str, float]:
         )
         took, cpu = time.perf_counter() - began, time.process_time() - used
         return {"rate": searches, "searches": searches * took, "cpu": cpu}
-
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_read(json.loads(sys.argv[1])))))

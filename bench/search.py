@@ -6,8 +6,6 @@ With ``--rows 1000`` or ``--rows 1000000`` it shows how a search grows with the 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -294,15 +292,8 @@ def _open_by_hand(path: str, query: Any) -> dict[str, float]:
     return {"first": 1000 * (time.perf_counter() - began)}
 
 
-def main() -> None:
-    settings = json.loads(sys.argv[1])
+async def in_process(settings: dict[str, Any]) -> dict[str, float]:
     (query,) = np.load(settings["queries"])
     if "by_hand" in settings:
-        print(json.dumps(_open_by_hand(settings["by_hand"], query)))
-    else:
-        opened = _open(settings["path"], query, "keep" in settings, settings.get("hold", 0.0))
-        print(json.dumps(asyncio.run(opened)))
-
-
-if __name__ == "__main__":
-    main()
+        return _open_by_hand(settings["by_hand"], query)
+    return await _open(settings["path"], query, "keep" in settings, settings.get("hold", 0.0))

@@ -1,7 +1,4 @@
-"""Searches, upserts and exports over HTTP, compared with the store in the process.
-
-``python -m bench.server JSON`` are the clients, in a separate process.
-"""
+"""Searches, upserts and exports over HTTP, compared with the store in the process."""
 
 from __future__ import annotations
 
@@ -198,7 +195,7 @@ async def _serving(path: Path) -> AsyncIterator[tuple[psutil.Process, str]]:
 # The process of the clients
 
 
-async def _send_bodies(settings: dict[str, Any]) -> dict[str, Any]:
+async def in_process(settings: dict[str, Any]) -> dict[str, Any]:
     """Send the bodies of a file in turn, each client again as soon as it is answered."""
     bodies = (await asyncio.to_thread(Path(settings["bodies"]).read_bytes)).splitlines()
     took: deque[float] = deque(maxlen=_TIMED)
@@ -221,7 +218,3 @@ async def _send_bodies(settings: dict[str, Any]) -> dict[str, Any]:
         answered = await rate(ask, settings["clients"], settings["seconds"])
     p50, p99 = np.percentile(took, (50, 99))
     return {"rate": answered, "p50": p50, "p99": p99, "answers": answers}
-
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_send_bodies(json.loads(sys.argv[1])))))

@@ -7,7 +7,7 @@ follow it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 import aiovec
 from aiovec import VectorStore
 
-from .data import TABLE, Data, load, row_id
+from .data import TABLE, Data, load
 from .measure import Options, Result, fresh, in_turn, medians, rate, ratio, shared
 from .search import CLIENTS, held_together, recall_of
 from .stores import by_aiovec, fill, until_loaded
@@ -86,9 +86,5 @@ async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
     }
 
 
-def _upsert(store: VectorStore, data: Data) -> Callable[[int], object]:
-    async def upsert(turn: int) -> None:
-        number = turn * 37 % len(data)
-        await store.upsert(TABLE, [data.row(number) | {"id": row_id(number)}])
-
-    return upsert
+def _upsert(store: VectorStore, data: Data) -> Callable[[int], Awaitable[object]]:
+    return lambda turn: store.upsert(TABLE, [data.row(turn * 37 % len(data))])

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -41,7 +39,7 @@ def _load(db: sqlite3.Connection, first: int, rows: int) -> None:
 
 
 async def run(options: Options) -> list[Result]:
-    results = [_costs(options)]
+    results = [await _costs(options)]
     sizes = [options.asked_rows] if options.asked_rows else [1_000, options.rows(100_000)]
     return [*results, *[await _delays(options.folder / f"watch-{n}", n, options) for n in sizes]]
 
@@ -90,21 +88,17 @@ async def _found(
     return statistics.median(late), max(late)
 
 
-def _costs(options: Options) -> Result:
-    """Compare the CPU of an app's writes with and without the triggers."""
+async def _costs(options: Options) -> Result:
+    """Compare the CPU of an app's writes with the triggers, which remain without a follower, and
+    without them."""
     rows = options.rows(20_000)
     plain, noted = options.folder / "plain.db", options.folder / "noted.db"
     ways = {"without": _app(plain, rows), "with": _app(noted, rows)}
-    command = [
-        sys.executable, "-m", "aiovec", "watch", f"{noted}#articles", "--embed", "body",
-        "--embedder", "demo", "-s", str(options.folder / "cost.db"),
-    ]  # fmt: skip
-    follower = subprocess.Popen(command, stderr=subprocess.PIPE)
-    made = "SELECT 1 FROM sqlite_master WHERE name = 'aiovec_queue_articles_delete'"
-    while not ways["with"].execute(made).fetchone():
-        time.sleep(0.01)
-    follower.kill()
-    follower.communicate()
+    async with (
+        aiovec.connect(options.folder / "cost.db", embedder="demo") as store,
+        aiovec.watch(store, f"{noted}#articles", embed="body") as watching,
+    ):
+        await watching.caught_up()
     writes: dict[str, _Write] = {
         "an insert a commit": lambda db, n: db.execute(
             "INSERT INTO articles (title, body) VALUES ('t', ?)", (f"{n} {_TEXT * 10}",)
