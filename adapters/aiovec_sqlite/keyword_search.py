@@ -13,7 +13,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -75,7 +75,7 @@ def weight_of(rows: int, having: int) -> float:
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 
-class Sought(NamedTuple):
+class IndexClause(NamedTuple):
     """A clause of a query, in the form of the index."""
 
     text: str
@@ -86,14 +86,14 @@ class Sought(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class IndexQuery:
     """A query to an index, in a snapshot of the file."""
 
     db: sqlite3.Connection
     ticket: Ticket
     table: TableLayout
-    wanted: Sequence[Sought]
-    unwanted: Sequence[Sought]
+    wanted: Sequence[IndexClause]
+    unwanted: Sequence[IndexClause]
     query: Query
 
 
@@ -111,7 +111,7 @@ class SnapshotWords(Protocol):
     def index(self) -> TextIndex:
         """The index that answers searches in this snapshot."""
 
-    def lists(self, asked: Asked) -> Lists | None:
+    def lists(self, request: IndexQuery) -> Lists | None:
         """Return a query's lists; None if FTS5 has to find the rows."""
 
 
@@ -230,7 +230,8 @@ def _ranked(
     with _as_index_damage(table.name):
         lists = None
         if words is not None and terms.indexed and not terms.scanned:
-            lists = words.lists(Asked(db, ticket, table, terms.indexed, terms.without, query))
+            request = IndexQuery(db, ticket, table, terms.indexed, terms.without, query)
+            lists = words.lists(request)
         best = matching(any=query.match == "any")
         whole = 0 if query.match == "any" else len(best)
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
@@ -281,18 +282,18 @@ class _Terms:
         self.positive = [c for c in self.clauses if not c.excluded]
         self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
         rest = [c for c in self.clauses if not self._is_scanned(c)]
-        self.indexed = [self._sought(c) for c in rest if not c.excluded]
-        self.without = [self._sought(c) for c in rest if c.excluded]
+        self.indexed = [self._in_index(c) for c in rest if not c.excluded]
+        self.without = [self._in_index(c) for c in rest if c.excluded]
 
     def _is_scanned(self, clause: TextClause) -> bool:
         return self._grams and not _GRAM <= len(folded(clause.text)) <= _LONGEST_PART
 
-    def _sought(self, clause: TextClause) -> Sought:
+    def _in_index(self, clause: TextClause) -> IndexClause:
         text = stems(self._index.stemming, clause.text) if self._index.stemmed else clause.text
         fields = self.fields_of(clause)
         every = len(fields) == len(self._index.fields)
         columns = () if every else tuple(map(self._index.column_of, fields))
-        return Sought(text or "", clause.prefix and not self._grams, columns)
+        return IndexClause(text or "", clause.prefix and not self._grams, columns)
 
     def match(self, *, any: bool) -> str:
         """Return the query for FTS5, which must have at least one word."""
@@ -308,7 +309,7 @@ class _Terms:
         return self.fields if clause.field is None else [clause.field]
 
 
-def _expression(clause: Sought) -> str:
+def _expression(clause: IndexClause) -> str:
     """Return a clause in FTS5's language."""
     words = '"' + clause.text.replace('"', '""') + '"'
     if clause.prefix:
@@ -465,5 +466,4 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
 def _tokens(index: TextIndex, text: str) -> list[str]:
     """Return the tokens of a text in order, in the form of the index."""
     stemmed = stems(index.stemming, text) if index.stemmed else text
-    with closing(Tokenizer(index.analyzer)) as tokenizer:
-        return tokenizer.of_texts([stemmed or ""])[0]
+    return Tokenizer(index.analyzer).of_texts([stemmed or ""])[0]

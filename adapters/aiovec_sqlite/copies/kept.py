@@ -1,7 +1,7 @@
-"""The copy and the words of a table that are kept in memory: make, renew and drop them.
+"""The copy and the words of a table that are kept in memory: load, renew and drop them.
 
-They are made in the background, each in a snapshot of its own, and may lie in scan files. One of a
-kind is made at a time, so that each sees the memory of those before.
+They are loaded in the background, each in a snapshot of its own, and may lie in scan files. Only
+one of a kind is loaded at a time, so that each load sees the memory that the earlier ones take.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -23,33 +24,34 @@ from aiovec.errors import AiovecError
 
 from ..connection import ReaderPool, Ticket
 from ..layout import TableLayout, current_table
+from ..text_index import serving
 from .copy import ResidentCopy, rows_to_load
+from .postings import make_postings
 from .scanfile import NewFile, ScanFiles, read_segments, size_of
 from .segments import State
-from .words import TooFewRowsError, Words
+from .words import TooFewRowsError, Words, rows_to_keep
 
 LOG = logging.getLogger("aiovec")
 
 TOO_LARGE = "it is larger than the memory for copies"
-# The share of the memory for copies that one table's masks may take, its words, and the changes of
-# one copy.
+# The shares of the memory for copies that one table's masks may take, its words, and the changes
+# of its copy.
 _FOR_MASKS, _FOR_WORDS, _FOR_CHANGES = 1 / 16, 1 / 8, 1 / 2
-# Seconds until the next try of what failed, and until the next look at a table of few texts.
+# Seconds until the next try after a failure, and until the next look at a table with few texts.
 PAUSE, _UNTIL_MORE = 60.0, 1.0
 # A copy is built again when this share of its scan file's rows has changed, or when more rows of
-# private memory are dead than alive, plus some. Nothing is built again before this many times the
-# duration of the last build.
+# private memory are dead than alive, plus a number. Nothing is built again before this many times
+# the duration of the last build.
 _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
 # A copy with more changes than this share of its rows is built again.
 _FOLLOWED = 1 / 2
 # Seconds between looks at a scan file that another process writes.
 _LOOK = 0.2
-# Bytes of postings from which on they get a file, and until which words are used before: then a
-# list is read from FTS5 in less time than FTS5 takes to answer.
-_WORDS_IN_FILE, _SOON = 4 * 2**20, 32 * 2**20
+# Postings of at least this many bytes get a file.
+_WORDS_IN_FILE = 4 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
-"""Makes the store accept a scan file of a table and a kind, or with None no one."""
+"""Makes the store accept a scan file of a table and a kind, or with None no file."""
 
 
 class _Sized(Protocol):
@@ -74,17 +76,16 @@ class Keeper(ABC):
         # Including the tasks of tables that were dropped from memory.
         self.tasks = Background()
         self.closed = False
-        # Only one of each kind is made at a time.
+        # Only one of each kind is loaded at a time.
         self.turns = {"codes": asyncio.Lock(), "words": asyncio.Lock()}
-        self._left: list[Words] = []
 
     @abstractmethod
     def has_room(self, wanted: int = 0) -> bool:
-        """Return whether there is memory, after removing tables that are no longer searched."""
+        """Return whether there is memory, after dropping tables that are no longer searched."""
 
     @abstractmethod
     def stale(self, table: TableHandle) -> None:
-        """Drop a table that was dropped or altered."""
+        """Drop a table that was dropped or altered in the file."""
 
     @abstractmethod
     def ready(self) -> None:
@@ -94,23 +95,9 @@ class Keeper(ABC):
     def clean(self) -> None:
         """Begin to remove scan files that the store does not count on."""
 
-    def release(self, words: Words) -> None:
-        """Close words behind their searches."""
-        if self.closed:
-            self._left.append(words)
-        else:
-            self.tasks.start(in_thread(words.close))
-
-    async def end(self) -> None:
-        """Stop all tasks, and close what is left."""
-        await self.tasks.cancel()
-        for words in self._left:
-            await in_thread(words.close)
-        self._left.clear()
-
 
 class Kept(ABC, Generic[_T]):
-    """Something that is kept of a table, None until it is made."""
+    """Something that is kept of a table; its ``value`` is None until it is loaded."""
 
     kind: str
 
@@ -119,11 +106,11 @@ class Kept(ABC, Generic[_T]):
         self.value: _T | None = None
         self._keeper = keeper
         self._task: asyncio.Task[None] | None = None
-        # The earliest times of a try, of a renewal, and of a scan file.
+        # The earliest times of the next try, of a renewal, and of a scan file.
         self.retry_at = self.renew_at = self.file_at = 0.0
 
     @property
-    def is_being_made(self) -> bool:
+    def is_loading(self) -> bool:
         return self._task is not None and not self._task.done()
 
     @property
@@ -132,15 +119,15 @@ class Kept(ABC, Generic[_T]):
         return 0 if value is None else value.nbytes
 
     def begin(self, before: _T | None = None) -> asyncio.Task[None] | None:
-        """Begin to make it, or to renew the one before; return None if that has to wait."""
-        if self._keeper.closed or self.is_being_made or time.monotonic() < self.retry_at:
+        """Begin to load it, or to renew the value ``before``; return None if that has to wait."""
+        if self._keeper.closed or self.is_loading or time.monotonic() < self.retry_at:
             return None
-        self._task = self._keeper.tasks.start(self._make(before))
+        self._task = self._keeper.tasks.start(self._load_until_ready(before))
         return self._task
 
     def drop(self) -> None:
-        """Forget it, and stop making it."""
-        self._put(None)
+        """Forget it, and stop loading it."""
+        self.value = None
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
@@ -153,17 +140,17 @@ class Kept(ABC, Generic[_T]):
         return size >= self._least(files)
 
     async def forget_file(self) -> None:
-        """Have all processes give up the scan file, and remove it."""
+        """Make all processes give up the scan file, and remove it."""
         files = self._keeper.files
         if files is not None and files.can_write:
             with suppress(AiovecError):
                 await self._keeper.put_token(self.table, self.kind, None)
             self._keeper.clean()
 
-    async def _make(self, before: _T | None) -> None:
+    async def _load_until_ready(self, before: _T | None) -> None:
         began = time.monotonic()
         try:
-            while not await self._made(before):
+            while not await self._load_once(before):
                 pass
         except StaleTableError:
             self._keeper.stale(self.table)
@@ -177,38 +164,35 @@ class Kept(ABC, Generic[_T]):
         # For example, a store was restored next to the files of an earlier one.
         self._keeper.clean()
 
-    async def _made(self, before: _T | None) -> bool:
-        """Make it; return False if this has to be tried again."""
-        made: list[NewFile] = []
+    async def _load_once(self, before: _T | None) -> bool:
+        """Load it; return False if this has to be tried again."""
+        new: list[NewFile] = []
         loaded = False
         try:
-            loaded = await self._load(before, made)
-            if made:
-                await in_daemon_thread(made[0].flush)
-                await self._keeper.put_token(self.table, self.kind, made[0].token)
-                await in_thread(made.pop().end)
+            loaded = await self._load(before, new)
+            if new:
+                await in_daemon_thread(new[0].flush)
+                await self._keeper.put_token(self.table, self.kind, new[0].token)
+                await in_thread(new.pop().end)
         except OSError:
-            if time.monotonic() < self.file_at:  # it was no scan file that failed
+            if time.monotonic() < self.file_at:  # the failure was not that of a scan file
                 raise
             self.file_at = time.monotonic() + PAUSE
-            if loaded:  # what a failed flush leaves in memory may not be what was written
-                self._put(None)
+            if loaded:  # after a failed flush, memory may differ from what was written
+                self.value = None
             return False
         finally:
-            for file in made:
+            for file in new:
                 await in_thread(file.discard)
         if not loaded:
             await asyncio.sleep(_LOOK)
         return loaded
 
-    def _put(self, value: _T | None) -> None:
-        self.value = value
-
     @abstractmethod
-    async def _load(self, before: _T | None, made: list[NewFile]) -> bool:
-        """Put a value of some recent snapshot; return False while another process writes its file.
+    async def _load(self, before: _T | None, new: list[NewFile]) -> bool:
+        """Set a value of a recent snapshot; return False while another process writes its file.
 
-        A new scan file is put into ``made``.
+        Append a new scan file to ``new``.
         """
 
     @abstractmethod
@@ -217,7 +201,7 @@ class Kept(ABC, Generic[_T]):
 
     @abstractmethod
     def _least(self, files: ScanFiles) -> int:
-        """Return the bytes from which on it gets a scan file."""
+        """Return the number of bytes from which on it gets a scan file."""
 
     @abstractmethod
     def keep_to_memory(self) -> None:
@@ -232,7 +216,7 @@ class KeptCopy(Kept[ResidentCopy]):
     def __init__(self, table: TableHandle, keeper: Keeper) -> None:
         super().__init__(table, keeper)
         self.reason = ""
-        """Why it could not be made."""
+        """The reason why it could not be loaded."""
 
     def is_worn(self, state: State) -> bool:
         """Return whether enough has changed to build the table again."""
@@ -251,8 +235,8 @@ class KeptCopy(Kept[ResidentCopy]):
     def _copy_of(self, layout: TableLayout, state: State | None = None) -> ResidentCopy:
         return ResidentCopy(layout, int(self._keeper.memory * _FOR_MASKS), state)
 
-    async def _load(self, before: ResidentCopy | None, made: list[NewFile]) -> bool:
-        """Make the copy: the one before or its scan file, with newer rows, or a new one."""
+    async def _load(self, before: ResidentCopy | None, new: list[NewFile]) -> bool:
+        """Load the copy: the one before or its scan file, with newer rows, or a new one."""
         files, dim = self._keeper.files, self.table.schema.dim
         async with self._keeper.turns[self.kind], self._keeper.readers.aside() as read:
             copy, rows, has_file = await read(partial(self._look, before))
@@ -270,8 +254,8 @@ class KeptCopy(Kept[ResidentCopy]):
 
                 def load(db: sqlite3.Connection, ticket: Ticket) -> None:
                     if in_file and files is not None:
-                        made.append(files.new(self.kind, size))
-                    copy.load(db, ticket, rows, made[0] if made else None)
+                        new.append(files.new(self.kind, size))
+                    copy.load(db, ticket, rows, new[0] if new else None)
 
                 await read(load)
                 if has_file and files is not None and size < files.least:
@@ -285,7 +269,7 @@ class KeptCopy(Kept[ResidentCopy]):
     ) -> tuple[ResidentCopy, Int64Array | None, bool]:
         """Return a copy with all changes; if there is none, an empty one and the rows to load.
 
-        Last comes whether the table has a scan file.
+        The last item is True if the table has a scan file.
         """
         layout = current_table(db, self.table)
         copy, mapped = before, self.mapped(db, layout)
@@ -331,37 +315,22 @@ class KeptWords(Kept[Words]):
 
     def __init__(self, table: TableHandle, keeper: Keeper) -> None:
         super().__init__(table, keeper)
-        self._most_bytes = 0
+        self._most = int(keeper.memory * _FOR_WORDS)
+        # The largest size that was checked against the memory.
+        self._checked_bytes = 0
         self._following: asyncio.Task[None] | None = None
-        # True once a file was looked for, by the first search, and once the table was dropped from
-        # memory.
-        self._looked = self._dropped = False
+        # Taken by the first search, which maps the file.
+        self._first = threading.Lock()
 
-    def find(self, db: sqlite3.Connection, found: list[Words]) -> Words | None:
-        """Map the file of words in the thread of the table's first search; None without one."""
-        if self._looked:
-            return found[0] if found else None
-        self._looked = True
-        most = int(self._keeper.memory * _FOR_WORDS)
-        words = Words.mapped(db, current_table(db, self.table), most, self._keeper.files)
-        if words is not None:
-            found.append(words)
-        return words
+    def find(self, db: sqlite3.Connection) -> Words | None:
+        """Return the words; in the thread of the table's first search, map their file."""
+        if self.value is None and self._first.acquire(blocking=False):
+            layout = current_table(db, self.table)
+            self.value = Words.mapped(db, layout, self._most, self._keeper.files)
+        return self.value
 
-    def drop(self) -> None:
-        super().drop()
-        self._dropped = True
-
-    def look_after(self, found: list[Words]) -> None:
-        """Begin to make the words of a table whose texts are searched, or bring them up to date.
-
-        ``found`` are those that this search has mapped.
-        """
-        for mapped in found:
-            if self.value is None and not (self.is_being_made or self._dropped):
-                self._put(mapped)
-            else:
-                self._keeper.release(mapped)
+    def look_after(self) -> None:
+        """Begin to load the words of a table whose texts are searched, or bring them up to date."""
         words = self.value
         if words is None:
             self.begin()
@@ -369,87 +338,57 @@ class KeptWords(Kept[Words]):
             if words.spoiled:
                 self.retry_at = time.monotonic() + PAUSE
                 self._keeper.tasks.start(self.forget_file())
-            self._put(None)
+            self.value = None
             self.begin()
         elif words.behind:
             if not self._keeper.closed and (self._following is None or self._following.done()):
                 self._following = self._keeper.tasks.start(self._follow(words))
         else:
-            lacks_file = words.postings is None and self.gets_file(words.size)
-            if (words.worn or lacks_file) and time.monotonic() >= self.renew_at:
+            if words.worn and time.monotonic() >= self.renew_at:
                 self.begin(words)
-            if words.nbytes > self._most_bytes:
-                self._most_bytes = words.nbytes
+            if words.nbytes > self._checked_bytes:
+                self._checked_bytes = words.nbytes
                 self.keep_to_memory()
 
     async def _follow(self, words: Words) -> None:
         try:
             async with self._keeper.readers.aside() as read:
                 await read(words.follow)
-        except Exception as exc:  # noqa: BLE001 - FTS5 answers, or says why it cannot
+        except Exception as exc:  # noqa: BLE001 - FTS5 answers, or reports why it cannot
             words.lost = True
             self._failed(exc)
 
-    async def _load(self, before: Words | None, made: list[NewFile]) -> bool:
-        keeper, task, found = self._keeper, asyncio.current_task(), list[Words]()
-        most, loop = int(keeper.memory * _FOR_WORDS), asyncio.get_running_loop()
-        serves = self.value is not None and not self.value.lost
+    async def _load(self, before: Words | None, new: list[NewFile]) -> bool:
+        keeper = self._keeper
 
-        def load(db: sqlite3.Connection, ticket: Ticket) -> bool:
+        def load(db: sqlite3.Connection, ticket: Ticket) -> Words | None:
             layout, files = current_table(db, self.table), keeper.files
-            mapped = Words.mapped(db, layout, most, files)
-            if mapped is not None:
-                found.append(mapped)
-                mapped.follow(db, ticket)
-                if not mapped.lost and (before is None or mapped.change > before.change):
-                    return True
-            if serves and self._waits(self.value):
-                return False
-            words = Words.numbered(db, layout, most)
-            found.append(words)
-            if not serves and words.size < _SOON:
-                loop.call_soon_threadsafe(self._publish, task, words)
-            if self.gets_file(words.size) and files is not None:
-                if self._waits(words):
-                    return False
-                made.append(files.new(self.kind, words.size))
-            elif words.size > most // 2:
-                return True
-            words.use(words.load(db, ticket, made[0] if made else None))
-            return True
+            words = Words.mapped(db, layout, self._most, files)
+            if words is not None:
+                words.follow(db, ticket)
+                if not words.lost and (before is None or words.begun_at > before.begun_at):
+                    return words
+            index = serving(db, layout)
+            rows, size = rows_to_keep(db, index, self._most)
+            if files is not None and self.gets_file(size):
+                if files.waits(self.kind):
+                    return None
+                new.append(files.new(self.kind, size))
+            elif size > self._most // 2:
+                raise AiovecError(TOO_LARGE)
+            postings = make_postings(db, ticket, layout, index, rows, new[0] if new else None)
+            return Words(db, layout, index, self._most, postings)
 
-        try:
-            async with keeper.turns[self.kind]:
+        async with keeper.turns[self.kind]:
+            async with keeper.readers.aside() as read:
+                words = await read(load)
+            if words is not None and self.value is not None:  # replace words that are up to date
                 async with keeper.readers.aside() as read:
-                    loaded = await read(load)
-                if loaded and serves:  # it takes the place of words that are up to date
-                    async with keeper.readers.aside() as read:
-                        await read(found[-1].follow)
-            loaded = loaded and not found[-1].lost
-            if loaded and self.value is not found[-1]:
-                self._put(found[-1])
-        finally:
-            for words in found:
-                if words is not self.value:
-                    keeper.release(words)
-        return loaded
-
-    def _waits(self, words: Words | None) -> bool:
-        """Return whether another process is writing a file, which this one waits for."""
-        files = self._keeper.files
-        if files is None or words is None or not self.gets_file(words.size):
+                    await read(words.follow)
+        if words is None or words.lost:
             return False
-        return files.waits(self.kind)
-
-    def _publish(self, task: asyncio.Task[None] | None, words: Words) -> None:
-        if self._task is task:  # else they were dropped meanwhile
-            self._put(words)
-
-    def _put(self, value: Words | None) -> None:
-        before, self.value = self.value, value
-        self._most_bytes = 0
-        if before is not None and before is not value:
-            self._keeper.release(before)
+        self.value, self._checked_bytes = words, 0
+        return True
 
     def _least(self, files: ScanFiles) -> int:
         return min(files.least, _WORDS_IN_FILE)
@@ -460,5 +399,5 @@ class KeptWords(Kept[Words]):
 
     def keep_to_memory(self) -> None:
         if self.value is not None and not self._keeper.has_room():
-            self._put(None)
+            self.value = None
             self.retry_at = time.monotonic() + PAUSE

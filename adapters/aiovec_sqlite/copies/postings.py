@@ -1,7 +1,7 @@
-"""The rows of all words of a text index, which lie in a scan file or in memory and never change.
+"""The rows of all words of a text index, in a scan file or in memory. They never change.
 
 ``docs/internals/adr/0027-all-words-in-a-file.md`` describes the layout. Words are in the order of
-their bytes, rows are numbered in the order of their rowids.
+their bytes, and rows are numbered in the order of their rowids.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ import numpy.typing as npt
 from aiovec.backend import BoolArray, Int64Array
 
 from ..connection import Ticket
-from ..layout import TableLayout, quoted
+from ..layout import TableLayout, newest_change, quoted
 from ..sql.values import numbers_in
 from ..text_index import TextIndex
 from .scanfile import HEAD, NewFile, SpoiledFileError, digest_of, mapped
 
 UInt32Array = npt.NDArray[np.uint32]
 Counts = npt.NDArray[Any]
-"""Of one byte each, or of four."""
+"""The numbers of matches, in one byte each, or in four."""
 
-# A change of the layout gets another number.
+# Another layout gets another number.
 _LAYOUT = 1
-# Places of words that are sorted at a time, which become a block.
+# Places of words that are sorted at a time; they become a block.
 _BLOCK = 8192
 # Words that are read at a time.
 _WORDS = 256
-# A word of more places is read by itself; and the places that are read at a time, which takes about
-# 35 bytes for each.
+# A word with more places is read by itself. Places that are read at a time, at about 35 bytes each.
 _LONG, _READ = 2**20, 2**22
-# The last character, behind all words that begin in the same way.
+# The last character: it sorts after all words that begin in the same way.
 _LAST = "\U0010ffff".encode()
 
 
 class _Sizes(NamedTuple):
-    """The sizes of all parts."""
+    """The sizes of the parts of postings."""
 
     lists: int
     """Bytes of all blocks."""
@@ -69,11 +68,11 @@ class _Sizes(NamedTuple):
 
 
 class Postings:
-    """The rows and their lengths in words, and for each word its rows and counts of matches."""
+    """Rows, their lengths in words, and for each word its rows with counts of matches."""
 
     def __init__(self, change: int, lists: Any, small: Any, sizes: _Sizes) -> None:
         self.change = change
-        """The change number of the snapshot that they were made from."""
+        """The change number of the snapshot that the postings were made from."""
         self.mapped = isinstance(lists, mmap.mmap)
         self._lists = memoryview(lists)[HEAD if self.mapped else 0 :]
         arrays, start = dict[str, Any](), 0
@@ -82,10 +81,10 @@ class Postings:
             start += kind.itemsize * count
         self.rowids: Int64Array = arrays["rowids"]
         self.lengths: UInt32Array = arrays["lengths"]
-        # Of each block: its first posting, its place, the bytes of a count, and its checksum.
+        # For each block: its first posting, its place, the bytes of a count, and its checksum.
         self._blocks: Int64Array = arrays["blocks"].reshape(-1, 4)
         self._first = np.append(self._blocks[:, 0], arrays["starts"][-1])
-        # Each is looked at alone, which takes half as long in a view as in an array.
+        # Single items are read, which takes half as long in a memoryview as in an array.
         self._starts, self._ends = memoryview(arrays["starts"]), memoryview(arrays["ends"])
         self._letters = memoryview(arrays["letters"])
         self._checked = bytearray(len(self._blocks))
@@ -97,9 +96,9 @@ class Postings:
         return 0 if self.mapped else self._size
 
     @property
-    def size(self) -> int:
-        """Bytes in the file or in memory."""
-        return self._size
+    def file_bytes(self) -> int:
+        """Bytes of the mapped file."""
+        return self._size if self.mapped else 0
 
     def of_word(self, token: str) -> tuple[UInt32Array, Counts]:
         """Return the rows and counts of a word."""
@@ -110,12 +109,12 @@ class Postings:
         return next(self._between(self._starts[place], self._starts[place + 1]))
 
     def of_prefix(self, token: str) -> tuple[UInt32Array, Counts]:
-        """Return the same of all words that begin with it together."""
+        """Return the rows and counts of all words together that begin with the token."""
         first, last = self._place(token.encode()), self._place(token.encode() + _LAST)
         sums = np.zeros(len(self.rowids), dtype=np.uint32)
         for rows, counts in self._between(self._starts[first], self._starts[last]):
             np.add.at(sums, rows, counts)
-        return _as_list(sums)
+        return as_list(sums)
 
     def check(self) -> None:
         """Compare all blocks with their checksums."""
@@ -140,21 +139,24 @@ class Postings:
                 if zlib.crc32(block) != checksum:
                     raise SpoiledFileError
                 self._checked[number] = 1
-            some = slice(start - first, min(end - first, count))
+            part = slice(start - first, min(end - first, count))
             rows = np.frombuffer(block, np.uint32, count)
             counts = np.frombuffer(block, np.uint8 if width == 1 else np.uint32, count, 4 * count)
-            yield rows[some], counts[some]
+            yield rows[part], counts[part]
             start, number = first + count, number + 1
 
 
-def rows_of(db: sqlite3.Connection, index: TextIndex) -> tuple[Int64Array, UInt32Array]:
-    """Return the rows of an index, and their lengths in words."""
+def rows_of(
+    db: sqlite3.Connection, docsize: str, columns: int, start: int = -(2**63)
+) -> tuple[Int64Array, UInt32Array]:
+    """Return the rows of FTS5's table of sizes from ``start`` on, and their lengths in words."""
     ids, sizes = db.execute(
         "SELECT group_concat(id), group_concat(hex(sz), '') "
-        f"FROM (SELECT id, sz FROM {index.shadow('docsize')} ORDER BY id)"
+        f"FROM (SELECT id, sz FROM {docsize} WHERE id >= ? ORDER BY id)",
+        (start,),
     ).fetchone()
-    columns = _varints(bytes.fromhex(sizes or "")).reshape(-1, len(index.columns))
-    return numbers_in(ids), columns.sum(axis=1).astype(np.uint32)
+    by_column = _varints(bytes.fromhex(sizes or "")).reshape(-1, columns)
+    return numbers_in(ids), by_column.sum(axis=1).astype(np.uint32)
 
 
 def vocabulary(db: sqlite3.Connection, index: TextIndex, kind: str = "instance") -> str:
@@ -169,64 +171,60 @@ def vocabulary(db: sqlite3.Connection, index: TextIndex, kind: str = "instance")
 def counted(
     db: sqlite3.Connection,
     ticket: Ticket,
-    index: TextIndex,
+    words: str,
     condition: str,
     values: Sequence[Any],
-    rowids: Int64Array,
+    docs: Int64Array,
 ) -> tuple[UInt32Array, Counts]:
-    """Return which of the rows have places that a condition selects, and how many each has."""
-    sums = np.zeros(len(rowids), dtype=np.uint32)
+    """Return the rows with places that a condition selects, and the number of these in each.
+
+    ``words`` is the table of places, and ``docs`` are the ids there of the numbered rows.
+    """
+    sums = np.zeros(len(docs), dtype=np.int64)
     sql = (
-        f"SELECT group_concat(doc) FROM (SELECT doc FROM {vocabulary(db, index)} "
-        f"WHERE {condition} LIMIT {_READ} OFFSET ?)"
+        f"SELECT group_concat(doc) FROM "
+        f"(SELECT doc FROM {words} WHERE {condition} LIMIT {_READ} OFFSET ?)"
     )
     for start in itertools.count(0, _READ):
         ticket.check()
-        docs = numbers_in(db.execute(sql, (*values, start)).fetchone()[0])
-        np.add.at(sums, numbers_of(docs, rowids)[0], 1)
-        if len(docs) < _READ:
+        places = numbers_in(db.execute(sql, (*values, start)).fetchone()[0])
+        if len(places):
+            sums += np.bincount(numbers_of(places, docs)[0], minlength=len(docs))
+        if len(places) < _READ:
             break
-    return _as_list(sums)
+    return as_list(sums)
 
 
-def _as_list(sums: UInt32Array) -> tuple[UInt32Array, Counts]:
-    rows = np.flatnonzero(sums).astype(np.uint32)
+def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
+    """Return the rows with matches, and their counts, from the count of each row."""
+    (rows,) = sums.nonzero()
     counts = sums[rows]
-    return rows, counts.astype(np.uint8) if counts.max(initial=0) < 256 else counts
+    kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
+    return rows.astype(np.uint32), counts.astype(kind)
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
     """Return the numbers of the rows with these ids, and which of the ids are among the rows."""
     if not len(rowids):
         return docs[:0], np.zeros(len(docs), dtype=np.bool_)
-    numbers = np.minimum(np.searchsorted(rowids, docs), len(rowids) - 1)
-    present: BoolArray = rowids[numbers] == docs
+    numbers = rowids.searchsorted(docs)
+    present: BoolArray = rowids.take(numbers, mode="clip") == docs
     return numbers[present], present
 
 
-def in_memory(
-    db: sqlite3.Connection,
-    ticket: Ticket,
-    index: TextIndex,
-    change: int,
-    rows: tuple[Int64Array, UInt32Array],
-) -> Postings:
-    """Make postings in private memory."""
-    lists = bytearray()
-    small, sizes = _write(db, ticket, index, rows, lists.extend)
-    return Postings(change, bytes(lists), small, sizes)
-
-
-def in_file(
+def make_postings(
     db: sqlite3.Connection,
     ticket: Ticket,
     table: TableLayout,
     index: TextIndex,
-    change: int,
     rows: tuple[Int64Array, UInt32Array],
-    file: NewFile,
+    file: NewFile | None,
 ) -> Postings:
-    """Make postings in a new scan file."""
+    """Make postings of this snapshot in a new scan file; without one, in private memory."""
+    change, lists = newest_change(db), bytearray()
+    if file is None:
+        small, sizes = _write(db, ticket, index, rows, lists.extend)
+        return Postings(change, bytes(lists), small, sizes)
     file.seek(HEAD)
     small, sizes = _write(db, ticket, index, rows, file.write)
     file.write(small)
@@ -237,7 +235,7 @@ def in_file(
 def read_postings(
     number: int, token: str, table: TableLayout, index: TextIndex, *, whole: bool = False
 ) -> Postings:
-    """Return the postings in an open file; ValueError, for one, if it does not count."""
+    """Return the postings in an open file; ValueError or another error if it cannot be used."""
     area, facts = mapped(number, token)
     change, digest, sizes = facts["change"], facts["digest"], _Sizes(*facts["sizes"])
     if not all(type(fact) is int and fact >= 0 for fact in (change, *sizes)):
@@ -273,23 +271,23 @@ def _write(
     rows: tuple[Int64Array, UInt32Array],
     put: Callable[[bytes], object],
 ) -> tuple[bytes, _Sizes]:
-    """Put all blocks; return the small arrays and the sizes."""
+    """Write all blocks with ``put``; return the small arrays and the sizes."""
     rowids, lengths = rows
     letters, ends, sizes = bytearray(), [0], list[Int64Array]()
     blocks, place, postings = list[tuple[int, int, int, int]](), 0, 0
-    for words, of_word, found, counts in _blocks(db, ticket, index, rowids):
+    for words, of_word, numbers, counts in _blocks(db, ticket, index, rowids):
         for word in words:
             letters += word
             ends.append(len(letters))
         sizes.append(np.bincount(of_word, minlength=len(words)))
         width = 1 if counts.max() < 256 else 4
-        block = found.astype(np.uint32).tobytes()
+        block = numbers.astype(np.uint32).tobytes()
         block += counts.astype(np.uint8 if width == 1 else np.uint32).tobytes()
         blocks.append((postings, place, width, zlib.crc32(block)))
         block += bytes(-len(block) % 4)
         put(block)
-        place, postings = place + len(block), postings + len(found)
-    if place % 8:  # the arrays behind them are of eight bytes each
+        place, postings = place + len(block), postings + len(numbers)
+    if place % 8:  # the arrays after the blocks have items of eight bytes
         put(bytes(4))
         place += 4
     of_words = np.concatenate([*sizes, np.empty(0, np.int64)])
@@ -308,32 +306,33 @@ def _write(
 def _blocks(
     db: sqlite3.Connection, ticket: Ticket, index: TextIndex, rowids: Int64Array
 ) -> Iterator[tuple[list[bytes], Int64Array, Int64Array, Int64Array]]:
-    """Yield words, and for each posting the word's number among these, the row, and its count."""
-    by_word = vocabulary(db, index, "row")
-    sql = f"SELECT term FROM {by_word} WHERE cnt > ?"
+    """Yield words, and for each posting the number of its word among these, its row, and the count
+    of matches."""
+    instances = vocabulary(db, index)
+    sql = f"SELECT term FROM {vocabulary(db, index, 'row')} WHERE cnt > ?"
     long = [term for (term,) in db.execute(sql, (_LONG,)).fetchall()]
     doc = f"CASE WHEN term NOT IN ({', '.join('?' * len(long))}) THEN doc END" if long else "doc"
     cursor = db.execute(
         f"SELECT CAST(term AS BLOB), count({doc}), group_concat({doc}) "
-        f"FROM {vocabulary(db, index)} GROUP BY term",
+        f"FROM {instances} GROUP BY term",
         (*long, *long),
     )
-    words, numbers, docs, held = list[bytes](), list[int](), list[str](), 0
-    while some := cursor.fetchmany(_WORDS):
+    words, numbers, docs, places = list[bytes](), list[int](), list[str](), 0
+    while batch := cursor.fetchmany(_WORDS):
         ticket.check()
-        for word, number, text in some:
-            if words and (not number or held + number > _BLOCK):
+        for word, number, text in batch:
+            if words and (not number or places + number > _BLOCK):
                 yield words, *_postings(numbers, numbers_in(",".join(docs)), rowids)
-                words, numbers, docs, held = [], [], [], 0
+                words, numbers, docs, places = [], [], [], 0
             if number:
                 words.append(word)
                 numbers.append(number)
                 docs.append(text)
-                held += number
+                places += number
             else:
-                found, counts = counted(db, ticket, index, "term = ?", [word.decode()], rowids)
-                of_word = np.zeros(len(found), np.int64)
-                yield [word], of_word, found.astype(np.int64), counts.astype(np.int64)
+                rows, counts = counted(db, ticket, instances, "term = ?", [word.decode()], rowids)
+                of_word = np.zeros(len(rows), np.int64)
+                yield [word], of_word, rows.astype(np.int64), counts.astype(np.int64)
     if words:
         yield words, *_postings(numbers, numbers_in(",".join(docs)), rowids)
 
@@ -341,7 +340,10 @@ def _blocks(
 def _postings(
     numbers: Sequence[int], docs: Int64Array, rowids: Int64Array
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Return the postings of words with so many places in these rows, as ``_blocks`` does."""
+    """Return the postings of words, as ``_blocks`` does.
+
+    ``numbers`` has the number of places of each word, and ``docs`` the row of each place.
+    """
     words = np.repeat(np.arange(len(numbers)), numbers)
     rows, present = numbers_of(docs, rowids)
     if not present.all():
@@ -352,7 +354,7 @@ def _postings(
 
 
 def _varints(data: bytes) -> Int64Array:
-    """Return numbers of SQLite's format: seven bits to a byte, the highest first."""
+    """Decode SQLite's variable-length numbers: seven bits in a byte, the highest first."""
     octets = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(octets < 128)
     starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]

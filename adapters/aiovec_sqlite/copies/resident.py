@@ -28,7 +28,6 @@ from .kept import PAUSE, Keeper, KeptCopy, KeptWords, PutToken
 from .scan import Snapshot, found_by_scan
 from .scanfile import ScanFiles, SpoiledFileError, size_of
 from .segments import State
-from .words import Words
 
 _T = TypeVar("_T")
 
@@ -63,7 +62,7 @@ class _SearchedTable:
     @property
     def ready(self) -> bool:
         """True unless searches wait for a build: the copy answers, or without one the file."""
-        if self.copy.value is not None or not self.copy.is_being_made:
+        if self.copy.value is not None or not self.copy.is_loading:
             return True
         return time.monotonic() >= self.answered_at
 
@@ -121,22 +120,22 @@ class ResidentSearch(Keeper):
         return self._batches.search(resident.queue, queries, finish)
 
     async def search_text(self, table: TableHandle, query: Query, finish: FromEach[_T]) -> _T:
-        """Return what ``finish`` makes of the rows with the best words, in a reader's thread."""
-        words = self._of(table).words
-        found: list[Words] = []
+        """Return the result of ``finish`` for the rows with the best words, in a reader's
+        thread."""
+        kept = self._of(table).words
 
-        def work(kept: Words | None, db: sqlite3.Connection, ticket: Ticket) -> _T:
-            kept = kept or words.find(db, found)
-            at = None if kept is None else kept.at(db, ticket)
+        def work(db: sqlite3.Connection, ticket: Ticket, *, by_lists: bool = True) -> _T:
+            words = kept.find(db) if by_lists else None
+            at = None if words is None else words.at(db, ticket)
             return finish([search_text(db, ticket, table, query, at)])
 
         try:
             for _ in range(_MOST_SNAPSHOTS):
                 with suppress(OlderSnapshotError):
-                    return await self.readers.read(partial(work, words.value))
-            return await self.readers.read(partial(work, None))
+                    return await self.readers.read(work)
+            return await self.readers.read(partial(work, by_lists=False))
         finally:
-            words.look_after(found)
+            kept.look_after()
 
     def _of(self, table: TableHandle) -> _SearchedTable:
         """Return what is known of the table, as the one that was searched last."""
@@ -185,7 +184,7 @@ class ResidentSearch(Keeper):
         for resident in self._tables.values():
             resident.unload()
         self._tables.clear()
-        await self.end()
+        await self.tasks.cancel()
 
     # Builds
 
@@ -223,7 +222,7 @@ class ResidentSearch(Keeper):
         tables = list(self._tables.values())
         left = self.memory - wanted - sum(resident.nbytes for resident in tables)
         for resident in tables:
-            if left < 0 and resident.searched_at < idle and not resident.copy.is_being_made:
+            if left < 0 and resident.searched_at < idle and not resident.copy.is_loading:
                 left += resident.nbytes
                 resident.unload()
         return left >= 0
@@ -249,8 +248,7 @@ class ResidentSearch(Keeper):
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
         """Return what ``finish`` makes of the results of queries, all in one snapshot."""
-        words, by_both = resident.words.value, any(query.by_both for query in queries)
-        found: list[Words] = []
+        by_both = any(query.by_both for query in queries)
         copy: ResidentCopy | None = None
         spoiled = False
 
@@ -262,8 +260,8 @@ class ResidentSearch(Keeper):
                 copy = resident.copy.value = resident.copy.mapped(db, layout)
             state = None if copy is None else copy.advance(db, ticket)
             if copy is not None and state is not None:
-                kept = (words or resident.words.find(db, found)) if by_both else None
-                at = None if kept is None else kept.at(db, ticket)
+                words = resident.words.find(db) if by_both else None
+                at = None if words is None else words.at(db, ticket)
                 snapshot = Snapshot(db, ticket, layout, state, at)
                 try:
                     return state, finish(found_by_scan(snapshot, copy.masks, queries, on_scanned))
@@ -287,7 +285,7 @@ class ResidentSearch(Keeper):
             raise
         finally:
             if by_both:
-                resident.words.look_after(found)
+                resident.words.look_after()
         if state is not None:
             self._look_after(resident, queries, state)
             return finished
@@ -298,7 +296,7 @@ class ResidentSearch(Keeper):
                 self.tasks.start(resident.copy.forget_file())
         if resident.copy.value is None:
             self._begin_building(resident, copy)
-        if resident.copy.is_being_made:
+        if resident.copy.is_loading:
             self._wait_for_build(resident)
         return finished
 

@@ -1,23 +1,25 @@
-"""The words of a table in memory: for each one that searches ask for, the rows that have it.
+"""The words of a table in memory: for each word that searches ask for, the rows that have it.
 
-FTS5 keeps the words, and cannot find the best rows without a look at all. The postings
-(``postings.py``) have the rows of all words, as sorted numbers with the counts of matches. What
-they do not have, such as the rows of a phrase, is read from FTS5's index when a search asks for it,
-and kept. Native code finds the best rows in such lists (``docs/internals/keywords.md``).
+FTS5 keeps the words, but finds the best rows only by scoring every match. The postings
+(``postings.py``) have the rows of all words, as sorted numbers with the counts of matches. Other
+lists, such as the rows of a phrase, are read from FTS5's index when a search asks for them, and
+kept. Native code finds the best rows in these lists (``docs/internals/keywords.md``).
 
-Rows are numbered as they are in the index when this begins. A row that changes or goes is marked
-as gone. What it becomes gets a number behind them, and the places of its words are kept.
+Rows are numbered as in the postings. When a row changes or is deleted, its number is marked as
+gone. The new state of a changed row gets a number after them, and its texts go to an index in
+memory.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import sqlite3
 import struct
 import threading
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aiovec.backend import BoolArray, Float64Array, Int64Array
-from aiovec.errors import UnsupportedError
+from aiovec.errors import AiovecError
 
 from ..connection import Ticket
-from ..keyword_search import Asked, Lists, Scored, Sought, weight_of
+from ..keyword_search import IndexClause, IndexQuery, Lists, Scored, weight_of
 from ..layout import TableLayout, newest_change
 from ..sql.values import numbers_in
 from ..text_index import TextIndex, serving, size_of
@@ -38,77 +40,75 @@ from ..tokens import Tokenizer
 from .copy import Masks, OlderSnapshotError, changes_since, selected_among
 from .kernel.library import address, library
 from .postings import (
+    Counts,
     Postings,
+    UInt32Array,
+    as_list,
     counted,
-    in_file,
-    in_memory,
     numbers_of,
     read_postings,
     rows_of,
     vocabulary,
 )
-from .scanfile import NewFile, ScanFiles, SpoiledFileError
+from .scanfile import ScanFiles, SpoiledFileError
 from .segments import among, positions_of
 
-UInt32Array = npt.NDArray[np.uint32]
 UInt8Array = npt.NDArray[np.uint8]
-_Tokens = Mapping[Sought, Sequence[str]]
+_Tokens = Mapping[IndexClause, Sequence[str]]
 
-# FTS5 is as fast where fewer rows have text.
+# FTS5 is as fast if fewer rows have text.
 _FEWEST = 500
-# Bytes of a row's id, its length, and whether it is gone.
+# Bytes of a row's id, its length, and its mark.
 _ROW_BYTES = 13
 # Bytes of a posting: its row and its count.
 _POSTING_BYTES = 5
-# Rows that may change before the words are begun again: so many, or a share of all. And the share
-# from which on they are begun again while these go on.
-_MOST_CHANGED, _SHARE_CHANGED, _WORN = 4096, 1, 1 / 16
-# Characters of texts that are brought in while a search waits, which takes some 150 ms: so many, or
-# so many for each row. More are brought in behind it, so many at a time, while FTS5 answers.
+# As many rows as the table has, or this number, may change before FTS5 answers and the words are
+# loaded again. From a share of the rows on, they are loaded again while the old ones answer.
+_MOST_CHANGED, _WORN = 4096, 1 / 16
+# Characters of changed texts that are added while a search waits, which takes about 150 ms: in
+# all, or for each row of the table. More are added in the background, this many at a time, while
+# FTS5 answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
-# Seconds that a search waits for others that bring in changes.
+# Seconds that a search waits while another one adds changes.
 _PATIENCE = 0.2
-# The share of the memory that the words of changed rows may take.
-_FOR_CHANGED = 1 / 4
-# The share of the memory that masks of filters may take.
-_FOR_MASKS = 1 / 4
+# The shares of the memory that the texts of changed rows and the masks of filters may take.
+_FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
 # The memory that the lists of a small index may take. Those of a larger one get twice its size.
 _LEAST_MEMORY = 2**20
-# A filter runs on the rows that the words have, if these are at most so many, else on all rows.
+# A filter runs on the rows of the query's lists if these are at most this many, else on all rows.
 _FEW = 4096
 # FTS5 looks for phrases of more words, and for longer texts of a clause.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
-# FTS5 looks for phrases with a word of more places: all of a phrase's words are needed together,
-# which takes about 35 bytes for each.
+# FTS5 looks for phrases with a word that has more places: all places of a phrase's words are in
+# memory together, at about 35 bytes each.
 _PLACES = 2**23
 # Texts whose tokens are kept, and lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 4_000
-# Approximate bytes of a list without its numbers. And of a word of changed rows, and of each of its
-# places.
+# Approximate bytes of a list without its numbers.
 _LIST_BYTES = 700
-_WORD_BYTES, _PLACE_BYTES = 250, 9
-# Tokens of a text are numbered in so many bits: a text has at most a million characters.
+# Bits of a token's place in its text: a text has at most a million characters.
 _PLACE_BITS = 21
 
-# A list in the form that native code reads (words.c): the addresses of rows and counts, their
-# number, the bytes of a count, and the largest one; then the clause's weight and place in the
-# query, and what a search keeps.
+# A list as native code reads it (words.c): the addresses of rows and counts, their number, the
+# bytes of a count, and the largest count. Then come the clause's weight and its place in the query,
+# and room for the state of a search.
 _LIST, _CLAUSE = struct.Struct("QQqqd"), struct.Struct("dq24x")
 
 
 @dataclass(slots=True)
 class _List:
-    """The rows of one part that match a clause, rising, and how often each does."""
+    """The rows of one part that match a clause, in rising order, and the counts of matches."""
 
     rows: UInt32Array
-    counts: npt.NDArray[Any]
+    counts: Counts
     since: int
-    """The number of rows of the part that were gone when it was read, which lacks their words."""
-    having: int = 0
-    """The rows that are not gone, of as many gone ones as ``seen``."""
-    seen: int = 0
-    nbytes: int = _LIST_BYTES
+    """The number of rows of the part that were gone when the list was read: it lacks their
+    words."""
+    having: int
+    """The number of rows that are not gone, when ``seen`` rows of the part were gone."""
+    nbytes: int
     """Its private bytes."""
+    seen: int = 0
     too_long: bool = False
     """True for a phrase that FTS5 has to look for."""
     record: bytes = b""
@@ -126,11 +126,13 @@ class _Part:
     """Rows that are numbered together. It never changes."""
 
     mark: object
+    docs: Int64Array
+    """The ids of its rows in their text index, in rising order."""
     rowids: Int64Array
     lengths: UInt32Array
     gone: UInt8Array
     shortest: float
-    """No row is shorter."""
+    """A lower bound of the lengths."""
     ordered: bool
 
     @property
@@ -147,12 +149,12 @@ class _State:
 
     change: int
     segments: tuple[_Part, _Part]
-    """The rows that the index had at first, and the changed ones."""
+    """The rows of the postings, and the changed ones."""
     rows: int
     tokens: int
     gone: int = 0
     """The number of rows of the first part that are gone."""
-    changed: dict[Sought, _List] = field(default_factory=dict)
+    changed: dict[IndexClause, _List] = field(default_factory=dict)
     """The lists of the second part."""
 
 
@@ -160,53 +162,69 @@ class TooFewRowsError(Exception):
     """The table has so few texts that FTS5 is as fast."""
 
 
+def rows_to_keep(
+    db: sqlite3.Connection, index: TextIndex, most_bytes: int
+) -> tuple[tuple[Int64Array, UInt32Array], int]:
+    """Return the rows of an index with their lengths, and the bytes of its postings without the
+    words' letters.
+
+    TooFewRowsError if FTS5 is as fast; AiovecError if only FTS5 can answer.
+    """
+    docs = index.shadow("docsize")
+    few = f"SELECT count(*) FROM (SELECT 1 FROM {docs} LIMIT ?)"
+    if db.execute(few, (_FEWEST,)).fetchone()[0] < _FEWEST:
+        raise TooFewRowsError
+    (count,) = db.execute(f"SELECT count(*) FROM {docs}").fetchone()
+    if index.analyzer == "ngram" or count * _ROW_BYTES > most_bytes // 2:
+        raise AiovecError("the words are not kept in memory")
+    rows = rows_of(db, docs, len(index.columns))
+    tokens = int(rows[1].sum(dtype=np.int64))
+    return rows, _POSTING_BYTES * tokens + _ROW_BYTES * count
+
+
 class Words:
     """The words of one table's text index, in one process, within ``most_bytes``."""
 
     def __init__(
         self,
+        db: sqlite3.Connection,
         table: TableLayout,
         index: TextIndex,
         most_bytes: int,
-        most_in_lists: int,
-        change: int,
-        rows: tuple[Int64Array, UInt32Array],
-        postings: Postings | None = None,
+        postings: Postings,
     ) -> None:
         self.index = index
-        self.postings = postings
-        """The rows of all words as at first, None until they are made."""
+        self.begun_at = postings.change
+        """The change number of the postings."""
+        self.file_bytes = postings.file_bytes
         self.lost = self.spoiled = False
-        """True once it cannot be used any more, or its file is damaged."""
+        """True once they cannot be used any more, and if their file is damaged."""
         self.behind = False
-        """True if more has changed than can be brought in while a search waits."""
-        self._table = table
-        self._most_bytes, self._most_in_lists = most_bytes, most_in_lists
-        self.change = change
-        """The change number of the snapshot that they were begun in."""
+        """True if more has changed than can be added while a search waits."""
+        self._table, self._postings = table, postings
+        self._most_bytes = most_bytes
+        # Twice the size of the index, if that is less.
+        self._most_in_lists = min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
         self._lock = threading.Lock()
-        # Held while changes are brought in.
-        self._following = threading.Lock()
-        self._lists: dict[Sought, _List] = {}  # the least recently used one first
+        # Held while changes are added, and while lists of changed rows are read.
+        self._following, self._reading = threading.Lock(), threading.Lock()
+        self._lists: dict[IndexClause, _List] = {}  # the least recently used one first
         self._bytes = 0
         # The newest number of each changed row.
         self._changed: dict[int, int] = {}
-        # The rows of the first part that are gone, in the order of going.
+        # The rows of the first part that are gone, in the order in which they went.
         self._gone = array("I")
-        # The places of each word in the second part's rows, as ``_keys`` numbers them. They rise.
-        self._places: dict[str, array[int]] = {}
-        self._places_bytes = 0
-        # One for searches, one for changed rows.
-        self._tokenizer, self._splitter = (
-            Tokenizer(index.analyzer, len(index.columns)) for _ in range(2)
-        )
+        # The index of the second part, by the numbers of its rows.
+        self._texts = Tokenizer(index.analyzer, len(index.columns))
+        self._texts_bytes = 0
+        self._tokenizer = Tokenizer(index.analyzer)
         self._tokens: dict[str, list[str]] = {}
-        rowids, lengths = rows
+        rowids, lengths = postings.rowids, postings.lengths
         shortest, tokens = float(lengths.min(initial=2**32 - 1)), int(lengths.sum(dtype=np.int64))
         gone = np.zeros(len(rowids), np.uint8)
-        part = _Part(object(), rowids, lengths, gone, shortest, ordered=True)
-        self._state = _State(change, (part, _no_rows()), len(rowids), tokens)
+        part = _Part(object(), rowids, rowids, lengths, gone, shortest, ordered=True)
+        self._state = _State(postings.change, (part, _no_rows()), len(rowids), tokens)
 
     @classmethod
     def mapped(
@@ -216,76 +234,19 @@ class Words:
         index = serving(db, table)
         read = partial(read_postings, table=table, index=index)
         postings = None if files is None else files.find(db, table, "words", read)
-        if postings is None:
-            return None
-        rows = postings.rowids, postings.lengths
-        most = _most_in_lists(db, index, most_bytes)
-        return cls(table, index, most_bytes, most, postings.change, rows, postings)
-
-    @classmethod
-    def numbered(cls, db: sqlite3.Connection, table: TableLayout, most_bytes: int) -> Words:
-        """Return the words of this snapshot, without postings.
-
-        TooFewRowsError if FTS5 is as good; UnsupportedError if only it can answer.
-        """
-        index = serving(db, table)
-        docs = index.shadow("docsize")
-        few = f"SELECT count(*) FROM (SELECT 1 FROM {docs} LIMIT ?)"
-        (rows,) = db.execute(few, (_FEWEST,)).fetchone()
-        if rows < _FEWEST:
-            raise TooFewRowsError
-        (count,) = db.execute(f"SELECT count(*) FROM {docs}").fetchone()
-        if index.analyzer == "ngram" or count * _ROW_BYTES > most_bytes // 2:
-            raise UnsupportedError("text", "sqlite", "its words are not kept in memory")
-        most = _most_in_lists(db, index, most_bytes)
-        return cls(table, index, most_bytes, most, newest_change(db), rows_of(db, index))
-
-    @property
-    def size(self) -> int:
-        """The most bytes that postings take, without the words' letters."""
-        return _POSTING_BYTES * self._state.tokens + _ROW_BYTES * self._state.rows
-
-    def load(self, db: sqlite3.Connection, ticket: Ticket, file: NewFile | None) -> Postings:
-        """Make the postings in the snapshot that these words were begun in."""
-        part = self._state.segments[0]
-        rows = part.rowids, part.lengths
-        if file is None:
-            return in_memory(db, ticket, self.index, self.change, rows)
-        return in_file(db, ticket, self._table, self.index, self.change, rows, file)
-
-    def use(self, postings: Postings) -> None:
-        """Take the rows of words from these postings, and their numbers too."""
-        with self._following, self._lock:
-            first, second = self._state.segments
-            first = replace(first, rowids=postings.rowids, lengths=postings.lengths)
-            self._state = replace(self._state, segments=(first, second))
-            self.postings = postings
-
-    def close(self) -> None:
-        """End this, behind the searches that read changed rows. FTS5 answers later ones."""
-        self.lost = True
-        with self._following, self._lock:
-            self._splitter.close()
-            self._tokenizer.close()
+        return None if postings is None else cls(db, table, index, most_bytes, postings)
 
     @property
     def nbytes(self) -> int:
         """Private bytes."""
-        postings, (first, second) = self.postings, self._state.segments
-        rows = first.count if postings is not None else _ROW_BYTES * first.count
-        rows += _ROW_BYTES * second.count + (0 if postings is None else postings.nbytes)
-        return self._bytes + self._masks.nbytes + rows + self._places_bytes
-
-    @property
-    def file_bytes(self) -> int:
-        """Bytes of the mapped file."""
-        postings = self.postings
-        return postings.size if postings is not None and postings.mapped else 0
+        first, second = self._state.segments
+        rows = first.count + _ROW_BYTES * second.count
+        return self._postings.nbytes + self._bytes + self._masks.nbytes + rows + self._texts_bytes
 
     @property
     def worn(self) -> bool:
-        """True if enough has changed to begin again, before this cannot be used any more."""
-        full = self._places_bytes > self._most_bytes * _FOR_CHANGED / 2
+        """True if enough has changed to load them again, before they cannot be used any more."""
+        full = self._texts_bytes > self._most_bytes * _FOR_CHANGED / 2
         most = max(_MOST_CHANGED // 2, self._state.segments[0].count * _WORN)
         return full or self._changed_rows > most
 
@@ -293,16 +254,12 @@ class Words:
     def _changed_rows(self) -> int:
         return max(len(self._gone), self._state.segments[1].count)
 
-    @property
-    def _most_changed(self) -> int:
-        return max(_MOST_CHANGED, int(self._state.segments[0].count * _SHARE_CHANGED))
-
     # A search
 
     def at(self, db: sqlite3.Connection, ticket: Ticket) -> WordsAt | None:
         """Return the words at the connection's snapshot; None if FTS5 has to answer.
 
-        OlderSnapshotError if another search has brought in newer changes.
+        OlderSnapshotError if another search has added newer changes.
         """
         if self.lost or serving(db, self._table) != self.index:
             self.lost = True
@@ -315,88 +272,99 @@ class Words:
                 return None
             try:
                 most = max(_MOST_CHARACTERS, _CHARACTERS_A_ROW * state.segments[0].count)
-                brought = self._advance(db, ticket, change, most)
+                advanced = self._advance(db, ticket, change, most)
             finally:
                 self._following.release()
-            if brought is None:
+            if advanced is None:
                 return None
-            state = brought
+            state = advanced
         return WordsAt(self, state)
 
     def follow(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Bring in all changes up to the snapshot; if that is too much, ``lost`` becomes true."""
+        """Add all changes up to the snapshot; ``lost`` becomes true if they are too many."""
         with self._following:
             with suppress(OlderSnapshotError):  # a search has done it
                 self._advance(db, ticket, newest_change(db), None)
             self.behind = False
 
-    def lists(self, state: _State, asked: Asked) -> Lists | None:
+    def lists(self, state: _State, request: IndexQuery) -> Lists | None:
         """Return the lists of a query at a state; None if FTS5 has to answer."""
-        if any(len(clause.text) > _LONGEST_TEXT for clause in (*asked.wanted, *asked.unwanted)):
+        requested = [*request.wanted, *request.unwanted]
+        if any(len(clause.text) > _LONGEST_TEXT for clause in requested):
             return None
-        tokens = self._tokens_of([*asked.wanted, *asked.unwanted])
-        if tokens is None or any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
+        tokens = self._tokens_of(requested)
+        if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
             return None
-        # As in FTS5, a clause without a token is ignored.
-        wanted = [clause for clause in asked.wanted if tokens[clause]]
-        clauses = [*wanted, *(clause for clause in asked.unwanted if tokens[clause])]
-        # Mostly no row has changed: then the second part has none.
+        # Like FTS5, ignore a clause without a token.
+        wanted = [clause for clause in request.wanted if tokens[clause]]
+        clauses = [*wanted, *(clause for clause in request.unwanted if tokens[clause])]
+        # Usually no row has changed, and the second part is empty.
         parts = [part for part in state.segments if part.count]
-        read: dict[Sought, _List] = {}
+        read: dict[tuple[object, IndexClause], _List] = {}
         while True:
             with self._lock:
                 if self.lost:
                     return None
-                missing = [one for one in clauses if one not in read and self._lacks(state, one)]
+                missing = [
+                    (part, clause)
+                    for part in parts
+                    for clause in clauses
+                    if (part.mark, clause) not in read and self._lacks(state, part, clause)
+                ]
                 if not missing:
                     known = [
-                        [self._list(state, part, clause, tokens, read) for clause in clauses]
+                        [self._list(state, part, clause, read) for clause in clauses]
                         for part in parts
                     ]
-                    self._evict()  # not before all lists of the query were taken
+                    self._evict(state)  # after all lists of the query were taken
                     break
             try:
-                for clause in missing:  # without the lock, because a common word takes long
-                    read[clause] = self._read(asked, state, clause, tokens[clause])
+                for part, clause in missing:  # without the lock: a common word takes long
+                    key = part.mark, clause
+                    read[key] = self._read(request, state, part, clause, tokens[clause])
             except SpoiledFileError:
                 self.lost = self.spoiled = True
-        lists = [[one for one, _ in of] for of in known]
-        if any(one.too_long for of in lists for one in of):
+        lists = [[each for each, _ in of_part] for of_part in known]
+        if any(each.too_long for of_part in lists for each in of_part):
             return None
-        having = [sum(of[n][1] for of in known) for n in range(len(wanted))]
+        having = [sum(of_part[n][1] for of_part in known) for n in range(len(wanted))]
         weights = [weight_of(state.rows, rows) for rows in having]
         mean = state.tokens / max(1, state.rows)
-        masks = self._selected(asked, state, parts, [of[: len(wanted)] for of in lists])
-        made = [
-            _PartOfQuery(part, of, weights, mask, mean)
-            for part, of, mask in zip(parts, lists, masks, strict=True)
+        masks = self._selected(request, state, parts, [each[: len(wanted)] for each in lists])
+        parts_of_query = [
+            _PartOfQuery(part, of_part, weights, mask, mean)
+            for part, of_part, mask in zip(parts, lists, masks, strict=True)
         ]
-        return _ListsOfQuery(asked, made if wanted else [])
+        return _ListsOfQuery(request, parts_of_query if wanted else [])
 
     def _selected(
         self,
-        asked: Asked,
+        request: IndexQuery,
         state: _State,
         parts: Sequence[_Part],
         lists: Sequence[Sequence[_List]],
     ) -> Sequence[BoolArray | None]:
         """Return for each part a mask of the rows that the filter selects; None without one."""
-        where = asked.query.where
+        where = request.query.where
         if where is None:
             return [None] * len(parts)
-        if sum(len(one.rows) for of in lists for one in of) > _FEW:
-            return self._masks.of(asked.db, asked.table, state, where)[: len(parts)]
+        if sum(len(each.rows) for of_part in lists for each in of_part) > _FEW:
+            return self._masks.of(request.db, request.table, state, where)[: len(parts)]
         having = [
-            part.rowids[one.rows] for part, of in zip(parts, lists, strict=True) for one in of
+            part.rowids[each.rows]
+            for part, of_part in zip(parts, lists, strict=True)
+            for each in of_part
         ]
         rowids = np.unique(np.concatenate([np.empty(0, np.int64), *having]))
-        selected = selected_among(asked.db, asked.table, where, rowids)
+        selected = selected_among(request.db, request.table, where, rowids)
         return [part.among(selected, 0) for part in parts]
 
     # Lists
 
-    def _lacks(self, state: _State, clause: Sought) -> bool:
-        """Return whether the list of a clause has to be read from the file."""
+    def _lacks(self, state: _State, part: _Part, clause: IndexClause) -> bool:
+        """Return whether a part's list of a clause has to be read."""
+        if part is state.segments[1]:
+            return clause not in state.changed
         known = self._lists.get(clause)
         return known is None or known.since > state.gone
 
@@ -404,33 +372,27 @@ class Words:
         self,
         state: _State,
         part: _Part,
-        clause: Sought,
-        tokens: _Tokens,
-        read: Mapping[Sought, _List],
+        clause: IndexClause,
+        read: Mapping[tuple[object, IndexClause], _List],
     ) -> tuple[_List, int]:
-        """Return the list of a clause, and how many of its rows are not gone.
+        """Return a part's list of a clause, and the number of its rows that are not gone.
 
-        ``read`` has the lists that were read from the file for this query.
+        ``read`` has the lists that were read for this query.
         """
         if part is state.segments[1]:
             known = state.changed.get(clause)
-            if known is None and self._is_of_none(clause, tokens[clause]):
-                return _EMPTY, 0
             if known is None:
-                known = self._of_changed(state, clause, tokens[clause])
-                if len(state.changed) >= _MOST_OF_CHANGED:
-                    state.changed.clear()
-                state.changed[clause] = known
+                known = state.changed[clause] = read[part.mark, clause]
             return known, known.having
         known = self._lists.pop(clause, None)
         if known is None or known.since > state.gone:
             self._bytes -= 0 if known is None else known.nbytes
-            known = read[clause]
+            known = read[part.mark, clause]
             self._bytes += known.nbytes if len(known.rows) else 0
         if len(known.rows):
             self._lists[clause] = known
         seen, having = known.seen, known.having
-        if seen > state.gone:  # a newer search has counted
+        if seen > state.gone:  # counted by a newer search
             seen, having = 0, len(known.rows)
         if seen < state.gone:
             if len(known.rows) < _FEW:
@@ -442,91 +404,79 @@ class Words:
                 known.seen, known.having = state.gone, having
         return known, having
 
-    def _evict(self) -> None:
-        """Remove the least recently used lists that the memory has no room for."""
+    def _evict(self, state: _State) -> None:
+        """Remove the least recently used lists if they take too much memory."""
         while self._bytes > self._most_in_lists and self._lists:
             self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
+        if len(state.changed) > _MOST_OF_CHANGED:
+            state.changed.clear()
 
-    def _read(self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
-        """Return the first part's list of a clause, from the postings or the index."""
-        asked.ticket.check()
-        postings, part = self.postings, state.segments[0]
-        if len(tokens) > 1:
-            return self._read_phrase(asked, state, clause, tokens)
-        if postings is not None and not clause.columns:
-            of = postings.of_prefix if clause.prefix else postings.of_word
-            rows, counts = of(tokens[0])
-            own = rows.nbytes + counts.nbytes if clause.prefix else 0
-            return _List(rows, counts, 0, len(rows), nbytes=_LIST_BYTES + own)
-        condition, values = _condition(clause, tokens[0], last=True)
-        rows, counts = counted(asked.db, asked.ticket, self.index, condition, values, part.rowids)
-        own = _LIST_BYTES + rows.nbytes + counts.nbytes
-        return _List(rows, counts, state.gone, len(rows), nbytes=own)
-
-    def _read_phrase(
-        self, asked: Asked, state: _State, clause: Sought, tokens: Sequence[str]
+    def _read(
+        self,
+        request: IndexQuery,
+        state: _State,
+        part: _Part,
+        clause: IndexClause,
+        tokens: Sequence[str],
     ) -> _List:
-        """Return the list of a phrase, from the places of its words in the index."""
-        words, part = vocabulary(asked.db, self.index), state.segments[0]
-        keys = np.empty(0, dtype=np.int64)
+        """Return a part's list of a clause, from the postings or from the places in its index."""
+        request.ticket.check()
+        first = part is state.segments[0]
+        if first and len(tokens) == 1 and not clause.columns:
+            if not clause.prefix:
+                rows, counts = self._postings.of_word(tokens[0])
+                return _List(rows, counts, 0, len(rows), _LIST_BYTES)
+            matches: tuple[UInt32Array, Counts] | None = self._postings.of_prefix(tokens[0])
+        elif first:
+            words = vocabulary(request.db, self.index)
+            matches = self._matches(request.db, words, request.ticket, part, clause, tokens)
+        else:
+            with self._reading:
+                db = self._texts.db
+                matches = self._matches(db, "words", request.ticket, part, clause, tokens)
+        rows, counts = matches or _no_matches()
+        having = len(rows) if first else int(np.count_nonzero(part.gone[rows] == 0))
+        nbytes = _LIST_BYTES + rows.nbytes + counts.nbytes
+        return _List(rows, counts, state.gone, having, nbytes, too_long=matches is None)
+
+    def _matches(
+        self,
+        db: sqlite3.Connection,
+        words: str,
+        ticket: Ticket,
+        part: _Part,
+        clause: IndexClause,
+        tokens: Sequence[str],
+    ) -> tuple[UInt32Array, Counts] | None:
+        """Return the rows that match a clause, and the counts, from the table of places ``words``.
+
+        None if a word of a phrase has too many places.
+        """
+        if len(tokens) == 1:
+            condition, values = _condition(clause, tokens[0], last=True)
+            return counted(db, ticket, words, condition, values, part.docs)
+        width, keys = len(self.index.columns) + 1, np.empty(0, dtype=np.int64)
         for place, token in enumerate(tokens):
+            ticket.check()
             condition, values = _condition(clause, token, last=place == len(tokens) - 1)
-            columns = asked.db.execute(
+            columns = db.execute(
                 "SELECT group_concat(doc), group_concat(substr(col, 2)), group_concat(offset) FROM "
                 f"(SELECT doc, col, offset FROM {words} WHERE {condition} LIMIT {_PLACES})",
                 values,
             ).fetchone()
             docs, column, offset = map(numbers_in, columns)
             if len(docs) == _PLACES:
-                return _List(*_no_matches(), state.gone, too_long=True)
-            rows, present = numbers_of(docs, part.rowids)
-            found = self._keys(rows, column[present], offset[present]) - place
-            keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
-        rows, counts = np.unique(self._rows_of(keys), return_counts=True)
-        return _list_of(rows, counts, state.gone, len(rows))
+                return None
+            rows, present = numbers_of(docs, part.docs)
+            texts = (rows * width + column[present]) << _PLACE_BITS
+            begins = texts + offset[present] - place
+            keys = begins if not place else np.intersect1d(keys, begins, assume_unique=True)
+        return as_list(np.bincount((keys >> _PLACE_BITS) // width, minlength=part.count))
 
-    def _is_of_none(self, clause: Sought, tokens: Sequence[str]) -> bool:
-        """Return whether it is clear at once that no changed row matches a clause."""
-        return not clause.prefix and any(token not in self._places for token in tokens)
-
-    def _of_changed(self, state: _State, clause: Sought, tokens: Sequence[str]) -> _List:
-        """Return the second part's list of a clause."""
-        part, keys = state.segments[1], np.empty(0, dtype=np.int64)
-        for place, token in enumerate(tokens):
-            words = [token]
-            if clause.prefix and place == len(tokens) - 1:
-                words = [word for word in self._places if word.startswith(token)]
-            places = [np.array(self._places[word]) for word in words if word in self._places]
-            if not places:
-                return _List(*_no_matches(), state.gone)
-            found = np.concatenate(places) - place
-            keys = found if not place else np.intersect1d(keys, found, assume_unique=True)
-        if clause.columns:
-            columns = [int(name[1:]) for name in clause.columns]
-            keys = keys[np.isin((keys >> _PLACE_BITS) % self._width, columns)]
-        rows, counts = np.unique(self._rows_of(keys), return_counts=True)
-        present = rows < part.count  # the others are of a newer state
-        rows, counts = rows[present], counts[present]
-        having = int(np.count_nonzero(part.gone[rows] == 0))
-        return _list_of(rows, counts, state.gone, having)
-
-    @property
-    def _width(self) -> int:
-        return len(self.index.columns) + 1
-
-    def _keys(self, rows: Int64Array, columns: Int64Array, places: Int64Array) -> Int64Array:
-        """Return a number for each place of a word, which rises with the row."""
-        return ((rows * self._width + columns) << _PLACE_BITS) + places
-
-    def _rows_of(self, keys: Int64Array) -> Int64Array:
-        return (keys >> _PLACE_BITS) // self._width
-
-    def _tokens_of(self, clauses: Sequence[Sought]) -> _Tokens | None:
-        """Return the tokens of clauses as the index has them; None if this has ended."""
+    def _tokens_of(self, clauses: Sequence[IndexClause]) -> _Tokens:
+        """Return the tokens of clauses as the index has them."""
         texts = {clause.text for clause in clauses}
         with self._lock:
-            if self.lost:
-                return None
             if len(self._tokens) >= _MOST_KNOWN:
                 self._tokens.clear()
             if new := list(texts.difference(self._tokens)):
@@ -538,17 +488,17 @@ class Words:
     def _advance(
         self, db: sqlite3.Connection, ticket: Ticket, change: int, most: int | None
     ) -> _State | None:
-        """Bring in what changed up to the snapshot; None if that is too much.
+        """Add the changes up to the snapshot; None if they are too many.
 
-        With ``most``, at most so many characters. ``_following`` must be held.
+        With ``most``, at most about so many characters. ``_following`` must be held.
         """
         state = self._state
         if self.lost or state.change == change:
             return None if self.lost else state
         if state.change > change:
             raise OlderSnapshotError
-        left = max(0, self._most_changed - self._changed_rows)
-        changes = changes_since(db, self._table, state.change, left)
+        most_rows = max(_MOST_CHANGED, state.segments[0].count) - self._changed_rows
+        changes = changes_since(db, self._table, state.change, max(0, most_rows))
         if changes is None:
             self.lost = True
             return None
@@ -557,105 +507,78 @@ class Words:
             return state
         ticket.check()
         changed = np.unique(changes[1])
-        texts = _Texts(db, self.index, changed, most)
-        if most is not None and not texts.read():
-            self.behind = True
-            return None
+        texts: Iterable[_Texts] = _texts(db, self.index, changed, most or _MOST_CHARACTERS)
+        if most is not None:
+            texts = list(itertools.islice(texts, 2))
+            if len(texts) > 1:
+                self.behind = True
+                return None
         try:
-            brought = self._changed_to(change, changed, texts)
+            advanced = self._add(change, changed, texts)
         except BaseException:
-            self.lost = True  # it is not known what was brought in
+            self.lost = True  # some of the changes may have been added
             raise
-        self.lost = brought is None
-        return brought
+        self.lost = advanced is None
+        return advanced
 
-    def _changed_to(self, change: int, changed: Int64Array, texts: _Texts) -> _State | None:
-        """Bring in the texts of changed rows; None if they take too much memory."""
+    def _add(self, change: int, changed: Int64Array, texts: Iterable[_Texts]) -> _State | None:
+        """Add the texts of changed rows; None if they take too much memory."""
         state = self._state
         first, second = state.segments
-        rowids, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
-        start = second.count
-        for some, of_rows in texts:
-            rowids.append(np.array(some, dtype=np.int64))
-            lengths.append(self._bring_in(of_rows, start))
-            start += len(some)
-            if self._places_bytes > self._most_bytes * _FOR_CHANGED:
+        added = list[int]()
+        for rows in texts:
+            numbered = ((n, *row[1:]) for n, row in enumerate(rows, second.count + len(added)))
+            self._texts_bytes = self._texts.keep(numbered)
+            if self._texts_bytes > self._most_bytes * _FOR_CHANGED:
                 return None
-        added, added_lengths = np.concatenate(rowids), np.concatenate(lengths)
+            added += [row[0] for row in rows]
+        columns = len(self.index.columns)
+        _, lengths = rows_of(self._texts.db, "texts_docsize", columns, second.count)
         gone = numbers_of(changed, first.rowids)[0]
         gone = gone[first.gone[gone] == 0]
         old = [self._changed.pop(row) for row in changed.tolist() if row in self._changed]
-        self._changed |= {row: place for place, row in enumerate(added.tolist(), second.count)}
-        marked, marked_later = first.gone.copy(), second.gone.copy()
-        marked[gone], marked_later[old] = 1, 1
-        tokens = state.tokens + int(added_lengths.sum(dtype=np.int64))
+        self._changed |= {row: number for number, row in enumerate(added, second.count)}
+        tokens = state.tokens + int(lengths.sum(dtype=np.int64))
         tokens -= int(first.lengths[gone].sum(dtype=np.int64))
         tokens -= int(second.lengths[old].sum(dtype=np.int64))
+        marked, marked_later = first.gone.copy(), second.gone.copy()
+        marked[gone], marked_later[old] = 1, 1
+        first = replace(first, gone=marked)
+        second = replace(
+            second,
+            docs=np.arange(second.count + len(added)),
+            rowids=np.concatenate([second.rowids, np.array(added, dtype=np.int64)]),
+            lengths=np.concatenate([second.lengths, lengths]),
+            gone=np.concatenate([marked_later, np.zeros(len(added), np.uint8)]),
+        )
         with self._lock:
             self._gone.frombytes(gone.astype(np.uint32).tobytes())
-            first = replace(self._state.segments[0], gone=marked)
-            second = _Part(
-                second.mark,
-                np.concatenate([second.rowids, added]),
-                np.concatenate([second.lengths, added_lengths]),
-                np.concatenate([marked_later, np.zeros(len(added), np.uint8)]),
-                shortest=0.0,
-                ordered=False,
-            )
-            rows = state.rows + len(added) - len(gone) - len(old)
-            self._state = _State(change, (first, second), rows, tokens, len(self._gone))
+            left = state.rows + len(added) - len(gone) - len(old)
+            self._state = _State(change, (first, second), left, tokens, len(self._gone))
             return self._state
 
-    def _bring_in(self, texts: Sequence[Sequence[str | None]], start: int) -> UInt32Array:
-        """Keep the words of rows under the numbers from ``start`` on; return their lengths."""
-        tokens = self._splitter.of_rows((n, *row) for n, row in enumerate(texts, start))
-        keys = self._keys(tokens.rows, tokens.columns, tokens.places)
-        with self._lock:
-            before, at = len(self._places), 0
-            for term, number in zip(tokens.terms, tokens.numbers.tolist(), strict=True):
-                places = self._places.get(term)
-                if places is None:
-                    places = self._places[term] = array("q")
-                places.frombytes(keys[at : at + number].tobytes())
-                at += number
-            added = len(self._places) - before
-            self._places_bytes += _WORD_BYTES * added + _PLACE_BYTES * len(keys)
-        return np.bincount(tokens.rows - start, minlength=len(texts)).astype(np.uint32)
+
+_Texts = list[tuple[Any, ...]]
+"""Rows, each its rowid and the text of each column of the index."""
 
 
-class _Texts:
-    """The texts of changed rows as the index has them, in parts; of all if ``most`` is None."""
-
-    def __init__(
-        self, db: sqlite3.Connection, index: TextIndex, rowids: Int64Array, most: int | None
-    ) -> None:
-        self._rows = db.execute(
-            f"SELECT v._rowid, {', '.join(f'v.{name}' for name in index.columns)} "
-            f"FROM json_each(?) AS j CROSS JOIN {index.view} AS v ON v._rowid = j.value",
-            (json.dumps(rowids.tolist()),),
-        )
-        self._most = _MOST_CHARACTERS if most is None else most
-        self._part: tuple[list[int], list[tuple[str | None, ...]]] = [], []
-
-    def read(self) -> bool:
-        """Read the next part; return True if it is the last one."""
-        rowids, texts, left = list[int](), list[tuple[str | None, ...]](), self._most
-        self._part = rowids, texts
-        for rowid, *row in self._rows:
-            rowids.append(rowid)
-            texts.append(tuple(row))
-            left -= sum(len(text or "") for text in row)
-            if left < 0:
-                return False
-        return True
-
-    def __iter__(self) -> Iterator[tuple[list[int], list[tuple[str | None, ...]]]]:
-        """Yield all parts, first the one that was read already."""
-        while self._part[0] or not self.read():
-            yield self._part
-            self._part = [], []
-        if self._part[0]:
-            yield self._part
+def _texts(
+    db: sqlite3.Connection, index: TextIndex, rowids: Int64Array, most: int
+) -> Iterator[_Texts]:
+    """Yield the texts of rows as the index has them, about ``most`` characters at a time."""
+    rows, characters = _Texts(), 0
+    for row in db.execute(
+        f"SELECT v._rowid, {', '.join(f'v.{name}' for name in index.columns)} "
+        f"FROM json_each(?) AS j CROSS JOIN {index.view} AS v ON v._rowid = j.value",
+        (json.dumps(rowids.tolist()),),
+    ):
+        rows.append(row)
+        characters += sum(len(text or "") for text in row[1:])
+        if characters > most:
+            yield rows
+            rows, characters = _Texts(), 0
+    if rows:
+        yield rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -669,33 +592,20 @@ class WordsAt:
     def index(self) -> TextIndex:
         return self.words.index
 
-    def lists(self, asked: Asked) -> Lists | None:
-        return self.words.lists(self.state, asked)
-
-
-def _most_in_lists(db: sqlite3.Connection, index: TextIndex, most_bytes: int) -> int:
-    """Return the most bytes for lists: twice the size of the index, if that is less."""
-    return min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
-
-
-def _list_of(rows: Int64Array, counts: Int64Array, gone: int, having: int) -> _List:
-    kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
-    own, counted = rows.astype(np.uint32), counts.astype(kind)
-    return _List(own, counted, gone, having, nbytes=_LIST_BYTES + own.nbytes + counted.nbytes)
+    def lists(self, request: IndexQuery) -> Lists | None:
+        return self.words.lists(self.state, request)
 
 
 def _no_matches() -> tuple[UInt32Array, UInt8Array]:
     return np.zeros(0, np.uint32), np.zeros(0, np.uint8)
 
 
-_EMPTY = _List(*_no_matches(), since=0)
-
-
 def _no_rows() -> _Part:
-    return _Part(object(), np.zeros(0, np.int64), *_no_matches(), shortest=0.0, ordered=False)
+    none = np.zeros(0, np.int64)
+    return _Part(object(), none, none, *_no_matches(), shortest=0.0, ordered=False)
 
 
-def _condition(clause: Sought, token: str, *, last: bool) -> tuple[str, list[Any]]:
+def _condition(clause: IndexClause, token: str, *, last: bool) -> tuple[str, list[Any]]:
     """Return SQL for the places of a clause's token, which is a prefix if it is the last one."""
     condition, values = "term = ?", [token]
     if clause.prefix and last:
@@ -707,7 +617,7 @@ def _condition(clause: Sought, token: str, *, last: bool) -> tuple[str, list[Any
 
 
 class _PartOfQuery:
-    """The lists of a query over the rows of one part, in the form that native code reads."""
+    """The lists of a query over the rows of one part, as native code reads them."""
 
     def __init__(
         self,
@@ -718,22 +628,22 @@ class _PartOfQuery:
         mean: float,
     ) -> None:
         self.part, self._mean, self._gone = part, mean, part.gone
-        unwanted = lists[len(weights) :]
+        wanted, unwanted = lists[: len(weights)], lists[len(weights) :]
         if unwanted or mask is not None:
             self._gone = self._gone.copy()
-        for one in unwanted:
-            self._gone[one.rows] = 1
+        for excluded in unwanted:
+            self._gone[excluded.rows] = 1
         self._keep = lists  # native code has their addresses
-        found = [len(one.rows) > 0 for one in lists[: len(weights)]]
-        self._has_some, self._may_have_all = any(found), all(found)
+        matches = [len(each.rows) for each in wanted]
+        self._has_some, self._may_have_all = any(matches), all(matches)
         # The rarest first: its rows have the best scores.
         order = sorted(range(len(weights)), key=lambda n: -weights[n])
         self._first = 0
         records, places = [(lists[n].record, weights[n]) for n in order], [0] * len(order)
         if mask is not None:
             self._chosen = np.flatnonzero(mask).astype(np.uint32)
-            if len(self._chosen) < sum(len(one.rows) for one in lists[: len(weights)]):
-                # The filter selects so few rows that these are looked up in the lists.
+            if len(self._chosen) < sum(matches):
+                # The filter selects few rows, which are looked up in the lists.
                 chosen = _LIST.pack(address(self._chosen), 0, len(self._chosen), 0, 0.0)
                 records.insert(0, (chosen, 0.0))
                 self._first = 1
@@ -751,33 +661,33 @@ class _PartOfQuery:
 
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
         """Return the best rows with their scores, in any order, and all that equal the last."""
-        part, count_of = self.part, self._count
+        part, count = self.part, self._count
         if not (self._has_some if some else self._may_have_all):
             return part.rowids[:0], np.empty(0)
-        required = self._first if some else count_of
+        required = self._first if some else count
         wanted = max(1, min(limit, part.count))
         heap, room = np.empty(wanted), 2 * wanted + 16
         while True:
             rows, scores = np.empty(room, np.uint32), np.empty(room)
-            count = library().functions["words"](
-                self._records, count_of, required, address(self._gone),
+            best = library().functions["words"](
+                self._records, count, required, address(self._gone),
                 address(part.lengths), part.count, part.shortest, self._mean, wanted, address(heap),
                 ctypes.byref(ticket.stop), room, address(rows), address(scores),
             )  # fmt: skip
-            if count <= room:
-                return part.rowids[rows[:count]], scores[:count]
-            room = count
+            if best <= room:
+                return part.rowids[rows[:best]], scores[:best]
+            room = best
 
 
 @dataclass(frozen=True, slots=True)
 class _ListsOfQuery:
-    asked: Asked
+    request: IndexQuery
     parts: Sequence[_PartOfQuery]
 
     def best(self, *, some: bool) -> Scored:
-        asked, limit = self.asked, self.asked.query.limit
-        matches = [part.best(asked.ticket, limit, some=some) for part in self.parts]
-        asked.ticket.check()
+        request, limit = self.request, self.request.query.limit
+        matches = [part.best(request.ticket, limit, some=some) for part in self.parts]
+        request.ticket.check()
         if not matches:
             return []
         rowids = np.concatenate([rowids for rowids, _ in matches])
@@ -788,10 +698,10 @@ class _ListsOfQuery:
             equal = np.flatnonzero(scores == scores[limit - 1])
             first = int(equal[0])
             sql = (
-                f"SELECT r._rowid FROM json_each(?) AS j CROSS JOIN {asked.table.rows} AS r "
+                f"SELECT r._rowid FROM json_each(?) AS j CROSS JOIN {request.table.rows} AS r "
                 "ON r._rowid = j.value ORDER BY r.id LIMIT ?"
             )
             parameters = json.dumps(rowids[equal].tolist()), limit - first
-            rows = asked.db.execute(sql, parameters).fetchall()
+            rows = request.db.execute(sql, parameters).fetchall()
             rowids[first:limit] = np.array(rows).reshape(-1)
         return list(zip(rowids[:limit].tolist(), scores[:limit].tolist(), strict=True))
