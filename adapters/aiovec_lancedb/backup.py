@@ -121,7 +121,7 @@ async def _copy(
 ) -> None:
     """Copy the files of a version of each table to a new store, in the folder ``partial``."""
     with Translated(path):
-        # Connecting creates the folder, even after a cancellation.
+        # Connecting creates the folder, even if it was cancelled.
         caches = await in_thread(lancedb.Session, _CACHE, _CACHE)
         copy = await to_its_end(lancedb.connect_async(partial, session=caches))
     try:
@@ -224,7 +224,7 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
     if folder == backup or backup in folder.parents or folder in backup.parents:
         raise InvalidArgumentError("backup", str(backup), "a folder outside the target")
     if not _is_store(backup):
-        file = "; a file is one of SQLite, which is restored to a path" if backup.is_file() else ""
+        file = "; a file is a backup of SQLite: restore it to a path" if backup.is_file() else ""
         raise CorruptStoreError(
             str(backup), f"this is not a LanceDB backup, a folder with tables{file}"
         )

@@ -241,7 +241,7 @@ class TableCommitter(Committer[OperationCall]):
         if mark is None:
             return
         if mark.state == PAUSED:
-            raise ConflictError(f"{self._session.target}: a migration holds writes off", 0.0)
+            raise ConflictError(f"{self._session.target}: a migration pauses writes", 0.0)
         if _refuses(mark, work):
             raise mark.refusal(self.target)
 
@@ -259,5 +259,5 @@ class TableCommitter(Committer[OperationCall]):
                 await in_thread(self._session.mark.end_pause, mark)
             await asyncio.sleep(self.pause_poll)
         if mark is not None and _refuses(mark, work):
-            reason = f"the run {mark.run} of a migration held writes off while it was committed"
+            reason = f"the run {mark.run} of a migration paused writes while this one was committed"
             raise OutcomeUnknownError(self._session.target, reason)

@@ -49,7 +49,7 @@ class NoSuchTableError(Exception):
     """Never reaches a user: the caller translates it, because it knows the table's name."""
 
 
-class TableThereError(Exception):
+class LanceTableExistsError(Exception):
     """Never reaches a user, like the error above."""
 
 
@@ -82,7 +82,7 @@ _CRASHED = (
 _BEFORE_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
     ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)", NoSuchTableError,
      "{message}"),
-    ("^(?-i:Table '.*' already exists|Dataset already exists)", TableThereError, "{message}"),
+    ("^(?-i:Table '.*' already exists|Dataset already exists)", LanceTableExistsError, "{message}"),
     (r"(Connection|Table)( \S+)? is closed", StoreClosedError, ""),
     # The answer to a commit was lost.
     (r"commit result for version \d+ is unknown|commit may or may not have been applied",

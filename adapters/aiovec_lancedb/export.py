@@ -116,10 +116,10 @@ class Export:
     async def _of(
         self, table: Opened, cursor: _Cursor, condition: str | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        schema, given = self.columns.layout(table.schema), cursor.rows
+        schema, returned = self.columns.layout(table.schema), cursor.rows
         waiting: list[pa.RecordBatch] = []
         stream = stream_of(
-            self.versions.session, table.lance, schema.names, condition, given, self.batch_size
+            self.versions.session, table.lance, schema.names, condition, returned, self.batch_size
         )
         try:
             async with aclosing(stream) as batches:
@@ -127,17 +127,17 @@ class Export:
                     waiting.append(batch)
                     while (
                         sum(map(len, waiting)) >= self.batch_size
-                        or sum(held.nbytes for held in waiting) >= LARGEST_BATCH
+                        or sum(batch.nbytes for batch in waiting) >= LARGEST_BATCH
                     ):
                         ready, waiting = await self._first(waiting, schema)
-                        given += ready.num_rows
-                        yield ready, cursor._replace(rows=given).to_bytes()
+                        returned += ready.num_rows
+                        yield ready, cursor._replace(rows=returned).to_bytes()
         except CorruptStoreError:
             await check_kept(self.versions.session, self.handle.name, cursor.version)
             raise
         if waiting:
             ready, _ = await self._first(waiting, schema)
-            yield ready, cursor._replace(rows=given + ready.num_rows).to_bytes()
+            yield ready, cursor._replace(rows=returned + ready.num_rows).to_bytes()
 
     async def _first(
         self, batches: list[pa.RecordBatch], schema: pa.Schema
@@ -164,20 +164,20 @@ async def stream_of(
     lance: AsyncTable,
     names: list[str] | None = None,
     condition: str | None = None,
-    given: int = 0,
+    returned: int = 0,
     most: int = _MOST_ROWS,
 ) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield the rows of a table's version, with all columns or only ``names``.
 
-    Rows come in stored order, after the first ``given`` rows, in batches of ``most`` rows or of a
-    limited size. A share of the memory is held while a batch is read, but not while the caller
+    Rows come in stored order, after the first ``returned`` rows, in batches of ``most`` rows or of
+    a limited size. A share of the memory is held while a batch is read, but not while the caller
     processes it, because the caller may search.
     """
     stats: Any = await session.run(lance.stats())
     row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))
     length = min(max(_BATCH_BYTES // row, 1), _MOST_ROWS, most)
     query = lance.query() if names is None else lance.query().select(names)
-    batches = await session.batches(query.offset(given), length, condition)
+    batches = await session.batches(query.offset(returned), length, condition)
     while True:
         with renewed():
             async with session.admission.share(STREAM_BYTES):

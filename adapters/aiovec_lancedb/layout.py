@@ -198,22 +198,22 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
     return schema
 
 
-def _altered(made: Schema, arrow: pa.Schema) -> Schema:
-    """Return the schema that the table was made with, with the present fields.
+def _altered(original: Schema, arrow: pa.Schema) -> Schema:
+    """Return the schema that the table was created with, with its present fields.
 
     A field without a column was dropped or renamed.
     """
     names = set(arrow.names)  # each access makes a list
     altered = any(_FIELD in (column.metadata or {}) for column in arrow)
-    if not altered and names.issuperset(made.fields):
-        return made
-    form = made.to_dict()
+    if not altered and names.issuperset(original.fields):
+        return original
+    form = original.to_dict()
     fields: dict[str, Any] = {}
     for column in arrow:
         metadata = column.metadata or {}
         if _FIELD in metadata:
             fields[column.name] = json.loads(metadata[_FIELD])
-        elif column.name in made.fields:
+        elif column.name in original.fields:
             fields[column.name] = form["fields"][column.name]
         if _EMBEDDED in metadata and "embed" in form:
             form["embed"] = {**form["embed"], "field": column.name}

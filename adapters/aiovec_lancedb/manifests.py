@@ -57,8 +57,8 @@ class Manifests:
         """
         versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
         in_newest = _ends(manifest for *_, manifest in versions[:1])
-        found = sum(name.endswith(".lance") for name in in_newest)
-        if (self._folder / "_refs").exists() or found < files:
+        readable = sum(name.endswith(".lance") for name in in_newest)
+        if (self._folder / "_refs").exists() or readable < files:
             return False
         old = [manifest for number, _, manifest in versions if number < first]
         kept = [manifest for number, _, manifest in versions if number >= first]

@@ -55,10 +55,10 @@ from .sql.filters import id_range_to_sql, ids_to_sql
 if TYPE_CHECKING:
     from lancedb.merge import LanceMergeInsertBuilder
 
-# Upserts of up to this many ids look first whether any exists, because an append takes a third of a
-# merge's time. They do not look after an upsert that replaced rows: the next one probably does too,
-# and the look takes a tenth to a third of a merge's time, the more the more rows no index covers.
-_WORTH_A_LOOK = 100
+# Upserts of up to this many ids first check whether any exists, because an append takes a third of
+# a merge's time. They skip the check after an upsert that replaced rows: the next one probably does
+# too, and the check takes a tenth to a third of a merge's time, more if no index covers many rows.
+_WORTH_A_CHECK = 100
 # Microseconds for each id in an IN, mostly parsing and planning, and for each row of the table when
 # all ids are read. The smaller sum decides how ids are looked up.
 _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
@@ -221,7 +221,7 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
 
 def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str], list[str], bool]:
     """Return the ids of rows to read, the ids of rows to look up, and True if other ids are merged
-    without a look."""
+    without a check."""
     named: dict[str, set[str]] = {}
     for operation in group:
         named.setdefault(operation.kind, set()).update(operation.named)
@@ -229,7 +229,7 @@ def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str
     upserted = named.pop("replace", set()) | named.pop("move", set())
     existing = set().union(*named.values()) - changed
     unknown = upserted - changed - existing
-    few = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_LOOK
+    few = table.session.exclusive and not changed and len(unknown) <= _WORTH_A_CHECK
     worth = few and table.name not in table.session.replacing
     if partition_fields(table.schema) or worth:
         existing, unknown = existing | unknown, set()

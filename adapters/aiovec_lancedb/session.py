@@ -1,7 +1,14 @@
 """The connection of one store, and tables opened through it.
 
-Each call opens its table anew: that costs 0.15 ms on a folder and sees every acknowledged write of
-every process. The opened table stays at its version for the whole call.
+A call works on one version of its table, the newest when it begins, so it sees every acknowledged
+write of every process. Each way to open a table does more than the one before:
+
+- ``Session.open_any`` returns lancedb's table and its Arrow schema, whatever created it.
+- ``Session.newest`` opens a table by name, for callers without a handle.
+- ``Session.opened`` opens it by handle, for writes and upkeep: StaleTableError if that is outdated.
+- ``Session.reading`` does so for a read, during which others may drop the table.
+- ``Versions.reading`` (``table``) is for an app's reads: it keeps the newest version between
+  reads, and waits for memory.
 """
 
 from __future__ import annotations
@@ -77,11 +84,12 @@ _FORKED = (
     "LanceDB does not survive a fork. Open stores after the fork, or start processes with spawn or "
     "forkserver"
 )
-# Lance's cache of manifests and of the files' own tables of contents. Every commit adds some and
-# pushes old ones out.
+# Bytes of Lance's cache of manifests and file footers. Every commit adds entries and evicts old
+# ones.
 _METADATA_CACHE = 64 * 2**20
-# Replaced indexes after which the caches are made again. Lance's cache counts only bytes: until it
-# is full, it keeps parts of replaced indexes, and up to three descriptors of removed files of each.
+# Number of replaced indexes after which the caches are created again. Lance's cache counts only
+# bytes: until it is full, it keeps parts of each replaced index, and up to three open descriptors
+# of its removed files.
 _REPLACED = 16
 # Seconds after which the calls on earlier caches have ended.
 _UNDER_WAY = 2.0
@@ -96,7 +104,7 @@ _LOOKS = (0.02, 0.1, 0.5)
 class Opened:
     """A table at one version, which ``lance`` reads until it checks out another.
 
-    Each question about the version is asked once.
+    Answers about the version are kept.
     """
 
     session: Session
@@ -112,8 +120,8 @@ class Opened:
         load = load_in(self.arrow)
         if load is not None and load.filling:
             raise StoreBusyError(
-                f"`aiovec import --engine` ({load.run}) fills the table {self.name!r}; if it was "
-                "interrupted, run the same command again, or give it up: revert() to the version "
+                f"`aiovec import --engine` ({load.run}) is filling the table {self.name!r}; if it "
+                "was interrupted, run the same command again, or undo it: revert() to the version "
                 "before, or drop the table", 0.0,
             )  # fmt: skip
 
@@ -202,13 +210,13 @@ class Connections:
 
     writer: AsyncConnection
     reader: AsyncConnection
-    """For reads of a folder, at less processor time, but see ``written``."""
+    """Reads a folder with less processor time, but must not write: see ``StoreTarget.written``."""
     newest: dict[str, Newest] = field(default_factory=dict)
     """The kept versions of tables. They refer to Lance's caches."""
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    """The indexes of the versions seen last, by table and name."""
+    """The UUIDs of the indexes that each table had when last opened, by table and index name."""
     replaced: int = 0
-    """The indexes that others have replaced."""
+    """The number of indexes that were replaced."""
 
     def kept(self, handle: TableHandle) -> Newest | None:
         """Return the kept version of a table, unless it belongs to another table of that name."""
@@ -245,8 +253,8 @@ def _caches(settings: LancedbSettings) -> Any:
 async def _freed(connection: AsyncConnection) -> None:
     """Have Lance free the caches of a connection, once the calls under way have ended.
 
-    Python would hold the GIL until it has freed them: 50 ms for 12,000 parts of indexes. So a call
-    of Lance's that has begun is the last that refers to them.
+    Python would hold the GIL while it frees them: 50 ms for 12,000 parts of indexes. So the last
+    reference to them is that of a running call, which Lance drops in its own thread.
     """
     await asyncio.sleep(_UNDER_WAY)
     last = asyncio.ensure_future(connection.list_tables(limit=1))
@@ -291,15 +299,15 @@ class Session:
     """Every call to lancedb goes through here, which translates its errors."""
 
     def __init__(
-        self, place: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
+        self, target: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
     ) -> None:
         """With ``in_use`` the session obeys a migration's mark, unlike one that only inspects."""
-        self._target = place
+        self._target = target
         self.settings = settings
-        self.target = place.shown
-        self.folder = place.folder
+        self.target = target.shown
+        self.folder = target.folder
         """The folder of the tables, if they lie in one."""
-        self.exclusive = not place.in_bucket
+        self.exclusive = not target.in_bucket
         """True if a table has one writer at a time; in a bucket other processes write too."""
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
@@ -316,18 +324,18 @@ class Session:
         """Tables whose last upsert replaced rows."""
         # Names in a bucket that are known to be tables.
         self._known: set[str] = set()
-        # Separate threads for waiting for locks, so that they keep no other work waiting.
+        # Locks are waited for in separate threads, so that no other work waits behind them.
         self._lock_threads = asyncio.Semaphore(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
         """A migration's mark, as this store sees it."""
-        self.secrets = place.secrets(settings)
+        self.secrets = target.secrets(settings)
         self.guarded = _Guarded(self)
         """Translates lancedb's errors in a block, without this store's secrets. In a closed store,
         any error is a StoreClosedError."""
 
     @property
     def forked(self) -> bool:
-        """True in a child of the process that opened the session, where none of it works."""
+        """True in a forked child of the process that opened the session, where it is unusable."""
         return self._process not in (0, os.getpid())
 
     async def open(self) -> None:
@@ -347,7 +355,7 @@ class Session:
                     self._connections = await self._connect()
                     await self._connections.writer.list_tables(limit=1)
             await self.check_place()
-            # The same for all stores on the same tables; each store in memory has another.
+            # Equal for all stores on the same tables; each store in memory has a different one.
             self._key = await in_thread(lambda: self._target.key)
             self._key += f" {id(self)}" if self._target.in_memory else ""
         except TimeoutError:
@@ -364,16 +372,16 @@ class Session:
         return Connections(writer, reader)
 
     async def note_indexes(self, table: str, indexes: Sequence[Any]) -> None:
-        """Note the indexes of a version. If many were replaced, make connections and caches again.
+        """Note the indexes of a version. If many were replaced, renew connections and caches.
 
-        Calls under way go on with the earlier ones.
+        Running calls continue with the earlier ones.
         """
         connections = self.connections
         connections.note(table, indexes)
         lasting = not (self._target.managed or self._target.in_memory)
         if connections.replaced >= _REPLACED and lasting:
             connections.replaced = 0
-            await self.check_place()  # lancedb makes a folder that is missing
+            await self.check_place()  # lancedb creates a missing folder
             with self.guarded:
                 renewed = await self._connect()
             self.check()  # the store may have been closed
@@ -384,13 +392,13 @@ class Session:
     async def check_place(self) -> None:
         """Raise StoreReplacedError if the folder was removed or replaced after it was opened.
 
-        Lance makes folders that are missing, so a write would begin an empty store there.
+        Lance creates missing folders, so a write would begin an empty store there.
         """
         if self._target.folder is not None:
             await in_thread(self.look_at_place)
 
     def look_at_place(self) -> None:
-        """Do what ``check_place`` does, for threads."""
+        """Do the same as ``check_place``, in the calling thread."""
         folder = self._target.folder
         if folder is None:
             return
@@ -405,12 +413,12 @@ class Session:
     def _hold(self, folder: Path) -> tuple[int, int] | None:
         """Keep the folder open, and return its inode, which no other folder can then get.
 
-        Otherwise a folder that is removed and made again may have the same inode.
+        Otherwise a folder that is removed and created again may have the same inode.
         """
         with suppress(OSError, AttributeError):  # Windows cannot open folders
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            self._let_go = weakref.finalize(self, os.close, held)
-            status = os.fstat(held)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._let_go = weakref.finalize(self, os.close, descriptor)
+            status = os.fstat(descriptor)
             return status.st_dev, status.st_ino
         return _inode(folder)
 
@@ -448,7 +456,7 @@ class Session:
         if self._connections is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
-            # Its threads do not exist in this process, so a call would wait for ever.
+            # Its threads do not exist in this process, so a call would never end.
             raise StoreClosedError(
                 self.target, f"it was opened before this process was forked. {_FORKED}"
             )
@@ -481,17 +489,17 @@ class Session:
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
         """Hold the write locks of the tables. Raises StoreBusyError if one of them is not free.
 
-        All of them are free within ``limit`` seconds, or all are released: the calls that wait for
-        the first must not fail because of the last.
+        If one is not free within ``limit`` seconds, all are released: calls that wait for the first
+        must not fail because of the last.
         """
         deadline = Deadline(limit)
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as locks:
             for table in sorted(tables):
                 lock = self.lock(table)
                 while not await lock.take(ONE_TRY):
                     if deadline.left() <= 0:
-                        raise deadline.error(f"the table {table!r} is written to by others")
-                held.push_async_callback(lock.release)
+                        raise deadline.error(f"others write to the table {table!r}")
+                locks.push_async_callback(lock.release)
             yield
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
@@ -504,7 +512,7 @@ class Session:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The client for conditional writes in a bucket. The first use imports it: in a thread."""
+        """The client for conditional writes in a bucket. Use it in a thread: it may be imported."""
         try:
             from .locks.bucket import Bucket
         except ImportError as exc:
@@ -523,7 +531,8 @@ class Session:
         return name in await self.names()
 
     def _has_more_than_a_transaction(self, name: str) -> bool:
-        """In a bucket, a killed creation by LanceDB itself leaves only a transaction."""
+        """Return whether a bucket has a table, and not only a transaction, which a killed creation
+        by LanceDB itself leaves."""
         return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
 
     async def names(self) -> list[str]:
@@ -667,7 +676,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query, ``most`` at most: knowing that saves a last round trip."""
+        """Return all rows of a query. If ``most`` rows are known to be all, no request looks for
+        more."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()

@@ -89,7 +89,7 @@ class LancedbSettings(BackendSettings):
     before. A store always sees its own writes."""
 
     upkeep: Literal["here", "elsewhere"] = key("here", choices=("here", "elsewhere"))
-    """The processes that compact small files, build indexes and remove old versions in background.
+    """The processes that compact files, build indexes and remove old versions in the background.
 
     "here": each process that opens the store for writing, one process at a time for each table.
 

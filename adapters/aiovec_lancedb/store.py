@@ -138,10 +138,10 @@ class LancedbBackend(Backend):
         if self.read_only:
             return
         # The managed service does its own upkeep.
-        tends = self.upkeep and self._settings.upkeep == "here" and not self._target.managed
-        if self._session.folder is not None and tends:
+        upkeep = self.upkeep and self._settings.upkeep == "here" and not self._target.managed
+        if self._session.folder is not None and upkeep:
             await in_thread(tables.remove_dropped, self._session.folder)
-        self._tables.background = tends
+        self._tables.background = upkeep
 
     async def _check_exists(self) -> None:
         folder = self._target.folder
@@ -236,8 +236,8 @@ class LancedbBackend(Backend):
             raise UnsupportedError(
                 "rename_table",
                 self.name,
-                f"a table can be renamed only in a folder, and {self.target} is none; export the "
-                "table and insert its rows into a new one",
+                f"a table can be renamed only in a folder, and {self.target} is not one; export "
+                "the table and insert its rows into a new one",
             )
         async with self._writable(old).upkeep.dropping():
             renamed = self._session, folder, old, new, self._locked

@@ -2,8 +2,8 @@
 
 Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
 each read first checks that it is still the newest, by the names in the folder of versions, as Lance
-does when it looks for the newest version. That costs a third of opening the table again, and in
-doubt the table is opened again. So a read sees every write that was acknowledged before it began.
+does when it looks for the newest version. That costs a third of opening the table again. If in
+doubt, the read opens it again. So a read sees every write that was acknowledged before it began.
 
 A table of Lance that refreshes itself (``read_consistency_interval`` of 0) would do the same for
 twice the processor time: its version does not show that the table was dropped and created again,
@@ -139,9 +139,8 @@ class Versions:
         beside: Callable[[Opened], Awaitable[int]] | None = None,
         version: Opened | None = None,
     ) -> AsyncIterator[Opened]:
-        """Open the newest version for a read of up to ``results`` rows with these columns.
-
-        Or read on in ``version``.
+        """Open the newest version, or continue in ``version``, for a read of up to ``results`` rows
+        with these columns.
 
         ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
         hold in addition.
@@ -157,7 +156,7 @@ class Versions:
                     table = await self.snapshot(handle)
                 yield table
         except CorruptStoreError:
-            # The table may be gone, or upkeep may have removed the version.
+            # The table may have been dropped, or upkeep may have removed the version.
             self.session.connections.newest.pop(self.name, None)
             await self.session.check_not_dropped(handle)
             present = await self.session.opened(handle)
@@ -242,7 +241,7 @@ class Writes:
             self.versions.has_changed()
 
     async def _make_room(self, table: Opened) -> bool:
-        """Remove the versions that nobody needs, in a folder; return whether there were any.
+        """On a folder, remove the versions that nobody needs; return whether there were any.
 
         Lance removes versions only after a compaction, for which a full disk has no room.
         """

@@ -27,7 +27,7 @@ from aiovec.errors import (
 
 from .changes import number_anew
 from .driver import lancedb
-from .errors import TableThereError, Translated, unknown_outcome
+from .errors import LanceTableExistsError, Translated, unknown_outcome
 from .export import stream_of
 from .index.fields import drop_unwanted, index_fields
 from .layout import (
@@ -49,20 +49,20 @@ if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
 
-# The name of a table's folder during its removal; no other folder has such a name.
+# The name of a table's folder during its removal; no other folder has a name of this form.
 _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
 
 async def create_table(session: Session, name: str, schema: Schema) -> None:
     connection = session.check()
-    # In a store with a mark, readers of a table that a migration makes have to look for the mark.
+    # In a store with a mark, readers of a table that a migration creates have to check the mark.
     moving = session.mark.run is not None and await session.mark.concerns_reads()
     layout = new_table(schema, moving=moving)
     if session.exclusive:
         try:
             await session.run(connection.create_table(name, schema=layout))
-        except TableThereError as exc:
+        except LanceTableExistsError as exc:
             raise TableExistsError(name) from exc.__cause__
     else:
         await _create_in_bucket(session, name, layout)
@@ -76,23 +76,23 @@ async def create_table(session: Session, name: str, schema: Schema) -> None:
 async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> None:
     """Write the first version of a table, unless there is one.
 
-    LanceDB's own creation looks for the table, looks again when it commits, and overwrites a table
-    that another process has created in between, with any rows that it has by then. So the version
-    is made in a local folder, and its only file, the manifest, is put into the bucket by one
-    conditional write. Afterwards the caller reads whose table it is, even if the answer was lost,
-    or upkeep has already removed the first version of another process's table.
+    LanceDB's ``create_table`` checks for the table, checks again when it commits, and overwrites a
+    table that another process has created in between, even one with rows. So the version is created
+    in a local folder, and its only file, the manifest, is put into the bucket by one conditional
+    write. Afterwards the caller reads whose table it is, even if the answer was lost, or upkeep has
+    already removed the first version of another process's table.
     """
     with session.guarded:
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
     try:
         with Translated(str(folder)):
-            made = await to_its_end(
+            local = await to_its_end(
                 lancedb.connect_async(folder, storage_options=session.new_tables)
             )
             try:
-                await to_its_end(made.create_table(name, schema=layout))
+                await to_its_end(local.create_table(name, schema=layout))
             finally:
-                made.close()  # type: ignore[no-untyped-call]
+                local.close()  # type: ignore[no-untyped-call]
 
         def put() -> None:
             [manifest] = folder.glob("*/_versions/*.manifest")
@@ -117,7 +117,8 @@ async def check_exists(session: Session, name: str) -> None:
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, even a damaged one; in a folder in one step, so that a kill leaves nothing."""
+    """Drop a table, even a damaged one. In a folder it goes in one step, so a kill leaves all or
+    nothing."""
     await check_exists(session, name)
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
@@ -125,7 +126,8 @@ async def drop_table(session: Session, name: str) -> None:
 
 
 def _put_away(folder: Path, name: str) -> bool:
-    """Return False if the table's folder cannot be renamed: on Windows, if a file is open."""
+    """Rename a table's folder, and remove it. Return False if it cannot be renamed, as on Windows
+    while one of its files is open."""
     away = folder / _DROPPED.format(name, uuid.uuid4().hex)
     try:
         os.rename(folder / f"{name}.lance", away)

@@ -279,9 +279,9 @@ async def _finished(
         return Found(stored_rows(of_near, table.schema, columns), near.distances)
 
     def finished() -> _T:
-        made = finish([*map(found, results)])
+        result = finish([*map(found, results)])
         results.clear()
-        return made
+        return result
 
     return await hop(cost, finished)
 
@@ -373,8 +373,8 @@ def _ranked(
 ) -> tuple[Nearest, float | None]:
     """Return the best candidates by the distances of their vectors.
 
-    If more rows than they may be ``requested``, also a distance of Lance below which all rows lie
-    that may be as near as the best; None if no row that is missing among the candidates can be.
+    If there may be more rows than the ``requested`` candidates, also return the distance by Lance
+    up to which a row may be as near as the best; None if only candidates can be.
     """
     near = _distances(table, query, candidates)
     best = nearest_first(near, query.limit)

@@ -203,8 +203,8 @@ class Builds:
         return await self._build(table, "id", indexing.BTree(), "building the index of the ids")
 
     async def build_lacking(self, table: Opened, *, whole: bool = False) -> Opened:
-        """Build the indexes that fields want and do not have, or with ``whole`` do not have of all
-        rows; return the table with them."""
+        """Build the indexes that the fields want and lack, or with ``whole`` lack for some rows;
+        return the table with them."""
         fields, analyzer = table.schema.fields, table.schema.analyzer
         for name, config in lacking(await table.indexes(), fields, analyzer, whole=whole):
             table = await self._build(table, name, config, f"indexing {name}")
@@ -217,10 +217,10 @@ class Builds:
             name = index_name(await table.indexes(), column, config)
             try:
                 with self._tell(activity), self._session.guarded:
-                    made = maker is not None and await maker(
+                    elsewhere = maker is not None and await maker(
                         table.name, column, config, name or f"{column}_idx"
                     )
-                    if not made:
+                    if not elsewhere:
                         await table.lance.create_index(
                             column, config=config, replace=True, name=name
                         )
@@ -231,7 +231,7 @@ class Builds:
             else:
                 break
         self._writes.versions.has_changed()
-        if made:  # by another process
+        if elsewhere:  # by another process
             return await reopened(self._session, table.handle)
         return await table.advanced()
 

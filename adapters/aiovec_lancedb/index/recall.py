@@ -7,7 +7,7 @@ If enough questions of the table's users are known, they are used. Otherwise que
 four ways: stored vectors, each of which does not count as its own hit; points beyond them, as seen
 from a neighbour; points between two of them; and rows moved from their neighbourhood towards that
 of another row. The recall of the last kind is nearest to that of questions unlike the rows, such as
-words that are searched in texts; of clustered data, a kind before it is found worse. So the kind
+words that are searched in texts; in clustered data, another kind may have a lower one. So the kind
 with the lowest recall counts.
 """
 
@@ -105,7 +105,7 @@ async def _recall(
         return rows
 
     hits = await together([partial(search, n) for n in range(len(points))], _AT_ONCE)
-    # All at once: a search that reads them takes three times as long.
+    # The vectors of all hits are read at once: a search that reads them takes three times as long.
     query = table.lance.take_row_ids(sorted(set().union(*hits))).select([ROW, vector])
     taken = await table.session.run(query.to_arrow())
 

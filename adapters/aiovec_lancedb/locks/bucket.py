@@ -64,15 +64,15 @@ class Bucket:
                 client[bare] = value
             elif self._knows(name, value):  # the client refuses some of LanceDB's options
                 config[name] = value
-        return self._made(config, client)
+        return self._client(config, client)
 
-    def _made(self, config: dict[str, str], client: dict[str, str]) -> Any:
+    def _client(self, config: dict[str, str], client: dict[str, str]) -> Any:
         options: Any = {"config": config, "client_options": client, "retry_config": _RETRIES}
         return from_url(self._url, **options)
 
     def _knows(self, key: str, value: str) -> bool:
         try:
-            self._made({key: value}, {})
+            self._client({key: value}, {})
         except UnknownConfigurationKeyError:
             return False
         except Exception:  # noqa: BLE001 - a known key, with a value that is not enough by itself

@@ -23,7 +23,7 @@ _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """An object that names the process that does a table's upkeep, and the time until it holds.
+    """An object that names the process that does a table's upkeep, and when its right to it ends.
 
     It only saves work: upkeep is also correct while another one runs. So its times may come from
     different clocks, and a holder that loses it continues.

@@ -253,8 +253,8 @@ async def _count_words(
         for value in batch.column("value").to_pylist():
             folded = letters(value)  # as long as the text
             for clause, pattern in patterns.items():
-                found = (value[slice(*match.span())] for match in pattern.finditer(folded))
-                counts_of[clause].update(map(_lower, found))
+                words = (value[slice(*match.span())] for match in pattern.finditer(folded))
+                counts_of[clause].update(map(_lower, words))
 
     matches = f"regexp_like({name(field)}, {_any_of(list(prefixes.values()))})"
     condition = matches if where is None else f"({where}) AND {matches}"

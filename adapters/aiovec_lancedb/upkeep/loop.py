@@ -1,7 +1,7 @@
 """The upkeep of a store's tables: compactions, and builds and measurements of indexes.
 
 One task of a store looks after one table after another: it compacts after some commits, and does
-all that is due once a table is quiet. It also looks once at each table that the store opens, for
+all that is due once a table is quiet. It also checks each table once when the store opens it, for
 work that an earlier process left undone. Of several processes on one store, one at a time does the
 upkeep of a table.
 
@@ -74,8 +74,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # a request.
 _REMOVALS = (0.25, 2.0, 30.0)
 # Small files that a table may have: a read by id takes 1.7 ms without any and 6 ms with 16. A
-# compaction rewrites all files that are not full, so one more is allowed for each of these bytes in
-# them.
+# compaction rewrites all files that are not full, so one more is allowed for every 64 MiB in them.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
 # Number of surplus versions at which upkeep removes them.
@@ -137,7 +136,7 @@ class Upkeep:
         # The time of the oldest version that the last removal kept. A removal may leave some
         # before it.
         self._kept_from = _LONG_AGO
-        # True if the last removal failed, which was logged.
+        # True if the last removal failed; that was logged.
         self._removal_failed = False
         # Rows of the table when an index could not be built: more of them are worth another
         # attempt.
@@ -600,7 +599,7 @@ class Upkeep:
 
 @dataclass(slots=True)
 class Table:
-    """A table of a store, as long as the store remembers it. Making it does not create a table."""
+    """A table of a store, as long as the store remembers it. It need not exist."""
 
     versions: Versions
     writes: Writes
