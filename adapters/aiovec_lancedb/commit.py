@@ -18,12 +18,7 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import Deadline, copy_of_error
 from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.backend.threads import in_thread, to_its_end
-from aiovec.errors import (
-    CorruptStoreError,
-    OutcomeUnknownError,
-    StoreFullError,
-    StoreReplacedError,
-)
+from aiovec.errors import CorruptStoreError, OutcomeUnknownError, StoreFullError, StoreReplacedError
 
 from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY

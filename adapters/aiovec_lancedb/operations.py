@@ -7,13 +7,7 @@ in memory in their order, and the resulting rows are written.
 
 from __future__ import annotations
 
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,25 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import (
-    Expr,
-    PayloadPatch,
-    Schema,
-    payload_texts,
-    python_values,
-    without_vector,
-)
+from aiovec.backend import Expr, PayloadPatch, Schema, payload_texts, python_values, without_vector
 from aiovec.backend.changes import Delete, Insert, Update, UpdateRows, Upsert
 from aiovec.backend.contract import Columns, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import copy_of_error
 from aiovec.backend.rows import Batch, partition_fields
 from aiovec.backend.threads import INLINE_LIMIT, hop, in_thread
-from aiovec.errors import (
-    AiovecError,
-    CorruptStoreError,
-    DuplicateIdError,
-)
+from aiovec.errors import AiovecError, CorruptStoreError, DuplicateIdError
 
 from .changes import CREATED
 from .commit import ALONE, WriteOperation

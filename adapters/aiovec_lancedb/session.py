@@ -17,11 +17,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import (
-    AsyncExitStack,
-    asynccontextmanager,
-    suppress,
-)
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -52,14 +48,7 @@ from aiovec.errors import (
 
 from .driver import first_process, lancedb, without_blobs
 from .errors import NoSuchTableError, Translated
-from .layout import (
-    epoch_of,
-    handle_of,
-    incarnation_in,
-    incarnation_of,
-    is_moving,
-    load_in,
-)
+from .layout import epoch_of, handle_of, incarnation_in, incarnation_of, is_moving, load_in
 from .locks.lease import UpkeepLease
 from .locks.local import FOLDER, ONE_TRY, TableLock
 from .manifests import Manifests, version_of

@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
-from aiovec.backend.settings import (
-    BackendSettings,
-    Key,
-    key,
-    memory_size,
-    not_empty,
-    parsed_size,
-)
+from aiovec.backend.settings import BackendSettings, Key, key, memory_size, not_empty, parsed_size
 
 _DURATION = r"^[0-9]+ (second|minute|hour|day)s?$"
 

@@ -15,11 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from aiovec.backend import (
-    Expr,
-    Float32Array,
-    Schema,
-)
+from aiovec.backend import Expr, Float32Array, Schema
 from aiovec.backend.changes import (
     AddField,
     Delete,
@@ -55,12 +51,7 @@ from aiovec.backend.cost import cost_of
 from aiovec.backend.limits import Slot, current_deadline, export_gate, renewed
 from aiovec.backend.marks import OPEN, MoveRecord
 from aiovec.backend.threads import hop, in_thread
-from aiovec.errors import (
-    AiovecError,
-    ConfigError,
-    StoreClosedError,
-    UnsupportedError,
-)
+from aiovec.errors import AiovecError, ConfigError, StoreClosedError, UnsupportedError
 
 from . import operations, reads, summaries, tables
 from .backup import restore_backup, write_backup

@@ -13,15 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aiovec.backend import (
-    Compare,
-    Expr,
-    In,
-    Ref,
-    Schema,
-    Value,
-    bind,
-)
+from aiovec.backend import Compare, Expr, In, Ref, Schema, Value, bind
 from aiovec.backend.sql import Dialect, Operand, Word
 from aiovec.errors import FilterError
 
