@@ -6,7 +6,6 @@ import os
 import sys
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -41,21 +40,6 @@ def _tried(act: Callable[[], _T]) -> _T:
     return act()
 
 
-class MarkStorage(ABC):
-    """The place of a store's mark. Every method does I/O: not on the event loop."""
-
-    poll: float
-    """Seconds between two checks of a mark that pauses writers."""
-
-    @abstractmethod
-    def read(self) -> bytes | None:
-        """Return the stored record; None if there is none."""
-
-    @abstractmethod
-    def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        """Replace the record in one step. ``change`` may be called again; None changes nothing."""
-
-
 _RECORD = "_move.json"
 _IN_BUCKET = f"{FOLDER}/{_RECORD}"
 # Attempts at a change of the object that other processes also change.
@@ -77,21 +61,24 @@ def write_generation(folder: Path, generation: int) -> None:
         (folder / _RECORD).write_text(text, encoding="utf-8")
 
 
-class MarkFile(MarkStorage):
-    """The mark in a folder: a file."""
+class MarkFile:
+    """The mark in a folder: a file. Every method does I/O: not on the event loop."""
 
     poll = 0.01
+    """Seconds between two checks of a mark that pauses writers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = folder / _RECORD
 
     def read(self) -> bytes | None:
+        """Return the stored record; None if there is none."""
         with suppress(FileNotFoundError):
             return _tried(self._file.read_bytes)
         return None
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Replace the record in one step. ``change`` may be called again; None changes nothing."""
         lock = lock_file(self._folder / "_move.lock", patience=_PATIENCE)
         if lock is None:
             raise StoreBusyError("another process is changing the mark of the migration", _PATIENCE)
@@ -116,8 +103,8 @@ class MarkFile(MarkStorage):
             partial.unlink(missing_ok=True)
 
 
-class MarkObject(MarkStorage):
-    """The mark in a bucket: an object.
+class MarkObject:
+    """The mark in a bucket: an object, with the methods of ``MarkFile``.
 
     Each change is conditional on the object that was read, so none is lost; no clock is compared.
     """
@@ -137,6 +124,9 @@ class MarkObject(MarkStorage):
             if text is None or self._bucket.put(_IN_BUCKET, text, mode):
                 return
         raise StoreBusyError("other processes keep changing the mark of the migration", 0.0)
+
+
+MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:

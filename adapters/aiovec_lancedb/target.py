@@ -92,11 +92,8 @@ class StoreTarget:
                 "into storage_options or the environment",
                 key="lancedb_url",
             )
-        options: dict[str, Any] = {}
-        if not self.managed:
-            options["storage_options"] = {**NEW_TABLES, **settings.storage_options}
-        elif settings.storage_options:
-            options["storage_options"] = dict(settings.storage_options)
+        defaults = {} if self.managed else NEW_TABLES
+        options: dict[str, Any] = {"storage_options": {**defaults, **settings.storage_options}}
         if self.managed:
             key = os.environ.get(KEY_VARIABLE)
             if not key:
@@ -105,7 +102,6 @@ class StoreTarget:
                     f"{KEY_VARIABLE}",
                     key=KEY_VARIABLE,
                 )
-            options |= {"api_key": key, "region": settings.region}
-            if settings.host:
-                options["host_override"] = settings.host
+            host = settings.host or None
+            options |= {"api_key": key, "region": settings.region, "host_override": host}
         return options

@@ -75,11 +75,6 @@ def letters(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
-def folding(char: str) -> str:
-    """Return the compared form of one character of a composed text."""
-    return _FOLDING[ord(char)]
-
-
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """A clause in its compared form, and the fields to search."""

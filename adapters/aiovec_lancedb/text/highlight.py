@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from functools import partial
 from aiovec.backend import Match, Schema, TextClause, snippets, word_snippets
 from aiovec.backend.contract import Query, Snippets
 
-from .grams import folded, folding
+from .grams import folded
 from .query import forms_of, tokens_of
 
 # A character with its combining accents, which are one in the form that is compared.
@@ -38,7 +37,7 @@ def _places(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
     # For each character of the folded text, the part of the text that it comes from.
     whole, origins = "", list[tuple[int, int]]()
     for match in _CHARACTER.finditer(text):
-        piece = "".join(map(folding, unicodedata.normalize("NFC", match[0])))
+        piece = folded(match[0])
         whole += piece
         origins += [match.span()] * len(piece)
     for number, clause in enumerate(clauses):
