@@ -224,7 +224,7 @@ async def test_a_restore_checks_the_backup_and_the_target_first(tmp_path: Path) 
         assert caught.value.target == str(wrong)
     with pytest.raises(CorruptStoreError, match=r"one of LanceDB to an address .* lancedb://PATH"):
         await aiovec.restore(tmp_path, path)
-    with pytest.raises(CorruptStoreError, match="a file is a backup of SQLite: restore it to a path"):
+    with pytest.raises(CorruptStoreError, match="a file is a backup of SQLite"):
         await aiovec.restore(backup, f"lancedb://{tmp_path}/n.lance")
     with pytest.raises(aiovec.ConfigError, match="there is no backup"):
         await aiovec.restore(tmp_path / "absent.db", path)
