@@ -28,7 +28,7 @@ from aiovec.backend.threads import hop, in_thread, together
 from aiovec.errors import ChangesPrunedError, CorruptStoreError, UnsupportedError
 
 from .layout import NUMBERING, ROW, epoch_of, incarnation_in, new_numbering, numbering_in
-from .session import Opened, Session
+from .session import Session, Snapshot
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -76,12 +76,12 @@ class _Position(NamedTuple):
         return versions << _PLACE_BITS | self.place
 
 
-async def newest_number(table: Opened) -> int:
+async def newest_number(table: Snapshot) -> int:
     """Return the number of a table's newest change."""
     return (await _end(table)).number
 
 
-async def _end(table: Opened) -> _Position:
+async def _end(table: Snapshot) -> _Position:
     numbering = numbering_in(table.arrow)
     if numbering is None:
         hint = (
@@ -98,7 +98,7 @@ async def number_anew(session: Session, lance: AsyncTable) -> None:
         await session.annotate(lance, "id", {NUMBERING: new_numbering()})
 
 
-async def changes(table: Opened, since: int, limit: int, plans: Plans) -> Changes:
+async def changes(table: Snapshot, since: int, limit: int, plans: Plans) -> Changes:
     """Return up to ``limit`` changes after ``since``.
 
     Raises ChangesPrunedError if the numbering has ended, or a version that is needed was removed.
@@ -118,7 +118,7 @@ async def changes(table: Opened, since: int, limit: int, plans: Plans) -> Change
         raise
 
 
-async def _check_history(table: Opened, at: _Position, end: _Position) -> None:
+async def _check_history(table: Snapshot, at: _Position, end: _Position) -> None:
     """Raise ChangesPrunedError if the table has returned to an earlier version since.
 
     Reads the manifest of every version in between, some at a time.
@@ -139,7 +139,7 @@ async def _check_history(table: Opened, at: _Position, end: _Position) -> None:
         await together(looks)
 
 
-async def _version(table: Opened, number: int) -> Opened:
+async def _version(table: Snapshot, number: int) -> Snapshot:
     """Return the table as it was in a version that has the newest version's numbering."""
     session = table.session
     lance, arrow = await session.open_any(table.name)
@@ -147,10 +147,12 @@ async def _version(table: Opened, number: int) -> Opened:
         raise StaleTableError(table.name)
     await session.run(lance.checkout(number))
     arrow = await session.run(lance.schema())
-    return Opened(session, table.name, lance, table.schema, arrow)
+    return Snapshot(session, table.name, lance, table.schema, arrow)
 
 
-async def _page(table: Opened, at: _Position, end: _Position, limit: int, plans: Plans) -> Changes:
+async def _page(
+    table: Snapshot, at: _Position, end: _Position, limit: int, plans: Plans
+) -> Changes:
     """Return the next changes between two versions."""
     new = table
     if at.target < end.base:
@@ -195,7 +197,7 @@ class Plans:
     def __init__(self) -> None:
         self._plans: dict[tuple[str, int, int, int], _Plan] = {}
 
-    async def ahead(self, new: Opened, at: _Position, limit: int) -> _Keys:
+    async def ahead(self, new: Snapshot, at: _Position, limit: int) -> _Keys:
         """Return more places between two versions than the limit, or all that are left."""
         key = (new.name, at.numbering, at.base, at.target)
         plan = self._plans.pop(key, None)
@@ -212,7 +214,7 @@ class Plans:
         return places
 
 
-async def _places(new: Opened, at: _Position, count: int) -> _Keys:
+async def _places(new: Snapshot, at: _Position, count: int) -> _Keys:
     """Return the first places after a position: of deleted rows, then of written ones."""
     gone = np.empty(0, np.uint64)
     if at.place >> _ROW_BITS == 0:
@@ -222,7 +224,7 @@ async def _places(new: Opened, at: _Position, count: int) -> _Keys:
     return np.concatenate([gone, await _written(new, at, count - len(gone))])
 
 
-async def _deleted(new: Opened, at: _Position, count: int) -> _Keys:
+async def _deleted(new: Snapshot, at: _Position, count: int) -> _Keys:
     """Return the first row ids after a position that only the earlier version has."""
     if at.base in (0, at.target):
         return np.empty(0, np.uint64)
@@ -234,13 +236,13 @@ async def _deleted(new: Opened, at: _Position, count: int) -> _Keys:
     return gone[np.searchsorted(gone, np.uint64(at.place)) :][:count].copy()
 
 
-async def _row_ids(table: Opened) -> _Keys:
+async def _row_ids(table: Snapshot) -> _Keys:
     batches = await table.session.batches(table.lance.query().select([ROW]), _SCAN_BATCH)
     parts = [batch.column(ROW).to_numpy() async for batch in batches]
     return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
-async def _written(table: Opened, at: _Position, count: int) -> _Keys:
+async def _written(table: Snapshot, at: _Position, count: int) -> _Keys:
     """Return the first places of rows written after a position, in their order."""
     query = table.lance.query().select([ROW, UPDATED])
     kept = np.empty(0, np.uint64)
@@ -261,7 +263,7 @@ async def _written(table: Opened, at: _Position, count: int) -> _Keys:
     return await hop(len(kept), first, None)
 
 
-async def _taken(table: Opened, keys: _Keys, layout: pa.Schema) -> pa.Table:
+async def _taken(table: Snapshot, keys: _Keys, layout: pa.Schema) -> pa.Table:
     """Return the rows with these row ids (the lower bits of the keys), in the layout's columns."""
     rows = await hop(len(keys), lambda: (keys & np.uint64((1 << _ROW_BITS) - 1)).tolist())
     parts = [layout.empty_table()]

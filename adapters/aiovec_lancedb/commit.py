@@ -22,7 +22,7 @@ from aiovec.errors import CorruptStoreError, OutcomeUnknownError, StoreFullError
 
 from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY
-from .session import Opened, Session
+from .session import Session, Snapshot
 
 # Rows in one commit. With more, the first of its calls would wait long for the last.
 _MOST_ROWS = 8192
@@ -64,7 +64,7 @@ class WriteOperation(ABC):
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; return the result of each, or its error.
 
-        ``table`` is the newest version of the handle's table, an ``Opened``. An error raised here
+        ``table`` is the newest version of the handle's table, an ``Snapshot``. An error raised here
         holds for all of them, and nothing was done.
         """
 
@@ -120,7 +120,7 @@ class TableCommitter(Committer[OperationCall]):
     """Commits the operations of one table one after another, one process at a time."""
 
     def __init__(
-        self, session: Session, table: str, make_room: Callable[[Opened], Awaitable[bool]]
+        self, session: Session, table: str, make_room: Callable[[Snapshot], Awaitable[bool]]
     ) -> None:
         """``make_room`` frees space on a full disk; it returns whether that was possible."""
         self.target = session.target
@@ -197,7 +197,7 @@ class TableCommitter(Committer[OperationCall]):
         finally:
             # A restore may have moved the folder away in the meantime.
             with unknown_outcome(self.target, "its folder could not be checked"):
-                await self._session.check_place()
+                await self._session.check_folder()
         # No lock excludes the creator of a table or a writer in a bucket, so a mark may be new.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read after the commit"
@@ -209,8 +209,8 @@ class TableCommitter(Committer[OperationCall]):
         if first.handle is None:
             await self._obey(first)
             return await first.do(None, others)
-        # The place was checked under the lock, and is checked again after the commit.
-        table = await self._session.opened(first.handle, altered=first.altered, placed=True)
+        # The folder was checked under the lock, and is checked again after the commit.
+        table = await self._session.opened(first.handle, altered=first.altered, checked=True)
         if not first.fills:
             table.check_not_filled()
         await self._obey(first)

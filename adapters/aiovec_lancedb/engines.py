@@ -24,7 +24,7 @@ from .commit import SeparateWrite, TableWork
 from .index.build import MAKER, IndexMaker
 from .layout import LOADED, LoadNote, load_in
 from .operations import stored_form as stored_form
-from .session import Opened
+from .session import Snapshot
 from .table import Writes
 
 
@@ -76,7 +76,7 @@ class Filling:
         """Record the load in the table's notes, unless the run has already filled the table."""
         await self._do(self._begin)
 
-    async def _begin(self, table: Opened) -> None:
+    async def _begin(self, table: Snapshot) -> None:
         rows, note = await table.rows(), load_in(table.arrow)
         if note is not None and note.filling and note.run != self._run:
             raise StoreBusyError(
@@ -109,11 +109,11 @@ class Filling:
         await self._session.run(lance.checkout(await self._session.run(lance.version())))
         await self._session.run(lance.restore())
 
-    async def _keep(self, table: Opened, note: LoadNote | None) -> None:
+    async def _keep(self, table: Snapshot, note: LoadNote | None) -> None:
         text = None if note is None else note.to_json()
         await self._session.annotate(table.lance, "id", {LOADED: text})
 
-    async def _checked(self) -> Opened:
+    async def _checked(self) -> Snapshot:
         """Return the newest version; raise AiovecError if another process took over the load."""
         table = await self._session.opened(self._table)
         if load_in(table.arrow) != self._note:
@@ -132,7 +132,7 @@ class Filling:
         with renewed():  # the time of writing the files does not count as waiting for others
             return int(await self._do(partial(self._commit, commit)))
 
-    async def _commit(self, commit: TableWork, newest: Opened) -> int:
+    async def _commit(self, commit: TableWork, newest: Snapshot) -> int:
         if await (await self._checked()).rows() == self.before:
             try:
                 with self._session.guarded:
@@ -150,7 +150,7 @@ class Filling:
     async def abandon(self) -> None:
         """Let others write again: nothing was loaded."""
 
-        async def act(_: Opened) -> None:
+        async def act(_: Snapshot) -> None:
             await self._checked()
             await self._fence()
             await self._sweep()

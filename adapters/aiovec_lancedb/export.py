@@ -27,7 +27,7 @@ from .layout import incarnation_in, numbering_in
 from .memory import STREAM_BYTES
 from .reads import MOST, condition_of
 from .retention import check_kept
-from .session import Opened, Session
+from .session import Session, Snapshot
 from .table import Versions
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Export:
                 async for batch in self._of(table, cursor, condition):
                     yield batch
 
-    async def _check_out(self, table: Opened, cursor: _Cursor) -> None:
+    async def _check_out(self, table: Snapshot, cursor: _Cursor) -> None:
         try:
             await self.versions.session.run(table.lance.checkout(cursor.version))
         except CorruptStoreError as exc:
@@ -114,7 +114,7 @@ class Export:
             raise InvalidArgumentError("after", cursor.to_bytes(), expected) from exc
 
     async def _of(
-        self, table: Opened, cursor: _Cursor, condition: str | None
+        self, table: Snapshot, cursor: _Cursor, condition: str | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         schema, returned = self.columns.layout(table.schema), cursor.rows
         waiting: list[pa.RecordBatch] = []
@@ -154,7 +154,7 @@ class Export:
         return first, joined.slice(ready.num_rows).to_batches()
 
 
-def _named(table: Opened) -> str:
+def _named(table: Snapshot) -> str:
     numbering = numbering_in(table.arrow) or ""
     return f"{(incarnation_in(table.arrow) or b'').decode()}{numbering}"
 

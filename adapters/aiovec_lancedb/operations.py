@@ -31,7 +31,7 @@ from .errors import ConflictError, unknown_outcome
 from .layout import PAYLOAD
 from .net_rows import NetRows, Row, is_known, looked_at, rows_of
 from .reads import ADDRESS, condition_of, rows_by_id
-from .session import Opened
+from .session import Snapshot
 from .sql import values as sql
 from .sql.filters import id_range_to_sql, ids_to_sql
 
@@ -108,7 +108,7 @@ class RowsOperation(WriteOperation):
     kind: Literal["fail", "skip", "replace", "move", "change", "delete"]
     named: Sequence[str]
     apply: Callable[[NetRows], int]
-    direct: Callable[[Opened], Awaitable[int]] | None
+    direct: Callable[[Snapshot], Awaitable[int]] | None
     size: int
     by_rows: bool = False
     """True if it is applied in memory even when it is the only one: to merge a column of one row,
@@ -128,7 +128,7 @@ class RowsOperation(WriteOperation):
             return False
         return exclusive or (self.repeatable and other.repeatable)
 
-    async def do(self, table: Opened, others: Sequence[WriteOperation]) -> list[Any]:
+    async def do(self, table: Snapshot, others: Sequence[WriteOperation]) -> list[Any]:
         by_rows = self.by_rows and (table.session.exclusive or self.repeatable)
         if self.direct is not None and not others and not by_rows:
             return [await self.direct(table)]
@@ -136,7 +136,7 @@ class RowsOperation(WriteOperation):
         return await _apply(table, group)
 
 
-async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
+async def _apply(table: Snapshot, group: Sequence[RowsOperation]) -> list[Any]:
     """Apply operations in their order to the rows that they name, and write the results.
 
     One commit completes each operation. In a bucket other processes may write between two commits:
@@ -202,7 +202,9 @@ async def _apply(table: Opened, group: Sequence[RowsOperation]) -> list[Any]:
     return outcomes
 
 
-def _to_look_up(table: Opened, group: Sequence[RowsOperation]) -> tuple[list[str], list[str], bool]:
+def _to_look_up(
+    table: Snapshot, group: Sequence[RowsOperation]
+) -> tuple[list[str], list[str], bool]:
     """Return the ids of rows to read, the ids of rows to look up, and True if other ids are merged
     without a check."""
     named: dict[str, set[str]] = {}
@@ -242,7 +244,7 @@ def _unchanged(rows: NetRows, old: pa.Table) -> str:
 
 
 async def _write(
-    table: Opened,
+    table: Snapshot,
     rows: pa.Table,
     condition: str | None,
     *,
@@ -324,7 +326,7 @@ def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
     """Return an append of rows whose ids the table certainly lacks."""
     new = stored_form(rows, handle.schema)
 
-    async def direct(table: Opened) -> int:
+    async def direct(table: Snapshot) -> int:
         await table.session.run(table.lance.add(new))
         return int(new.num_rows)
 
@@ -338,7 +340,7 @@ def _stored(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 
-async def existing_rows(table: Opened, ids: Sequence[str]) -> dict[str, Row]:
+async def existing_rows(table: Snapshot, ids: Sequence[str]) -> dict[str, Row]:
     """Return the rows that exist of these ids, with only the values of ``looked_at``."""
     rows_of_ids: dict[str, Row] = {}
 
@@ -378,7 +380,7 @@ async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None
 def delete(handle: TableHandle, change: Delete) -> RowsOperation:
     ids, where = change.ids, change.where
 
-    async def direct(table: Opened) -> int:
+    async def direct(table: Snapshot) -> int:
         condition = await selection(ids, where) or "TRUE"
         # Counting the rows first would take most of a delete's time.
         # Its type hints are incomplete.
@@ -421,7 +423,7 @@ def update_rows(handle: TableHandle, change: UpdateRows) -> RowsOperation:
             rows.change(id, values)
         return len(existing)
 
-    async def direct(table: Opened) -> int:
+    async def direct(table: Snapshot) -> int:
         schema = table.schema
         alike = len({(*part.fields, part.vectors is None) for part in parts}) == 1
         if change.strict:
@@ -455,7 +457,7 @@ def _table_of(part: Batch, schema: Schema) -> pa.Table:
     return stored_form(part.table(schema), schema)
 
 
-async def _set_columns(table: Opened, rows: pa.Table) -> int:
+async def _set_columns(table: Snapshot, rows: pa.Table) -> int:
     """Replace columns of the existing rows with these ids; return how many exist.
 
     Not by the index over the ids: Lance would write the columns of all rows of a file again, and
@@ -466,7 +468,7 @@ async def _set_columns(table: Opened, rows: pa.Table) -> int:
     return int(done.num_updated_rows)
 
 
-def _merge(table: Opened, builder: LanceMergeInsertBuilder, rows: pa.Table) -> Awaitable[Any]:
+def _merge(table: Snapshot, builder: LanceMergeInsertBuilder, rows: pa.Table) -> Awaitable[Any]:
     """Merge rows whose vectors have been checked.
 
     LanceDB's client takes a null for a bad vector. It also takes lists of floats named "vector" for
@@ -505,7 +507,7 @@ class _Update:
                 rows.change(id, values)
         return len(matches)
 
-    async def direct(self, table: Opened) -> int:
+    async def direct(self, table: Snapshot) -> int:
         condition = await selection(self.change.ids, self.change.where)
         if self.change.payload:
             return await self._merge(table, condition)
@@ -528,7 +530,7 @@ class _Update:
             values[schema.vector] = f"[{numbers}]"
         return values
 
-    async def _merge(self, table: Opened, condition: str | None) -> int:
+    async def _merge(self, table: Snapshot, condition: str | None) -> int:
         """Set keys of each row's payload. Lance cannot, so the payloads are read as Python values,
         a block of rows at a time."""
         query = table.lance.query().select(["id", PAYLOAD])

@@ -18,7 +18,7 @@ from aiovec.backend.threads import hop
 from .driver import ColumnOrdering
 from .layout import PAYLOAD, ROW, column_names
 from .memory import SCAN_BATCH
-from .session import Opened
+from .session import Snapshot
 from .sorting import key_columns, sorted_numbers
 from .sql.filters import condition_sql, ids_to_sql
 
@@ -46,13 +46,13 @@ async def condition_of(where: Expr | None) -> str | None:
 
 
 async def rows_by_id(
-    table: Opened, ids: Sequence[str], columns: Columns, *, address: bool = False
+    table: Snapshot, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
     """Return the rows with these ids, in any order; with ``address``, also each row's place."""
     return await _rows_by(table, ids, ids_to_sql, columns, ADDRESS if address else None)
 
 
-async def rows_by_number(table: Opened, numbers: Sequence[int], columns: Columns) -> pa.Table:
+async def rows_by_number(table: Snapshot, numbers: Sequence[int], columns: Columns) -> pa.Table:
     """Return the rows with these numbers, in any order, with the numbers.
 
     It reads no index, so it takes two thirds of the time of a read by ids.
@@ -65,7 +65,7 @@ def _numbers_to_sql(numbers: Sequence[int]) -> str:
 
 
 async def _rows_by(
-    table: Opened,
+    table: Snapshot,
     keys: Sequence[_K],
     condition_for: Callable[[Sequence[_K]], str],
     columns: Columns,
@@ -99,13 +99,13 @@ def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
     return int(rows.nbytes)
 
 
-async def get(table: Opened, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> _T:
+async def get(table: Snapshot, ids: Sequence[str], columns: Columns, finish: FromRows[_T]) -> _T:
     """Read the rows with these ids, in any order, and return the result of ``finish``."""
     return await _finished(table, await rows_by_id(table, ids, columns), columns, finish)
 
 
 async def get_by_number(
-    table: Opened, numbers: Sequence[int], columns: Columns, finish: FromRows[_T]
+    table: Snapshot, numbers: Sequence[int], columns: Columns, finish: FromRows[_T]
 ) -> _T:
     """Read the rows with these numbers, in their order, and return the result of ``finish``."""
     rows = await rows_by_number(table, numbers, columns)
@@ -113,7 +113,7 @@ async def get_by_number(
 
 
 async def _finished(
-    table: Opened,
+    table: Snapshot,
     rows: pa.Table,
     columns: Columns,
     finish: FromRows[_T],
@@ -131,7 +131,7 @@ async def _finished(
     return await hop(cost_of(rows), finished)
 
 
-async def find(table: Opened, read: Find[_T]) -> _T:
+async def find(table: Snapshot, read: Find[_T]) -> _T:
     """Sort rows and return the result of ``finish`` for the first ones."""
     where, order_by, columns, finish = read.where, read.order_by, read.columns, read.finish
     limit, offset = read.limit, read.offset
@@ -162,5 +162,5 @@ async def find(table: Opened, read: Find[_T]) -> _T:
     return await _finished(table, rows, columns, finish)
 
 
-async def count(table: Opened, where: Expr | None) -> int:
+async def count(table: Snapshot, where: Expr | None) -> int:
     return int(await table.session.run(table.lance.count_rows(await condition_of(where))))

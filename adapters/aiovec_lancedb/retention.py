@@ -20,7 +20,7 @@ from aiovec.backend.files import lock_file, unlock_file
 from aiovec.backend.threads import in_thread, to_its_end
 from aiovec.errors import AiovecError
 
-from .session import Opened, Session, Version
+from .session import Session, Snapshot, Version
 
 if TYPE_CHECKING:
     from .settings import LancedbSettings
@@ -52,7 +52,7 @@ class Pins:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
 
-    async def first_kept(self, table: Opened, versions: Sequence[Version]) -> Version | None:
+    async def first_kept(self, table: Snapshot, versions: Sequence[Version]) -> Version | None:
         """Return the first version to keep; None if all are kept.
 
         Lance removes no versions if one of them has a tag, so a tag is a pin too. So is the start

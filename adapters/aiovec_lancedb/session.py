@@ -90,7 +90,7 @@ _LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class Snapshot:
     """A table at one version, which ``lance`` reads until it checks out another.
 
     Answers about the version are kept.
@@ -118,12 +118,12 @@ class Opened:
     def handle(self) -> TableHandle:
         return TableHandle(self.name, self.schema, epoch_of(self.arrow))
 
-    async def advanced(self) -> Opened:
+    async def advanced(self) -> Snapshot:
         """Return the table at the version that a commit through ``lance`` has just made."""
-        await self.session.check_place()
+        await self.session.check_folder()
         arrow = await self.session.run(self.lance.schema())
         schema = handle_of(self.name, arrow, self.session.target).schema
-        return Opened(self.session, self.name, self.lance, schema, arrow)
+        return Snapshot(self.session, self.name, self.lance, schema, arrow)
 
     async def version(self) -> int:
         """Return the number of the version."""
@@ -186,7 +186,7 @@ class Newest(NamedTuple):
     without a check, if this store has not written to the table since.
     """
 
-    table: Opened
+    table: Snapshot
     epoch: object
     manifest: object
     writes: int
@@ -343,7 +343,7 @@ class Session:
                 with self.guarded:
                     self._connections = await self._connect()
                     await self._connections.writer.list_tables(limit=1)
-            await self.check_place()
+            await self.check_folder()
             # Equal for all stores on the same tables; each store in memory has a different one.
             self._key = await in_thread(lambda: self._target.key)
             self._key += f" {id(self)}" if self._target.in_memory else ""
@@ -370,7 +370,7 @@ class Session:
         lasting = not (self._target.managed or self._target.in_memory)
         if connections.replaced >= _REPLACED and lasting:
             connections.replaced = 0
-            await self.check_place()  # lancedb creates a missing folder
+            await self.check_folder()  # lancedb creates a missing folder
             with self.guarded:
                 renewed = await self._connect()
             self.check()  # the store may have been closed
@@ -378,16 +378,16 @@ class Session:
             connections.newest.clear()
             self._earlier.start(_freed(connections.writer))
 
-    async def check_place(self) -> None:
+    async def check_folder(self) -> None:
         """Raise StoreReplacedError if the folder was removed or replaced after it was opened.
 
         Lance creates missing folders, so a write would begin an empty store there.
         """
         if self._target.folder is not None:
-            await in_thread(self.look_at_place)
+            await in_thread(self.check_folder_here)
 
-    def look_at_place(self) -> None:
-        """Do the same as ``check_place``, in the calling thread."""
+    def check_folder_here(self) -> None:
+        """Do the same as ``check_folder``, in the calling thread."""
         folder = self._target.folder
         if folder is None:
             return
@@ -459,14 +459,14 @@ class Session:
     # Locks and the mark
 
     @property
-    def own_folder(self) -> Path | None:
+    def lock_folder(self) -> Path | None:
         """The folder of the locks, next to the tables."""
         return None if self.folder is None else self.folder / FOLDER
 
     def lock(self, table: str) -> TableLock:
         """Return the lock of that name, which all stores on these tables share."""
-        file = None if self.own_folder is None else self.own_folder / f"{table}.lock"
-        return TableLock(f"{self._key}\n{table}", file, self.look_at_place, self._lock_threads)
+        file = None if self.lock_folder is None else self.lock_folder / f"{table}.lock"
+        return TableLock(f"{self._key}\n{table}", file, self.check_folder_here, self._lock_threads)
 
     async def lease(self, table: str) -> UpkeepLease | None:
         """Return the lease that keeps other processes' upkeep off in a bucket; None elsewhere."""
@@ -493,8 +493,8 @@ class Session:
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
         """Return the place of a migration's mark; None if not all writers take a lock."""
-        if self.own_folder is not None:
-            return partial(MarkFile, self.own_folder)
+        if self.lock_folder is not None:
+            return partial(MarkFile, self.lock_folder)
         return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None
 
     # Tables
@@ -512,7 +512,7 @@ class Session:
         """Return whether a table of this name exists, even a damaged one."""
         self.check()
         if self.folder is not None:
-            await self.check_place()
+            await self.check_folder()
             with self.guarded:
                 return await in_thread(_is_table, self.folder / f"{name}.lance")
         if self._target.in_bucket:
@@ -527,7 +527,7 @@ class Session:
     async def names(self) -> list[str]:
         connection = self.check()
         if self.folder is not None:
-            await self.check_place()
+            await self.check_folder()
             with self.guarded:
                 return await in_thread(_tables_in, self.folder)
         names: list[str] = []
@@ -568,7 +568,7 @@ class Session:
             reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
             raise CorruptStoreError(self.target, reason) from exc
 
-    async def listed_versions(self, table: Opened) -> list[Version]:
+    async def listed_versions(self, table: Snapshot) -> list[Version]:
         """Return every kept version, the oldest first, with the modification time of its manifest.
 
         Reads no manifest; in a bucket it takes one request for a thousand versions.
@@ -583,14 +583,14 @@ class Session:
             return await table.versions()
         return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
-    async def newest(self, name: str) -> Opened:
+    async def newest(self, name: str) -> Snapshot:
         """Open a table by its name; raise TableNotFoundError if there is none."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             try:
                 return await self.open_any(name)
             except StaleTableError as exc:
-                await self.check_place()
+                await self.check_folder()
                 names = await self.names()
                 if name in names:
                     raise
@@ -602,10 +602,10 @@ class Session:
         except StaleTableError as exc:
             reason = f"no version of table {name!r} can be read"
             raise CorruptStoreError(self.target, reason) from exc.__cause__
-        await self.check_place()
+        await self.check_folder()
         if is_moving(arrow):
             await self.mark.check_here()
-        return Opened(self, name, table, handle_of(name, arrow, self.target).schema, arrow)
+        return Snapshot(self, name, table, handle_of(name, arrow, self.target).schema, arrow)
 
     async def opened(
         self,
@@ -613,26 +613,26 @@ class Session:
         *,
         altered: bool = False,
         reads: bool = False,
-        placed: bool = False,
-    ) -> Opened:
+        checked: bool = False,
+    ) -> Snapshot:
         """Return the table as it is now; raise StaleTableError if the handle is out of date.
 
-        With ``altered``, its fields may differ, as long as it was not dropped. With ``placed``, the
-        caller checks the store's place.
+        With ``altered``, its fields may differ, as long as it was not dropped. With ``checked``,
+        the caller checks the store's folder.
         """
         table, arrow = await self.open_any(handle.name, reads=reads)
-        if not placed:  # it may belong to another folder, or to an older copy
-            await self.check_place()
+        if not checked:  # it may belong to another folder, or to an older copy
+            await self.check_folder()
         if epoch_of(arrow) != handle.epoch:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
                 raise StaleTableError(handle.name)
             handle = handle_of(handle.name, arrow, self.target)
         if is_moving(arrow):
             await self.mark.check_here()
-        return Opened(self, handle.name, table, handle.schema, arrow)
+        return Snapshot(self, handle.name, table, handle.schema, arrow)
 
     @asynccontextmanager
-    async def reading(self, handle: TableHandle) -> AsyncIterator[Opened]:
+    async def reading(self, handle: TableHandle) -> AsyncIterator[Snapshot]:
         """Open the table for a read, during which others may drop it."""
         try:
             yield await self.opened(handle)

@@ -157,7 +157,7 @@ class LancedbBackend(Backend):
 
     async def ping(self) -> None:
         await self._session.run(self._session.check().list_tables(limit=1))
-        await self._session.check_place()
+        await self._session.check_folder()
         await self._session.mark.check_here()
 
     def writing(self, size: int) -> Slot:
@@ -386,7 +386,7 @@ class LancedbBackend(Backend):
         return [{"version": version.number, "created": version.created} for version in kept]
 
     async def revert(self, table: TableHandle, version: int) -> None:
-        await self._session.check_place()  # a pin would create the folder again
+        await self._session.check_folder()  # a pin would create the folder again
         async with self._versions(table).pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # the time of reading the version does not count as waiting for others
@@ -397,7 +397,7 @@ class LancedbBackend(Backend):
                 await self._write(table.name, change)
 
     async def backup(self, path: Path) -> None:
-        locked = self._session.own_folder is not None and not self.read_only
+        locked = self._session.lock_folder is not None and not self.read_only
         alone = self._locked if locked else lambda _: nullcontext()
         generation = (await self.move_record()).generation
         await write_backup(self._session, path, self._tables.pins, alone, generation)
@@ -406,14 +406,14 @@ class LancedbBackend(Backend):
 
     async def move_record(self) -> MoveRecord:
         self._session.check()
-        await self._session.check_place()
+        await self._session.check_folder()
         return await in_thread(self._session.mark.read)
 
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
         self._session.check()
-        await self._session.check_place()
+        await self._session.check_folder()
         self._check_writable()
         before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:

@@ -19,7 +19,7 @@ from aiovec.backend.contract import Columns, TableHandle
 from aiovec.backend.threads import hop
 
 from .reads import MOST, condition_of
-from .session import Batches, Opened
+from .session import Batches, Snapshot
 from .sorting import kind_of
 from .sql.values import PayloadValue, name
 from .table import Versions
@@ -50,7 +50,7 @@ async def value_counts(
 
 
 async def _value_counts(
-    table: Opened, ref: Ref, where: Expr | None, limit: int | None, most: int
+    table: Snapshot, ref: Ref, where: Expr | None, limit: int | None, most: int
 ) -> list[tuple[Value, int]] | None:
     """Return the counts; None if there are more than ``most`` values."""
     counts: Counter[_Key] = Counter()
@@ -77,7 +77,7 @@ async def _value_counts(
     return await hop(len(counts), most_frequent)
 
 
-async def bounds(table: Opened, ref: Ref, where: Expr | None) -> tuple[Value, Value] | None:
+async def bounds(table: Snapshot, ref: Ref, where: Expr | None) -> tuple[Value, Value] | None:
     """Return the smallest and the largest value; None if there is none."""
     ends: list[_Key] = []
 
@@ -96,7 +96,7 @@ def _cost(batch: pa.RecordBatch) -> int:
     return int(batch.num_rows + batch.get_total_buffer_size() // BYTES_A_VALUE)
 
 
-async def _batches(table: Opened, column: str, where: Expr | None) -> Batches:
+async def _batches(table: Snapshot, column: str, where: Expr | None) -> Batches:
     """Begin to read a column, given as SQL; values of the payload are JSON text."""
     query = table.lance.query().select({"value": column})
     return await table.session.batches(query, BATCH, await condition_of(where))

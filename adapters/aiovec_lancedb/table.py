@@ -32,7 +32,7 @@ from .layout import is_moving
 from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
 from .retention import Pin, Pins
-from .session import Newest, Opened, Session
+from .session import Newest, Session, Snapshot
 
 # For reads of up to this many rows, the table's rows are not counted.
 _FEW = 1000
@@ -85,7 +85,7 @@ class Versions:
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
         self._looking = asyncio.Lock()
 
-    async def snapshot(self, handle: TableHandle) -> Opened:
+    async def snapshot(self, handle: TableHandle) -> Snapshot:
         """Return the newest version, which is the kept one if that is still current."""
         connections = self.session.connections
         now, writes = time.monotonic(), self._writes
@@ -136,9 +136,9 @@ class Versions:
         columns: Columns = _ID,
         *,
         times: int = 1,
-        beside: Callable[[Opened], Awaitable[int]] | None = None,
-        version: Opened | None = None,
-    ) -> AsyncIterator[Opened]:
+        beside: Callable[[Snapshot], Awaitable[int]] | None = None,
+        version: Snapshot | None = None,
+    ) -> AsyncIterator[Snapshot]:
         """Open the newest version, or continue in ``version``, for a read of up to ``results`` rows
         with these columns.
 
@@ -179,7 +179,7 @@ class Versions:
             row = await self.row_bytes(table)
         return self.session.admission.share(result_bytes(most, dim, row))
 
-    async def _results(self, table: Opened, most: int, columns: Columns) -> int:
+    async def _results(self, table: Snapshot, most: int, columns: Columns) -> int:
         if not most:
             return 0
         row = await self.row_bytes(table) if columns.payload or columns.fields else 0
@@ -189,7 +189,7 @@ class Versions:
         rows = await table.rows()
         return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
 
-    async def row_bytes(self, table: Opened) -> int:
+    async def row_bytes(self, table: Snapshot) -> int:
         """Return the average bytes of a row without its vector."""
         size = self._known_row_bytes()
         if size is None:
@@ -240,7 +240,7 @@ class Writes:
         finally:  # also after an unknown outcome
             self.versions.has_changed()
 
-    async def _make_room(self, table: Opened) -> bool:
+    async def _make_room(self, table: Snapshot) -> bool:
         """On a folder, remove the versions that nobody needs; return whether there were any.
 
         Lance removes versions only after a compaction, for which a full disk has no room.

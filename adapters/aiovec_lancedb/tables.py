@@ -42,7 +42,7 @@ from .layout import (
     options_of,
     renamable,
 )
-from .session import Opened, Session
+from .session import Session, Snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,14 +144,14 @@ def remove_dropped(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-async def add_field(name: str, field: Field, table: Opened) -> None:
+async def add_field(name: str, field: Field, table: Snapshot) -> None:
     if name in table.schema.fields:
         raise InvalidNameError(name, "field", "a field with this name exists")
     await table.session.run(table.lance.add_columns(added_column(name, field)))
     await _index_now_or_later(table.session, table.name, {name: field}, table.schema.analyzer)
 
 
-async def alter_field(name: str, field: Field, table: Opened) -> None:
+async def alter_field(name: str, field: Field, table: Snapshot) -> None:
     """Give a field other options, and drop the indexes that it no longer wants."""
     await table.session.annotate(table.lance, name, options_of(field))
     # The table is altered already; upkeep does the rest if this fails.
@@ -159,7 +159,7 @@ async def alter_field(name: str, field: Field, table: Opened) -> None:
         await drop_unwanted(table.session, table.lance, name, field)
 
 
-async def drop_or_rename(change: DropField | RenameField, table: Opened) -> None:
+async def drop_or_rename(change: DropField | RenameField, table: Snapshot) -> None:
     name = change.name
     if isinstance(change, DropField):
         await table.session.run(table.lance.drop_columns([name]))
@@ -195,12 +195,12 @@ def _rename(folder: Path, old: str, new: str) -> None:
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
 
 
-async def put_notes(change: Mapping[str, str | None], table: Opened) -> None:
+async def put_notes(change: Mapping[str, str | None], table: Snapshot) -> None:
     """Change the notes that callers keep with the table."""
     await table.session.annotate(table.lance, "id", as_notes(change))
 
 
-async def revert(version: int, table: Opened) -> None:
+async def revert(version: int, table: Snapshot) -> None:
     """Make a version the newest again.
 
     If this is stopped between its commits, the table is as before, and followers of its changes
@@ -254,7 +254,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
         raise InvalidArgumentError("version", version, expected) from exc
 
 
-async def _check_out(table: Opened, version: int) -> None:
+async def _check_out(table: Snapshot, version: int) -> None:
     """Check a kept version out."""
     kept = [kept.number for kept in await table.session.listed_versions(table)]
     if version not in kept:

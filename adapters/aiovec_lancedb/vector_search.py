@@ -37,7 +37,7 @@ from .index.info import InUse, usable_index
 from .layout import ROW, column_names
 from .memory import SCAN_BATCH, scan_bytes
 from .reads import condition_of, rows_by_number
-from .session import Opened
+from .session import Snapshot
 from .table import Versions
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ async def search_vectors(
 
     If bytes are counted, the searches find numbers of rows, by which the rows are then read.
     """
-    table: Opened | None = None
+    table: Snapshot | None = None
     nearest: dict[int, Nearest] = {}
     columns, wanted = queries[0].columns, queries
     if columns.meter is not None:
         wanted = [replace(query, columns=Columns(())) for query in queries]
     if not all(query.exact for query in queries):
-        async with reading(versions, handle, queries, every_row=False) as table:
+        async with searching(versions, handle, queries, every_row=False) as table:
             index = await usable_index(table)
             if index is None:  # in this case, the memory is for all rows
                 await _check_scan(table, queries, "it has no usable index")
@@ -95,16 +95,16 @@ async def search_vectors(
             if len(nearest) == len(queries):
                 return await _finished(table, columns, [*nearest.values()], finish)
     left = [n for n in range(len(queries)) if n not in nearest]
-    async with reading(versions, handle, queries, every_row=True, version=table) as table:
+    async with searching(versions, handle, queries, every_row=True, version=table) as table:
         nearest.update(zip(left, await _exactly(table, [wanted[n] for n in left]), strict=True))
         in_order = [nearest.pop(n) for n in range(len(queries))]
         return await _finished(table, columns, in_order, finish)
 
 
-async def nearest(table: Opened, query: Query, *, every_row: bool) -> Nearest | None:
+async def nearest(table: Snapshot, query: Query, *, every_row: bool) -> Nearest | None:
     """Return the nearest rows of an opened table, by an index unless ``every_row`` is measured.
 
-    None if every row has to be measured, for which ``reading`` has taken no memory.
+    None if every row has to be measured, for which ``searching`` has taken no memory.
     """
     index = None if every_row else await usable_index(table)
     if index is not None:
@@ -113,21 +113,21 @@ async def nearest(table: Opened, query: Query, *, every_row: bool) -> Nearest | 
     return (await _exactly(table, [query]))[0]
 
 
-def reading(
+def searching(
     versions: Versions,
     handle: TableHandle,
     queries: Sequence[Query],
     *,
     every_row: bool,
-    version: Opened | None = None,
-    beside: Callable[[Opened], Awaitable[int]] | None = None,
-) -> AbstractAsyncContextManager[Opened]:
+    version: Snapshot | None = None,
+    beside: Callable[[Snapshot], Awaitable[int]] | None = None,
+) -> AbstractAsyncContextManager[Snapshot]:
     """Open the table with memory for a scan of ``every_row``, or of the rows that no index covers.
 
     ``beside`` returns the bytes that the read may hold in addition.
     """
 
-    async def scanned(table: Opened) -> int:
+    async def scanned(table: Snapshot) -> int:
         index = None if every_row else await usable_index(table)
         rows = await table.rows() if index is None else index.rows_unindexed
         more = 0 if beside is None else await beside(table)
@@ -140,7 +140,7 @@ def reading(
     )
 
 
-async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None:
+async def _by_index(table: Snapshot, query: Query, index: InUse) -> Nearest | None:
     """Return the nearest rows that the index finds; None if every row has to be measured."""
     condition = await condition_of(query.where)
     tuning = query.tuning or Tuning()
@@ -187,7 +187,7 @@ async def _by_index(table: Opened, query: Query, index: InUse) -> Nearest | None
     return await hop(cost_of(candidates), ranked)
 
 
-async def _check_scan(table: Opened, queries: Sequence[Query], reason: str) -> None:
+async def _check_scan(table: Snapshot, queries: Sequence[Query], reason: str) -> None:
     """Raise UnsupportedError if a search without ``exact`` would read too many vectors."""
     most, row = table.session.settings.scan_bytes(), 4 * table.schema.dim
     if await table.rows() * row <= most:
@@ -203,7 +203,7 @@ async def _check_scan(table: Opened, queries: Sequence[Query], reason: str) -> N
             raise UnsupportedError("search", "lancedb", hint, table=table.name)
 
 
-async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
+async def _exactly(table: Snapshot, queries: Sequence[Query]) -> list[Nearest]:
     """Return the true nearest rows of each query.
 
     Rows that float32 cannot tell from the last hit are read by another query.
@@ -241,7 +241,7 @@ async def _exactly(table: Opened, queries: Sequence[Query]) -> list[Nearest]:
     return [answers[n] for n in range(len(queries))]
 
 
-async def _by_scan(table: Opened, query: Query) -> Nearest:
+async def _by_scan(table: Snapshot, query: Query) -> Nearest:
     """Measure every selected row, in constant memory."""
     vector = table.schema.vector
     scan = table.lance.query().select(["id", ROW, vector])
@@ -256,7 +256,7 @@ async def _by_scan(table: Opened, query: Query) -> Nearest:
 
 
 async def _finished(
-    table: Opened, columns: Columns, results: list[Nearest], finish: FromEach[_T]
+    table: Snapshot, columns: Columns, results: list[Nearest], finish: FromEach[_T]
 ) -> _T:
     """Return the result of ``finish``; if bytes are counted, read the rows of the results first.
 
@@ -286,7 +286,7 @@ async def _finished(
     return await hop(cost, finished)
 
 
-def _with_vector(table: Opened, condition: str | None) -> str | None:
+def _with_vector(table: Snapshot, condition: str | None) -> str | None:
     """Return the condition of the rows that also have a vector."""
     if not table.schema.vector_nullable:
         return condition
@@ -295,7 +295,7 @@ def _with_vector(table: Opened, condition: str | None) -> str | None:
 
 
 def _lance_query(
-    table: Opened,
+    table: Snapshot,
     queries: Sequence[Query],
     limit: int,
     *,
@@ -314,7 +314,7 @@ def _lance_query(
     return built.bypass_vector_index() if exact else built
 
 
-def _scale(table: Opened, query: Query) -> np.float32:
+def _scale(table: Snapshot, query: Query) -> np.float32:
     """Return the factor that brings a query into the range in which Lance can measure.
 
     Index codes have no such range.
@@ -341,7 +341,7 @@ def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[int], int
             yield group[n : n + step], requested
 
 
-def _distances(table: Opened, query: Query, rows: pa.Table | pa.RecordBatch) -> Float64Array:
+def _distances(table: Snapshot, query: Query, rows: pa.Table | pa.RecordBatch) -> Float64Array:
     vectors = to_matrix(rows.column(table.schema.vector))
     return distances(vectors, query.vector, table.schema.metric)
 
@@ -369,7 +369,7 @@ def _best(candidates: pa.Table, near: Float64Array, best: Int64Array) -> Nearest
 
 
 def _ranked(
-    table: Opened, query: Query, candidates: pa.Table, requested: int | None = None
+    table: Snapshot, query: Query, candidates: pa.Table, requested: int | None = None
 ) -> tuple[Nearest, float | None]:
     """Return the best candidates by the distances of their vectors.
 
@@ -392,7 +392,7 @@ def _ranked(
     return answer, float(np.nextafter(reach, np.float32(np.inf)))
 
 
-def _error(table: Opened, query: Query, candidates: pa.Table, worst: float) -> float:
+def _error(table: Snapshot, query: Query, candidates: pa.Table, worst: float) -> float:
     """Return the error bound of float32 sums for distances near the last candidate's."""
     relative = table.schema.dim * _EPSILON
     match table.schema.metric:
@@ -409,7 +409,7 @@ def _error(table: Opened, query: Query, candidates: pa.Table, worst: float) -> f
 
 
 def _nearer(
-    best: list[tuple[float, str, int]], batch: pa.RecordBatch, table: Opened, query: Query
+    best: list[tuple[float, str, int]], batch: pa.RecordBatch, table: Snapshot, query: Query
 ) -> list[tuple[float, str, int]]:
     measured = _distances(table, query, batch)
     kept = nearest_first(measured, query.limit)

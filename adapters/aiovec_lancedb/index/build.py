@@ -24,7 +24,7 @@ from aiovec.errors import InvalidArgumentError, StoreBusyError
 from ..commit import SeparateWrite
 from ..driver import indexing
 from ..layout import tuned_in
-from ..session import Opened, Session
+from ..session import Session, Snapshot
 from ..table import Writes
 from . import kinds, recall
 from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
@@ -57,13 +57,13 @@ class Build:
     rows: int
 
 
-async def note(tuned: Tuned, table: Opened) -> Opened:
+async def note(tuned: Tuned, table: Snapshot) -> Snapshot:
     """Keep the notes about the table's index with the table, and return it with them."""
     await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
     return await table.advanced()
 
 
-async def drop(index: str, table: Opened) -> None:
+async def drop(index: str, table: Snapshot) -> None:
     """Drop the vector index, and note that upkeep must not build it again, even after a kill."""
     vectors = await vector_index(table)
     if vectors is not None and vectors.name == index:
@@ -71,7 +71,7 @@ async def drop(index: str, table: Opened) -> None:
         await table.session.run(table.lance.drop_index(index))
 
 
-async def reopened(session: Session, handle: TableHandle) -> Opened:
+async def reopened(session: Session, handle: TableHandle) -> Snapshot:
     """Return the same table as it is now, even with other fields.
 
     Raises StoreBusyError while an engine fills it: that engine removes files that no version refers
@@ -141,7 +141,7 @@ class Builds:
 
     async def planned(
         self,
-        table: Opened,
+        table: Snapshot,
         kind: str,
         options: dict[str, int],
         target: float | None,
@@ -164,13 +164,13 @@ class Builds:
         plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
-    async def is_settled(self, table: Opened) -> bool:
+    async def is_settled(self, table: Snapshot) -> bool:
         """Return whether nobody has written to a table lately."""
         versions = await self._session.listed_versions(table)
         return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
     async def planned_anew(
-        self, table: Opened, index: InUse | None, *, settled: bool = False
+        self, table: Snapshot, index: InUse | None, *, settled: bool = False
     ) -> Build:
         """Return the build of the present index or, without one, of the settings."""
         if index is not None and not index.tuned.auto:
@@ -180,7 +180,7 @@ class Builds:
         by_settings = await self.planned(table, kind, {}, None, settled=settled)
         return replace(by_settings, auto=True)
 
-    async def build(self, table: Opened, build: Build) -> None:
+    async def build(self, table: Snapshot, build: Build) -> None:
         """Build the vector index, and measure it."""
         noted = tuned_in(table.arrow, table.schema).with_changes(kept_off=False, begun=None)
         tuned = noted.with_changes(target=build.target)
@@ -198,11 +198,11 @@ class Builds:
         table = await self._build(table, table.schema.vector, config, f"building {build.kind}")
         await self.measure(await self._keep(table, tuned))
 
-    async def build_id_index(self, table: Opened) -> Opened:
+    async def build_id_index(self, table: Snapshot) -> Snapshot:
         """Build the index over the ids, for calls by id; return the table with it."""
         return await self._build(table, "id", indexing.BTree(), "building the index of the ids")
 
-    async def build_lacking(self, table: Opened, *, whole: bool = False) -> Opened:
+    async def build_lacking(self, table: Snapshot, *, whole: bool = False) -> Snapshot:
         """Build the indexes that the fields want and lack, or with ``whole`` lack for some rows;
         return the table with them."""
         fields, analyzer = table.schema.fields, table.schema.analyzer
@@ -210,7 +210,7 @@ class Builds:
             table = await self._build(table, name, config, f"indexing {name}")
         return table
 
-    async def _build(self, table: Opened, column: str, config: Any, activity: str) -> Opened:
+    async def _build(self, table: Snapshot, column: str, config: Any, activity: str) -> Snapshot:
         """Build one index; return the table with it."""
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -235,7 +235,7 @@ class Builds:
             return await reopened(self._session, table.handle)
         return await table.advanced()
 
-    async def measure(self, table: Opened) -> None:
+    async def measure(self, table: Snapshot) -> None:
         """Find the effort for the index as it is now, and note it with the table."""
         index = await vector_index(table)
         if index is None:
@@ -254,9 +254,9 @@ class Builds:
             )  # fmt: skip
             await self._keep(table, tuned)
 
-    async def _keep(self, table: Opened, tuned: Tuned) -> Opened:
+    async def _keep(self, table: Snapshot, tuned: Tuned) -> Snapshot:
         change = SeparateWrite(note, table.handle, altered=True, args=(tuned,))
-        noted: Opened = await self._writes.commit(change)
+        noted: Snapshot = await self._writes.commit(change)
         return noted
 
     @contextmanager

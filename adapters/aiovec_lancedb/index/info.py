@@ -9,7 +9,7 @@ from typing import Any
 from aiovec.backend.contract import IndexInfo, TableStats
 
 from ..layout import tuned_in
-from ..session import Opened
+from ..session import Snapshot
 from .effort import EVERY_PARTITION, Effort, Tuned
 from .kinds import BY_TYPE, Kind
 
@@ -70,7 +70,7 @@ class InUse:
         return f"{self.tuned.questions} {self.tuned.whose}"
 
 
-async def vector_index(table: Opened) -> InUse | None:
+async def vector_index(table: Snapshot) -> InUse | None:
     """Return the index over the vectors; None without one."""
     if _IN_USE not in table.answers:
         table.answers[_IN_USE] = _in_use(await table.indexes(), table)
@@ -78,13 +78,13 @@ async def vector_index(table: Opened) -> InUse | None:
     return in_use
 
 
-async def usable_index(table: Opened) -> InUse | None:
+async def usable_index(table: Snapshot) -> InUse | None:
     """Return the index over the vectors if searches use it."""
     index = await vector_index(table)
     return index if index is not None and index.usable else None
 
 
-def _in_use(indices: list[Any], table: Opened) -> InUse | None:
+def _in_use(indices: list[Any], table: Snapshot) -> InUse | None:
     note = tuned_in(table.arrow, table.schema)
     for index in indices:
         kind = BY_TYPE.get(index.index_type)
@@ -106,7 +106,7 @@ def _in_use(indices: list[Any], table: Opened) -> InUse | None:
     return None
 
 
-async def unindexed_rows(table: Opened) -> dict[str, int]:
+async def unindexed_rows(table: Snapshot) -> dict[str, int]:
     """Return for each indexed column the number of rows that one of its indexes does not cover."""
     rows: dict[str, int] = {}
     for index in await table.indexes():
@@ -116,12 +116,12 @@ async def unindexed_rows(table: Opened) -> dict[str, int]:
     return rows
 
 
-async def has_id_index(table: Opened) -> bool:
+async def has_id_index(table: Snapshot) -> bool:
     """Return whether the ids have an index."""
     return any(index.columns == ["id"] for index in await table.indexes())
 
 
-async def infos_of(table: Opened) -> list[IndexInfo]:
+async def infos_of(table: Snapshot) -> list[IndexInfo]:
     """Return the indexes over vectors and fields, by name.
 
     The index over the ids is left out: upkeep builds it unasked, like an internal one.
@@ -156,7 +156,7 @@ def _info(index: Any, in_use: InUse | None) -> IndexInfo:
 
 
 async def stats(
-    table: Opened, doing: str | None, failure: str | None, optimized: datetime | None
+    table: Snapshot, doing: str | None, failure: str | None, optimized: datetime | None
 ) -> TableStats:
     """Return the facts of a table, including the work under way and the last failed build."""
     sizes = await table.stats()

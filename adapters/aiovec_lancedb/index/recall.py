@@ -26,7 +26,7 @@ from aiovec.backend.threads import hop, in_thread, together
 
 from ..layout import ROW
 from ..memory import SCAN_BATCH
-from ..session import Opened
+from ..session import Snapshot
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, with_effort
 from .kinds import Kind
 
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 
 
 async def measure(
-    table: Opened, kind: Kind, partitions: int, questions: Questions, target: float
+    table: Snapshot, kind: Kind, partitions: int, questions: Questions, target: float
 ) -> Measured | None:
     """Return the least effort that finds the share ``target`` of the nearest rows, even with the
     error of the measurement subtracted, or else the greatest effort.
@@ -89,7 +89,7 @@ async def measure(
 
 
 async def _recall(
-    table: Opened, kind: Kind, effort: Effort, questions: Questions, nearest: _Nearest
+    table: Snapshot, kind: Kind, effort: Effort, questions: Questions, nearest: _Nearest
 ) -> tuple[float, float]:
     """Return the recall of searches with this effort, and its error: of the group of questions
     with the lowest."""
@@ -142,7 +142,7 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
             yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
 
 
-async def made(table: Opened) -> Questions:
+async def made(table: Snapshot) -> Questions:
     """Return questions made as described above."""
     vector = table.schema.vector
     rows = await table.rows()
@@ -186,7 +186,7 @@ class _Nearest(NamedTuple):
     itself: Int64Array
 
 
-async def _nearest(table: Opened, questions: Questions) -> _Nearest:
+async def _nearest(table: Snapshot, questions: Questions) -> _Nearest:
     """Find the nearest rows of each question. Reads the table once, in constant memory."""
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     nearest = np.full((len(points), 1), -np.inf, dtype=np.float32)

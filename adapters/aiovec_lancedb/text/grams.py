@@ -22,7 +22,7 @@ from aiovec.backend.threads import hop
 from ..driver import FullTextQuery, Occur
 from ..layout import ROW
 from ..reads import MOST as ALL
-from ..session import Opened
+from ..session import Snapshot
 from ..summaries import BYTES_A_VALUE
 from .query import (
     MOST,
@@ -131,7 +131,7 @@ class Matching:
         )
 
 
-async def search(table: Opened, query: Query, where: str | None, *, any: bool) -> pa.Table:
+async def search(table: Snapshot, query: Query, where: str | None, *, any: bool) -> pa.Table:
     """Return the best rows that match all clauses, or any, ranked."""
     cost = sum(len(clause.text) for clause in query.clauses)
     matching = await hop(cost, Matching.of, table.schema, query, any)
@@ -182,7 +182,9 @@ def _grams(text: str) -> list[str]:
     return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
 
 
-async def _by_scan(table: Opened, matching: Matching, query: Query, where: str | None) -> pa.Table:
+async def _by_scan(
+    table: Snapshot, matching: Matching, query: Query, where: str | None
+) -> pa.Table:
     """Read every text. A row's rank depends on how often it has each clause, as in BM25."""
     best = RANKING.empty_table()
 

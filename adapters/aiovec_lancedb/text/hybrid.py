@@ -18,9 +18,9 @@ from aiovec.backend.threads import hop, together
 
 from ..layout import ROW
 from ..reads import get_by_number
-from ..session import Opened
+from ..session import Snapshot
 from ..table import Versions
-from ..vector_search import Nearest, nearest, reading
+from ..vector_search import Nearest, nearest, searching
 from .highlight import snippets_of
 from .keyword_search import bytes_of_texts, pairs, ranked
 
@@ -40,7 +40,7 @@ async def search_hybrid(
             return await search(*arguments, **options)
 
     while True:
-        async with reading(versions, handle, [query], every_row=every_row, beside=texts) as table:
+        async with searching(versions, handle, [query], every_row=every_row, beside=texts) as table:
             near, (matching, whole) = await together([
                 partial(half, nearest, table, ids_only, every_row=every_row),
                 partial(half, ranked, table, query, Columns(())),
@@ -51,7 +51,7 @@ async def search_hybrid(
 
 
 async def _fused(
-    table: Opened,
+    table: Snapshot,
     query: Query,
     near: Nearest,
     matching: pa.Table,

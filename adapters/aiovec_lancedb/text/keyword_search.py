@@ -21,7 +21,7 @@ from ..index.fields import text_columns
 from ..layout import ROW, column_names
 from ..memory import SCAN_BATCH, STREAM_BYTES
 from ..reads import condition_of, rows_by_number
-from ..session import Opened
+from ..session import Snapshot
 from ..sql.values import name, text
 from ..table import Versions
 from . import grams
@@ -64,7 +64,7 @@ async def search_text(
         return await hop(cost_of(rows), lambda: finish([_found(table, query, rows)]))
 
 
-async def bytes_of_texts(versions: Versions, query: Query, table: Opened) -> int:
+async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> int:
     """Return the bytes of texts that a search may read: of rows that no index covers, or, for
     prefixes and parts of words, of all."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
@@ -73,7 +73,7 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Opened) -> int
     return min(rows * await versions.row_bytes(table), STREAM_BYTES) if rows else 0
 
 
-async def ranked(table: Opened, query: Query, columns: Columns) -> tuple[pa.Table, int]:
+async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Table, int]:
     """Return the best rows with these columns and their scores, best first.
 
     Also return the number of first rows that have all words.
@@ -124,7 +124,7 @@ def pairs(rows: pa.Table) -> list[tuple[str, float]]:
 
 
 async def _having_all(
-    table: Opened, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
+    table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
 ) -> dict[int, float] | None:
     """Return the numbers and scores of all rows that match all clauses, also of deleted rows, which
     indexes keep; None if they are more than the limit.
@@ -158,7 +158,7 @@ def _cost_of(query: Query, words: Mapping[TextClause, Sequence[str]]) -> int:
 
 
 async def _matching(
-    table: Opened,
+    table: Snapshot,
     query: Query,
     words: Mapping[TextClause, Sequence[str]],
     where: str | None,
@@ -184,7 +184,7 @@ async def _matching(
 
 
 async def _cut(
-    table: Opened, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
+    table: Snapshot, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
 ) -> pa.Table:
     """Return the best rows of one more than requested; equal ones by id.
 
@@ -210,7 +210,7 @@ async def _cut(
 
 
 async def _beginnings(
-    table: Opened, query: Query, where: str | None
+    table: Snapshot, query: Query, where: str | None
 ) -> dict[TextClause, list[str]]:
     """Return for each clause with a prefix the most frequent words that begin with it.
 
@@ -233,7 +233,7 @@ async def _beginnings(
 
 
 async def _count_words(
-    table: Opened,
+    table: Snapshot,
     field: str,
     clauses: Sequence[TextClause],
     where: str | None,
@@ -287,13 +287,13 @@ def _loosely(letter: str) -> str:
     return f"[{letter}{_LATIN}]" if letter.isascii() and letter.isalpha() else letter
 
 
-async def _with_columns(table: Opened, ranked: pa.Table, columns: Columns) -> pa.Table:
+async def _with_columns(table: Snapshot, ranked: pa.Table, columns: Columns) -> pa.Table:
     """Return the same rows, in the same order, with these columns."""
     names = column_names(table.schema, columns)
     return ranked if set(names) <= {*ranked.column_names} else await _read(table, ranked, columns)
 
 
-async def _read(table: Opened, ranked: pa.Table, columns: Columns) -> pa.Table:
+async def _read(table: Snapshot, ranked: pa.Table, columns: Columns) -> pa.Table:
     """Return the rows that exist, in the same order, with these columns."""
     numbers = await hop(ranked.num_rows, ranked.column(ROW).to_pylist)
     rows = await rows_by_number(table, numbers, columns)
@@ -306,7 +306,7 @@ async def _read(table: Opened, ranked: pa.Table, columns: Columns) -> pa.Table:
     return await hop(rows.num_rows, scored)
 
 
-def _found(table: Opened, query: Query, rows: pa.Table) -> Found:
+def _found(table: Snapshot, query: Query, rows: pa.Table) -> Found:
     scores = rows.column(SCORE).to_pylist()
     stored = stored_rows(rows, table.schema, query.columns)
     return Found(stored, scores=scores, snippets=snippets_of(table.schema, query))

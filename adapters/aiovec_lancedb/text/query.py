@@ -34,7 +34,7 @@ from aiovec.backend.threads import hop
 from ..driver import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery, tokenize
 from ..layout import ROW, column_names
 from ..reads import MOST as ALL
-from ..session import Opened
+from ..session import Snapshot
 
 if TYPE_CHECKING:
     from lancedb.query import AsyncFTSQuery
@@ -208,7 +208,7 @@ _EXISTING = f"{ROW} >= 0"
 
 
 async def ask(
-    table: Opened,
+    table: Snapshot,
     query: FullTextQuery,
     columns: Columns,
     where: str | None,
@@ -234,7 +234,7 @@ async def ask(
 
 
 async def fetch(
-    table: Opened,
+    table: Snapshot,
     query: FullTextQuery,
     names: Sequence[str],
     where: str | None,

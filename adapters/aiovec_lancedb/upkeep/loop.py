@@ -56,7 +56,7 @@ from ..layout import tuned_in
 from ..manifests import Manifests
 from ..memory import scan_bytes
 from ..retention import Pins, retention_of
-from ..session import Opened, Session, Version
+from ..session import Session, Snapshot, Version
 from ..table import Versions, Writes
 from ..tables import alter_field
 
@@ -232,7 +232,7 @@ class Upkeep:
         self._look_at = time.monotonic() + later
 
     async def _look_after(
-        self, table: Opened, *, quiet: bool = True, everything: bool = False
+        self, table: Snapshot, *, quiet: bool = True, everything: bool = False
     ) -> None:
         """Do the work that is due, or ``everything``, under the upkeep's lock.
 
@@ -248,7 +248,7 @@ class Upkeep:
 
     # Compaction
 
-    async def _wants_compaction(self, table: Opened, *, quiet: bool) -> bool:
+    async def _wants_compaction(self, table: Snapshot, *, quiet: bool) -> bool:
         rows, files, size = await self._shape(table)
         allowed = min(size // _BYTES_A_FILE, _MOST_FILES) + rows // _FULL_FILE
         if files > allowed + (_FILES_IN_QUIET if quiet else _FILES):
@@ -275,14 +275,14 @@ class Upkeep:
         """Check again once no one can be reading the versions that are still too new to remove."""
         self._look_after_in(self._versions.pins.retention.grace.total_seconds() + _QUIET)
 
-    async def _shape(self, table: Opened) -> tuple[int, int, int]:
+    async def _shape(self, table: Snapshot) -> tuple[int, int, int]:
         """Return a table's rows and files, and the bytes of the files that are not full."""
         stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
         return rows, int(stats["fragment_stats"]["num_fragments"]), part
 
-    async def _compact(self, table: Opened) -> Opened:
+    async def _compact(self, table: Snapshot) -> Snapshot:
         """Compact the table; return its new version."""
         rows, _, size = await self._shape(table)
         async with self._session.admission.share(
@@ -308,7 +308,7 @@ class Upkeep:
         self.optimized = datetime.now(UTC)
         return table
 
-    async def _optimize(self, table: Opened, *, alone: bool = True) -> Opened:
+    async def _optimize(self, table: Snapshot, *, alone: bool = True) -> Snapshot:
         """Have Lance merge small neighbouring files, add new rows to indexes, and remove old
         versions; return the table as it is then. ``alone`` means that nobody else writes.
 
@@ -357,7 +357,7 @@ class Upkeep:
 
     # Indexes
 
-    async def _look_after_indexes(self, table: Opened) -> None:
+    async def _look_after_indexes(self, table: Snapshot) -> None:
         """Build the index over the ids, and build or measure the index over the vectors, if the
         table has grown enough.
 
@@ -383,7 +383,7 @@ class Upkeep:
             text = "no index was built for the table %r, so searches stay as they are: %s"
             await in_thread(LOG.warning, text, self.name, exc)
 
-    def _wants_build(self, table: Opened, index: InUse | None, rows: int) -> bool:
+    def _wants_build(self, table: Snapshot, index: InUse | None, rows: int) -> bool:
         automatic = self._session.settings.index != kinds.NONE
         if index is None:
             kept_off = tuned_in(table.arrow, table.schema).kept_off
@@ -391,7 +391,7 @@ class Upkeep:
         outgrown = index.tuned.auto and automatic and rows >= _OUTGROWN * index.tuned.built_rows
         return index.by_aiovec and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
-    async def _wants_graph(self, table: Opened, index: InUse | None, rows: int) -> bool:
+    async def _wants_graph(self, table: Snapshot, index: InUse | None, rows: int) -> bool:
         """Return whether "auto" builds a graph now in place of the codes that it built at once."""
         if index is None or index.kind.graph or not index.tuned.auto:
             return False
@@ -404,7 +404,7 @@ class Upkeep:
             self._look_after_in(SETTLED.total_seconds())
         return settled
 
-    def _wants_measuring(self, table: Opened, index: InUse, rows: int) -> bool:
+    def _wants_measuring(self, table: Snapshot, index: InUse, rows: int) -> bool:
         tuned, known = index.tuned, self.builds.asked.questions(table.schema.dim)
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
@@ -427,7 +427,7 @@ class Upkeep:
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
         """Have an engine compact a table, and build the indexes over ids and fields again."""
 
-        async def act(table: Opened) -> None:
+        async def act(table: Snapshot) -> None:
             with self._session.guarded:
                 await compact()
             self._versions.has_changed()
@@ -453,7 +453,7 @@ class Upkeep:
             settled = name == kinds.AUTO and await self.builds.is_settled(table)
             build = await self.builds.planned(table, name, chosen, target, settled=settled)
 
-        async def act(table: Opened) -> None:
+        async def act(table: Snapshot) -> None:
             self.failure = None
             try:
                 await self.builds.build(table, build)
@@ -482,7 +482,7 @@ class Upkeep:
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
         """Give a field of the table these options, and the indexes that they want."""
 
-        async def act(_: Opened) -> None:
+        async def act(_: Snapshot) -> None:
             change = SeparateWrite(alter_field, handle, changes_schema=True, args=(name, field))
             await self._writes.commit(change)
             with index_behind_change(self._session.target, handle.name):
@@ -543,7 +543,7 @@ class Upkeep:
                 await lock.release()
 
     async def _do(
-        self, handle: TableHandle, act: Callable[[Opened], Awaitable[None]], *, wait: bool = True
+        self, handle: TableHandle, act: Callable[[Snapshot], Awaitable[None]], *, wait: bool = True
     ) -> None:
         """Do the work in a task, under the lock. Dropping the table or its index ends it.
 
@@ -623,7 +623,7 @@ class OpenTables:
         """Admits the writing calls."""
         retention = retention_of(session.settings, on_folder=session.folder is not None)
         # A migration reads the changes since its beginning, however long it takes.
-        self.pins = Pins(session.own_folder, retention, session.mark.is_open)
+        self.pins = Pins(session.lock_folder, retention, session.mark.is_open)
         self._tables: dict[str, Table] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None
