@@ -1,9 +1,9 @@
-"""Batches: the searches of a table that wait are answered together, by a free reader.
+"""Batches: a free reader answers the waiting searches of a table together.
 
-A free reader takes the searches of the table whose first one has waited longest, up to 32 together.
-A scan uses all cores, so a table has one at a time; searches that come meanwhile are answered
-together. A lone search never waits for company, and each caller gets its answer as soon as its rows
-are read, those of few rows first.
+It takes the searches of the table whose first one has waited longest, up to 32 together. A scan
+uses all cores, so a table has one scan at a time, and the searches that arrive during it are
+answered together. A lone search never waits for others. Each caller gets its answer as soon as its
+rows are read; calls with few rows come first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BUSY = "the searches of this process take too long"
 
 
 class Searched(Protocol):
-    """The searches of a table, which can be answered now or must wait."""
+    """A table whose searches can be answered now, or must wait."""
 
     @property
     def ready(self) -> bool:
@@ -36,11 +36,11 @@ class Searched(Protocol):
 
     @property
     def by_file(self) -> bool:
-        """True if the file answers, which is read for several batches at a time."""
+        """True if the file answers, which several batches may read at the same time."""
 
 
-# Takes the read, the queries, what is called once the scan has ended, and what makes the result of
-# the rows by the queries' places, in a reader's thread. All are of one snapshot.
+# Takes the read, the queries, a function to call once the scan has ended, and a function that makes
+# the result from the rows by the queries' places, in a reader's thread. All are of one snapshot.
 AnswerQueries = Callable[
     [
         Read,
@@ -53,7 +53,7 @@ AnswerQueries = Callable[
 
 
 class _WaitingCall:
-    """The queries of a caller that may have gone, and what makes its result of their rows."""
+    """The queries of a caller, which may have gone, and the function that makes its result."""
 
     __slots__ = tuple("deadline finish future large queries size task together".split())
 
@@ -64,7 +64,7 @@ class _WaitingCall:
         self.large = any(query.limit > LARGE and not query.by_both for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # The calls that are answered together, and their task, which ends if nobody waits for it.
+        # The calls that are answered together, and their task, which ends if no caller is left.
         self.together: Sequence[_WaitingCall] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -95,17 +95,17 @@ class _Batch:
 
     def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
         self.calls = calls
-        # A call of many queries takes several scans, and others run at the same time.
+        # A call with many queries takes several scans, and others may run at the same time.
         many = queries > MOST_TOGETHER
-        # True once their rows are known and only the fields of these are read.
+        # True once the rows are known and only their fields are still read.
         self.scanned = many or by_file
-        # The queries that must wait for a scan at the same time as this batch. The callers of
-        # large ones do not get their answers soon.
+        # The number of waiting queries for which a scan begins before this batch has ended. The
+        # callers of large ones get their answers late, so they are not counted.
         self.needed_beside = 1 if many else max(1, queries - large)
 
 
 class Queue:
-    """The calls of one table that wait, and its batches."""
+    """The waiting calls of one table, and its batches."""
 
     def __init__(self, table: Searched, answer: AnswerQueries) -> None:
         self.table = table
@@ -119,8 +119,8 @@ class Queue:
     def ready(self) -> bool:
         """True if a batch may begin.
 
-        Behind a scan, the next one begins at once if as many queries wait as it had. If they are
-        fewer, its callers will soon have their answers, ask again, and join them.
+        After a scan, the next one begins immediately if as many queries wait as it had. If fewer
+        wait, its callers will soon have their answers, search again, and join them.
         """
         batch = self.batch
         if batch is None:
@@ -131,12 +131,12 @@ class Queue:
     def is_free(self) -> bool:
         """True if a call need not wait for others.
 
-        Callers that were answered together ask again at the same time, so each waits for all.
+        Callers that were answered together search again at the same time, so each waits for all.
         """
         return not (self.batch or self.waiting) and self.last_calls == 1 and self.table.ready
 
     def take(self, share: int) -> list[_WaitingCall]:
-        """Return the calls that waited longest, with at least ``share`` queries if there are."""
+        """Return the calls that waited longest, until they have ``share`` queries."""
         calls: list[_WaitingCall] = []
         queries = 0
         while self.waiting and queries < share:
@@ -166,7 +166,7 @@ class Batches:
         self._check_file = check_file
         self._workers = workers
         self._busy_timeout = busy_timeout
-        # Those with waiting calls.
+        # The queues with waiting calls.
         self._waiting: dict[Queue, None] = {}
         self._line = Line()
         self._at_work = 0
@@ -174,7 +174,7 @@ class Batches:
         self._closed = False
 
     async def search(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
-        """Return what ``finish`` makes of the results of queries, in a reader's thread."""
+        """Return the result of ``finish`` for queries, in a reader's thread."""
         if not (queue.is_free and self._at_work < self._workers):
             return await self._in_turn(queue, queries, finish)
         batch = self._begin(queue, 1, len(queries))
@@ -192,8 +192,10 @@ class Batches:
             self._end(queue, batch)
 
     async def _in_turn(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
-        """Return the results of queries, together with others. StoreBusyError if they do not begin
-        in time. A cancelled caller leaves its batch, which continues without it.
+        """Return the results of queries, which are answered together with others.
+
+        StoreBusyError if they do not begin in time. A cancelled caller leaves its batch, which
+        continues without it.
         """
         if self._closed:
             raise StoreClosedError(self._target)
@@ -201,7 +203,7 @@ class Batches:
         self._line.check_room(call.deadline, _BUSY)
         queue.waiting.append(call)
         self._waiting[queue] = None
-        # Those that ask in the same turn of the event loop are answered together.
+        # Calls of the same turn of the event loop are answered together.
         asyncio.get_running_loop().call_soon(self.begin)
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
@@ -240,7 +242,7 @@ class Batches:
         if queue.batch is batch:
             queue.batch = None
         if self._waiting:
-            # Callers with answers ask again first, so they join the waiting ones.
+            # Callers with answers search again first, so they join the waiting ones.
             asyncio.get_running_loop().call_soon(self.begin)
 
     def _on_scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
@@ -297,9 +299,9 @@ class Batches:
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:
                 call.fail(error)
-            # If it is unknown which one fails, or a second one does, each is answered by itself.
-            for some in [calls] if refused and not again else [[call] for call in calls]:
-                await self._answer_calls(read, queue, some, batch, again=True)
+            # If it is unknown which call fails, or a second one does, each is answered by itself.
+            for group in [calls] if refused and not again else [[call] for call in calls]:
+                await self._answer_calls(read, queue, group, batch, again=True)
             return
         for call, result in results:
             call.succeed(result)
@@ -312,7 +314,7 @@ class Batches:
     ) -> list[tuple[_WaitingCall, Any]]:
         """Finish the calls in the reader's thread, each as soon as all its rows are read.
 
-        Return the calls that end last, with their results; the others have theirs already.
+        Return the calls that end last, with their results; the others already have theirs.
         """
         answers: dict[int, Found] = {}
         places = iter(range(sum(len(call.queries) for call in calls)))

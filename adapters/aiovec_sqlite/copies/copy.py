@@ -1,10 +1,10 @@
-"""The resident copy of one table: loading it, keeping it fresh, and the rows a filter selects.
+"""The resident copy of one table: load it, keep it fresh, and select rows by filters.
 
-A table with partitions is loaded in their order, so that a filter on them skips whole stretches of
+A table with partitions is loaded in their order, so that a filter on them skips whole ranges of
 rows.
 
-A filter's mask is kept by segment while the filter is used again. A changed row is a new row of the
-copy, behind the others, so a mask only has to be extended by the rows at the end.
+A filter's mask is kept, by segment, while the filter is used again. A changed row becomes a new row
+at the end of the copy, so a mask only has to be extended by the last rows.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from .segments import (
     without,
 )
 
-# Vectors encoded at a time: the intermediate results stay in the processor's cache, and are small
-# compared with the copy.
+# Bytes of vectors encoded at a time: the intermediate results stay in the processor's cache, and
+# are small compared with the copy.
 _BLOCK_BYTES = 384 * 1024
 # Fewest rows encoded at a time, and rows read at a time, so that their chunks are read whole.
 _FEWEST, _READ = 256, 2048
 _MOST_MASKS = 64
-# A filter of more new rows than this runs on the whole table, not on a list of their rowids.
+# For more new rows than this, a filter runs on the whole table, not on a list of their rowids.
 _MOST_LISTED = 4096
 # Approximate bytes of a filter's literal: a short text and its place in a tuple.
 _LITERAL = 80
@@ -53,7 +53,7 @@ _LITERAL = 80
 class _Mask:
     """One filter's mask by segment's mark, and the newest state that it was used for.
 
-    It does not hold for older states: rows changed since were matched as they are now.
+    It is not valid for older states: rows changed since then were matched as they are now.
     """
 
     change: int
@@ -84,17 +84,17 @@ class _RowsAtOnce(Protocol):
 
 
 class Masks:
-    """The masks of one copy's filters; the least recently used ones go first."""
+    """The masks of one copy's filters; the least recently used ones are removed first."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        # The least recently used one first. Not an OrderedDict, which hashes each key to iterate
-        # over its values: for a filter that walks the whole tree.
+        # The least recently used first. Not an OrderedDict, which hashes each key to iterate over
+        # its values: hashing a filter walks the whole tree.
         self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
         self.nbytes = 0
-        """The bytes of all masks. The event loop reads it without the lock, which is held while
-        filters are hashed."""
+        """The bytes of all masks. The event loop reads it without the lock, which threads hold
+        while they hash filters."""
 
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: _RowsAtOnce, where: Expr
@@ -160,7 +160,7 @@ class Masks:
 def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """Return the rowids that a filter selects, at least those ``among`` the given ones."""
+    """Return the rowids that a filter selects, at least those ``among`` these."""
     if len(among) > _MOST_LISTED:
         return selected_rowids(db, table, where)
     condition, values = condition_of(where, table)
@@ -168,13 +168,13 @@ def selected_among(
     return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
 
 
-# The most that is brought in while a search waits: rows, bytes of codes (which take about 60 ms to
-# encode), or a share of the copy. More is brought in while the file answers.
+# The most changes that are added while a search waits: rows, bytes of codes (which take about 60 ms
+# to encode), or a share of the copy. More are added while the file answers.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_AT_ONCE = 4096, 6 * 2**20, 1 / 8
 
 
 class OlderSnapshotError(Exception):
-    """The copy is newer than the reader's snapshot, which has to be renewed."""
+    """The copy is newer than the reader's snapshot, which must be renewed."""
 
 
 class ResidentCopy:
@@ -208,9 +208,9 @@ class ResidentCopy:
         rowids: Int64Array,
         file: NewFile | None = None,
     ) -> None:
-        """Read the rows with a vector; ``rowids`` are their ids in the connection's snapshot.
+        """Read the rows with these ids, which all have a vector in the connection's snapshot.
 
-        They are written to a new scan file, if one is given.
+        With ``file``, write them to that new scan file.
         """
         VectorReader(db, self.table).check_rows()
         if file is None:
@@ -224,10 +224,10 @@ class ResidentCopy:
         give_back()
 
     def follow(self, db: sqlite3.Connection, ticket: Ticket, most: float) -> bool:
-        """Bring in all changes; return False if they are more than this, or not all known."""
+        """Add all changes; return False if there are more than ``most``, or not all are known."""
         try:
             return self.advance(db, ticket, int(most)) is not None
-        except OlderSnapshotError:  # a search under way has done it
+        except OlderSnapshotError:  # a search has just done it
             return True
 
     def advance(
@@ -235,7 +235,7 @@ class ResidentCopy:
     ) -> State | None:
         """Return the state at the connection's snapshot.
 
-        None if there are more than ``most`` changes, by default as many as a search brings in.
+        None if there are more than ``most`` changes, by default as many as a search adds.
         """
         change = newest_change(db)
         state = self.state  # another thread may replace it
@@ -280,7 +280,7 @@ class ResidentCopy:
     ) -> Iterator[tuple[Int64Array, RowCodes]]:
         """Yield encoded rows of the file in blocks.
 
-        Many rows are encoded on all cores, while the next ones are read.
+        Many rows are encoded on all cores, while the next rows are read.
         """
         metric, reader = self.table.schema.metric, VectorReader(db, self.table)
         together = max(_FEWEST, _BLOCK_BYTES // (4 * self.table.schema.dim))
@@ -292,9 +292,9 @@ class ResidentCopy:
                 block, coming = rowids[start : start + read], []
                 vectors = reader.read(block, ticket, present=True)
                 for first in range(0, len(block), together):
-                    some = slice(first, first + together)
-                    work = partial(encode_rows, vectors[some], metric)
-                    coming.append((block[some], threads.submit(work).result if many else work))
+                    rows = slice(first, first + together)
+                    work = partial(encode_rows, vectors[rows], metric)
+                    coming.append((block[rows], threads.submit(work).result if many else work))
                 for part, codes in before:
                     ticket.check()
                     yield part, codes()
@@ -304,7 +304,7 @@ class ResidentCopy:
                 yield part, codes()
 
     def most_changes(self, rows: int) -> int:
-        """Return the number of changes to bring in at a time into a copy of so many rows."""
+        """Return the number of changes to add at a time to a copy of this many rows."""
         by_size = _BYTES_AT_ONCE // self.table.schema.dim
         return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
 
@@ -312,10 +312,10 @@ class ResidentCopy:
 def changes_since(
     db: sqlite3.Connection, table: TableLayout, since: int, most: int
 ) -> tuple[Int64Array, Int64Array] | None:
-    """Return two arrays of rowids: rows with a vector written since then, and all rows written or
-    deleted since then.
+    """Return the rowids of rows with a vector that were written after a change number, and of all
+    rows that were written or deleted after it.
 
-    None if they are more than ``most``, or not all of them are kept.
+    None if they are more than ``most``, or if the file no longer knows all deleted rows.
     """
     if since < floor_of(db, table):
         return None
@@ -345,7 +345,7 @@ def rows_to_load(db: sqlite3.Connection, table: TableLayout) -> Int64Array:
 
 
 def _has_vector(table: TableLayout) -> str:
-    """Return SQL for whether a row of ``r`` has a vector."""
+    """Return the SQL condition that a row of ``r`` has a vector."""
     if not table.schema.vector_nullable:
         return "1"
     return f"EXISTS (SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"

@@ -1,7 +1,8 @@
-"""The nearest rows by a scan of the file, which streams all vectors and measures them in float64.
+"""Find the nearest rows by a scan of the file, which reads all vectors and measures them in
+float64.
 
-If the caller or the settings ask for it, a prefix of the vectors or their bits select some rows
-first, which are then measured in the same way.
+If the caller or the settings request it, a prefix of the vectors or their bits select rows first,
+and only these are measured with complete vectors.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from ..sql.filters import fixed_values
 from ..vectors import VectorReader
 from .kernel.library import measured
 
-# Rows measured with complete vectors, for each wanted row, when a prefix ranks the rows
+# Rows measured with complete vectors, for each requested row, if a prefix ranks the rows
 # (``python -m bench search``).
 PREFIX_OVERSAMPLE = 4.0
-# The same when bits rank them: more rows have the same distance.
+# The same if bits rank them: more rows have the same distance.
 BIT_OVERSAMPLE = 16.0
 
 
@@ -69,7 +70,7 @@ def _condition(query: Query, table: TableLayout) -> tuple[str, Sequence[Any]]:
 
 # sqlite-vec refuses a larger k.
 _LARGEST_K = 4096
-# If a filter leaves at most so many rows, all of them are measured.
+# If a filter selects at most this many rows, all of them are measured.
 _FEW = 2000
 
 
@@ -81,7 +82,7 @@ def search(
     *,
     scan: str,
 ) -> list[Found]:
-    """Answer from the file. With the setting ``scan="bit"`` bits may select the rows to measure.
+    """Answer from the file. With the setting ``scan="bit"``, bits may select the rows to measure.
 
     Exact queries with the same filter share a scan.
     """
@@ -113,7 +114,7 @@ def _settled(
     query: Query,
     rowids: Int64Array,
 ) -> Found:
-    """Return the nearest of these rows, which all have a vector, and rows equal to the last one."""
+    """Return the nearest of these rows, and rows equal to the last one. All have a vector."""
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
@@ -134,7 +135,7 @@ def _likeliest(
     vectors: VectorReader,
     query: Query,
 ) -> Int64Array | None:
-    """Return the rows that parts of the vectors select; None if too many are wanted for that."""
+    """Return the rows that a prefix or the bits select; None if the query wants too many rows."""
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
         return few
     dims = None if query.tuning is None else query.tuning.dims
@@ -156,7 +157,7 @@ def _nearest_by_bits(
     db: sqlite3.Connection, table: TableLayout, query: Query, wanted: int
 ) -> Int64Array:
     """Return the nearest rows by their bits, ranked by sqlite-vec."""
-    # Selecting by ``rowid IN`` comes before the nearest are taken; a JOIN would come after.
+    # ``rowid IN`` selects before sqlite-vec takes the nearest; a JOIN would select after that.
     match = "vector_bit MATCH vec_quantize_binary(?)"
     sql = f"SELECT rowid FROM {table.vec} WHERE {match} AND k = ?"
     values = [query.vector.tobytes(), wanted]
@@ -178,9 +179,9 @@ def _nearest_by_scan(
     queries: Sequence[Query],
     dims: int | None = None,
 ) -> list[Int64Array]:
-    """Return each query's nearest rows, and rows equal to the last one. All have one filter.
+    """Return each query's nearest rows, and rows equal to the last one. All have the same filter.
 
-    With ``dims``, so many components rank the rows, of which some more are returned.
+    With ``dims``, this many components rank the rows, and more rows are returned.
     """
     vectors.check_rows()
     selected = rowids_where(db, table, *_condition(queries[0], table))
@@ -196,7 +197,7 @@ def _nearest_by_scan(
                 wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
             rowids, far = nearest[number]
             new = measured(rows, query.vector[:dims], table.schema.metric)
-            if dims is not None:  # a prefix of zeros, as far away as one at a right angle
+            if dims is not None:  # a prefix of zeros counts like one at a right angle
                 new[np.isnan(new)] = 1.0
             reaching = new <= far[-1] if len(far) >= wanted else slice(None)
             rowids = np.concatenate([rowids, block[reaching]])

@@ -91,9 +91,15 @@ class Keeper(ABC):
     def ready(self) -> None:
         """Begin the searches that wait for a copy."""
 
-    @abstractmethod
     def clean(self) -> None:
         """Begin to remove scan files that the store does not count on."""
+        files = self.files
+        if files is not None and files.can_write and not self.closed:
+            self.tasks.start(self._clean(files))
+
+    async def _clean(self, files: ScanFiles) -> None:
+        with suppress(Exception):  # the next call does it
+            await self.readers.read(lambda db, _: files.clean(db))
 
 
 class Kept(ABC, Generic[_T]):

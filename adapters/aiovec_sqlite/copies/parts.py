@@ -1,7 +1,7 @@
-"""The parts of a scan: the thread that asks for it does them, and others help if cores are free.
+"""Share a scan among threads: its own thread does the parts, and others help if cores are free.
 
-The helpers are threads of the library, which all stores of the process share. So a scan never waits
-for one to begin: what a helper does not take, the asking thread does.
+The helpers are threads of the library, which all stores of the process share. A scan never waits
+for a helper to begin: its own thread does the parts that no helper takes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def in_parts(part: Callable[[], object], parts: int) -> None:
         turns.append(turn)
     part()
     for turn in turns:
-        turn.acquire()  # waits for a helper that has begun; the others find it taken
+        turn.acquire()  # waits for a helper that has begun; one that has not will find it taken
 
 
 def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Semaphore) -> None:
@@ -42,7 +42,7 @@ def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Sema
     free.release()
 
 
-# The cores that no helper keeps busy, besides the one of the calling thread.
+# The cores that no helper uses, except that of the calling thread.
 _free: threading.Semaphore | None = None
 
 

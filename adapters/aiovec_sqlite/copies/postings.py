@@ -225,7 +225,7 @@ def make_postings(
     if file is None:
         small, sizes = _write(db, ticket, index, rows, lists.extend)
         return Postings(change, bytes(lists), small, sizes)
-    file.seek(HEAD)
+    file.write(bytes(HEAD), 0)  # room for the head
     small, sizes = _write(db, ticket, index, rows, file.write)
     file.write(small)
     file.seal(_facts(table, index, change, sizes, digest_of(small)))

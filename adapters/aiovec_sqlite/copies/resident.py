@@ -1,9 +1,9 @@
-"""Searches of tables in memory, by their copies and their words, and the memory of all tables.
+"""Search tables in memory, by their copies and their words, and bound the memory of all tables.
 
-A copy is a list of segments, which lie in a mapped scan file or in memory. The first search of a
-table in a process maps the scan file. If there is none, the store's file answers, and a build
-begins, for which later searches wait. The file also answers when a build takes very long, and where
-there is neither disk nor memory for a copy.
+A copy is a list of segments, in a mapped scan file or in memory. The first search of a table in a
+process maps the scan file. If the table has none, the store's file answers, and a build begins;
+later searches wait for it. The file also answers while a build takes very long, and if there is
+neither disk nor memory for a copy.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from .segments import State
 
 _T = TypeVar("_T")
 
-# Searches wait for a build for this share of busy_timeout, and so many seconds at most, before the
-# file answers them, and between its answers. Each takes about as long as the rest of the build, and
-# slows it down.
+# Searches wait for a build for this share of busy_timeout, and at most this many seconds, before
+# the file answers them, and between its answers. Such an answer takes about as long as the rest of
+# the build, and slows it down.
 _BUILDS_ALONE, _LONGEST = 1 / 2, 60.0
 # Seconds without a search after which another table may take a table's private memory.
 _IDLE = 60.0
 # Seconds between looks for dropped tables.
 _BETWEEN_LOOKS = 1.0
-# How often a batch renews its snapshot because another batch was quicker.
+# Times that a batch renews its snapshot because another batch was quicker.
 _MOST_SNAPSHOTS = 10
 
 
@@ -50,7 +50,7 @@ class _SearchedTable:
         self.table = table
         self.queue = Queue(self, partial(copies.answer, self))
         self.copy, self.words = KeptCopy(table, copies), KeptWords(table, copies)
-        # True once a scan file was looked for, by the first search.
+        # True once the first search has looked for a scan file.
         self.looked = False
         # The time from which the file may answer searches that wait for the build.
         self.answered_at = 0.0
@@ -61,7 +61,7 @@ class _SearchedTable:
 
     @property
     def ready(self) -> bool:
-        """True unless searches wait for a build: the copy answers, or without one the file."""
+        """True unless searches wait for a build: the copy answers, or without it the file."""
         if self.copy.value is not None or not self.copy.is_loading:
             return True
         return time.monotonic() >= self.answered_at
@@ -80,9 +80,9 @@ class _SearchedTable:
 
 
 class ResidentSearch(Keeper):
-    """Answers searches from the tables' copies, and from the file where a table has none.
+    """Answers searches from the tables' copies, and from the file if a table has none.
 
-    Private memory stays within ``memory`` bytes for all tables of a store.
+    The private memory of all tables of a store stays within ``memory`` bytes.
     """
 
     def __init__(
@@ -105,15 +105,15 @@ class ResidentSearch(Keeper):
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _SearchedTable] = {}  # in the order of their last search
         self._looked_at = 0.0
-        # True once files were removed that processes left behind which ended while they wrote them.
+        # True once the files of writers that were killed have been removed.
         self._cleaned = False
 
     def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> Coroutine[Any, Any, _T]:
-        """Return what ``finish`` makes of the results of exact searches, in a reader's thread."""
+        """Return the result of ``finish`` for exact searches, in a reader's thread."""
         resident = self._of(table)
-        # The file answers one query at first, many take longer there than a build.
+        # The file answers one query at first; several take longer there than a build.
         answered_without_build = len(queries) == 1 and (resident.queue.batch or not resident.looked)
         if resident.copy.value is None and not answered_without_build:
             self._begin_building(resident)
@@ -138,7 +138,7 @@ class ResidentSearch(Keeper):
             kept.look_after()
 
     def _of(self, table: TableHandle) -> _SearchedTable:
-        """Return what is known of the table, as the one that was searched last."""
+        """Return the table's entry, which becomes the last one searched."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.epoch != table.epoch:
@@ -162,7 +162,7 @@ class ResidentSearch(Keeper):
         return 0 if resident is None else resident.nbytes
 
     def details(self, table: TableHandle) -> dict[str, object]:
-        """Return for ``stats`` how the table is searched, and the number of such searches."""
+        """Return for ``stats`` how the table is searched, and the number of searches."""
         resident = self._tables.get(table.name)
         copy, words = (
             (None, None) if resident is None else (resident.copy.value, resident.words.value)
@@ -196,25 +196,13 @@ class ResidentSearch(Keeper):
             self._wait_for_build(resident)
 
     def _wait_for_build(self, resident: _SearchedTable) -> None:
-        """Make searches wait for the build, for a while."""
+        """Make searches wait for the build, for a limited time."""
         resident.answered_at = time.monotonic() + self._builds_alone
         loop = asyncio.get_running_loop()
         loop.call_later(self._builds_alone + 0.001, self._batches.begin)
 
     def ready(self) -> None:
         self._batches.begin()
-
-    def clean(self) -> None:
-        """Begin to remove scan files that the store does not count on."""
-        files = self.files
-        if files is None or not files.can_write or self.closed:
-            return
-
-        async def clean() -> None:
-            with suppress(Exception):  # the next call does it
-                await self.readers.read(lambda db, _: files.clean(db))
-
-        self.tasks.start(clean())
 
     def has_room(self, wanted: int = 0) -> bool:
         """Return whether there is memory, after removing tables that are no longer searched."""
@@ -247,7 +235,7 @@ class ResidentSearch(Keeper):
         on_scanned: Callable[[], None],
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
-        """Return what ``finish`` makes of the results of queries, all in one snapshot."""
+        """Return the result of ``finish`` for queries, all in one snapshot."""
         by_both = any(query.by_both for query in queries)
         copy: ResidentCopy | None = None
         spoiled = False
@@ -289,7 +277,7 @@ class ResidentSearch(Keeper):
         if state is not None:
             self._look_after(resident, queries, state)
             return finished
-        if copy is not None and resident.copy.value is copy:  # it is too far behind, or spoiled
+        if copy is not None and resident.copy.value is copy:  # too many changes, or spoiled
             resident.copy.value = None
             if spoiled:
                 copy, resident.copy.file_at = None, time.monotonic() + PAUSE
@@ -301,7 +289,7 @@ class ResidentSearch(Keeper):
         return finished
 
     def _look_after(self, resident: _SearchedTable, queries: Sequence[Query], state: State) -> None:
-        """Count the queries, keep to the memory, and build the table again if it is worn."""
+        """Count the queries, check the memory, and build the table again if it is worn."""
         if not self._cleaned:
             self._cleaned = True
             self.clean()
@@ -310,7 +298,7 @@ class ResidentSearch(Keeper):
         counts["batches"] += 1
         counts["largest_batch"] = max(counts["largest_batch"], len(queries))
         now = time.monotonic()
-        # Without a filter only the state can have grown.
+        # Without a filter, memory grows only with the state.
         if resident.kept is state and all(query.where is None for query in queries):
             return
         # Look again later if it is too early now to build.
@@ -324,7 +312,7 @@ class ResidentSearch(Keeper):
             self.tasks.start(self._drop_stale())
 
     async def _drop_stale(self) -> None:
-        """Remove copies of tables that another process dropped or altered."""
+        """Drop copies of tables that another process dropped or altered."""
         with suppress(Exception):  # the next look does it
             epochs = await self.readers.read(
                 lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())

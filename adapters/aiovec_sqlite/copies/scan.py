@@ -1,7 +1,7 @@
 """Answer a batch of searches from a resident copy, on a reader's thread, in one snapshot.
 
-C code scans the codes for the batch and measures the candidates by their vectors. Large scans are
-shared by threads on all cores. Python's other threads continue to run.
+C code scans the codes for the batch and measures the candidates by their vectors. Threads on all
+cores share a large scan. Python's other threads continue to run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .segments import State, stacked
 
 @dataclass(frozen=True, slots=True)
 class ScanQuery:
-    """A query, its limit, and the rows of each segment that it may find."""
+    """A query, its limit, and a mask of each segment's rows that it may find."""
 
     vector: Float32Array
     limit: int
@@ -48,7 +48,7 @@ class ScanQuery:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """Rows and their distances to a query, with vectors if the batch wants any."""
+    """Rows and their distances to a query, with vectors if the batch needs them."""
 
     rowids: Int64Array
     distances: Float64Array
@@ -68,8 +68,8 @@ def nearest(
     """Return each query's nearest rows, nearest first, including rows that equal the last one.
 
     With ``vectors``, their vectors are returned too. If ``stop`` becomes true, the scan ends early,
-    and rows are missing. ``parts`` is the most threads that share the scan, each of which takes
-    ``unit`` rows at a time; 0 stands for numbers that pay.
+    and rows are missing. At most ``parts`` threads share the scan, and each takes ``unit`` rows at
+    a time; with 0, the numbers depend on the scan's size.
     """
     native = library()
     points = np.ascontiguousarray(stacked([target.vector for target in targets]), np.float32)
@@ -86,7 +86,7 @@ def nearest(
     ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
         """Return the end of each query's rows, the rows, their distances, and their vectors.
 
-        The call is repeated if many rows are equal and there is too little room for them.
+        Repeat the call if so many rows are equal that they do not fit.
         """
         room = sum(2 * rows + 16 for rows in wanted)
         while True:
@@ -136,10 +136,10 @@ def _mask_addresses(
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-# A scan is shared by one thread for so many codes and queries: below this, waking another one takes
-# longer than it saves. Up to four queries take as long as one, since the memory gives no more.
+# Codes, times queries, for each thread of a scan: with fewer, waking a thread takes longer than it
+# saves. Up to four queries take as long as one, because the memory is the limit.
 _OF_A_PART, _AS_ONE = 8 * 2**20, 4
-# Codes that a thread takes at a time: some tenths of a millisecond, so that all end together.
+# Codes that a thread takes at a time: a few tenths of a millisecond, so that all end together.
 _UNIT = 2**20
 
 
@@ -150,10 +150,10 @@ def _parts(state: State, queries: int) -> int:
 
 
 _NO_MEMORY = "no memory for a scan"
-# If a filter selects less than this share of the rows, its query gets its own scan, which
-# multiplies only a few of them.
+# If a filter selects less than this share of the rows, its query gets a scan of its own, which
+# multiplies only these rows.
 _FEW = 1 / 16
-# The most rows that the queries of a scan may want together; each takes about 400 bytes.
+# The most rows that the queries of a scan may return together; each takes about 400 bytes.
 _WANTED = 65_536
 
 
@@ -168,8 +168,8 @@ class Snapshot:
     words: SnapshotWords | None = None
 
 
-# Queries that share a scan. More would share the reading of the codes a little better, but make
-# the first of them wait longer.
+# Queries that share a scan. With more, the codes would be read less often, but the first query
+# would wait longer.
 MOST_TOGETHER = 32
 
 
@@ -179,9 +179,9 @@ def found_by_scan(
     queries: Sequence[Query],
     on_scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
-    """Scan for all queries, and then yield what some of them find, by their places.
+    """Scan for all queries, and then yield the results of some of them by their places.
 
-    Those that find few rows come first. ``on_scanned`` is called before any field is read.
+    Queries with few rows come first. ``on_scanned`` is called before any field is read.
     """
     best: list[Nearest] = []
     for start in range(0, len(queries), MOST_TOGETHER):
@@ -236,9 +236,9 @@ def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
 
 
 def _vectors(snapshot: Snapshot, rowids: Int64Array) -> Float32Array:
-    """Return the vectors of rows, NaN where a row has none.
+    """Return the vectors of rows, NaN for a row without a vector.
 
-    Those of sorted segments are found in memory, the others in the file.
+    Those of sorted segments come from memory, the others from the file.
     """
     state = snapshot.state
     wanted, places = np.unique(rowids, return_inverse=True)
@@ -257,26 +257,26 @@ def _vectors(snapshot: Snapshot, rowids: Int64Array) -> Float32Array:
     return vectors[places]
 
 
-# A query of more rows is read by itself, and no other waits for it.
+# The rows of a query with more rows are read by themselves, and no other query waits for them.
 LARGE = 100
 
 
 def _found(
     snapshot: Snapshot, queries: Sequence[Query], best: Sequence[Nearest]
 ) -> Iterator[dict[int, Found]]:
-    """Read the rows of all, with one statement for the small queries that want the same columns."""
+    """Read the rows of all queries, with one statement for small queries with the same columns."""
     db, ticket, table = snapshot.db, snapshot.ticket, snapshot.table
-    alike: dict[tuple[bool, Columns], list[int]] = {}
-    others: list[int] = []
+    small: dict[tuple[bool, Columns], list[int]] = {}
+    large: list[int] = []
     for place, query in enumerate(queries):
-        large = (query.hits if query.by_both else len(best[place].rowids)) > LARGE
+        is_large = (query.hits if query.by_both else len(best[place].rowids)) > LARGE
         key = query.by_both, query.columns
-        (others if large else alike.setdefault(key, [])).append(place)
-    others.sort(key=lambda place: len(best[place].rowids))
-    # Those with words take longer.
-    groups = [alike[key] for key in sorted(alike, key=lambda key: key[0])]
-    for places in [*groups, *([place] for place in others)]:
-        query, some = queries[places[0]], [best[place] for place in places]
+        (large if is_large else small.setdefault(key, [])).append(place)
+    large.sort(key=lambda place: len(best[place].rowids))
+    # Hybrid queries take longer.
+    groups = [small[key] for key in sorted(small, key=lambda key: key[0])]
+    for places in [*groups, *([place] for place in large)]:
+        query, group = queries[places[0]], [best[place] for place in places]
         if query.by_both:
             both = [
                 hybrid_hits(
@@ -288,14 +288,14 @@ def _found(
             answered = found_by_both(db, ticket, table, both, partial(_vectors, snapshot), measured)
             yield dict(zip(places, answered, strict=True))
             continue
-        # Queries that count bytes, and others of their scan, may come without their vectors.
-        kept = [one.vectors for one in some if one.vectors is not None]
-        every = query.columns.vector and len(kept) == len(some)
+        # Queries that count bytes, and others of their scan, may have no vectors here.
+        kept = [near.vectors for near in group if near.vectors is not None]
+        every = query.columns.vector and len(kept) == len(group)
         vectors = np.concatenate(kept) if every else None
-        joined = np.concatenate([one.rowids for one in some])
+        joined = np.concatenate([near.rowids for near in group])
         rows = by_rowids(db, ticket, table, joined, query.columns, vectors)
-        parts = [rows] if len(some) == 1 else split(rows, [len(one.rowids) for one in some])
+        parts = [rows] if len(group) == 1 else split(rows, [len(near.rowids) for near in group])
         yield {
-            place: Found(part, one.distances.tolist())
-            for place, one, part in zip(places, some, parts, strict=True)
+            place: Found(part, near.distances.tolist())
+            for place, near, part in zip(places, group, parts, strict=True)
         }

@@ -1,4 +1,4 @@
-"""Scan files: a table's segments or words in a file next to the store, which processes map
+"""Scan files: a table's segments or words, in a file next to the store that processes map
 read-only.
 
 ``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout of segments,
@@ -37,17 +37,17 @@ from .segments import FULL, RowCodes, Segment, State
 # Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
 # that they need not write large files.
 _WORTH, VARIABLE = 32 * 2**20, "AIOVEC_SCAN_FILE_FROM"
-# The first bytes of a file, by what it has.
+# The first bytes of a file, by the kind of its contents.
 _MAGIC = {"codes": b"aiovec scan file", "words": b"aiovec word file"}
 _MAGIC_BYTES = 16
-# A change of the layout, or of the meaning of codes, gets another number.
+# Another layout, or another meaning of codes, gets another number.
 _LAYOUT = 2
 HEAD = 4096
 # Arrays begin at a multiple of this, and so of every system's page size.
 _ALIGNED = 65_536
 # Bytes written at a time.
 _PART = 32 * 2**20
-# Seconds without a change after which a file's writer counts as stopped, or as gone with a child
+# Seconds without a change after which a file's writer counts as stopped, or as ended, with a child
 # that inherited its lock.
 _STOPPED = 10.0
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
@@ -62,16 +62,16 @@ _Array = npt.NDArray[Any]
 
 
 class SpoiledFileError(Exception):
-    """A scan file holds what no row can have: its disk has damaged it."""
+    """A scan file holds values that no row can have: it is damaged."""
 
 
 def size_of(rows: int, dim: int) -> int:
-    """Return the approximate bytes of so many rows, in a file or in memory."""
+    """Return the approximate bytes of this many rows, in a file or in memory."""
     return rows * (4 * dim + dim + dim % 2 + 20)
 
 
 class _Places:
-    """The places of the arrays of so many rows in a file."""
+    """The places in a file of the arrays of this many rows."""
 
     def __init__(self, rows: int, dim: int) -> None:
         # While a file is written, two parts of a segment's rows are in memory.
@@ -124,10 +124,10 @@ def digest_of(data: Any) -> str:
 
 
 class NewFile:
-    """A scan file of about so many bytes that is being written, which its lock shows to other
-    processes.
+    """A scan file that is being written. Its lock tells other processes so.
 
-    ``OSError`` if it cannot be written, or would leave too little room on the disk.
+    ``OSError`` if it cannot be written, or if its approximate ``nbytes`` would leave too little
+    room on the disk.
     """
 
     def __init__(self, store: Path, kind: str, nbytes: int) -> None:
@@ -149,27 +149,26 @@ class NewFile:
 
     @property
     def number(self) -> int:
-        """Its descriptor."""
+        """The file descriptor."""
         return self._file.fileno()
 
-    def seek(self, place: int) -> None:
-        self._file.seek(place)
-
-    def write(self, data: Any) -> None:
+    def write(self, data: Any, place: int | None = None) -> None:
+        """Write at a place; by default after the last write."""
+        if place is not None:
+            self._file.seek(place)
         left = memoryview(data).cast("B")
         while left:
             left = left[self._file.write(left) :]
 
     def seal(self, facts: Mapping[str, Any]) -> None:
-        """Write the head, which makes the token."""
+        """Write the head, and compute the token from it."""
         text = json.dumps({**facts, "random": self._random}).encode()
         head = (self._magic + text).ljust(HEAD, b"\0")
-        self.seek(0)
-        self.write(head)
+        self.write(head, 0)
         self.token = self._random + digest_of(head)
 
     def flush(self) -> None:
-        """Flush it to the disk, before the store gets its token."""
+        """Flush the file to the disk, before the store gets its token."""
         os.fsync(self._file.fileno())
 
     def end(self) -> None:
@@ -179,7 +178,7 @@ class NewFile:
             self._file.close()
 
     def discard(self) -> None:
-        """Remove it. Processes that have mapped it keep it."""
+        """Remove the file. Processes that have mapped it keep it."""
         self.end()
         with suppress(OSError):
             self.path.unlink()
@@ -192,62 +191,53 @@ def write_segments(
     change: int,
     blocks: Iterable[tuple[Int64Array, RowCodes]],
 ) -> State:
-    """Write so many rows of a snapshot with this change number; return them as mapped."""
-    return _Segments(file, table, rows).fill(blocks, change)
+    """Write this many rows of the snapshot with this change number; return them as mapped."""
+    dim, done = table.schema.dim, 0
+    places = _Places(rows, dim)
+    small, room = bytearray(places.large - HEAD), min(places.full, rows)
+    segment, spare = Segment.empty(room, dim), Segment.empty(room, dim)
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1, "aiovec-scan-file") as writer:
+        for rowids, codes in blocks:
+            start = 0
+            while start < len(rowids) and done < rows:
+                part = slice(start, start + room - segment.count)
+                segment = segment.append(rowids[part], codes.part(part))
+                start += len(rowids[part])
+                if segment.count == room:
+                    if writing is not None:
+                        writing.result()
+                    writing = writer.submit(_write_segment, file, places, small, segment, done)
+                    done += room
+                    room = min(room, rows - done)
+                    segment, spare = spare.emptied(room), segment
+        if writing is not None:
+            writing.result()
+    if done != rows:
+        raise OSError(f"a scan file for {rows} rows got {done}")
+    file.write(small, HEAD)
+    file.seal(_facts(table, rows, change, digest_of(small)))
+    return read_segments(file.number, file.token, table)
 
 
-class _Segments:
-    """Segments that are being written to a scan file."""
-
-    def __init__(self, file: NewFile, table: TableLayout, rows: int) -> None:
-        self._places = _Places(rows, table.schema.dim)
-        self._file, self._table, self._rows = file, table, rows
-        self._small = bytearray(self._places.large - HEAD)
-
-    def fill(self, blocks: Iterable[tuple[Int64Array, RowCodes]], change: int) -> State:
-        room, dim, done = min(self._places.full, self._rows), self._table.schema.dim, 0
-        segment, spare = Segment.empty(room, dim), Segment.empty(room, dim)
-        writing: Future[None] | None = None
-        with ThreadPoolExecutor(1, "aiovec-scan-file") as writer:
-            for rowids, rows in blocks:
-                start = 0
-                while start < len(rowids) and done < self._rows:
-                    some = slice(start, start + room - segment.count)
-                    segment = segment.append(rowids[some], rows.part(some))
-                    start += len(rowids[some])
-                    if segment.count == room:
-                        if writing is not None:
-                            writing.result()
-                        writing = writer.submit(self._write, segment, done)
-                        done += room
-                        room = min(room, self._rows - done)
-                        segment, spare = spare.emptied(room), segment
-            if writing is not None:
-                writing.result()
-        if done != self._rows:
-            raise OSError(f"a scan file of {self._rows} rows got {done}")
-        self._put(HEAD, self._small)
-        self._file.seal(_facts(self._table, self._rows, change, digest_of(self._small)))
-        return read_segments(self._file.number, self._file.token, self._table)
-
-    def _write(self, segment: Segment, first: int) -> None:
-        rows = slice(first, first + segment.count)
-        for name in _SMALL:
-            self._places.of(self._small, name, HEAD)[rows] = getattr(segment, name)
-        number, facts = first // self._places.full, [getattr(segment, name) for name in _FACTS]
-        self._places.of(self._small, "facts", HEAD)[number] = facts
-        self._places.of(self._small, "digests", HEAD)[number] = _digest_of(segment)
-        for name in _LARGE:
-            start, kind, shape = self._places.arrays[name]
-            self._put(start + first * kind.itemsize * shape[1], getattr(segment, name))
-
-    def _put(self, place: int, data: Any) -> None:
-        self._file.seek(place)
-        self._file.write(data)
+def _write_segment(
+    file: NewFile, places: _Places, small: bytearray, segment: Segment, first: int
+) -> None:
+    """Write the large arrays of the rows from ``first`` on, and put the others into ``small``."""
+    rows = slice(first, first + segment.count)
+    for name in _SMALL:
+        places.of(small, name, HEAD)[rows] = getattr(segment, name)
+    number, facts = first // places.full, [getattr(segment, name) for name in _FACTS]
+    places.of(small, "facts", HEAD)[number] = facts
+    places.of(small, "digests", HEAD)[number] = _digest_of(segment)
+    for name in _LARGE:
+        start, kind, shape = places.arrays[name]
+        file.write(getattr(segment, name), start + first * kind.itemsize * shape[1])
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a file for ``open``; OSError for anything else, such as a pipe, which would not end."""
+    """Open a regular file for ``open``; OSError for anything else, such as a pipe, whose reading
+    would not end."""
     number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if stat.S_ISREG(os.fstat(number).st_mode):
         return number
@@ -260,8 +250,10 @@ _UNSOUND = (OSError, ValueError, LookupError, TypeError, ArithmeticError, Spoile
 
 
 def mapped(number: int, token: str) -> tuple[mmap.mmap, dict[str, Any]]:
-    """Map an open file; return it with the facts of its head. ValueError if it has another
-    token."""
+    """Map an open file; return the mapping, and the facts in its head.
+
+    ValueError if the file has another token.
+    """
     area = mmap.mmap(number, os.fstat(number).st_size, access=mmap.ACCESS_READ)
     head = area[:HEAD]
     if digest_of(head) != token[32:]:
@@ -307,7 +299,7 @@ def read_segments(number: int, token: str, table: TableLayout, *, whole: bool = 
 
 
 def _advise(area: mmap.mmap, places: _Places) -> None:
-    """Advise the system to read codes ahead in large pages, and vectors only where needed."""
+    """Advise the system to read codes ahead in large pages, and only the vectors that are used."""
     vectors = places.arrays["vectors"][0]
     codes = places.large, vectors - places.large
     for name, start, length in (
@@ -339,8 +331,9 @@ class ScanFiles:
         self.can_write = not read_only
         self._patience = min(_STOPPED, patience)
         self.least = int(os.environ.get(VARIABLE, _WORTH))
-        """The bytes from which on a table gets a file."""
-        # The files that others were writing at the last look, and since when they are so.
+        """The number of bytes from which on a table gets a file."""
+        # The files that others were writing at the last look, and the time since which they have
+        # not changed.
         self._written: dict[str, tuple[set[tuple[str, int, int]], float]] = {}
 
     def find(
@@ -353,18 +346,18 @@ class ScanFiles:
         path = self._path_of(token)
         try:
             with open(path, "rb", opener=_regular) as file:
-                found = read(file.fileno(), token)
+                contents = read(file.fileno(), token)
             self._keep_private(path)
         except _UNSOUND:
             return None
-        return found if floor_of(db, table) <= found.change <= newest_change(db) else None
+        return contents if floor_of(db, table) <= contents.change <= newest_change(db) else None
 
     def _path_of(self, token: str) -> Path:
         return self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
 
     def _keep_private(self, path: Path) -> None:
-        """Let nobody read the file who may not read the store any more."""
-        allowed, mode = (stat.S_IMODE(os.stat(one).st_mode) for one in (self._store, path))
+        """Withdraw the file's permissions that the store no longer has."""
+        allowed, mode = (stat.S_IMODE(os.stat(file).st_mode) for file in (self._store, path))
         if mode & ~(allowed | 0o600):
             with suppress(OSError):  # it is another user's
                 path.chmod(mode & (allowed | 0o600))
@@ -387,11 +380,11 @@ class ScanFiles:
         return path, True
 
     def new(self, kind: str, nbytes: int) -> NewFile:
-        """Begin a file of about so many bytes; OSError if the disk refuses it."""
+        """Begin a file of about ``nbytes``; OSError if the disk has no room for it."""
         return NewFile(self._store, kind, nbytes)
 
     def waits(self, kind: str) -> bool:
-        """Return whether another process is writing a file of this kind, and makes progress."""
+        """Return whether another process is writing a file of this kind, and progresses."""
         written = set[tuple[str, int, int]]()
         with self._locked(_MAGIC[kind]) as (_, busy):
             for path in busy:
@@ -404,10 +397,11 @@ class ScanFiles:
         return bool(written) and now < self._written[kind][1] + self._patience
 
     def clean(self, db: sqlite3.Connection) -> None:
-        """Remove files whose token the store does not hold: older ones, and remains of a kill.
+        """Remove the files whose token the store does not hold: older ones, and those of killed
+        writers.
 
-        A file whose lock is free was given up, or the store has its token: so the tokens are read
-        after taking the lock.
+        If a file's lock is free, its writer has ended, and has committed the token before that, or
+        never will. So the tokens are read after taking the lock.
         """
         with self._locked(*_MAGIC.values()) as (free, _):
             sql = "SELECT key, value FROM aiovec_state WHERE key LIKE 'scan:%'"
@@ -419,11 +413,11 @@ class ScanFiles:
 
     @contextmanager
     def _locked(self, *kinds: bytes) -> Iterator[tuple[list[Path], list[Path]]]:
-        """Hold the locks of the files that nobody is writing; yield these, and the others."""
+        """Hold the locks of the files that nobody is writing; yield these files, and the others."""
         free: list[Path] = []
         written: list[Path] = []
         begin = len(self._store.name)
-        with ExitStack() as held:
+        with ExitStack() as files:
             with suppress(OSError):
                 for path in self._store.parent.iterdir():
                     if not path.name.startswith(self._store.name):
@@ -431,7 +425,7 @@ class ScanFiles:
                     if not _NAME.fullmatch(path.name[begin:]) or path.is_symlink():
                         continue
                     with suppress(OSError):
-                        file = held.enter_context(open(path, "r+b", opener=_regular))
-                        if file.read(_MAGIC_BYTES) in (*kinds, b""):  # not another program's
+                        file = files.enter_context(open(path, "r+b", opener=_regular))
+                        if file.read(_MAGIC_BYTES) in (*kinds, b""):  # else another program's
                             (free if try_lock(file.fileno()) else written).append(path)
             yield free, written

@@ -1,8 +1,8 @@
 """A table's resident copy: codes in segments, and consistent states of it for scans.
 
-A state never changes. A write makes a new one that shares all unchanged arrays: a removed row gets
-an offset of minus infinity in a copy of its segment's offsets, and a new row is written after the
-rows that older states refer to. So a scan takes no lock and sees one moment.
+A state never changes. A write makes a new state that shares all unchanged arrays: a removed row
+gets an offset of minus infinity in a copy of its segment's offsets, and a new row is written after
+the rows that older states refer to. So a scan takes no lock and sees one moment.
 
 ``docs/internals/exact-search.md`` derives the error bound of a value from codes. A row is
 x = m·(c/127 + r), with m its largest component, c its codes and r the rounding remainder. Its
@@ -10,10 +10,10 @@ x = m·(c/127 + r), with m its largest component, c its codes and r the rounding
 
     cosine  x·q/‖x‖ with ‖q‖ = 1      dot  x·q      l2  x·q - ‖x‖²/2
 
-From codes the value is ``scale·query.scale·(c·c_q) + offset``. It differs from the true one by at
-most ``query.length·error + query.slack·reach + rounding·|offset| + query.blur``, where ``error`` is
-the length of the part of the row that its codes leave out, and ``reach`` the length of the part
-that they represent. Queries are encoded in ``scan.c``.
+Computed from codes, the value is ``scale·query.scale·(c·c_q) + offset``. It differs from the true
+value by at most ``query.length·error + query.slack·reach + rounding·|offset| + query.blur``, where
+``error`` is the length of the part of the row that its codes leave out, and ``reach`` the length of
+the part that they represent. Queries are encoded in ``scan.c``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RowCodes:
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
-    """Return codes of vectors that are 0, or whose largest component is from 1e-15 to 1e15 in size.
+    """Return the codes of vectors that are 0, or whose largest component is from 1e-15 to 1e15.
 
     DamageError for any other vector, which would spoil the bound for all rows.
     """
@@ -102,11 +102,11 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
-    """Return the upper halves of rows' codes, the lower ones, and the greatest length of these.
+    """Return the upper halves of rows' codes, the lower halves, and their greatest length.
 
-    A code plus 128 is a number of eight bits, four in either half. Two codes share a byte: one of a
-    row's first half in the lower bits, one of its second half in the upper ones. The length is that
-    of a row's lower halves less 7.5, their middle.
+    A code plus 128 is a number of eight bits, four in either half. Two codes share a byte: one from
+    a row's first half in the lower bits, one from its second half in the upper bits. The length is
+    that of a row's lower halves minus 7.5, their middle.
     """
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
@@ -129,12 +129,12 @@ def _squares(rows: Float32Array) -> Float32Array:
     return squares
 
 
-# Rows of a full segment: enough that Python's share of a scan is small.
+# Rows of a full segment: so many that Python's share of a scan is small.
 FULL = 16_384
-# The least room of a segment, in rows.
+# The smallest room of a segment, in rows.
 _ROOM = 8
-# Codes begin at a multiple of so many bytes: a row that touches one more line of the processor's
-# cache than necessary takes half as long again to scan.
+# Codes begin at a multiple of this many bytes: a row that touches one line of the processor's cache
+# more than necessary takes 1.5 times as long to scan.
 _CACHE_LINE = 64
 
 
@@ -142,12 +142,12 @@ _CACHE_LINE = 64
 class Segment:
     """The first ``count`` rows of arrays that may have room for more.
 
-    The codes are in halves, the upper ones in ``upper``. ``vectors`` are the rows themselves.
+    ``upper`` and ``lower`` are the halves of the codes. ``vectors`` are the rows themselves.
     ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` bound the rows' facts.
     """
 
     mark: object
-    """Stays the same while rows only come and go; a new one means that rows have moved."""
+    """Stays the same while rows are only added and removed; a new mark means that rows moved."""
     count: int
     dead: int
     dim: int
@@ -176,7 +176,7 @@ class Segment:
         return cls(object(), 0, 0, dim, upper, lower, scale, offset, error, rowids, vectors)
 
     def emptied(self, room: int) -> Segment:
-        """Return the first part of the same arrays, without rows."""
+        """Return a segment without rows in the first part of the same arrays."""
         return Segment(
             object(), 0, 0, self.dim, self.upper[:room], self.lower[:room], self.scale[:room],
             self.offset[:room], self.error[:room], self.rowids[:room], self.vectors[:room],
@@ -193,7 +193,7 @@ class Segment:
 
     @cached_property
     def _span(self) -> tuple[int, int]:
-        """The least and the greatest rowid; most writes are outside of most segments."""
+        """The smallest and the largest rowid; most writes are outside of most segments."""
         present = self.rowids[: self.count]
         return int(present.min(initial=2**63 - 1)), int(present.max(initial=-1))
 
@@ -220,7 +220,7 @@ class Segment:
         return [*codes, self.scale, self.offset, self.error, self.rowids, self.vectors]
 
     def append(self, rowids: Int64Array, rows: RowCodes) -> Segment:
-        """Return the segment with more rows, for which there must be room."""
+        """Return the segment with more rows; it must have room for them."""
         start, end = self.count, self.count + len(rows)
         self.rowids[start:end] = rowids
         self.upper[start:end], self.lower[start:end], longest = halved(rows.codes)
@@ -241,7 +241,7 @@ class Segment:
         )
 
     def without(self, rowids: Int64Array) -> Segment:
-        """Return the segment without the rows of these sorted ids."""
+        """Return the segment without the rows with these sorted ids."""
         places = self.places(rowids)
         if not len(places):
             return self
@@ -250,8 +250,10 @@ class Segment:
         return replace(self, offset=offset, dead=self.dead + len(places))
 
     def places(self, rowids: Int64Array) -> Int64Array:
-        """Return the places of these sorted ids, as far as the segment has them. A row that came
-        again has had other places before."""
+        """Return the places of those of the sorted ids that the segment has.
+
+        A row that was removed and added again has an older place, which does not count.
+        """
         first, last = self._span
         if not len(rowids) or rowids[-1] < first or last < rowids[0]:
             return np.zeros(0, dtype=np.int64)
@@ -270,7 +272,7 @@ class Segment:
 def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     """Return room for both halves of codes, each beginning at a line of the processor's cache.
 
-    In one piece, because NumPy asks for large pages only for large pieces, and a scan by many
+    In one array, because NumPy requests large pages only for large arrays, and a scan for many
     queries takes longer with small pages.
     """
     apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
@@ -285,8 +287,10 @@ def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
 def among(
     present: npt.NDArray[_Number], numbers: npt.NDArray[_Number], *, ordered: bool
 ) -> BoolArray:
-    """Return a mask of the present numbers that are among these sorted ones; ``ordered`` if they
-    are sorted too."""
+    """Return a mask of the ``present`` numbers that are among the sorted ``numbers``.
+
+    ``ordered`` tells that ``present`` is sorted too.
+    """
     if not ordered:
         return np.isin(present, numbers)
     selected = np.zeros(len(present), dtype=np.bool_)
@@ -295,7 +299,7 @@ def among(
 
 
 def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
-    """Return the places, in sorted numbers, of these sorted ones that are among them."""
+    """Return the places in ``present`` of the ``rowids`` that it has; both are sorted."""
     if not len(present):
         return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
@@ -346,7 +350,8 @@ class State:
 
     @cached_property
     def longest(self) -> float:
-        """An upper bound of the rows' lengths; meaningless for cosine, which uses unit vectors."""
+        """An upper bound of the rows' lengths; has no meaning for cosine, which uses unit
+        vectors."""
         ends = (segment.most_reach + segment.most_error for segment in self.segments)
         return 1.001 * max(ends, default=0.0)
 
@@ -361,8 +366,8 @@ def appended(
 ) -> list[Segment]:
     """Return the segments with more rows at the end.
 
-    ``coming`` rows in all will be appended from here on, so that room is made for them at a time.
-    A segment of ``full`` rows gets no more.
+    Room is made for ``coming`` rows, as many as this call and later ones will append. A segment
+    with ``full`` rows gets no more.
     """
     grown = list(segments)
     done = 0
@@ -373,7 +378,7 @@ def appended(
             grown.append(Segment.empty(room, dim))
         segment = grown[-1]
         if segment.count == len(segment.rowids):
-            # By a quarter: doubling would leave much room unused.
+            # By a quarter: doubling would leave much of the room unused.
             left = max(len(rows), coming) - done
             wanted = max(segment.count * 5 // 4, _ROOM, segment.count + left)
             segment = segment.with_room(min(full, wanted))
@@ -385,6 +390,6 @@ def appended(
 
 
 def without(segments: Sequence[Segment], rowids: Int64Array) -> list[Segment]:
-    """Return the segments without the rows of these ids."""
+    """Return the segments without the rows with these ids."""
     sought = np.sort(rowids)
     return [segment.without(sought) for segment in segments]

@@ -1,7 +1,7 @@
 """Compile the scan: ``python adapters/aiovec_sqlite/copies/kernel/build.py``.
 
-The build of the package runs it, and so can any machine with a compiler. The library does not use
-Python, so one library serves every version of it.
+The build of the package runs this, and it works on any machine with a compiler. The library does
+not use Python, so one library serves all versions of Python.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = HERE / f"_scan{SUFFIX}"
 # The same source gives the same bytes: without the time and the folder of the build.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
-# Distances equal NumPy's to the last bit, so no product is fused with a sum, and no sum is
-# reordered. The last flag counts, so these come after ``$CFLAGS``.
+# Distances equal NumPy's to the last bit, so the compiler must not fuse products with sums or
+# reorder sums. The last flag counts, so these come after ``$CFLAGS``.
 _GNU = (
     "-std=c11",
     "-O3",
@@ -48,9 +48,9 @@ class NoCompilerError(Exception):
 
 
 def compilers() -> list[list[str]]:
-    """Return the commands of the compilers to try: ``$CC`` only, or all installed ones.
+    """Return the commands of the compilers to try: only ``$CC``, or all that are installed.
 
-    On Windows not GCC, which keeps AVX vectors where the stack is not aligned for them.
+    On Windows without GCC, which keeps AVX vectors on a stack that is not aligned for them.
     """
     if chosen := os.environ.get("CC"):
         return [shlex.split(chosen)]
@@ -92,7 +92,7 @@ def _command(compiler: list[str], made: Path) -> list[str]:
 
 
 def _of_mac() -> list[str]:
-    """Return flags for the processors and the oldest system that the wheel's tag names."""
+    """Return the flags for the processors and the oldest system in the wheel's tag."""
     _, oldest, processors = sysconfig.get_platform().split("-", 2)
     names = ["arm64", "x86_64"] if processors == "universal2" else [processors]
     return [f"-mmacosx-version-min={oldest}", *(part for name in names for part in ("-arch", name))]

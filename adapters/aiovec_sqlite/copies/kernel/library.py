@@ -1,7 +1,7 @@
-"""The compiled scan: loading it, and calling it.
+"""Load and call the compiled scan.
 
 ``load`` returns None if there is no usable library: then every search is answered from the file.
-``AIOVEC_SCAN`` selects a kind of scan for tests and comparisons; "off" does without the library.
+``AIOVEC_SCAN`` selects a kind of scan for tests and comparisons; "off" disables the library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOG = logging.getLogger("aiovec.sqlite")
 
 VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
-# The numbers of the kinds in scan.c; of the kinds that one processor has, the last is the fastest.
+# The numbers of the kinds in scan.c. Of a processor's kinds, the last is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
 _VERSION = 12
 
@@ -65,23 +65,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "halve": (_NUMBER, _PLACE, _NUMBER, _NUMBER, _PLACE, _PLACE),
     "distances": (_NUMBER, *[_PLACE] * 4, _NUMBER, _NUMBER, _NUMBER, _PLACE),
     "words": (
-        _NUMBER,
-        _PLACE,
-        _NUMBER,
-        _NUMBER,
-        _PLACE,
-        _PLACE,
-        _NUMBER,
-        ctypes.c_double,
-        ctypes.c_double,
-        _NUMBER,
-        _PLACE,
-        _PLACE,
-        _NUMBER,
-        _PLACE,
-        _PLACE,
+        _NUMBER, _PLACE, _NUMBER, _NUMBER, _PLACE, _PLACE, _NUMBER, ctypes.c_double,
+        ctypes.c_double, _NUMBER, _PLACE, _PLACE, _NUMBER, _PLACE, _PLACE,
     ),
-}
+}  # fmt: skip
 
 
 class UnusableError(Exception):
@@ -133,12 +120,12 @@ def _loaded(wanted: str) -> Library | None:
 
 
 def opened(wanted: str, library: Path) -> Library:
-    """Return the library at a path, with the wanted kind of scan; "" is the fastest.
+    """Return the library at a path, with the ``wanted`` kind of scan; "" is the fastest.
 
     UnusableError if it cannot be used.
     """
     if wanted == OFF:
-        raise UnusableError(f"it is switched off by {VARIABLE}={wanted}")
+        raise UnusableError(f"{VARIABLE}={wanted} disables it")
     try:
         if _is_cut_short(library):
             raise UnusableError(f"{library.name} is damaged; install the package again")
@@ -154,7 +141,7 @@ def opened(wanted: str, library: Path) -> Library:
     for name, (result, *arguments) in _SIGNATURES.items():
         functions[name].restype, functions[name].argtypes = result, arguments
     if functions["version"]() != _VERSION:
-        raise UnusableError(f"{library.name} is of another version; install the package again")
+        raise UnusableError(f"{library.name} has another version; install the package again")
     kinds = functions["kinds"]()
     available = tuple(name for name, bit in KINDS.items() if kinds >> bit & 1)
     if wanted and wanted not in available:
@@ -164,14 +151,17 @@ def opened(wanted: str, library: Path) -> Library:
     return Library(functions, available, wanted or available[-1])
 
 
-# The formats and places of an ELF file's list of parts, its entries' size, and their number; and of
-# the place and the size of a part in its entry. For 32 and 64 bits.
+# For ELF files of 32 and of 64 bits: the format of a number; the places of the offset, the entry
+# size and the length of the program headers; and in an entry, the places of a part's offset and
+# size.
 _ELF = {1: ("I", 28, 42, 44, 4, 16), 2: ("Q", 32, 54, 56, 8, 32)}
 
 
 def _is_cut_short(library: Path) -> bool:
-    """Return whether a library for Linux is shorter than its parts: loading it would end the
-    process. The loaders of other systems look themselves."""
+    """Return whether a library for Linux is shorter than its headers say.
+
+    Loading it would end the process. The loaders of other systems check this themselves.
+    """
     with library.open("rb") as file:
         head, length = file.read(4096), os.fstat(file.fileno()).st_size
     if not head.startswith(b"\x7fELF"):
@@ -190,7 +180,7 @@ def _is_cut_short(library: Path) -> bool:
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
-    """Return the address of an array's first byte; the array has to outlive its use."""
+    """Return the address of an array's first byte. The array must exist as long as it is used."""
     place: int = array.__array_interface__["data"][0]
     return place
 
