@@ -57,6 +57,9 @@ async def _two(python: str, name: str, folder: Path, count: int) -> dict[str, fl
         reader, *writers = [_Process(python, name, folder) for _ in range(3)]
         for process in (reader, *writers):
             await stack.enter_async_context(process)
+        first = range(2 * count, 2 * count + 1)  # a reader that has searched may keep its index
+        for call in ("write", "find"):
+            await reader.ask(call, first)
         parts = [range(count), range(count, 2 * count)]
         written = await asyncio.gather(*map(_Process.ask, writers, ["write"] * 2, parts))
         found = await reader.ask("find", range(2 * count))
