@@ -39,19 +39,19 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
         raise ConfigError(
             f"embedders must map names to embedders, not be {shown(several)}", key="embedders"
         )
-    given: dict[Any, Any] = dict(several or {})
-    if single is not None and DEFAULT in given:
+    options: dict[Any, Any] = dict(several or {})
+    if single is not None and DEFAULT in options:
         raise ConfigError("pass embedder= or embedders={'default': ...}, not both", key="embedder")
     if single is not None:
-        given[DEFAULT] = single
-    if isinstance(given.get("kind"), str):
+        options[DEFAULT] = single
+    if isinstance(options.get("kind"), str):
         raise ConfigError(
-            f"embedders must map names to embedders: {{'default': {shown(dict(given))}}}; pass a "
+            f"embedders must map names to embedders: {{'default': {shown(options)}}}; pass a "
             "single one as embedder=",
             key="embedders",
         )
     checked: dict[str, Embedder | Mapping[str, object]] = {}
-    for name, option in given.items():
+    for name, option in options.items():
         if isinstance(option, str):
             option = _kind(option)
         is_described = isinstance(option, Mapping)
@@ -61,7 +61,7 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
 
 
 def _kind(option: str) -> Mapping[str, object]:
-    """Return the section for an embedder that is given as a text."""
+    """Return the section for an embedder passed as a text."""
     service, colon, model = option.partition(":")
     if option.startswith("text-embedding-") or (colon and service in _WITH_MODEL):
         kind = service if colon else "openai"
@@ -81,19 +81,19 @@ def _kind(option: str) -> Mapping[str, object]:
     return {"kind": option}
 
 
-def check_embedder(name: str, given: object) -> Embedder:
-    """Return the embedder if it has the needed attributes, or raise ConfigError."""
-    model, dim = getattr(given, "model", None), getattr(given, "dim", None)
-    if isinstance(given, type):
+def check_embedder(name: str, option: object) -> Embedder:
+    """Return the embedder if it has the required attributes, or raise ConfigError."""
+    model, dim = getattr(option, "model", None), getattr(option, "dim", None)
+    if isinstance(option, type):
         raise ConfigError(
-            f"the embedder {name!r} is the class {given.__name__}; pass an object, such as "
-            f"{given.__name__}()",
+            f"the embedder {name!r} is the class {option.__name__}; pass an object, such as "
+            f"{option.__name__}()",
             key=f"embedders.{name}",
         )
-    if not callable(given):
+    if not callable(option):
         raise ConfigError(
             f"the embedder {name!r} must be a kind such as 'demo', a mapping such as "
-            f"{{'kind': 'demo'}}, or an aiovec.Embedder, not {shown(given)}",
+            f"{{'kind': 'demo'}}, or an aiovec.Embedder, not {shown(option)}",
             key=f"embedders.{name}",
         )
     wrap = "wrap a function: aiovec.embedder(fn, model='my-model', dim=384)"
@@ -110,4 +110,4 @@ def check_embedder(name: str, given: object) -> Embedder:
             f"from 1 to {MAX_DIM}, or None; {wrap}",
             key=f"embedders.{name}.dim",
         )
-    return cast("Embedder", given)
+    return cast("Embedder", option)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Batcher:
         self.dim = getattr(embedder, "dim", None) or 0
         """The length of its vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
         self.recipe = recipe
-        """The settings that a table stores, if it is made from settings."""
+        """The settings that a table stores; None for an embedder of the app."""
         self._embedder = embedder
         self._limits = limits
         self._by_kind = takes_kind(embedder)
@@ -98,8 +98,8 @@ class Batcher:
         schema."""
         kind = str(self.recipe["kind"]) if self.recipe else None
         if schema.model is not None and schema.model != self.model:
-            own = None if schema.embed is None else schema.embed.kind
-            raise ModelMismatchError(table, schema.model, self.model, embedder=kind, own=own)
+            declared = None if schema.embed is None else schema.embed.kind
+            raise ModelMismatchError(table, schema.model, self.model, embedder=kind, own=declared)
         if schema.dim != self.dim:
             raise DimensionMismatchError(schema.dim, self.dim, embedder=kind or self.name)
 
@@ -124,9 +124,9 @@ class Batcher:
             request.task.cancel()
 
     async def close_service(self) -> None:
-        """Close the connections of an embedder that was made from settings."""
+        """Close the connections of an embedder made from settings; the app closes its own."""
         close = getattr(self._embedder, "close", None)
-        if close is not None and is_async(close):
+        if self.recipe is not None and close is not None and is_async(close):
             await close()
 
     def error_of(self, failure: Failure, row: int | None) -> EmbeddingError:
@@ -260,8 +260,8 @@ class Batcher:
     async def _tried(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
         """Return the vectors of texts, with retries if they may help, or raise Failure."""
         clock = asyncio.get_running_loop().time
-        pause = _FIRST_PAUSE
-        for attempt in count():
+        attempt, pause = 0, _FIRST_PAUSE
+        while True:
             try:
                 return await self._once(texts, kind, until)
             except Failure as failure:
@@ -270,8 +270,7 @@ class Batcher:
                 if late or not failure.retryable:
                     raise
             await asyncio.sleep(wait)
-            pause = min(_LONGEST_PAUSE, 2 * pause)
-        raise AssertionError  # the count is unlimited
+            attempt, pause = attempt + 1, min(_LONGEST_PAUSE, 2 * pause)
 
     def _call(self, texts: list[str], kind: Purpose) -> Any:
         return self._embedder(texts, **({"kind": kind} if self._by_kind else {}))
@@ -290,11 +289,11 @@ class Batcher:
         try:
             async with asyncio.timeout(seconds) as timer:
                 # A copy, since the embedder may change the list.
-                given = [prefix + text for text in texts]
-                if self._one_at_a_time is not None:
-                    alone = self._one_at_a_time
-                    return await in_daemon_thread(self._call_and_check, given, kind, slots=alone)
-                answer = await self._call(given, kind)
+                prefixed = [prefix + text for text in texts]
+                if (slots := self._one_at_a_time) is not None:
+                    check = self._call_and_check
+                    return await in_daemon_thread(check, prefixed, kind, slots=slots)
+                answer = await self._call(prefixed, kind)
                 # The result may compute its vectors when it is read.
                 if isinstance(answer, Iterator):
                     return await in_thread(_checked_matrix, answer, len(texts), self.dim)
@@ -303,7 +302,7 @@ class Batcher:
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
-            failure = Failure("it was cancelled from within", retryable=True)
+            failure = Failure("it cancelled itself", retryable=True)
         except Exception as exc:  # noqa: BLE001 - an embedder may raise anything
             failure = failure_of(exc)
             if timer.expired():
@@ -317,8 +316,8 @@ class Batcher:
 def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     """Return one row for each of ``count`` texts, or raise Failure with the reason.
 
-    With a ``dim`` of 0, any length is accepted. Rows may still contain NaN or infinity, which
-    concerns only one text. An iterator computes its vectors here.
+    With a ``dim`` of 0, any length is accepted. Rows may contain NaN or infinity, a failure of
+    these texts only. An iterator computes its vectors here.
     """
     try:
         if isinstance(answer, (Mapping, Set)):

@@ -41,8 +41,8 @@ def failure_of(error: Exception) -> Failure:
         return error
     with contextlib.suppress(Exception):  # the exception's str() may raise
         cleaned(error, ())
-    said = str(error)
-    reason = shortened(f"{type(error).__name__}: {said}" if said else type(error).__name__)
+    name, message = type(error).__name__, str(error)
+    reason = shortened(f"{name}: {message}" if message else name)
     response = getattr(error, "response", None)
     status = _status_of(error) or _status_of(response)
     if status is not None:

@@ -26,11 +26,6 @@ _COMMON = frozenset(
     "you your".split()
 )
 
-# The n-grams of a word together add half its weight, so that "compressing" is near "compression".
-_GRAMS_WEIGHT = 1.5
-_GRAM_SIZES = (3, 4, 5)
-
-
 # Each feature is projected on this many of the dimensions, with signs: enough that two features
 # that share one dimension stay nearly orthogonal.
 _SPREAD = 8
@@ -39,10 +34,10 @@ _SPREAD = 8
 class HashingEmbedder:
     """Turns text into unit vectors of 256 dimensions, the same on every machine.
 
-    The words of a text and their character n-grams are hashed, each hash chooses dimensions and
-    signs, and the sums, damped by the logarithm of how often a word occurs, are scaled to length
-    one. Nothing is trained and nothing is loaded. It finds passages that share words and parts of
-    words; it does not understand meaning.
+    The words of a text and their character n-grams are hashed, and each hash chooses dimensions and
+    signs. The sums are damped by the logarithm of a word's count, and scaled to length one. Nothing
+    is trained or loaded. It finds passages that share words and parts of words; it does not
+    understand meaning.
     """
 
     model = "aiovec-demo-hash-256"
@@ -56,7 +51,8 @@ class HashingEmbedder:
         result = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, count in enumerate(counts):
             chosen = words[[vocabulary[word] for word in count]]
-            damped = [_weight(word) * (1 + math.log(n)) for word, n in count.items()]
+            weights = [0.1 if word in _COMMON else 1.0 for word in count]
+            damped = [w * (1 + math.log(n)) for w, n in zip(weights, count.values(), strict=True)]
             result[row] = np.asarray(damped, dtype=np.float32) @ chosen
         lengths = np.linalg.norm(result, axis=1)
         result[lengths == 0, 0] = 1  # all signs cancelled out exactly
@@ -66,23 +62,15 @@ class HashingEmbedder:
 
 def _words(text: str) -> Iterable[str]:
     """Yield the words of a text in lower case, and the parts of names such as ``HTTPServer``."""
-    any_word = False
-    for run in _RUN.findall(text):
-        any_word = True
+    for run in _RUN.findall(text) or [text]:  # a text without words is itself the feature
         yield run.lower()
         parts = _PART.findall(run)
         if len(parts) > 1:
             yield from (part.lower() for part in parts)
-    if not any_word:
-        yield text  # no words, perhaps only punctuation: the text itself is the feature
-
-
-def _weight(word: str) -> float:
-    return 0.1 if word in _COMMON else 1.0
 
 
 def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
-    """Return one row for each word: its own direction plus those of its n-grams."""
+    """Return one row for each word: the sum of its own direction and those of its n-grams."""
     digests: list[bytes] = []
     weights: list[float] = []
     owners: list[int] = []
@@ -93,14 +81,15 @@ def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
         bounded = f"<{word[:40]}>"
         features += [
             b"g" + _encoded(bounded[start : start + size])
-            for size in _GRAM_SIZES
+            for size in (3, 4, 5)
             for start in range(len(bounded) - size + 1)
         ]
         digests += [blake2b(feature, digest_size=_SPREAD + 1).digest() for feature in features]
         weights.append(1.0)
         if len(features) > 1:
-            # Orthogonal directions add up by squares.
-            weights += [_GRAMS_WEIGHT / math.sqrt(len(features) - 1)] * (len(features) - 1)
+            # With this, "compressing" is near "compression". Orthogonal directions add up by
+            # squares.
+            weights += [1.5 / math.sqrt(len(features) - 1)] * (len(features) - 1)
         owners += [number - 1] * len(features)
 
     # 256 dimensions: a byte of the hash is a dimension, the bits of one more byte are the signs.

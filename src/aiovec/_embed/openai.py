@@ -57,8 +57,8 @@ class OpenAIEmbedder:
         request = await hop(cost_of(texts), json.dumps, {**self._options, "input": texts})
         status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
-            said = shortened(_message_of(body), self._secrets())
-            reason = f"POST {redacted(self._url)} answered {status}: {said}"
+            message = shortened(_message_of(body), self._secrets())
+            reason = f"POST {redacted(self._url)} answered {status}: {message}"
             if status in (404, 405) and not self._url.endswith("/v1/embeddings"):
                 reason += "; base_url usually ends in /v1"
             raise of_status(status, reason, headers)
@@ -96,15 +96,15 @@ class OpenAIEmbedder:
                 async for part in answer.content.iter_any():
                     body += part
                     if len(body) > most:
-                        said = f"its answer has more than {most:,} bytes for {count} texts"
-                        raise Failure(said, status=answer.status)
+                        reason = f"its answer has more than {most:,} bytes for {count} texts"
+                        raise Failure(reason, status=answer.status)
                 return answer.status, answer.headers, bytes(body)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             # An address or a header that cannot be sent is a ValueError.
             lasting = isinstance(exc, (aiohttp.ClientSSLError, ValueError))
             # Without a cause: the traceback of the exception has frames that hold the key.
-            said = f"{type(exc).__name__}: {str(exc) or 'no reason given'}"
-            failure = Failure(shortened(said, self._secrets()), retryable=not lasting)
+            reason = f"{type(exc).__name__}: {str(exc) or 'no reason given'}"
+            failure = Failure(shortened(reason, self._secrets()), retryable=not lasting)
         raise failure
 
     def _headers(self) -> dict[str, str]:
@@ -130,8 +130,7 @@ def _message_of(body: bytes) -> str:
     except (ValueError, RecursionError):
         return text or "it gave no reason"
     error = document.get("error", document) if isinstance(document, dict) else document
-    said = error.get("message", error) if isinstance(error, dict) else error
-    return str(said)
+    return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _vectors_of(body: bytes, count: int) -> list[Any]:

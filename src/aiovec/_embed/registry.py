@@ -1,6 +1,6 @@
 """The embedders of one store by their names, and their creation from settings.
 
-The module of a kind is imported when the first embedder of that kind is made.
+The module of a kind is imported when the first embedder of that kind is created.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
     from .batcher import Batcher
 
-LARGEST_BATCH = 2048
-"""Most texts in a request, since the event loop joins them."""
-
 _PACKAGES = {"openai": "aiohttp", "fastembed": "fastembed"}
 _PACKAGES["sentence-transformers"] = "sentence_transformers"
 # 67 MB, for English, with the MIT license. It reads 512 tokens of a text.
@@ -40,33 +37,32 @@ _MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?\Z")
 
 
 class Embedders:
-    """Finds an embedder: first the app's, then in the settings, then in the table."""
+    """Finds an embedder: first the app's, then the settings', then the table's."""
 
-    def __init__(self, given: Mapping[str, Embedder | EmbedderSettings]) -> None:
-        self._given = dict(given)
+    def __init__(self, of_app: Mapping[str, Embedder | EmbedderSettings]) -> None:
+        self._of_app = dict(of_app)
         self._batchers: dict[str, Batcher] = {}
-        self._made: list[Batcher] = []  # made from settings, so this store closes them
         self._making = asyncio.Lock()
         self._closed: str | None = None
 
-    def give(self, name: str, given: EmbedderSettings) -> None:
-        """Use this embedder from now on, unless one with its name is in use already."""
-        self._given[name] = given
+    def give(self, name: str, settings: EmbedderSettings) -> None:
+        """Use this embedder from now on, unless an embedder of this name is already in use."""
+        self._of_app[name] = settings
 
     async def check(self, settings: RetrievalSettings) -> None:
-        """Make every embedder, so that a wrong setting raises ConfigError early.
+        """Create every embedder, so that a wrong setting raises ConfigError early.
 
-        No embedder is called, no model is loaded and no connection is opened.
+        Calls no embedder, loads no model and opens no connection.
         """
-        for name in {**settings.embedders, **self._given}:
-            await self._batcher(name, self._given.get(name) or settings.embedders[name])
+        for name, option in {**settings.embedders, **self._of_app}.items():
+            await self._batcher(name, option)
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
         """Return the embedder of this name, or None."""
-        given = self._given.get(name) or settings.embedders.get(name)
-        if given is None:
+        option = self._of_app.get(name) or settings.embedders.get(name)
+        if option is None:
             return None
-        embedder = self._batchers.get(name) or await self._batcher(name, given)
+        embedder = self._batchers.get(name) or await self._batcher(name, option)
         if not embedder.dim:
             await embedder.learn_dim()
         return embedder
@@ -76,12 +72,12 @@ class Embedders:
     ) -> Batcher:
         """Return the embedder of a table.
 
-        Raises EmbeddingError if there is none; ModelMismatchError or DimensionMismatchError if its
-        vectors do not fit the table, or its model is not the caller's ``model``.
+        Raises EmbeddingError if the table has none; ModelMismatchError or DimensionMismatchError if
+        its vectors do not fit the table, or its model is not the caller's ``model``.
         """
         schema = handle.schema
         if schema.embed is None:
-            raise ValueError(f"the table {handle.name!r} makes no vectors of texts")
+            raise ValueError(f"the table {handle.name!r} embeds no texts")
         embedder = await self.find(schema.embed.using, settings)
         if embedder is None:
             embedder = await self._of_recipe(handle.name, schema, schema.embed)
@@ -94,7 +90,7 @@ class Embedders:
         """Return whether the store can make vectors of texts for a table."""
         if schema.embed is None:
             return False
-        if schema.embed.using in {**settings.embedders, **self._given}:
+        if schema.embed.using in {**settings.embedders, **self._of_app}:
             return True
         return (await in_thread(_recipe_of, schema, schema.embed))[1] is not None
 
@@ -135,11 +131,11 @@ class Embedders:
         self._closed = target
         for batcher in self._batchers.values():
             batcher.close(target)
-        for batcher in self._made:
+        for batcher in [*self._batchers.values()]:
             await batcher.close_service()
 
     async def _of_recipe(self, table: str, schema: Schema, embed: Embed) -> Batcher:
-        """Return the embedder that a table describes; raise EmbeddingError if it may not be
+        """Return the embedder that a table describes, or raise EmbeddingError if it must not be
         used."""
         key = json.dumps([schema.model, schema.dim, embed.to_dict()])
         if key not in self._batchers:
@@ -150,9 +146,9 @@ class Embedders:
         return self._batchers[key]
 
     async def _batcher(
-        self, name: str, given: Embedder | EmbedderSettings, of_table: str = ""
+        self, name: str, option: Embedder | EmbedderSettings, of_table: str = ""
     ) -> Batcher:
-        """Return an embedder, made at its first use.
+        """Return an embedder, created at its first use.
 
         ``of_table`` is the key of a table's own embedder.
         """
@@ -161,12 +157,11 @@ class Embedders:
         key = of_table or name
         async with self._making:
             if key not in self._batchers:
-                if callable(given):
-                    self._batchers[key] = Batcher(name, given, _limits_of(given))
+                if callable(option):
+                    self._batchers[key] = Batcher(name, option, _limits_of(option))
                 else:
-                    self._batchers[key] = await in_thread(_batcher, name, given, bool(of_table))
-                    self._made.append(self._batchers[key])
-            if self._closed is not None:  # perhaps while the embedder was made
+                    self._batchers[key] = await in_thread(_batcher, name, option, bool(of_table))
+            if self._closed is not None:  # perhaps while the embedder was created
                 raise StoreClosedError(self._closed)
             return self._batchers[key]
 
@@ -174,8 +169,7 @@ class Embedders:
 def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
     """Return the embedder of ``[retrieval.embedders.<name>]``, for the caller to close.
 
-    Raises ConfigError if there is no such section, or if it is not usable. May import the app's
-    code.
+    Raises ConfigError if the section is missing or not usable. May import the app's code.
     """
     section = settings.embedders.get(name)
     if section is None:
@@ -208,12 +202,12 @@ def _limits_of(embedder: object) -> EmbedderSettings:
 
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return EmbedderSettings(batch_size=min(size, LARGEST_BATCH))
+        return EmbedderSettings(batch_size=min(size, 2048))  # the most that settings accept
     return EmbedderSettings()
 
 
 def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:
-    """Make the embedder of a section; if ``offline``, it downloads no model.
+    """Create the embedder of a section; if ``offline``, it downloads no model.
 
     Raises ConfigError if the section does not fit its kind, its package is missing, or its callable
     cannot be imported. May import the app's code, so call it in a thread.
@@ -274,7 +268,7 @@ def load(path: str) -> Any:
             sys.path.remove(folder)
 
 
-# The recipe of a table. The table's file or server may be untrusted, so its recipe must not make us
+# The recipe of a table. The table's file or server may be untrusted, so its recipe must not have us
 # send a text or a key anywhere.
 
 
@@ -296,7 +290,7 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
         section = embedder_section(embed.using, keys, "the table's own description")
     except ConfigError:
         return "which the table does not describe correctly", None
-    if section.kind == "demo":
+    if section.kind == "demo" or (section.kind == "local" and section.model in ("", BUILT_IN)):
         return "", section
     described = f"which it describes as {section.kind!r}"
     if section.kind == "openai":
@@ -308,8 +302,6 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
             return f"{described}; the key in {key} is not used, as only a table names it", None
     elif section.kind not in (*_PACKAGES, "local"):
         return f"{described}; no code is run that only a table names", None
-    elif section.kind == "local" and section.model in ("", BUILT_IN):
-        return "", section
     elif (
         section.kind == "local"
         or not _MODEL_NAME.match(section.model)

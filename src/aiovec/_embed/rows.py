@@ -18,7 +18,7 @@ _ZERO = "its vector is zero, so it has no cosine"
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts to embed, and where each belongs: the position of a row or a query, and its id.
+    """Texts to embed, each with the position and the id of its row or query.
 
     ``rows`` or ``ids`` are empty if an error must not name them.
     """
@@ -55,8 +55,8 @@ def texts_of(rows: Batch, schema: Schema) -> Texts:
     if not schema.vector_nullable:
         for row in missing:
             if not texts[row]:
-                given = "no text" if texts[row] is None else "only an empty text"
-                reason = f"there is {given} for the embedder; give the row a text or a vector"
+                lack = "no text" if texts[row] is None else "only an empty text"
+                reason = f"the row has {lack} for the embedder; give it a text or a vector"
                 raise InvalidRowError(reason, row=row, id=ids[row], field=embed.field)
     chosen = [row for row in missing if texts[row]]
     return Texts([texts[row] for row in chosen], chosen, [ids[row] for row in chosen])

@@ -29,7 +29,6 @@ _PACKAGE_FILES = (
 )
 _FOLDER_FILES = ("model.safetensors", "tokenizer.json")
 _TYPES = {"F16": "<f2", "F32": "<f4"}
-_LONGEST_HEADER = 1 << 20
 
 
 class StaticModel:
@@ -107,7 +106,7 @@ class StaticModel:
         """Map the vectors of a safetensors file: a JSON header, then the numbers."""
         with self._weights.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > _LONGEST_HEADER:
+            if length > 2**20:
                 raise ValueError(f"{self._weights.name} is not a safetensors file")
             tensors = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
