@@ -67,11 +67,13 @@ def test_a_package_cannot_replace_a_builtin_command(folder: Path, beside: Run) -
 
 
 def test_a_broken_command_fails_in_one_line(folder: Path, beside: Run) -> None:
+    for number, source in enumerate(BROKEN):
+        name, module = f"broken{number}", f"not_working{number}"
+        entry = f"[aiovec.commands]\n{name} = {module}:app"
+        install(folder / "site", module, entry, **{module: source})
     for number, (source, reason) in enumerate(BROKEN.items()):
         with case(source):
-            name, module = f"broken{number}", f"not_working{number}"
-            entry = f"[aiovec.commands]\n{name} = {module}:app"
-            install(folder / "site", module, entry, **{module: source})
+            name = f"broken{number}"
             done = beside(name, "run", "--to", "x")
             assert (done.code, done.out) == (2, "")
             assert done.err.startswith(f"error: the command '{name}' (not_working{number}:app) ")

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from .._tools.packages import entry_points
+from .._tools.packages import installed
 from .._tools.redaction import without_secrets
 from .output import say_error, settle_streams
 from .run import command_app
@@ -81,7 +81,7 @@ def _function(command: str) -> Callable[..., None]:
 
 def _apps() -> dict[str, str]:
     """Return the commands of other packages, sorted by name; they cannot replace ours."""
-    others = {name: entry_point.value for name, entry_point in entry_points(GROUP).items()}
+    others = {name: entry_point.value for name, entry_point in installed(GROUP).items()}
     return {name: app for name, app in sorted({**others, **_APPS}.items()) if name not in _MODULES}
 
 

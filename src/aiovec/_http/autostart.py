@@ -1,13 +1,13 @@
 """The folder through which a user's processes share one server for a TOML file.
 
-Only this user can open it. It lies in the folder for runtime files, and has
+Only this user can open it. It is in the folder for runtime files, and has
 
 ``lock``    locked by the server while it runs
 ``socket``  the socket; on Windows, ``state`` with a loopback port and a key
 ``log``     the server's log; ``log.1`` is the previous log
 
-Its name is a digest of the TOML file, its path, and the settings of the environment. So processes
-with other settings start another server, and the old one ends when idle.
+Its name is a digest of the TOML file, its path, and the settings in the environment. So processes
+with other settings start another server, and the old server ends when it is idle.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class SharedFolder:
     # For the server
 
     def claim(self) -> bool:
-        """Become the folder's server until the process ends; return False if there is another
-        one."""
+        """Become the folder's server until the process ends; return False if another process is
+        the server."""
         self.prepare()
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         if not try_lock(self._lock):

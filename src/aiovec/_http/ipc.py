@@ -1,7 +1,7 @@
 """Arrow IPC streams from outside, read and fully validated only here.
 
-Streams in which a few bytes could become gigabytes are refused. Compressed buffers declare their
-own size, and Arrow allocates it. Dictionaries repeat a value any number of times. The body of a
+A stream in which a few bytes could become gigabytes is refused. A compressed buffer declares its
+own size, which Arrow allocates. A dictionary repeats a value any number of times. The body of a
 call needs neither.
 """
 
@@ -40,9 +40,9 @@ _BYTES, _LIST = 32, 2
 
 
 def cost_of_body(data: bytes | bytearray | memoryview) -> int:
-    """Return about how many values a body in JSON or Arrow has, as the cost for ``hop``.
+    """Estimate the number of values in a body of JSON or Arrow, the cost for ``hop``.
 
-    A malicious body may take longer: up to 10 ms for a light one.
+    A malicious body with a low estimate takes up to 10 ms.
     """
     if (cost := len(data) // _BYTES) > INLINE_LIMIT:
         return cost
@@ -55,7 +55,7 @@ class DamagedStreamError(Exception):
 
 
 def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
-    """Return the rows of an uncompressed Arrow IPC stream, validated in full. Copies nothing.
+    """Return the rows of an uncompressed Arrow IPC stream, fully validated. Copies nothing.
 
     Raises InvalidRowError if the values of a column are damaged.
     """
@@ -81,13 +81,13 @@ def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
 def _check_field(field: pa.Field) -> None:
     """Raise UnicodeDecodeError if a name or a time zone is not text, which Arrow does not check.
 
-    Also refuse types in which a few bytes can become gigabytes.
+    Raises DamagedStreamError for types in which a few bytes can become gigabytes.
     """
     kind, _ = field.type, (field.name, getattr(field.type, "tz", None))
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if kind.id in _DENSE:
-        words = f"the column {field.name!r} is of the Arrow type {kind}, which can be far larger"
+        words = f"the column {field.name!r} has the Arrow type {kind}, which can be far larger"
         raise DamagedStreamError(f"{words} than its bytes; cast it to a plain type")
     for n in range(kind.num_fields):
         _check_field(kind.field(n))

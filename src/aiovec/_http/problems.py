@@ -33,10 +33,6 @@ MEDIA_TYPE = "application/problem+json"
 
 LONGEST_TEXT = 2000
 """Most characters of a message or of a fact; the rest is cut off."""
-MOST_ITEMS = 100
-"""Most items of a fact that is a list, such as the ids of a DuplicateIdError."""
-
-_TYPE = "urn:aiovec:error:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ class Problem:
     def to_dict(self) -> dict[str, Json]:
         """Return the members of the JSON document."""
         document: dict[str, Json] = {
-            "type": _TYPE + self.error if self.error else "about:blank",
+            "type": f"urn:aiovec:error:{self.error}" if self.error else "about:blank",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
@@ -97,7 +93,7 @@ def _json(value: object) -> Json:
     if isinstance(value, (int, float)) and -(2**63) <= value < 2**63:  # NaN is not JSON
         return value
     if isinstance(value, (list, tuple)):
-        items = value[:MOST_ITEMS]
+        items = value[:100]  # such as the ids of a DuplicateIdError
         return [_short(item if isinstance(item, str) else shown(item)) for item in items]
     return _short(shown(value))
 
@@ -166,9 +162,9 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
     store that the error names, since the server does not send its own.
     """
     members = document if isinstance(document, Mapping) else {}
-    name, detail, given = (members.get(key) for key in ("error", "detail", "facts"))
+    name, detail, sent = (members.get(key) for key in ("error", "detail", "facts"))
     cls = _BY_NAME.get(name, AiovecError) if isinstance(name, str) else AiovecError
-    facts = given if isinstance(given, Mapping) else {}
+    facts = sent if isinstance(sent, Mapping) else {}
     error = cls.__new__(cls)
     text = detail if isinstance(detail, str) and detail else members.get("title")
     message = text if isinstance(text, str) and text else "the server gave no reason"

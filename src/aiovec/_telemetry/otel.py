@@ -53,8 +53,8 @@ def span(call: str, table: str | None, place: Attributes, *, current: bool) -> I
     if table is not None:
         attributes["db.collection.name"] = table
         name = f"{call} {table}"
-    made = _TRACER.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
-    within = trace.set_span_in_context(made)
+    client_span = _TRACER.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+    within = trace.set_span_in_context(client_span)
     token = context.attach(within) if current else None
     began = time.perf_counter()
     late: dict[str, str | int] = {}
@@ -66,7 +66,7 @@ def span(call: str, table: str | None, place: Attributes, *, current: bool) -> I
     except GeneratorExit:  # an export that was closed early
         raise
     except BaseException as exc:
-        made.set_status(trace.StatusCode.ERROR)
+        client_span.set_status(trace.StatusCode.ERROR)
         # Only the class: a message may name ids and quote filters.
         late["error.type"] = type(exc).__qualname__
         raise
@@ -80,8 +80,8 @@ def span(call: str, table: str | None, place: Attributes, *, current: bool) -> I
         if reported.rows is not None:
             _ROWS.record(reported.rows, attributes, within)
             late["aiovec.rows"] = reported.rows
-        made.set_attributes(late)
-        made.end()
+        client_span.set_attributes(late)
+        client_span.end()
 
 
 @contextmanager

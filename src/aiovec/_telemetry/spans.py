@@ -1,8 +1,8 @@
 """Spans of calls: ``with span("search", "docs", place) as reported: ...``.
 
-OpenTelemetry is used only if the app has imported it, perhaps after it opened the store: only then
-can it have set a provider. Telemetry reports names, counts, durations and the classes of errors:
-never a row, an id, a vector, a filter or the message of an error.
+OpenTelemetry is used only if the app has imported it, perhaps after it opened the store, since only
+then can the app have set a provider. Telemetry reports names, counts, durations and the classes of
+errors: never a row, an id, a vector, a filter or the message of an error.
 """
 
 from __future__ import annotations

@@ -114,10 +114,10 @@ def taking_arguments_of(
 
 
 def without_frames(error: AiovecError) -> AiovecError:
-    """Remove the frames from a caller's error, and from causes that were raised in aiovec.
+    """Remove the frames of an error that the caller made, and of its causes raised in aiovec.
 
     Their messages explain everything, and the frames would only show our checks. Other errors keep
-    theirs.
+    their frames.
     """
     cause: BaseException | None = None if error.http.machine else error
     while cause is not None:
@@ -156,14 +156,14 @@ def _wrong_call(
 
 
 def hints_methods(cls: type[Any]) -> None:
-    """Have a wrong argument of a public method of this class answered with the right name."""
+    """Make the public methods of a class suggest the right name for a wrong argument."""
     for name, method in list(vars(cls).items()):
         if inspect.isfunction(method) and not name.startswith("_"):
             setattr(cls, name, hints_arguments(method))
 
 
 def hints_creation(cls: type[_T]) -> type[_T]:
-    """Have a wrong argument of this class answered with the right name."""
+    """Make a class suggest the right name for a wrong argument of its constructor."""
     cls.__init__ = hints_arguments(cls.__init__)  # type: ignore[method-assign]
     return cls
 
@@ -209,5 +209,5 @@ class NoLength:
         def __len__(self) -> NoReturn:
             raise TypeError(f"object of type {type(self).__name__!r} has no len(); write count()")
 
-    def __bool__(self) -> bool:  # true, whatever the length
+    def __bool__(self) -> bool:  # without it, Python calls __len__
         return True

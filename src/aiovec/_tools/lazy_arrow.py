@@ -1,7 +1,7 @@
 """pyarrow, imported at its first use: a store on SQLite works without it.
 
-Modules of a store import ``pa`` and ``pc`` from here. Values are tested by functions that do not
-import pyarrow: a caller that passes an object of pyarrow has imported it.
+Modules of a store import ``pa`` and ``pc`` from here. The functions that test values do not import
+pyarrow: a caller that passes a pyarrow object has imported it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-__all__ = [
-    "arrow_errors",
-    "is_array",
-    "is_list",
-    "is_of",
-    "is_table",
-    "is_text",
-    "needs_arrow",
-    "pa",
-    "pc",
-]
+__all__ = ["pa", "pc"]  # for type checkers: others import these from here
 
 REINSTALL_ARROW = 'pip install --force-reinstall "aiovec[arrow]"'
 
 
 def needs_arrow(exc: ImportError) -> AiovecError | None:
-    """Return the error of a call that cannot do without pyarrow; None if ``exc`` is not about it.
+    """Return the error of a call that needs pyarrow; None if ``exc`` is about something else.
 
     pyarrow 26 cannot be imported together with NumPy 1, and its metadata does not say so.
     """
@@ -65,10 +55,10 @@ if not TYPE_CHECKING:
 
 
 def is_of(value: object, library: str, *names: str) -> bool:
-    """Return whether a value is of one of a library's classes; imports nothing."""
+    """Return whether a value is of one of a library's classes, without importing the library."""
     if (module := sys.modules.get(library)) is None:
         return False
-    for name in names:  # while another thread imports the library, some classes are missing
+    for name in names:  # some classes are missing while another thread imports the library
         kind = getattr(module, name, None)
         if isinstance(kind, type) and isinstance(value, kind):
             return True
@@ -93,13 +83,13 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Return whether a type of pyarrow is a list of anything."""
+    """Return whether a type of pyarrow is a list, whatever its items."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 
 def arrow_errors() -> tuple[type[Exception], ...]:
-    """Return the base class of pyarrow's exceptions, if pyarrow was imported."""
+    """Return the base class of pyarrow's exceptions, or () if pyarrow was not imported."""
     kind = getattr(sys.modules.get("pyarrow"), "ArrowException", None)
     return () if kind is None else (kind,)

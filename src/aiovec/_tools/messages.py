@@ -67,8 +67,8 @@ def did_you_mean(name: object, known: Sequence[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Return the most similar known name, if any; among many, only names with the same
-    beginning."""
+    """Return the most similar known name, if any. Of many names, only those with the longest
+    common beginning are compared."""
     from difflib import get_close_matches  # rarely needed
 
     name = name[:_LONGEST_COMPARED]
@@ -87,6 +87,6 @@ _MOST_COMPARED, _LONGEST_COMPARED = 100, 100
 def listed(
     names: Sequence[Any], *others: str, most: int = 50, show: Callable[[Any], str] = str
 ) -> str:
-    """Return names for a message: the first of many, and always the ``others``."""
+    """Return names for a message: at most the first ``most``, and always the ``others``."""
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([*map(show, names[:most]), *more, *others])

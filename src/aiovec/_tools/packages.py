@@ -15,28 +15,23 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-def entry_points(group: str) -> Mapping[str, EntryPoint]:
-    """Return the entry points of a group, sorted by name.
+def installed(group: str) -> Mapping[str, EntryPoint]:
+    """Return the entry points of a group, sorted by name, and cached until ``sys.path`` changes.
 
     If two have the same name, the first on the path wins, as with modules.
     """
+    return _entry_points(group, tuple(sys.path))
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
     first: dict[str, EntryPoint] = {}
-    if _may_have(group, sys.path):
+    if _may_have(group, path):
         from importlib import metadata
 
         for entry_point in metadata.entry_points(group=group):
             first.setdefault(entry_point.name, entry_point)
     return MappingProxyType(dict(sorted(first.items())))
-
-
-def installed(group: str) -> Mapping[str, EntryPoint]:
-    """Return the entry points of a group, cached at the first call."""
-    return _installed(group, tuple(sys.path))
-
-
-@lru_cache(maxsize=8)
-def _installed(group: str, _path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
-    return entry_points(group)
 
 
 def _may_have(group: str, path: Sequence[str]) -> bool:

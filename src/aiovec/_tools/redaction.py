@@ -1,7 +1,7 @@
-"""Removes secrets from all that is shown: targets, messages, errors with causes, settings.
+"""Removes secrets from everything that is shown: targets, messages, errors with causes, settings.
 
-Users put secrets into the user or the query of a URL, into options such as ``storage_options``, and
-into environment variables. None of them may reach a message, a log, a report or a traceback.
+Secrets stand in the user or the query of a URL, in options such as ``storage_options``, and in
+environment variables. None of them may reach a message, a log, a report or a traceback.
 """
 
 from __future__ import annotations
@@ -34,13 +34,11 @@ _VALUE_OF_PAIR = r"(?i)(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+"
 # The parts of a request that a server repeats in its answer if it cannot verify the signature.
 _ECHO = r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*"
 
-# Options without secrets, which a message may need.
+# Options without secrets, whose values a message may need.
 _HARMLESS = (
     r"region|endpoint|host|timeout|allow_|http|pool|proxy|user_agent|retr|bucket|account_name"
     r"|virtual|skip_|unsigned|copy_|conditional|concurrency|size|interval"
 )
-# Shorter values would hide ordinary words.
-_SHORTEST = 6
 
 
 def redacted(text: str) -> str:
@@ -91,10 +89,11 @@ def _secrets_of_url(text: str) -> set[str]:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """Return a message without secrets: known ones, secrets of the environment, and the parts of
-    URLs and headers that hold one."""
+    """Return a message without secrets: the known ones, those of the environment, and those in
+    URLs and headers."""
     values = {*known, *(value for name, value in os.environ.items() if names_secret(name))}
-    for secret in sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True):
+    # Replacing shorter values would hide ordinary words.
+    for secret in sorted((v for v in values if len(v) >= 6), key=len, reverse=True):
         text = text.replace(secret, MASK)
     scheme = "any"
     text = re.sub(_URL_IN_TEXT, lambda url: redacted(scheme + url[0])[len(scheme) :], text)
