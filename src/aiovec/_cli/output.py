@@ -90,13 +90,7 @@ if TYPE_CHECKING:
     """The lines that ``emit`` shows: a text is a line, a mapping a block of names and values."""
 
 
-def emit(
-    facts: Any,
-    shown: Iterable[Line],
-    json: bool,
-    *,
-    stderr: bool = False,
-) -> None:
+def emit(facts: Any, shown: Iterable[Line], json: bool, *, stderr: bool = False) -> None:
     """Print the result of a command: ``facts`` as JSON, or ``shown`` for people."""
     if json:
         _print_json(facts, stderr=stderr)

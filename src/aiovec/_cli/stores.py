@@ -56,8 +56,7 @@ AnyTable = Annotated[
     typer.Argument(metavar="TABLE", help="The table. Default: the only one of the store."),
 ]
 OnlyTable = Annotated[
-    str | None,
-    typer.Argument(metavar="TABLE", help="Only this table. Default: all."),
+    str | None, typer.Argument(metavar="TABLE", help="Only this table. Default: all.")
 ]
 EngineName = Annotated[
     str | None,

@@ -163,8 +163,7 @@ async def index(
 async def backup(
     at: At,
     path: Annotated[
-        str,
-        typer.Argument(metavar="DEST", help="Path of the copy, which must not exist yet."),
+        str, typer.Argument(metavar="DEST", help="Path of the copy, which must not exist yet.")
     ],
 ) -> Shown:
     """Write a consistent copy of a whole store while others use it."""

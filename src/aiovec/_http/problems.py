@@ -106,12 +106,7 @@ def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
 
 _BY_NAME: dict[str, type[AiovecError]] = {name: getattr(errors, name) for name in errors.__all__}
 # Replacements for the attributes that are not sent.
-_PLACES = {
-    "target": "the store",
-    "moved_to": "another place",
-    "config": "",
-    "file": "the settings",
-}
+_PLACES = {"target": "the store", "moved_to": "another place", "config": "", "file": "the settings"}
 # Defaults by the annotation of a fact; None for other types.
 _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 

@@ -22,13 +22,7 @@ from .._tools.lazy_arrow import is_array, is_list, is_of, pa, pc
 from .._tools.messages import shown
 from ..backend.changes import indexable_field
 from ..errors import InvalidArgumentError, InvalidNameError, InvalidRowError
-from .foreign_rows import (
-    array_of_typed,
-    as_row,
-    check_column,
-    columns_of_table,
-    is_typed,
-)
+from .foreign_rows import array_of_typed, as_row, check_column, columns_of_table, is_typed
 from .rows import Collected
 
 USUAL_VECTORS = ("embedding", "vector")

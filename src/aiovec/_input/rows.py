@@ -25,13 +25,7 @@ import numpy as np
 
 from .._filters import where
 from .._model.arrays import Float32Array
-from .._model.arrow import (
-    check_array,
-    is_arrow,
-    plain,
-    table_of,
-    without_vector,
-)
+from .._model.arrow import check_array, is_arrow, plain, table_of, without_vector
 from .._model.ids import id_text
 from .._model.ids import new_ids as make_ids
 from .._model.patch import PayloadPatch, Remove, path_text
@@ -56,14 +50,7 @@ from .columns import (
     payloads_of,
     plain_payload,
 )
-from .foreign_rows import (
-    array_of_typed,
-    as_row,
-    check_column,
-    columns_of_table,
-    is_frame,
-    is_typed,
-)
+from .foreign_rows import array_of_typed, as_row, check_column, columns_of_table, is_frame, is_typed
 from .selection import path_of
 from .vectors import arrow_matrix, given_matrix, matrix_of
 
