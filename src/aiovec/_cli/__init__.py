@@ -1,7 +1,7 @@
 """The ``aiovec`` command.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Facts go to standard output, on a
-terminal laid out for eyes, in a pipe as plain lines; progress and errors go to standard error.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Facts go to standard output, laid out
+for people on a terminal, and as plain lines in a pipe. Progress and errors go to standard error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,6 @@ import sys
 def main() -> None:
     """Run the command with the arguments of the process, and end the process."""
     _open_closed_streams()
-    if sys.argv[1:] == ["--version"]:  # without the imports of the commands
-        from .. import __version__
-
-        sys.stdout.write(f"aiovec {__version__}\n")
-        return
     # By default, every 700 new objects start a collection. A short command creates about 60,000
     # objects, and collections take a tenth of its time.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
@@ -31,7 +26,7 @@ def main() -> None:
             app(prog_name="aiovec")
         finally:
             sys.stdout.flush()  # output that is left would fail at interpreter exit
-            gc.freeze()  # or the collections at exit scan all that was imported
+            gc.freeze()  # otherwise the collections at exit scan everything that was imported
     except KeyboardInterrupt:  # an interrupt before or after the command itself
         sys.exit(130)
     except OSError as exc:

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from .._model.schema import Schema
     from .._store.store import VectorStore
 
-# Queries of the probe: this many stored vectors from each of this many places of the table.
+# Queries of the probe: 12 stored vectors from each of 8 places of the table.
 _PLACES, _OF_EACH = 8, 12
 # The probe ends after this time, once it has this many searches.
 _PROBE_SECONDS, _FEWEST = 3.0, 5
 # The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
 # 384 dimensions take about five seconds (``python -m bench search --rows 1000000``).
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
-# Most payload keys whose filters are measured, the number of newest rows in which such keys are
-# looked for, and the milliseconds from which a filter is slow.
+# Most payload keys whose filters are measured, the number of newest rows from which these keys are
+# taken, and the milliseconds above which a filter is slow.
 _KEYS, _SAMPLE, _SLOW_FILTER = 8, 200, 5.0
-# Days over which growth is measured, and days within which a table has to become slow to be
-# "watched".
+# Days over which growth is measured. A table that becomes slow within the second number of days
+# gets the verdict "watch".
 _DAYS, _SOON = 30, 365
 
 
@@ -90,7 +90,7 @@ async def advise(
 
 
 def _verdict(facts: Facts, limits: Facts, lancedb_ms: float) -> Facts:
-    """Return the verdict, its reason, and the thresholds that the table has passed."""
+    """Return the verdict, its reason, and the thresholds that the table exceeds."""
     passed = [name for name, limit in limits.items() if (facts[name] or 0) > limit]
     rows, p95, growth = facts["rows"], facts["p95_ms"], facts["rows_a_day"]
     slow = f"5 % of the searches take longer than {limits['p95_ms']:g} ms"
@@ -137,7 +137,7 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
         return []
     import asyncio
 
-    await vectors.search(name, queries[0])  # makes SQLite start to load the table
+    await vectors.search(name, queries[0])  # starts loading the table into memory
     for _ in range(_MOST_POLLS):
         if "being loaded" not in (await vectors.stats(name)).details.get("searched", ""):
             break
@@ -177,7 +177,7 @@ async def _filters(vectors: VectorStore, name: str, schema: Schema) -> dict[str,
 
 
 async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | None:
-    """Return the mean of the last days, or of the table's age if it is younger."""
+    """Return the mean number of new rows a day, over the last 30 days or the table's age."""
     from .._filters import F
 
     bounds: Any = await vectors.bounds(name, created)

@@ -2,7 +2,7 @@
 
 A command's module is imported to run the command and to list all commands, so it should import
 little itself. The entry-point group ``aiovec.commands`` names the ``typer.Typer`` objects of other
-packages. A broken one is reported in one line and does not hide other commands.
+packages. A broken command is reported in one line and does not hide the others.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Commands(TyperGroup):
         return None if app is None else _loaded(cmd_name, app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands, ours by their docstrings, because building options is slow."""
+        """List the commands. The help of ours is their docstrings, because building their options
+        is slow."""
         listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
         listed += filter(None, (_loaded(name, app) for name, app in _apps().items()))
         width = formatter.width - 6 - max(len(str(command.name)) for command in listed)
@@ -86,7 +87,7 @@ def _apps() -> dict[str, str]:
 
 
 def _loaded(name: str, app: str) -> Any:
-    """Return the command of another package; if it is broken, report that and return None."""
+    """Return the command of another package. If it is broken, report that and return None."""
     try:
         command: Any = get_command(resolve_name(app.partition("[")[0].strip()))
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
@@ -104,7 +105,8 @@ def _loaded(name: str, app: str) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Exit quietly if the output's reader is gone; usage errors name the cure, and no secret."""
+    """Exit quietly if the reader of the output has closed it, and add cures to errors of usage,
+    without secrets."""
     try:
         yield
     except SystemExit as exc:
@@ -133,8 +135,8 @@ app = command_app(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         from .. import __version__
 
         typer.echo(f"aiovec {__version__}")

@@ -25,7 +25,7 @@ _WIDEST_CELL = 200
 
 
 def settle_streams() -> None:
-    """Write a question mark for each character that a stream cannot write."""
+    """Make the standard streams write a question mark for each character that they cannot write."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -44,7 +44,7 @@ def say(message: str | Text, *, stderr: bool = False) -> None:
     if isinstance(message, str):
         print(one_line(message), file=sys.stderr if stderr else sys.stdout, flush=True)
         return
-    # It may have several lines. Its length must not change, because its styles refer to positions.
+    # It may have several lines. Its length must not change, because styles refer to positions.
     message = message.copy()
     message.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message.plain)
     out(stderr=stderr).print(message)
@@ -153,7 +153,7 @@ def progress(unit: str) -> AbstractContextManager[Progress]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Show that work of unknown length continues, and how long it has taken."""
+    """Show that work of unknown length continues, and for how long."""
     from rich.progress import TimeElapsedColumn
 
     with _progress(TimeElapsedColumn()) as bar:

@@ -77,9 +77,8 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
-            # The cure, worded for the command line.
-            said = replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc
-            say_error(said)
+            # The command line has its own cure.
+            say_error(replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc)
             for note in getattr(exc, "__notes__", ()):
                 say(note, stderr=True)
             raise typer.Exit(1) from exc

@@ -24,7 +24,6 @@ from .stores import (
     give_embedder,
     names_in,
     on_store,
-    table_and_more,
     table_and_one,
 )
 
@@ -265,7 +264,7 @@ async def get(
     A single argument is an ID; of several, the first is the TABLE. Exits with 1 if a row is
     missing.
     """
-    table, ids = table_and_more(ids)
+    table, ids = (None, ids) if len(ids) == 1 else (ids[0], ids[1:])
     opened = await at.table(table, reading=True)
     records = await opened.get(ids, select=names_in(select), include_vector=include_vector)
     return _listed(records)._replace(error=_missing(ids, {record.id for record in records}))
@@ -314,7 +313,7 @@ async def distinct(
 
 
 def _score(row: dict[str, Any]) -> str:
-    """Return the score of a hit for people. Keywords that most rows have score close to 0."""
+    """Return the score of a hit for people. Words that most rows have give scores close to 0."""
     score: float = row["_score"]
     is_small = row.get("_distance") is None and 0 < score < 0.001
     return f"{score:.2g}" if is_small else f"{score:.4f}"
@@ -365,7 +364,7 @@ async def _best(table: Table, by: By | None) -> By:
         )
     if by != "text" and schema.embed is None:
         raise AiovecError(
-            f"the table {table.name!r} has no embedder, which makes vectors of texts; search with "
+            f"the table {table.name!r} has no embedder to make a vector of the words; search with "
             "--by text, --vector or --like"
         )
     return by

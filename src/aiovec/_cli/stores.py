@@ -97,17 +97,17 @@ Embedder = Annotated[
 ]
 
 
-def _object(given: str, option: str) -> dict[str, Any]:
-    """Return the JSON object that an option holds."""
+def _object(text: str, option: str) -> dict[str, Any]:
+    """Return the JSON object in the value of an option."""
     try:
-        return dict(jsonlib.loads(given))
+        return dict(jsonlib.loads(text))
     except (ValueError, TypeError, RecursionError) as exc:
         raise typer.BadParameter(f"{option} is not a JSON object: {exc}") from exc
 
 
-def _watched(given: list[str] | None) -> list[Any]:
+def _watched(values: list[str] | None) -> list[Any]:
     """Return sources as ``lifespan`` takes them: texts, or mappings of the arguments of a watch."""
-    sources = [_object(each, "--watch") if each.startswith("{") else each for each in given or ()]
+    sources = [_object(each, "--watch") if each.startswith("{") else each for each in values or ()]
     for source in sources:
         if isinstance(source, dict):
             from .._store.watch import WatchOptions  # slow
@@ -115,7 +115,9 @@ def _watched(given: list[str] | None) -> list[Any]:
             known = {"source", *WatchOptions.__annotations__}
             if "source" not in source or not source.keys() <= known:
                 names = ", ".join(sorted(known - {"source"}))
-                raise typer.BadParameter(f"--watch: the object has a source, and of these: {names}")
+                raise typer.BadParameter(
+                    f"--watch: the object needs a source, and may have {names}"
+                )
     return sources
 
 
@@ -144,9 +146,9 @@ Select = Annotated[
 IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the vectors too.")]
 
 
-def names_in(given: list[str] | None) -> list[str] | None:
-    """Return the names in the values of an option: each may hold several, between commas."""
-    return None if given is None else [name.strip() for part in given for name in part.split(",")]
+def names_in(values: list[str] | None) -> list[str] | None:
+    """Return the names in the values of an option, each with one or several between commas."""
+    return None if values is None else [name.strip() for part in values for name in part.split(",")]
 
 
 def expanded(path: str) -> Path:
@@ -175,22 +177,23 @@ def place_named(store: str | None, config: str | None) -> Place:
         raise ConfigError(f"no store is named{cure}") from exc
 
 
-def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None) -> None:
+def give_embedder(vectors: VectorStore, schema: Schema | None, value: str | None) -> None:
     """Give a store the embedder of ``--embedder`` for a table of this schema."""
     from .._internals import StoreInternals
     from ..backend.config import embedder_section
 
-    if given is None:
+    if value is None:
         return
     embed = None if schema is None else schema.embed
     if schema is None or embed is None:
-        raise typer.BadParameter("--embedder: the table makes no vectors of texts")
-    keys = _object(given, "--embedder") if given.startswith("{") else {"kind": given}
-    if "://" in given and not given.startswith("{"):
-        keys = {"kind": "openai", "base_url": given}
+        raise typer.BadParameter("--embedder: the table embeds no texts")
+    if value.startswith("{"):
+        keys = _object(value, "--embedder")
+    else:
+        keys = {"kind": "openai", "base_url": value} if "://" in value else {"kind": value}
     recipe = embed.recipe or {}
-    kind, own = keys.get("kind"), recipe.get("kind")
-    if kind == own or not {kind, own} & {"demo", "local"}:  # their models fit no other kind
+    kind, stored = keys.get("kind"), recipe.get("kind")
+    if kind == stored or not {kind, stored} & {"demo", "local"}:  # their models fit no other kind
         known = {"model": schema.model, "dim": schema.dim}
         for key in ("query_prefix", "document_prefix", "request_dim"):
             known[key] = recipe.get(key)
@@ -208,9 +211,9 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, given: str | None
 class Shown(NamedTuple):
     """The result of a command: its facts for ``--json``, and the lines that people see.
 
-    With ``stderr``, it goes to standard error. ``notes`` also go there, without ``--json``, and a
-    ``note`` only on a terminal. An ``error`` is raised afterwards, ``typer.Exit`` for an exit code
-    without a message.
+    With ``stderr``, it goes to standard error. Without ``--json``, ``notes`` also go there, and a
+    ``note`` if that is a terminal. An ``error`` is raised at the end: a ``typer.Exit`` for an exit
+    code without a message.
     """
 
     facts: Any
@@ -226,7 +229,7 @@ class At:
     """The store that a command names. ``open`` opens it, and it closes when the command ends.
 
     The store must exist, unless the command may ``create`` it. A command that is only ``reading``
-    also works where nothing can be written.
+    also works with files that it cannot write.
     """
 
     store: str | None
@@ -235,10 +238,10 @@ class At:
     engines: ExitStack
 
     def engine(self, name: str | None, address: str | None) -> Engine | None:
-        """Connect to the engine that a command names; None for this process. Call before ``open``.
+        """Connect to the engine that a command names; None for this process.
 
-        Called first, a wrong address or place creates no store. The engine stops after the event
-        loop has ended, because stopping would block the loop.
+        Call it before ``open``, so that a wrong address or place creates no store. The engine stops
+        after the event loop has ended, because stopping would block the loop.
         """
         if name is None:
             if address is not None:
@@ -320,7 +323,7 @@ def on_store(
         @wraps(command)
         def run(*, store: str | None, config: str | None, json: bool, **options: Any) -> None:
             if shows_progress:
-                import rich.progress  # noqa: F401 - it looks at the current folder: not on the loop
+                import rich.progress  # noqa: F401 - reads the current folder: not on the loop
 
             async def work(at: At) -> Shown | None:
                 result = command(at, **options)
@@ -357,8 +360,8 @@ def with_options(
 
     The first argument of ``command`` is not an option.
     """
-    made: Any = failing_clearly(run)
-    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    result: Any = failing_clearly(run)
+    _, *options = inspect.signature(command, eval_str=True).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
 
     def added(kinds: Mapping[str, Any]) -> list[inspect.Parameter]:
@@ -369,11 +372,11 @@ def with_options(
             for name, kind in kinds.items()
         ]
 
-    named = [each.replace(kind=keyword) for each in own if each.kind != each.VAR_KEYWORD]
+    named = [each.replace(kind=keyword) for each in options if each.kind != each.VAR_KEYWORD]
     parameters = [*added(first), *named, *added(last)]
-    made.__signature__ = inspect.Signature(parameters)
-    made.__annotations__ = {each.name: each.annotation for each in parameters}
-    return made  # type: ignore[no-any-return]
+    result.__signature__ = inspect.Signature(parameters)
+    result.__annotations__ = {each.name: each.annotation for each in parameters}
+    return result  # type: ignore[no-any-return]
 
 
 def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:
@@ -383,11 +386,6 @@ def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str 
     if value is None:
         raise typer.BadParameter(f"pass a {name}")
     return table, value
-
-
-def table_and_more(words: list[str]) -> tuple[str | None, list[str]]:
-    """Return a command's table, which is the first of several arguments, and the others."""
-    return (None, words) if len(words) == 1 else (words[0], words[1:])
 
 
 async def of_each_table(

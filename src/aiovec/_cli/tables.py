@@ -88,8 +88,8 @@ async def create(
     vectors = await at.open(create=True)
     give_embedder(vectors, chosen, embedder)
     await vectors.create_table(table, chosen)
-    made = await vectors.schema(table)
-    return Shown({"table": table, "schema": made.to_dict()}, [f"created {table}"])
+    created = await vectors.schema(table)
+    return Shown({"table": table, "schema": created.to_dict()}, [f"created {table}"])
 
 
 def _field_in(text: str) -> tuple[str, Field]:

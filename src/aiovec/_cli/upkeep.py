@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from ..backend.engine import Engine
 
 
-_DIGITS = 18  # the largest value of an option: no backend takes more than 64 bits
-_OWN = ("", "table", "kind", "recall", "wait")  # no options, or ones of the command
+_NOT_OPTIONS = ("", "table", "kind", "recall", "wait")  # no name, or an argument of the command
 
 
 @on_store(shows_progress=True)
@@ -44,8 +43,8 @@ async def optimize(
 ) -> AsyncIterator[Shown]:
     """Compact tables and bring their indexes up to date.
 
-    With --every, one process maintains a store whose other processes have upkeep = "elsewhere". If
-    a table fails, it is reported and tried again in the next round.
+    With --every, one process maintains a store whose other processes have upkeep = "elsewhere". A
+    table that fails is reported, and tried again in the next round.
     """
     import asyncio
 
@@ -192,16 +191,17 @@ async def restore(
     """Check a backup, then replace a store with it. No process may have the store open."""
     place = await at.place()
     with working("restoring"):
-        kept = await restore_place(backup, place, overwrite=overwrite)
+        replaced = await restore_place(backup, place, overwrite=overwrite)
     lines = [f"restored {place} from {backup}"]
-    if kept is not None:
-        lines.append(f"the replaced store is now {kept}")
-    return Shown({"backup": backup, "store": str(place), "kept": kept and str(kept)}, lines)
+    if replaced is not None:
+        lines.append(f"the replaced store is now {replaced}")
+    facts = {"backup": backup, "store": str(place), "kept": replaced and str(replaced)}
+    return Shown(facts, lines)
 
 
 def _option(text: str) -> tuple[str, int]:
     name, _, value = text.partition("=")
-    if not value.isdecimal() or len(value) > _DIGITS or name in _OWN:
+    if not value.isdecimal() or len(value) > 18 or name in _NOT_OPTIONS:  # at most 64 bits
         raise typer.BadParameter(
             f"{text!r:.60} must be NAME=NUMBER, of an option that only some kinds have"
         )

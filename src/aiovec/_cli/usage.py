@@ -38,8 +38,8 @@ def clear_message(error: Any) -> str:
     if "unexpected extra argument" in message and context.command.name == "search":
         return f"{message}; several words need quotes, as in aiovec search 'two words'"
     if "unexpected extra argument" in message:
-        own = {option for parameter in context.command.params for option in parameter.opts}
-        return message + store_cure(message, [name for name in _NAMING[1:] if name in own])
+        known = {option for parameter in context.command.params for option in parameter.opts}
+        return message + store_cure(message, [name for name in _NAMING[1:] if name in known])
     return message
 
 
