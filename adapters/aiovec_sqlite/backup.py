@@ -29,12 +29,12 @@ from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
-# A damaged file may hold any change number, and the store must still be able to count upwards.
+# A damaged file may have any change number, but the store must still have room to count up.
 _NO_COUNT = 2**61
 
 
 def _strip_marks(path: Path) -> None:
-    """Remove the mark of a migration: apps have to leave the store, but not the copy."""
+    """Remove the mark of a migration: apps must leave the store, but not its copy."""
     with closing(connect(str(path))) as copy:
         if has_mark(copy):
             forget_mark(copy)
@@ -79,7 +79,7 @@ def restore(
     backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
 ) -> Path | None:
     """Replace ``target`` with a checked copy of ``backup``; return the old file, if it is kept."""
-    # The target of a link is replaced, and SQLite keeps its other files next to that.
+    # A link's target is replaced, because SQLite keeps its other files next to the target.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
@@ -142,8 +142,8 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 def _count_on_from(partial: Path, newest: int) -> None:
     """Number the copy's changes after those of the store that it replaces.
 
-    The first writing process renumbers them by the clock, but a process that only reads may come
-    first, and the clock may have been set back.
+    The first process that writes renumbers them by the clock, but a process that only reads may
+    open it first, and the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
@@ -200,10 +200,10 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
             raise StoreBusyError(
                 f"{target} is in use by this process or another one; close the store there", 0.0
             ) from exc
-        return None  # damaged: no process can open it, so none has to be kept away
+        return None  # damaged: no process can open it, so none has to be locked out
     try:
-        # Now the old file is complete without its WAL, and closing it removes no WAL of the new
-        # one.
+        # Now the old file is complete without its WAL, and closing it does not remove the WAL of
+        # the new one.
         db.execute("PRAGMA journal_mode = DELETE").fetchone()
     except failures():
         db.close()
@@ -212,7 +212,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
 
 
 def _keep(target: Path) -> Path:
-    """Give the old file a second name. The rest of a damaged WAL is moved with it."""
+    """Give the old file a second name. A WAL that is left of a damaged store moves with it."""
     name = f"{target.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S')}"
     kept = target.with_name(name)
     for number in range(2, 1000):
@@ -230,7 +230,7 @@ def _keep(target: Path) -> Path:
 
 
 def _take_back(kept: Path, target: Path) -> None:
-    """Restore the old file under its only name, because nothing has replaced it."""
+    """Give the old file its name back, because nothing has replaced it."""
     with suppress(FileNotFoundError):
         os.rename(f"{kept}-wal", f"{target}-wal")
     os.replace(kept, target)

@@ -1,6 +1,6 @@
-"""SQLite connections, driven by aiosqlite, which work in the threads that all stores share.
+"""SQLite connections, driven by aiosqlite. They work in threads that all stores share.
 
-Reads use a pool of them. ``Transaction`` is passed to a write's work.
+Reads use a pool of connections. ``Transaction`` is passed to a write's work.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Ticket:
         # 1 once the caller has gone; native code also reads it.
         self.stop = ctypes.c_byte(0)
         # Held by work that must not be interrupted. sqlite-vec crashes if it is interrupted while
-        # it prepares its statements for finding a row, at a connection's first such look-up.
+        # it prepares its statements for finding a row, at a connection's first look-up.
         self.uninterrupted = uninterrupted
 
     def check(self) -> None:
@@ -69,8 +69,8 @@ class Ticket:
 class _Outcome(asyncio.Future[Any]):
     """The outcome of work on the thread.
 
-    A cancelled task that awaits it continues when the work has ended, and then gets the
-    cancellation. Until then ``interrupt`` is called with the loop, which need not be running.
+    A cancelled task that awaits it continues only after the work has ended, and then gets the
+    cancellation. ``interrupt`` is called with the loop, which need not be running.
     """
 
     interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None
@@ -82,10 +82,10 @@ class _Outcome(asyncio.Future[Any]):
 
 
 class _Queue:
-    """The work of one connection, done in order, one piece at a time, by whichever thread is free.
+    """The work of one connection, done in order, one piece at a time, by any free thread.
 
-    It takes the place of aiosqlite's queue, which has its own thread. That thread ends if the
-    loop of a waiting call is closed, and keeps the process from ending until then.
+    It replaces aiosqlite's queue, which has its own thread. That thread ends if the loop of a
+    waiting call is closed, and keeps the process from ending until then.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class _Queue:
         if self._running.acquire(blocking=False):
             try:
                 begin_in_thread(self._run)
-            except AiovecError:  # the system allows no further thread; later work tries again
+            except AiovecError:  # the system allows no more threads; later work tries again
                 self._work.remove(work)
                 self._running.release()
                 raise
@@ -112,9 +112,9 @@ class _Queue:
             while self._work:
                 waiting, work = self._work.popleft()
                 do_for(waiting, work, clear_frames_of)
-                del waiting, work  # keep no references to this work until the next comes
+                del waiting, work  # keep no references to this work while waiting for the next
             self._running.release()
-            # Work that came just before found the lock held.
+            # Work that was put just before this release could not begin a thread.
             if not (self._work and self._running.acquire(blocking=False)):
                 return
 
@@ -125,8 +125,8 @@ class Connection(aiosqlite.Connection):
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
 
-    It opens with its first work, and closes after a rest, to open again. If it is ``kept`` it only
-    frees its memory then, and other processes see that the file is in use.
+    It opens with its first work, closes when idle, and opens again. If it is ``kept``, it only
+    frees its memory when idle, and other processes see that the file is in use.
 
     ``check_file`` is called after each read, so that no result comes from a file that is no longer
     the store's; it also explains failures.
@@ -152,7 +152,7 @@ class Connection(aiosqlite.Connection):
         self._closing = False
         self._closed: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._tx: Any = _Queue()
-        # True if work has come since the timer last fired. The timer runs while more work is
+        # True if work was submitted since the timer last fired. The timer runs while more work is
         # likely.
         self._used = False
         self._timer: asyncio.TimerHandle | None = None
@@ -168,7 +168,7 @@ class Connection(aiosqlite.Connection):
         return self._connection
 
     def _look(self) -> None:
-        """Rest if no work has come for some seconds."""
+        """Rest if no work was submitted for some seconds."""
         self._timer = None
         if self._closing:
             return
@@ -230,7 +230,7 @@ class Connection(aiosqlite.Connection):
 
     async def close_now(self) -> None:
         """Close, and interrupt the running work until it has ended."""
-        self.begin_closing()  # first: the work has to know why it is stopped
+        self.begin_closing()  # first: the work must know why it is stopped
         self._ticket.stop.value = 1
         closed = asyncio.wrap_future(self._closed)
         while not closed.done():
@@ -276,7 +276,7 @@ class Connection(aiosqlite.Connection):
                 finally:
                     _end_transaction(db, ticket)
             finally:
-                with ticket.uninterrupted:  # a later interrupt would hit the next work
+                with ticket.uninterrupted:  # a later interrupt would stop the next work
                     ticket.over = True
                 self._check_file()
         except Exception as exc:
@@ -343,15 +343,15 @@ def clear_frames_of(error: BaseException) -> None:
     """Clear the variables of the functions that an error and its causes came through.
 
     Otherwise a cursor among them would be reset when the error is dropped, on another thread: that
-    waits for the statement running here, and crashes if this thread is just closing.
+    waits for the statement running here, and crashes if this thread is closing the connection.
     """
     left, seen = [error], set[int]()
     while left:
         cause = left.pop()
         seen.add(id(cause))
         traceback.clear_frames(cause.__traceback__)
-        behind = (cause.__cause__, cause.__context__)
-        left += [cause for cause in behind if cause is not None and id(cause) not in seen]
+        causes = (cause.__cause__, cause.__context__)
+        left += [cause for cause in causes if cause is not None and id(cause) not in seen]
 
 
 # The open connections, for a fork.
@@ -364,8 +364,8 @@ _INHERITED: set[str] = set()
 def check_not_inherited(file: str | os.PathLike[str]) -> None:
     """Raise AiovecError if the file was open in the process that this one was forked from.
 
-    SQLite keeps a process's locks in memory, which a fork copies, but the fork does not get the
-    locks. A connection in the child would work without them.
+    SQLite remembers a process's locks in memory, which a fork copies, but the child does not get
+    the locks. A connection in the child would work without them.
     """
     if _INHERITED and os.path.realpath(file) in _INHERITED:
         raise AiovecError(
@@ -376,10 +376,10 @@ def check_not_inherited(file: str | os.PathLike[str]) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child, never touch the SQLite connections of the parent.
+    """Keep a forked child from touching the SQLite connections of its parent.
 
-    Closing one here, as the interpreter would at its end, could delete the parent's WAL. So they
-    are never freed.
+    The interpreter would close them at its end, which could delete the parent's WAL. So they are
+    never freed.
     """
     for connection in list(_OPEN):
         if connection._connection is not None:
@@ -399,7 +399,7 @@ class Read(Protocol):
 
 
 class ReaderPool:
-    """At most ``size`` connections. Readers in WAL mode never wait for the writer."""
+    """At most ``size`` reading connections. In WAL mode they never wait for the writer."""
 
     def __init__(
         self, connect: Callable[[], Connection], target: str, size: int, busy_timeout: float
@@ -441,7 +441,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield reads outside of the pool's size, all in one snapshot, for long work."""
+        """Yield reads that do not count in the pool's size, all in one snapshot, for long work."""
         connection = self._take()
         try:
             await connection.read(_begin_aside, snapshot=False)
@@ -491,10 +491,10 @@ class TooLargeForGroupError(Exception):
 
 
 class Transaction:
-    """Passed to a write's work: the connection, change numbers, and a check of its caller.
+    """Passed to a write's work: the connection, change numbers, and a check of the caller.
 
-    Calls of one commit share it. ``call`` is the one whose work runs, if it runs by itself, and
-    ``alone`` is true if it has the commit to itself.
+    Calls of one commit share it. ``call`` is the call whose work runs, if it runs by itself, and
+    ``alone`` is true if that call has the commit to itself.
     """
 
     __slots__ = ("alone", "call", "db", "newest")

@@ -21,10 +21,9 @@ from .copies.scanfile import ScanFiles, read_segments
 from .driver import connect, has_fts5, load_driver, load_extension
 from .errors import translated
 from .layout import check_header, faults_of, read_table
+from .settings import MEMORY
 from .sql.schema import check_schema
 from .tables import table_names
-
-_MEMORY = ":memory:"
 
 
 def findings(file: Path | None) -> list[Finding]:
@@ -50,7 +49,7 @@ def _driver() -> Iterator[Finding]:
     cuts = driver.sqlite_version_info < (3, 45)
     note = "; before 3.45, searches read a payload's texts up to a NUL" if cuts else ""
     yield Finding("sqlite", f"{driver.sqlite_version}{note}")
-    with closing(driver.connect(_MEMORY)) as db:
+    with closing(driver.connect(MEMORY)) as db:
         try:
             load_extension(db)
         except ExtensionUnavailableError as exc:
@@ -80,7 +79,7 @@ def _name_of(driver: Any) -> str:
 
 
 def _scan() -> Finding:
-    """Return whether searches run in memory; searches in the file give the same answers."""
+    """Report whether searches run in memory. Searches in the file give the same answers."""
     library = load()
     if library is not None:
         return Finding("searches", f"in memory, with {library.kind}")
@@ -133,9 +132,9 @@ def _cure_of(error: AiovecError) -> str:
 def _uris(path: Path) -> Iterator[str]:
     """Yield URIs to open the file for reading; the second is used if the first finds a fault.
 
-    A reader of a WAL database leaves files next to it. If there are none, nobody uses the store,
-    and SQLite may read it as a file that does not change. If somebody begins to use it now, it
-    looks damaged; hence the second URI.
+    A reader of a WAL database leaves files next to it. If there is no WAL, no process uses the
+    store, and SQLite may read the file as immutable. If a process begins to use it now, the file
+    may look damaged; hence the second URI.
     """
     uri = path.absolute().as_uri()
     if not path.with_name(path.name + "-wal").exists():
@@ -206,8 +205,8 @@ def _scan_files(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Find
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:
     layout = read_table(db, name)
-    if layout is None:  # the table was just dropped
-        return Finding(f"table {name}", "gone")
+    if layout is None:
+        return Finding(f"table {name}", "was just dropped")
     # vec0 lists its rows in an ordinary table; counting the vec0 table would read all vectors.
     rowids = layout.rowids
     rows, vectors, apart = db.execute(

@@ -20,8 +20,8 @@ from .sql.folding import count_in
 OLDEST_SQLITE = (3, 38, 0)
 
 OPENING = threading.Lock()
-"""Held while a connection opens its file, and while such a file is opened in another way: closing
-that descriptor would drop the locks of a connection that opened the file in between."""
+"""Held while a connection opens its file, and while a database is opened as an ordinary file:
+closing that descriptor would drop the locks of a connection that opened the file in between."""
 if hasattr(os, "register_at_fork"):  # otherwise a child might find it locked for ever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
@@ -40,7 +40,7 @@ def load_driver() -> Any:
     """Return a module with the interface of ``sqlite3`` that can load extensions.
 
     ``pysqlite3`` if it is installed: it has a new SQLite that loads extensions everywhere.
-    Otherwise Python's own ``sqlite3``, if it was built with extensions.
+    Otherwise Python's own ``sqlite3``, if it was built with loadable extensions.
     """
     try:
         driver = importlib.import_module("pysqlite3.dbapi2")

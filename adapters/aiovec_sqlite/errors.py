@@ -1,4 +1,4 @@
-"""Translate SQLite's errors, in one table at the edge of each thread."""
+"""Translate SQLite's errors at the edge of each thread."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _FAILED_IN_VEC0 = re.compile(
 
 
 class DamageError(Exception):
-    """A stored value differs from every value that could be written.
+    """A stored value is one that aiovec never writes.
 
     Never reaches a user: see ``translate``.
     """
 
 
 def decodes(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Report a function's errors at stored values as damage.
+    """Report a function's errors about stored values as damage.
 
     Tables are STRICT, so a value that cannot be converted is not the value that was written.
     """
@@ -197,7 +197,7 @@ def _is_full(target: str) -> bool:
 
 @contextmanager
 def translated(target: str) -> Iterator[None]:
-    """Translate every error of the driver."""
+    """Translate all errors of the driver."""
     try:
         yield
     except AiovecError:
@@ -208,7 +208,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """For writing a copy: name the copy, not the store, in errors of the disk."""
+    """Name the copy that is written, not the store, in errors of the disk."""
     try:
         with writing_to(path):
             yield

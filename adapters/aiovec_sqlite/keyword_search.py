@@ -1,9 +1,9 @@
-"""The best rows by keywords: by lists of words in memory, by FTS5, or by reading the texts.
+"""Find the best rows by keywords: by lists of words in memory, by FTS5, or by reading the texts.
 
-Every word is a quoted string in a query of FTS5, so nothing that a user types is an operator.
+Every word is a quoted string in a query to FTS5, so nothing that a user types is an operator.
 
-FTS5 computes the score of each matching row, so a word in half the rows costs as much as half the
-table. It answers if there are no lists in memory, and for queries that these cannot answer.
+FTS5 computes the score of each matching row, so a word in half of the rows costs as much as half of
+the table. It answers if there are no lists in memory, and queries that the lists cannot answer.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def weight_of(rows: int, having: int) -> float:
 
 
 class IndexClause(NamedTuple):
-    """A clause of a query, in the form of the index."""
+    """A clause of a query as the index needs it."""
 
     text: str
     """The words; for a language, their stems."""
@@ -119,7 +119,7 @@ class SnapshotWords(Protocol):
 _GRAM = 3
 # For a longer part, FTS5 would look at each row with one of its grams once for each gram.
 _LONGEST_PART = 128
-# Rows between two checks whether the caller has gone.
+# Rows between two checks for a cancelled caller.
 _BLOCK = 1_000
 
 
@@ -161,7 +161,7 @@ def hybrid_hits(
     known: dict[int, str] = {}
 
     def ids_of(rowids: Sequence[int]) -> dict[int, str]:
-        """Return the ids of rows and remember them: a row may be in a list and in the fused one."""
+        """Return the ids of rows, and remember them: a row may be in several lists."""
         if lacking := [rowid for rowid in rowids if rowid not in known]:
             known.update(_ids(db, table, lacking))
         return known
@@ -211,7 +211,7 @@ def _ranked(
 ) -> tuple[Scored, int, Snippets | None]:
     """Return the rowids of the best rows with their scores.
 
-    Also return the number of first rows that have all words, and the function that makes snippets.
+    Also return how many of the first rows have all words, and the function that makes snippets.
     """
     index = serving(db, table) if words is None else words.index
     terms = _Terms(db, table, index, query.clauses)
@@ -238,7 +238,7 @@ def _ranked(
             having = {rowid for rowid, _ in best}
             others = [match for match in matching(any=True) if match[0] not in having]
             room = query.limit - len(best)
-            if len(others) > room:  # the limit may cut between rows of equal scores
+            if len(others) > room:  # the limit may fall between rows with equal scores
                 more = least(
                     [(-score, row) for row, score in others], room, partial(_ids, db, table)
                 )
@@ -250,7 +250,7 @@ def _ranked(
 
 @contextmanager
 def _as_index_damage(name: str) -> Iterator[None]:
-    """Distinguish damage of the index from damage of the rows."""
+    """Report damage of the index as such, not as damage of the rows."""
     try:
         yield
     except load_driver().DatabaseError as exc:
@@ -277,7 +277,7 @@ class _Terms:
             if not set(needed).issubset(self.fields):
                 raise being_built(table.name, indexes_of(db, table.name)[-1])
         self._index = index
-        # A clause without a letter for the index is ignored.
+        # A clause without a letter that the index has is ignored.
         self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
         self.positive = [c for c in self.clauses if not c.excluded]
         self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
@@ -297,7 +297,7 @@ class _Terms:
 
     def match(self, *, any: bool) -> str:
         """Return the query for FTS5, which must have at least one word."""
-        # Words side by side: AND would find nothing if one of them has no token.
+        # A space between words, not AND, which finds nothing if one of them has no token.
         expression = (" OR " if any else " ").join(map(_expression, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
@@ -367,7 +367,7 @@ def _rows(
 
 
 def _ids(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> dict[int, str]:
-    """Return the ids of rows, in one step of one statement."""
+    """Return the ids of rows, read in one step of one statement."""
     (text,) = db.execute(
         f"SELECT json_group_array(r.id) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r._rowid = j.value",
@@ -392,7 +392,7 @@ def _by_scan(
     *,
     any: bool,
 ) -> Scored:
-    """Return the best rows if some clauses have to be searched in the texts."""
+    """Return the best rows of a query with clauses that have to be searched in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
     if terms.indexed:
@@ -416,7 +416,7 @@ def _by_scan(
     bad = [n for n, clause in enumerate(terms.scanned) if clause.excluded]
     good = [n for n, clause in enumerate(terms.scanned) if not clause.excluded]
     needs_index = bool(terms.indexed) and not any
-    looked = characters = 0
+    scanned = characters = 0
     kept: list[tuple[int, str, int, list[int]]] = []
     having = [0] * len(wanted)
     for rowid, id, length, *clause_counts in db.execute(
@@ -424,9 +424,9 @@ def _by_scan(
         f"WHERE ({condition}){excluded}",
         (*bound, *values),
     ):
-        looked += 1
+        scanned += 1
         characters += length
-        if looked % _BLOCK == 0:
+        if scanned % _BLOCK == 0:
             ticket.check()
         positive = [clause_counts[n] for n in good]
         for place, count in enumerate(positive):
@@ -435,8 +435,8 @@ def _by_scan(
             continue
         if (sum(positive) or rowid in by_index) if any else all(positive):
             kept.append((rowid, id, length, positive))
-    mean = characters / looked if characters else 1.0
-    weights = [weight_of(looked, rows) for rows in having]
+    mean = characters / scanned if characters else 1.0
+    weights = [weight_of(scanned, rows) for rows in having]
 
     def score(rowid: int, length: int, counts: Sequence[int]) -> float:
         base = K1 * (1 - B + B * length / mean)

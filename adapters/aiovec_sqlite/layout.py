@@ -1,11 +1,11 @@
-"""The file's layout: its first page, names, tables, versions.
+"""The file's layout: its first page, names, tables, and versions.
 
 ``docs/internals/file-format.md`` describes the layout. The first page is read through SQLite: POSIX
-drops all locks that a process holds on a file as soon as the process closes any descriptor of it.
-SQLite knows its own descriptors and keeps them open while a lock is held, but it cannot know ours.
-After an ``open`` and ``close`` of a store in use by this process, another process would take the
-store for unused and delete its WAL, with acknowledged rows in it. So no code here opens a file that
-may be a database itself.
+drops all locks of a process on a file as soon as the process closes any descriptor of the file.
+SQLite keeps its own descriptors open while a lock is held, but it cannot know ours. After an
+``open`` and ``close`` of a store that this process uses, another process would consider the store
+unused and delete its WAL, with acknowledged rows in it. So this code does not open a file that may
+be a database, except through SQLite.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def is_database(path: Path) -> bool:
 
 @contextmanager
 def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a connection that reads only the file, without its WAL, and locks and makes nothing.
+    """Open a connection that reads only the file, without its WAL, and creates and locks nothing.
 
-    It reads a torn state if another process is writing to the file.
+    It reads an inconsistent state if another process is writing to the file.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     driver = _any_driver()
@@ -135,9 +135,9 @@ def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _any_driver() -> Any:
-    """Return the driver of stores, because only that one knows which locks they hold.
+    """Return the driver of stores, because only that driver knows their locks.
 
-    If no driver can open a store here, a database is still distinguished from other files.
+    If no driver can open a store here, another one still tells a database from other files.
     """
     try:
         return load_driver()
@@ -152,7 +152,7 @@ def _damaged(path: Path, error: Exception) -> CorruptStoreError:
 APPLICATION_ID = 0x61696F76  # "aiov"
 LAYOUT_VERSION = 1
 
-# How often a file that looks damaged is checked, and the seconds between two checks.
+# Times that a file that looks damaged is checked, and the seconds between two checks.
 _LOOKS = 3
 _BETWEEN_LOOKS = 0.005
 
@@ -180,7 +180,7 @@ CREATE_STORE = (
 )
 
 
-# The key of the names in the file, in the entry of a table whose names there differ from its own.
+# The key of the table's name in the file, in the entry of a table that was renamed.
 _STEM = "stem"
 _IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
 
@@ -191,7 +191,7 @@ def default_stem(name: str) -> str:
 
 
 def exists(db: sqlite3.Connection, stem: str) -> bool:
-    """Return whether a table uses such names in the file."""
+    """Return whether a table uses names with this stem in the file."""
     names = (f"{stem}.rows", f"{stem}.vec")
     sql = "SELECT 1 FROM sqlite_master WHERE name IN (?, ?) COLLATE NOCASE"
     return db.execute(sql, names).fetchone() is not None
@@ -234,11 +234,11 @@ class TableLayout:
 
     @cached_property
     def rowids(self) -> str:
-        """The ordinary table in which vec0 keeps the places of its rows, quoted."""
+        """The quoted name of the table in which vec0 keeps the places of its rows."""
         return self.shadow("rowids")
 
     def shadow(self, suffix: str) -> str:
-        """Return one of the ordinary tables in which vec0 keeps its data, quoted."""
+        """Return the quoted name of one of the tables in which vec0 keeps its data."""
         return quoted(f"{self.stem}.vec_{suffix}")
 
     @cached_property
@@ -278,8 +278,10 @@ class TableLayout:
         return statements
 
     def index_statements(self, name: str, schema: Schema) -> list[str]:
-        """Return the statements for the index of a field, or of a payload key: SQLite has one kind
-        for all of ours."""
+        """Return the statements for the index of a field or of a payload key.
+
+        SQLite has one kind of index for all of ours.
+        """
         if name in schema.payload_indexes:
             value = indexed_value(name.split(".")[1:], "payload")
         elif (field := schema.fields.get(name)) and (field.index or field.partition):
@@ -290,7 +292,7 @@ class TableLayout:
 
     def index_of(self, name: str) -> str:
         """Return the name of the index of a field or a payload key, quoted."""
-        if "." in name:  # SQLite's names ignore case, and keys do not
+        if "." in name:  # SQLite's names ignore case, but keys do not
             name = f"payload.{name.encode().hex()}"
         return quoted(f"{self.stem}.rows.{name}")
 
@@ -307,18 +309,18 @@ def column_definition(name: str, field: Field) -> str:
 
 
 def partition_value(value: object) -> str:
-    """Return the text that vec0 keeps for a partition field's value.
+    """Return the text that vec0 keeps for the value of a partition field.
 
-    vec0 cannot find rows by a NULL partition key, so null has its own text.
+    vec0 cannot find rows by a NULL partition key, so null has a text of its own.
     """
     return "" if value is None else f"={value}"
 
 
 def check_header(path: Path, *, to_read: bool = False) -> bool:
-    """Return whether there is a store to open; False if it is missing, or half created.
+    """Return whether there is a store to open; False if it is missing, or incomplete.
 
-    A file of another application is not touched at all. A reader cannot complete what another
-    process has begun: AiovecError if nobody does.
+    A file of another application is not touched. A reader cannot complete a store that another
+    process has begun to create: AiovecError if no process completes it.
     """
     # SQLite keeps its other files next to the file itself, not next to a link to it.
     path = path.resolve()
@@ -354,7 +356,7 @@ def _look_at(path: Path) -> bool:
         )
     _check_version(target, header.version)
     if _holds_something(path, "-journal"):
-        # Its creation is under way or was killed. SQLite undoes half-done work.
+        # Its creation is in progress or was killed. SQLite rolls back an incomplete one.
         return False
     if has_wal(path) and not _keeps_wal(path):
         raise CorruptStoreError(
@@ -389,7 +391,8 @@ def _keeps_wal(path: Path) -> bool:
 
     Every store's header does. A backup's does not, so a WAL next to it belongs to another file, and
     SQLite would mix their pages. SQLite does not report this byte. If this process has the file
-    open, the byte is read by that descriptor (see above); otherwise no connection opens it now.
+    open, the byte is read through that descriptor (see above); if not, the lock keeps connections
+    from opening it now.
     """
     with OPENING:
         status = path.stat()
@@ -424,14 +427,14 @@ def create_store(db: sqlite3.Connection) -> None:
 
     Expects an open connection in rollback-journal mode, so that the header is in the file itself as
     soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
-    file, or one that a journal next to it makes empty again.
+    file, or a file that its journal makes empty again.
     """
     # A commit of one row writes eight pages to the WAL. 4 KiB make bulk inserts a quarter slower.
     db.execute("PRAGMA page_size = 8192")
     db.execute("BEGIN")
     try:
-        # Lets optimize return free room in small steps. The first write of the transaction, because
-        # outside of it, it would be a separate transaction.
+        # Lets optimize return free room in small steps. The first write of the transaction: before
+        # it, this would be a transaction of its own.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -490,9 +493,9 @@ _MOST_FAULTS = 5
 
 
 def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
-    """Return the first faults that a check of SQLite finds, ``quick_check`` or the longer one.
+    """Return the first faults that SQLite's ``quick_check`` or ``integrity_check`` finds.
 
-    Faults of text indexes do not count, because their contents are in the rows, too.
+    Faults of text indexes do not count, because the rows have their contents too.
     """
     try:
         faults = [str(row[0]) for row in db.execute(f"PRAGMA {check}({_MOST_FAULTS})")]
@@ -508,7 +511,7 @@ def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
 
 @decodes
 def change_number(value: Any) -> int:
-    """Return the number, or raise DamageError if it is out of range: the next ones must fit."""
+    """Return the change number. DamageError if it leaves no room for the next ones."""
     number = int(value)
     if not 0 <= number < _CHANGES:
         raise DamageError(f"the change number is {number}")
@@ -543,7 +546,7 @@ def token_of(db: sqlite3.Connection, table: str, kind: str) -> str | None:
     return row[0] if known else None
 
 
-# The start of the keys of a table's notes in ``aiovec_state``. No name of a table has a colon.
+# The start of the keys of a table's notes in ``aiovec_state``. No table's name has a colon.
 _NOTES = "note:{}:"
 
 

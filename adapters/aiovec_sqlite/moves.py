@@ -1,8 +1,7 @@
 """The mark of a migration in the file, which every process that has the file open obeys.
 
-It lies in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. A writer
-reads the mark in the write transaction itself, so no write can pass a mark that was committed
-before.
+The mark is in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. A writer
+reads the mark in its write transaction, so no write can miss a mark that was committed before.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def read_record(db: sqlite3.Connection, target: str) -> MoveRecord:
 
 
 def check_here(db: sqlite3.Connection, target: str, run: str | None) -> None:
-    """Raise StoreMovedError if the store has moved, unless the caller acts for that run."""
+    """Raise StoreMovedError if the store has moved, unless the caller acts for the move's run."""
     mark = read_record(db, target).mark
     if mark is not None and mark.left and mark.run != run:
         raise mark.moved_error(target)
@@ -76,7 +75,7 @@ def change(
     if known != replace(before, mark=None):
         _save(tx.db, _GENERATION, asdict(known))
     if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
-        # All handles of tables become stale now, so readers need not check the mark.
+        # All handles of tables become stale, so readers need not check the mark.
         tx.db.execute("UPDATE aiovec_tables SET epoch = ?", (tx.take(),))
     return before, after
 

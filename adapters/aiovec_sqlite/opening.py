@@ -1,4 +1,4 @@
-"""Opening the file: checks before it is touched, settings of connections, and its identity."""
+"""Open the file: check it before it is touched, set up connections, and know its identity."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class OpenFile:
 
     A process that has a file open can still read and write it after it was replaced or removed, but
     its writes are lost with the last process that has it open. A check costs two calls of ``stat``:
-    15 us on a loaded machine.
+    15 µs on a loaded machine.
     """
 
     target: str
     inode: _Inode
     wal_path: str
-    # None if SQLite keeps none: on file systems without shared memory, and when it reads the file
-    # as one that does not change.
+    # None if SQLite keeps no WAL: on file systems without shared memory, and when it reads the file
+    # as immutable.
     wal: _Inode | None
-    # Size and time of a file that is read as one that does not change.
+    # The size and time of a file that is read as immutable.
     unchanged: _State | None = None
 
     @classmethod
@@ -73,9 +73,12 @@ class OpenFile:
         *,
         read_only: bool = False,
     ) -> OpenFile:
-        """Return the file that a connection has just opened. It waits ``patience`` seconds for
-        other processes that lock it, such as the last one that closes it."""
-        # SQLite makes the WAL at its first read.
+        """Return the file that a connection has just opened.
+
+        Waits up to ``patience`` seconds for processes that lock it, such as the last one that
+        closes it.
+        """
+        # SQLite creates the WAL at its first read.
         wait = _Patience(path, patience, ticket)
         wait.until_free(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone())
         # A changed link is noticed by its path, but the WAL lies next to the file itself.
@@ -84,12 +87,12 @@ class OpenFile:
         if inode is None:
             raise StoreReplacedError(str(path), "the file was removed")
         wal_inode = _inode(wal)
-        # In WAL mode but without a WAL, the file can only be read as one that does not change.
+        # In WAL mode but without a WAL, the file can only be read as immutable.
         unchanged = _state(str(path)) if read_only and wal_inode is None else None
         return cls(str(path), inode, wal, wal_inode, unchanged)
 
     def check(self) -> None:
-        """Raise StoreReplacedError if the path now leads to another file, or to none.
+        """Raise StoreReplacedError if the path now names another file, or none.
 
         AiovecError if the system call fails.
         """
@@ -127,7 +130,7 @@ _RETRY = 0.01
 def open_writer(
     path: Path, settings: SqliteSettings, ticket: Ticket, *, kept: bool = True
 ) -> sqlite3.Connection:
-    """Return the connection that writes; creates the store if there is none.
+    """Return the connection that writes; create the store if there is none.
 
     A file that is foreign, newer or damaged raises CorruptStoreError and is not touched. Unless
     ``kept``, the file is removed with the store, so no commit waits for the disk.
@@ -155,9 +158,9 @@ def open_writer(
 def _to_wal(db: sqlite3.Connection) -> None:
     """Switch the file to WAL mode, which every store keeps after it was first opened.
 
-    A file with changes but without WAL mode is a backup, or a store that a restore has put aside.
-    Before it is used, its change numbers are raised above those of any store that it may replace:
-    otherwise cursors and change numbers of that store would skip rows.
+    A file with changes but without WAL mode is a backup, or a store that a restore has kept. Before
+    it is used, its change numbers are raised above those of any store that it may replace:
+    otherwise readers with cursors and change numbers of that store would skip rows.
     """
     if not _has_wal_mode(db) and newest_change(db):
         db.execute("BEGIN IMMEDIATE")
@@ -172,9 +175,9 @@ def _to_wal(db: sqlite3.Connection) -> None:
 
 
 def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
-    """Raise the next change numbers above all of this file and of a store that it replaces.
+    """Raise the next change numbers above all numbers of this file and of a store that it replaces.
 
-    Readers of the change feed begin again, because their numbers may be the other store's.
+    Readers of the change feed start again, because their numbers may be those of the other store.
     """
     number = _number_above(max(newest_change(db), replaced))
     db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
@@ -182,17 +185,17 @@ def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
 
 
 def _number_above(number: int) -> int:
-    """Return a change number above those of any store that came from the same backup.
+    """Return a change number above those of all stores that came from the same backup.
 
-    By the clock, which runs faster than any store counts, because a backup may be put into use
-    twice. If the clock is behind, the number is raised by more than a store takes in days.
+    A backup may be put into use twice, so the number comes from the clock, which runs faster than
+    any store counts. If the clock is slow, the number is raised by more than a store uses in days.
     """
     now = int(time.time() * _CHANGES_A_SECOND)
     return now if now > number else number + _CHANGES_OF_DAYS
 
 
-# More numbers than a store takes in a long time. The numbers of the year 2200 are still exact in a
-# float.
+# More numbers than a store uses in a second, and in days. The numbers of the year 2200 are still
+# exact in a float.
 _CHANGES_A_SECOND = 2**20
 _CHANGES_OF_DAYS = 2**32
 
@@ -205,9 +208,9 @@ def _has_wal_mode(db: sqlite3.Connection) -> bool:
 def open_read_only(
     path: Path, settings: SqliteSettings, file: OpenFile | None = None
 ) -> sqlite3.Connection:
-    """Return a connection that can write nothing.
+    """Return a connection that cannot write.
 
-    StoreReplacedError if the path no longer leads to the store's ``file``.
+    StoreReplacedError if the path no longer names the store's ``file``.
     """
     return _set_up(lambda: connect_read_only(path, settings.busy_timeout), file)
 
@@ -223,12 +226,11 @@ def check_store_to_read(path: Path) -> None:
 def connect_read_only(
     path: Path, timeout: float, check: Callable[[sqlite3.Connection, str], None] = check_schema
 ) -> sqlite3.Connection:
-    """Return a connection that can write nothing, but reads a WAL next to the file.
+    """Return a connection that cannot write, but reads a WAL next to the file.
 
-    SQLite needs a lock file to read a database in WAL mode. If none can be made, on a read-only
-    medium, the file is read as one that does not change, unless there is a WAL, whose changes would
-    be missing, or a rollback journal. ``check`` reads the schema: that of a store may hold nothing
-    else.
+    SQLite needs a lock file to read a database in WAL mode. If it cannot create one, on a read-only
+    medium, it reads the file as immutable, unless there is a WAL, whose changes would be missing,
+    or a rollback journal. ``check`` checks the schema, by default for foreign SQL.
     """
     uri = path.absolute().as_uri()
     try:
@@ -278,7 +280,7 @@ def open_reader(
 ) -> sqlite3.Connection:
     """Return a connection that only reads, except for checkpoints and backups. Creates no file.
 
-    StoreReplacedError if the path no longer leads to the store's ``file``.
+    StoreReplacedError if the path no longer names the store's ``file``.
     """
     check_not_inherited(path)
     uri = f"{path.absolute().as_uri()}?mode=rw"
@@ -293,8 +295,8 @@ def _set_up(
         try:
             if file is not None:
                 file.check()
-            # This reads the file, for which SQLite opens the WAL: if the WAL is removed later,
-            # SQLite still reads it, and makes no new one.
+            # This reads the file, so SQLite opens the WAL: if the WAL is removed later, SQLite
+            # still reads it and creates no new one.
             db.execute("PRAGMA cache_size = -2048")  # KiB: the system caches the file too
         except BaseException:
             db.close()
@@ -318,9 +320,9 @@ def _set_durability(db: sqlite3.Connection, durability: str) -> None:
 
 
 class _Patience:
-    """The total seconds that an opening may wait while other processes lock the file.
+    """The total time that an opening may wait while other processes lock the file.
 
-    If the caller of the opening is cancelled, the waiting ends.
+    The waiting ends if the caller of the opening is cancelled.
     """
 
     def __init__(self, path: Path, seconds: float, ticket: Ticket) -> None:

@@ -1,6 +1,6 @@
-"""Reading rows: by id, by filter, all of them, and changed ones; counts and bounds of values.
+"""Read rows by id, by filter, all rows, and changed rows; count values and find their bounds.
 
-For the change feed, rows carry the number of their last change, and deletes leave a tombstone.
+For the change feed, rows have the number of their last change, and deletes leave a tombstone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
     """Return a filter as SQL over the ordinary table as ``r``, with its values."""
     if where is None:
         return "1", []
-    # If a row has a vector, vec0 has its rowid.
+    # A row has a vector if vec0 has its rowid.
     with_vector = f"(SELECT m.rowid FROM {table.rowids} AS m WHERE m.rowid = r._rowid)"
     return condition_sql(where, {Ref(table.schema.vector): with_vector, **table.payload_values})
 
@@ -71,13 +71,13 @@ def rowids_where(
 
 @lru_cache(maxsize=256)
 def _names(fields: tuple[str, ...], *, payload: bool) -> tuple[str, ...]:
-    """Return the columns to read, for SQL: rowid, id, fields and payload."""
+    """Return the names in SQL of the columns to read: rowid, id, fields and payload."""
     return ("_rowid", "id", *map(quoted, fields), *(["payload"] if payload else []))
 
 
 @lru_cache(maxsize=256)
 def _selection(fields: tuple[str, ...], *, payload: bool) -> str:
-    """Return the same columns of ``r`` as a list."""
+    """Return the columns of ``_names`` as a list in SQL, read from ``r``."""
     return ", ".join(f"r.{name}" for name in _names(fields, payload=payload))
 
 
@@ -88,7 +88,7 @@ def rows_from_sql(
     table: TableLayout,
     vectors: Float32Array | None,
 ) -> Batch:
-    """Return columns of SQLite's values, in the order of ``_names``, as Batch."""
+    """Return columns of SQLite's values, in the order of ``_names``, as a Batch."""
     if not set(map(type, ids)) <= {str}:
         raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
@@ -100,14 +100,14 @@ def rows_from_sql(
 
 
 def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
-    """Return vectors of ``VectorReader`` as a column, with null for a row without a vector."""
+    """Return vectors from ``VectorReader`` as a column, with null for a row without a vector."""
     return from_matrix(vectors, without_vector(vectors) if table.schema.vector_nullable else None)
 
 
 def _selected(columns: Columns) -> str:
     """Return the columns of ``r`` that a statement reads for ``_as_rows``.
 
-    If bytes are counted, these are the rowids: SQLite would hold whole rows while it sorts them.
+    If bytes are counted, only the rowids: SQLite would hold whole rows in memory to sort them.
     """
     if columns.meter is not None:
         return "r._rowid"
@@ -163,9 +163,9 @@ def by_rowids(
     columns: Columns,
     vectors: Float32Array | None = None,
 ) -> Batch:
-    """Return existing rows, in the order of ``rowids``; ``vectors`` if they are already read.
+    """Return existing rows, in the order of ``rowids``. ``vectors`` are theirs, if already read.
 
-    Callers pair the rows with distances and queries, so a missing one raises DamageError.
+    Callers pair the rows with distances and queries, so a missing row raises DamageError.
     """
     names = _names(columns.fields, payload=columns.payload)
     wanted = rowids.tolist()
@@ -174,7 +174,7 @@ def by_rowids(
     while start < len(wanted):
         ticket.check()
         most = min(_TOGETHER, len(wanted) - start, _MOST_NUMBERS // len(names))
-        # A few sizes, so that there are few different statements.
+        # Powers of two, so that there are few different statements.
         size = 1 << max(most.bit_length() - 1, 0)
         part = wanted[start : start + size]
         row = db.execute(_side_by_side(table.rows, names, size), part).fetchone()
@@ -193,7 +193,7 @@ def by_rowids(
 
 
 def _count(columns: Columns, meter: Meter, table: TableLayout, values: Sequence[Any]) -> None:
-    """Count the bytes of rows, whose values stand one after the other: rowid, id, and columns."""
+    """Count the bytes of rows. Their values follow each other: rowid, id, and columns."""
     lists = [table.schema.fields[name].is_list for name in columns.fields]
     is_json = [False, False, *lists, *([True] if columns.payload else [])]
     texts = (text for n in range(len(is_json)) if is_json[n] for text in values[n :: len(is_json)])
@@ -206,8 +206,8 @@ def _bytes_of(values: Iterable[Any]) -> int:
     return sum(len(value) for value in values if type(value) in _SIZED)
 
 
-# Rows read in one step of a statement. SQLite joins at most 64 tables, and compiles statements of
-# at least this many columns.
+# Rows read in one step of a statement: SQLite joins at most 64 tables. The most columns of such a
+# statement: SQLite's default limit is 2,000.
 _TOGETHER = 32
 _MOST_NUMBERS = 1500
 
@@ -216,7 +216,7 @@ _MOST_NUMBERS = 1500
 def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
     """Return SQL for the columns of ``count`` rows, side by side in one row.
 
-    Each step hands the interpreter to another thread and waits to get it back, which under load
+    Each step hands the interpreter to another thread and waits to get it back. Under load, that
     takes longer than reading (``python -m bench search``).
     """
     columns = (f"r{i}.{name}" for i in range(count) for name in names)
@@ -268,7 +268,7 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
 
 
 _SIZED = frozenset({str, bytes})
-# Rows of a part that is read without Arrow.
+# Rows of a part that a walk reads without Arrow.
 _ROWS_OF_A_PART = 1000
 # Bytes that the WAL may grow while an export reads an older state of the file.
 _MOST_WAL = 2**30
@@ -310,7 +310,7 @@ class Walk:
             )
         fields, payload = self.columns.fields, self.columns.payload
         cursor = self._db.execute(
-            # An index on a filtered field would have to be sorted again for every batch.
+            # By an index on a filtered field, SQLite would sort all rows again for each batch.
             f"SELECT {_selection(fields, payload=payload)} FROM {self.table.rows} AS r NOT INDEXED "
             f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
             (self.after, *self._values, most),
@@ -392,9 +392,9 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
     return rowid
 
 
-# Callers get two numbers in one: the newest change that they have read and, in the lower bits, the
-# floor at that time. Rows from below the floor are read in pages too, and a reader that is still
-# below it misses no deletion while the floor stays.
+# A caller's number has two parts: the newest change that it has read and, in the lower bits, the
+# floor at that time. Rows below the floor are read in pages too, and a reader that is still below
+# the floor misses no deletion while the floor stays.
 _FLOOR_BITS = 62
 
 
@@ -427,7 +427,7 @@ def changes(
 ) -> Changes:
     table = current_table(db, handle)
     floor = floor_of(db, table)
-    # A reader that starts at 0 has no rows yet, so it needs no tombstones.
+    # A reader that starts at 0 has no rows, so it needs no tombstones.
     read = since >> _FLOOR_BITS
     if since and not _has_change(db, table, floor, since):
         raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
@@ -530,7 +530,7 @@ def bounds(
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
     value, keys = sorted_value(ref)
-    # Each end separately, so that an index over the field leads to it directly.
+    # Each end separately, so that SQLite finds it directly by an index over the field.
     ends = [
         f"(SELECT v FROM (SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
         f"WHERE v IS NOT NULL ORDER BY v {way} LIMIT 1)"
@@ -554,5 +554,5 @@ def _of_payload(value: Any, *, is_int: bool = False) -> Value:
     """Return the value as it was written: see ``sorted_value`` for booleans."""
     if isinstance(value, bytes):
         return value == b"\x01"
-    # 1 and 1.0 are one value, and either may stand for it.
+    # 1 and 1.0 are the same value, and either may be returned.
     return int(value) if is_int else value

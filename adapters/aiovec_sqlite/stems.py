@@ -1,10 +1,10 @@
-"""Stems of words in other languages than English, by Snowball.
+"""Stems of words in languages other than English, by Snowball.
 
-FTS5 has no stemmer for them, so the index stores the stems: its view and its triggers call the SQL
-function ``aiovec_stems``. Without the package, SQLite has no such function.
+FTS5 has no stemmer for these languages, so the index stores the stems: its view and its triggers
+call the SQL function ``aiovec_stems``, which exists only with the package ``pystemmer``.
 
 An index's entry records how it was stemmed. The name of a language alone means stems that depend on
-accents; such an index keeps its stems until it is built again.
+accents; an index with these keeps them until it is built again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiovec.errors import UnsupportedError
 
 NAME = "aiovec_stems"
 _WORD = re.compile(r"[^\W_]+")
-# Appended to the language: a word has the same stem with and without accents.
+# After the language's name: words have the same stem with and without accents.
 _ALIKE = " without accents"
 
 
@@ -35,7 +35,7 @@ def register(db: sqlite3.Connection) -> None:
 
 
 def stemming_of(analyzer: str) -> str:
-    """Return how a new index of this analyzer is stemmed; the analyzer itself if it is not."""
+    """Return how a new index with this analyzer is stemmed; the analyzer itself if it is not."""
     return f"{analyzer}{_ALIKE}" if analyzer in LANGUAGES else analyzer
 
 
@@ -44,7 +44,7 @@ def analyzer_of(stemming: str) -> str:
 
 
 def stems(stemming: str, text: str | None) -> str | None:
-    """Return a text with each word in lower case and replaced by its stem."""
+    """Return a text in lower case, with each word replaced by its stem."""
     if text is None:
         return None
     language = analyzer_of(stemming)
@@ -63,7 +63,7 @@ def stems(stemming: str, text: str | None) -> str | None:
 def _stem(language: str, word: str) -> str:
     from Stemmer import Stemmer
 
-    # For this call only, because threads cannot share it.
+    # A new one for each call, because threads cannot share a stemmer.
     return str(Stemmer(language).stemWord(word))
 
 

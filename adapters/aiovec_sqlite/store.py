@@ -120,7 +120,7 @@ class SqliteBackend(Backend):
         self._closed = False
         self._file: OpenFile | None = None
         self._remove_file: Callable[[], object] | None = None
-        # The migration's run that this backend acts for, whatever the file's mark says.
+        # The run of a migration that this backend acts for, which the file's mark does not stop.
         self._run: str | None = None
         kept = not self._in_memory and settings.durability == "full"
         able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
@@ -164,13 +164,13 @@ class SqliteBackend(Backend):
                 self._builds.start(self._complete_text(incomplete))
 
     def _make_private_file(self) -> Path:
-        """Make the file of a store in memory, which is removed with this object or the process."""
+        """Create the file of a store in memory. It is removed with this object or the process."""
         folder = tempfile.mkdtemp(prefix="aiovec-")
         self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
         return Path(folder) / "memory.sqlite"
 
     def _open_file(self, ticket: Ticket) -> sqlite3.Connection:
-        """Open the first connection, which stays open: the writing one, if there is any."""
+        """Open the first connection, which stays open: it writes, unless the store is read-only."""
         if not self.read_only:
             make_folder_of(self._path)
             return open_writer(self._path, self._settings, ticket, kept=not self._in_memory)
@@ -180,39 +180,36 @@ class SqliteBackend(Backend):
     def _look_at_file(
         self, readers: ReaderPool, db: sqlite3.Connection, ticket: Ticket
     ) -> list[str]:
-        """Remember the opened file, and prepare the search of copies.
+        """Remember the opened file, and prepare searches in memory.
 
         Return the tables whose text index is incomplete.
         """
         settings, read_only = self._settings, self.read_only
-        self._file = OpenFile.of(self._path, db, ticket, settings.busy_timeout, read_only=read_only)
+        patience = settings.busy_timeout
+        self._file = OpenFile.of(self._path, db, ticket, patience, read_only=read_only)
         if settings.scan != "disk" and load() is not None:
-            self._resident = self._resident_search(readers)
+            files = None
+            if not self._in_memory:
+                files = ScanFiles(self._path, read_only=read_only, patience=patience)
+            self._resident = ResidentSearch(
+                self._target,
+                readers,
+                files=files,
+                check_file=self._check_file,
+                put_token=self._put_token,
+                memory=default_budget(),
+                workers=min(settings.readers, os.cpu_count() or 1),
+                busy_timeout=patience,
+            )
         return text_index.incomplete(db)
 
-    def _resident_search(self, readers: ReaderPool) -> ResidentSearch:
-        settings, files = self._settings, None
-        if not self._in_memory:
-            patience = settings.busy_timeout
-            files = ScanFiles(self._path, read_only=self.read_only, patience=patience)
-        return ResidentSearch(
-            self._target,
-            readers,
-            files=files,
-            check_file=self._check_file,
-            put_token=self._put_token,
-            memory=default_budget(),
-            workers=min(settings.readers, os.cpu_count() or 1),
-            busy_timeout=settings.busy_timeout,
-        )
-
     def _check_file(self) -> None:
-        """Raise StoreReplacedError if the target no longer leads to the open file."""
+        """Raise StoreReplacedError if the target no longer names the open file."""
         if self._file is not None:
             self._file.check()
 
     async def _put_token(self, table: TableHandle, kind: str, token: str | None) -> None:
-        """Make the store accept a scan file of the table, or none."""
+        """Make the store accept this scan file of the table, or none."""
         await self._write(
             lambda tx: put_token(tx.db, current_table(tx.db, table).name, kind, token)
         )
@@ -258,9 +255,9 @@ class SqliteBackend(Backend):
         return self._readers.read(work)
 
     async def _read_unmoved(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Read the way to a table; StoreMovedError if the store has moved.
+        """Run a read that has no handle of a table; StoreMovedError if the store has moved.
 
-        Reads with a handle need not check: handles are stale after a move.
+        Reads with a handle need no check: handles are stale after a move.
         """
 
         def read(db: sqlite3.Connection, _: Ticket) -> _T:
@@ -320,7 +317,7 @@ class SqliteBackend(Backend):
     async def _alter(
         self, work: Callable[..., None], *args: object, text_of: str | None = None
     ) -> None:
-        """Change a schema; afterwards update the text index of the table ``text_of``."""
+        """Change a schema, and then update the text index of the table ``text_of``."""
 
         def alter(tx: Transaction) -> None:
             work(tx, *args, self._schemas_free)
@@ -452,7 +449,7 @@ class SqliteBackend(Backend):
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[tuple[Read, str], None]:
-        """Yield reads in one snapshot, and the path of the WAL, which grows as long as it lasts."""
+        """Yield reads in one snapshot, and the path of the WAL, which grows until they end."""
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
         wal = "" if self._file is None else self._file.wal_path

@@ -37,7 +37,7 @@ from .layout import (
 Check = Callable[[Transaction], None]
 """Raises an error if a migration relies on the schemas. Called only for an actual change."""
 
-# For a statement that rewrites the whole table: too many rows for a group.
+# The number of rows for a statement that rewrites the whole table: too many for a group.
 _EVERY_ROW = 2**63 - 1
 
 
@@ -65,7 +65,7 @@ def create_table(
     check_free(tx)
     text.check_can_index(schema)
     epoch = tx.take()
-    # A renamed table may use this one's names in the file. No user's name begins with "_" and
+    # A renamed table may have kept these names in the file. No user's name begins with "_" and
     # digits.
     free = not exists(tx.db, default_stem(name))
     table = TableLayout(name, schema, epoch, stem=default_stem(name) if free else f"_{epoch}")

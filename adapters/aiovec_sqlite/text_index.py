@@ -1,10 +1,10 @@
 """The text index of a table: an FTS5 table over a view of the rows, updated by triggers.
 
-The schema says which fields an index has to cover, and ``aiovec_text`` which indexes exist.
-``advance`` brings the indexes closer to the schema, one short write transaction at a time; the
-first one is that of the schema's change. A build that is cancelled or killed continues where it
-stopped. During a build, triggers skip rows that the build has not reached. A finished index answers
-the searches that need no other field until its successor is finished too.
+The schema lists the fields that an index has to cover, and ``aiovec_text`` the indexes that exist.
+``advance`` brings the indexes closer to the schema, in short write transactions; the first of them
+is that of the schema's change. A cancelled or killed build continues where it stopped. During a
+build, triggers skip the rows that the build has not reached. A complete index answers the searches
+that need no other field, until its successor is complete too.
 """
 
 from __future__ import annotations
@@ -44,17 +44,9 @@ _FTS_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
 
 
 def _has_list(db: sqlite3.Connection) -> bool:
-    """Return whether the file has the list of indexes, which the first index creates."""
+    """Return whether the file has the list of indexes, which is created with the first index."""
     row = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiovec_text'").fetchone()
     return row is not None
-
-
-def _probe(db: sqlite3.Connection, fts: str) -> None:
-    """Run a cheap search, which fails if the structure of the index is damaged."""
-    db.execute(
-        f"SELECT rowid, bm25({quoted(fts)}) FROM {quoted(fts)} WHERE {quoted(fts)} MATCH ? LIMIT 1",
-        ('"a" *',),
-    ).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ class TextIndex:
     done: int | None
     upto: int | None
     stemming: str
-    """The way in which its words are stemmed (``stems.py``); the analyzer if they are not."""
+    """How its words are stemmed (see ``stems.py``); the analyzer's name if they are not."""
 
     @property
     def table(self) -> str:
@@ -98,7 +90,7 @@ class TextIndex:
         return f"{100 * (self.done or 0) // max(1, self.upto or 0)}%"
 
     def stored(self, field: str, row: str = "") -> str:
-        """Return SQL for what the index stores of a field: ``row`` is "new.", "old." or empty."""
+        """Return SQL for the text of a field in the index: ``row`` is "new.", "old." or empty."""
         column = row + quoted(field)
         return f"{stems.NAME}('{self.stemming}', {column})" if self.stemmed else column
 
@@ -111,7 +103,7 @@ class TextIndex:
         return f"c{self.fields.index(field) + 1}"
 
     def shadow(self, suffix: str) -> str:
-        """Return one of the ordinary tables in which FTS5 keeps its data, quoted."""
+        """Return the quoted name of one of the tables in which FTS5 keeps its data."""
         return quoted(f"{self.fts}_{suffix}")
 
 
@@ -120,7 +112,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
-    """Return the indexes of a table, oldest first: one that serves, and one being built."""
+    """Return the indexes of a table, oldest first: one that answers, and one being built."""
     if not _has_list(db):
         return []
     return [
@@ -137,7 +129,7 @@ def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
 def _read(
     name: str, generation: Any, fts: Any, fields: Any, stemming: Any, done: Any, upto: Any
 ) -> TextIndex:
-    # Cached, because every search reads its index's entry, and equal entries have equal indexes.
+    # Cached, because every search reads its index's entry, and equal entries are equal indexes.
     try:
         names = json.loads(fields)
     except ValueError:
@@ -156,7 +148,7 @@ def _read(
 
 
 def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
-    """Return the index that answers searches, or raise UnsupportedError with advice."""
+    """Return the index that answers searches. UnsupportedError with advice if there is none."""
     indexes = indexes_of(db, table.name)
     ready = [index for index in indexes if index.ready]
     if ready:
@@ -182,7 +174,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
 
 
 def check_can_index(schema: Schema) -> None:
-    """Raise UnsupportedError if a field wants keyword search and this SQLite has none."""
+    """Raise UnsupportedError if a field needs keyword search and this SQLite lacks it."""
     if wanted_fields(schema) and schema.analyzer in LANGUAGES and not stems.has_stemmer():
         raise stems.no_stemmer(schema.analyzer)
     if wanted_fields(schema) and not has_fts5():
@@ -198,13 +190,13 @@ def check_can_index(schema: Schema) -> None:
 
 
 def create_empty(tx: Transaction, table: TableLayout) -> None:
-    """Make the index of a table without rows."""
+    """Create the index of a table without rows, if its schema wants one."""
     if wanted_fields(table.schema):
         _create(tx, table)
 
 
 def advance(tx: Transaction, name: str) -> bool:
-    """Do one step towards the indexes that the table's schema wants; return True if more is left.
+    """Do one step towards the indexes that the table's schema wants; return True if more are left.
 
     Several processes may do this at the same time.
     """
@@ -238,7 +230,7 @@ def advance(tx: Transaction, name: str) -> bool:
 
 
 def incomplete(db: sqlite3.Connection) -> list[str]:
-    """Return the tables whose index is being built, or was when its process ended."""
+    """Return the tables with an incomplete index, whether or not a process is building it."""
     if not _has_list(db):
         return []
     rows = db.execute("SELECT DISTINCT name FROM aiovec_text WHERE done IS NOT NULL").fetchall()
@@ -323,7 +315,7 @@ def _create_triggers(db: sqlite3.Connection, table: TableLayout, index: TextInde
 
 
 def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
-    """Index the next rows; return True if none were left."""
+    """Index the next rows; return True if these were the last."""
     db = tx.db
     lengths = " + ".join(f"coalesce(length({quoted(name)}), 0)" for name in index.fields)
     end, count, characters = index.done, 0, 0
@@ -394,7 +386,7 @@ def drop_with(tx: Transaction, name: str, field: str) -> None:
 
 
 def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:
-    """Note the new name of a field. SQLite has changed the view and the triggers."""
+    """Record the new name of a field. SQLite has already changed the view and the triggers."""
     for index in indexes_of(tx.db, name):
         fields = [new if field == old else field for field in index.fields]
         tx.db.execute(
@@ -404,7 +396,7 @@ def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:
 
 
 def rename_table(tx: Transaction, old: str, new: str) -> None:
-    """Note the new name of a table; its names in the file stay."""
+    """Record the new name of a table; its names in the file stay."""
     if indexes_of(tx.db, old):
         tx.db.execute("UPDATE aiovec_text SET name = ? WHERE name = ?", (new, old))
 
@@ -413,7 +405,8 @@ def rename_table(tx: Transaction, old: str, new: str) -> None:
 
 
 def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
-    """Merge parts of the index, which grow with each commit; return True if more is left."""
+    """Merge segments of the index, of which each commit adds some; return True if more are
+    left."""
     for index in indexes_of(tx.db, name):
         if index.ready:
             before = tx.db.total_changes
@@ -456,8 +449,8 @@ def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping
 def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
     """Return the state of a table's text index in words, and True if it is sound.
 
-    Writes nothing, so it compares which rows are indexed, not their words, which SQLite's
-    quick_check covers.
+    Writes nothing, so it compares only which rows are indexed; SQLite's quick_check covers their
+    words.
     """
     try:
         indexes = indexes_of(db, table.name)
@@ -472,14 +465,16 @@ def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
             f"(SELECT count(*) FROM {index.shadow('docsize')} WHERE id NOT IN "
             f"(SELECT _rowid FROM {index.view}))"
         ).fetchone()
-        _probe(db, index.fts)
+        # A search fails if the structure of the index is damaged.
+        fts = index.table
+        db.execute(f"SELECT bm25({fts}) FROM {fts} WHERE {fts} MATCH '\"a\" *' LIMIT 1").fetchall()
     except TextDamageError:
         return "damaged: its entry cannot be read", False
     except load_driver().DatabaseError as exc:
         return f"damaged: {exc}", False
     if missing or more:
         return (
-            f"damaged: it lacks {missing:,} rows, and has {more:,} rows that are gone",
+            f"damaged: it lacks {missing:,} rows, and has {more:,} rows that do not exist",
             False,
         )
     return f"ready, analyzer {index.analyzer!r}", True

@@ -19,7 +19,7 @@ from .writes import move_vectors, prune_deletes
 _SPARSE = 0.75
 # Rows moved, and pages returned, in one transaction, so that writers wait only briefly.
 _MOST_MOVED = 2000
-# Rows of each index that the planner samples: more would keep writers waiting.
+# Rows of each index that the planner samples: with more, writers would wait.
 _ANALYZED = 1000
 _PAGES_A_STEP = 2000
 
@@ -76,13 +76,13 @@ def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
     (mean,) = db.execute(
         f"SELECT avg({lengths}) FROM (SELECT * FROM {table.rows} LIMIT 1000)"
     ).fetchone()
-    # The id is in its index again; rowid and change number take about 16 bytes, twice.
+    # The index has the id too; rowid and change number take about 16 bytes, twice.
     return int(rows * ((mean or 0) + 32))
 
 
 @decodes
 def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> list[int]:
-    """Return the chunks worth emptying: with gaps, and not the last of their partition."""
+    """Return the chunks to empty: those with gaps that are not the last of their partition."""
     table = current_table(db, handle)
     sparse = []
     newest: dict[object, int] = {}
@@ -121,7 +121,7 @@ def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int
 
 
 def finish_optimize(tx: Transaction, handle: TableHandle, keep_deletes: int) -> None:
-    """Prune old tombstones, update the query planner's statistics, and note the time."""
+    """Prune old tombstones, update the query planner's statistics, and record the time."""
     table = current_table(tx.db, handle)
     prune_deletes(tx, table.name, keep_deletes)
     tx.db.execute(f"PRAGMA analysis_limit = {_ANALYZED}")

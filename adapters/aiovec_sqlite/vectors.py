@@ -1,7 +1,7 @@
 """Read vectors from vec0: a few by rowid, many by their chunks.
 
-sqlite-vec keeps vectors in chunks: BLOBs of some hundred vectors in an ordinary table. A query of
-vec0 takes 5 µs a row; reading whole chunks and picking with NumPy takes a tenth of that
+sqlite-vec keeps vectors in chunks: BLOBs of a few hundred vectors in an ordinary table. A query of
+vec0 takes 5 µs for a row; reading whole chunks and selecting with NumPy takes a tenth of that
 (``python -m bench writes``). sqlite-vec documents the tables of chunks, and aiovec accepts only
 versions of sqlite-vec that have them.
 """
@@ -117,7 +117,7 @@ class VectorReader:
     def check_rows(self) -> None:
         """Raise DamageError if the ordinary table has more or fewer rows than vec0.
 
-        A scan of one of them would miss the rows that only the other has.
+        A scan of one table would miss the rows that only the other has.
         """
         rows, vectors = self._db.execute(
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
@@ -137,8 +137,8 @@ class VectorReader:
             raise DamageError(f"a chunk of vectors of {self._table.name!r} is truncated")
         first, last = rows[0], rows[-1]
         if last - first + 1 == len(rows):
-            # The rows are consecutive, so no second copy is needed. With "raise" there would be
-            # one.
+            # The rows are consecutive, so they are copied once. The mode "raise" would copy them
+            # twice.
             chunk.take(offsets, axis=0, out=vectors[first : last + 1], mode="clip")
         else:
             vectors[rows] = chunk[offsets]

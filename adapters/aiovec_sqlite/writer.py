@@ -1,7 +1,7 @@
-"""One writer for a store: calls that arrive while a commit runs share the next one.
+"""One writer for a store: calls that arrive while a commit runs share the next commit.
 
-The keys of completed writes are in a separate table, each committed with its write; the first
-write with a key makes it. Earlier versions of aiovec ignore it.
+The keys of completed writes are in a separate table, each committed with its write. The first write
+with a key creates the table.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _FORGET = 4
 
 
 def find_key(db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] | None:
-    """Return the trace of a write, and the table whose text index is still to be built."""
+    """Return the record of a write, and the table whose text index must still be built."""
     sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'aiovec_writes'"
     if db.execute(sql).fetchone() is None:
         return None
@@ -84,8 +84,8 @@ _T = TypeVar("_T")
 
 # Most rows of calls that are done together.
 _MOST_ROWS_JOINED = 256
-# Seconds that one try for the write lock may take before the waiting calls are checked again: some
-# may have been cancelled or have run out of time.
+# Seconds that one try for the write lock may take. Then the waiting calls are checked again: their
+# callers may have gone, or their time may be over.
 _LOCK_TRY = 0.1
 # Sleeps between tries for the lock. SQLite's own grow to 100 ms, so other processes overtake for
 # ever.
@@ -113,7 +113,7 @@ class _Call(WriteCall):
     ) -> None:
         super().__init__()
         self.work = work
-        # Kept with the work's result, like the table whose text index is to be built afterwards.
+        # Kept with the work's result, and with the table whose text index is built afterwards.
         self.key = key
         self.text_of = text_of
         # The work's result, which the caller gets after the commit.
@@ -144,11 +144,11 @@ class _Call(WriteCall):
 class Writer(Committer[_Call]):
     """Runs writes one after another on one connection, several in one commit.
 
-    - Each has its own savepoint, and large ones their own commit: a failing write harms no other.
-      Small inserts or upserts into one table are tried in one go first, and one by one if that
-      fails.
-    - The lock of the file is taken in the same visit to a thread that commits the
-      group: a separate visit would cost as much as a small write.
+    - Each write has its own savepoint, and a large one its own commit, so a failing write harms no
+      other. Small inserts or upserts into one table are first tried together, and one by one if
+      that fails.
+    - The thread that commits the group also takes the lock of the file: a separate hop to a thread
+      would cost as much as a small write.
     """
 
     pause_poll = 0.005
@@ -182,13 +182,12 @@ class Writer(Committer[_Call]):
     ) -> _T:
         """Run the work in a transaction; return its result after the commit.
 
-        With a ``key``, which is committed with it, nothing is done if a work was done under that
-        key before: this returns the kept result.
+        A ``key`` is committed with the work. If work was done under that key before, nothing is
+        done, and this returns the kept result.
 
-        If the caller is cancelled before it began, the work never runs; while it runs alone, it is
-        rolled back; together with others or later, it is committed all the same. This is settled
-        when the call returns, however often it is cancelled, and the caller's data is no longer
-        read.
+        If the caller is cancelled before the work begins, it never runs; while it runs alone, it is
+        rolled back; together with others or later, it is committed. When the call returns, this is
+        settled, however often it was cancelled, and the caller's data is no longer read.
         """
         if self._closed:
             raise StoreClosedError(self.target)
@@ -250,7 +249,7 @@ class Writer(Committer[_Call]):
         committing = False
         try:
             if self._was_full:
-                # There may be room again, and truncating the WAL frees most of it.
+                # There may be room again, and truncating the WAL gives most of it.
                 self._was_full = False
                 _cut_log(db)
             if not _begin(db):
@@ -288,9 +287,10 @@ class Writer(Committer[_Call]):
         return None
 
     def _guard(self, group: list[_Call], state: dict[str, object]) -> MoveMark | None:
-        """Return the mark of a migration that stops this group, whose calls fail if it stays.
+        """Return the mark of a migration that stops this group.
 
-        StoreReplacedError if the file is not the store's any more.
+        The calls fail, unless the mark is a pause. StoreReplacedError if the file is no longer the
+        store's.
         """
         self._check_file()
         mark = None if group[0].changes_mark else self._mark_to_heed(state)
@@ -300,7 +300,7 @@ class Writer(Committer[_Call]):
         return mark
 
     def _apply_group(self, tx: Transaction, group: list[_Call]) -> list[_Call]:
-        """Do the work of the calls, and return those that are to be committed."""
+        """Do the work of the calls, and return the calls to commit."""
         applied: list[_Call] = []
         for calls in _runs(group):
             if len(calls) > 1 and self._apply(tx, calls) is None:
@@ -395,7 +395,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
 
 
 def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
-    """Yield the calls in order, grouped if they can be done in one go."""
+    """Yield the calls in order, grouped if they can be done together."""
     run: list[_Call] = []
     rows = 0
     for call in group:
@@ -416,7 +416,7 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
 
 
 def _begin(db: sqlite3.Connection) -> bool:
-    """Take the write lock; return False if another process held it all the time."""
+    """Take the write lock; return False if another process held it during the whole try."""
     until = time.monotonic() + _LOCK_TRY
     while True:
         try:
@@ -441,8 +441,7 @@ def _try_alone(group: list[_Call]) -> None:
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:
-    """Copy the WAL into the file and truncate it; return whether that freed room for another
-    try."""
+    """Copy the WAL into the file and truncate it; return whether another try now has more room."""
     try:
         _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

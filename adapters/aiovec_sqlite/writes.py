@@ -1,7 +1,7 @@
-"""Insert, replace, change and delete rows: the work of one call each; calls share a transaction.
+"""Insert, replace, change and delete rows: the work of one call each. Calls share a transaction.
 
-A row is in two tables, joined by its rowid, and both change in the same transaction. Its rowid is
-the change number of its first write, so no rowid is ever used twice.
+A row is in two tables, joined by its rowid, and both change in the same transaction. The rowid is
+the change number of the row's first write, so no rowid is ever used twice.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _BLOCK = 1000
 _BLOCK_PAYLOADS = 8 * 2**20
 # Rows with text in one statement, and SQLite's default limit of values in one.
 _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
-# Changes between two checks of the number of tombstones, and the share of the kept ones that must
-# have come since: a check counts all of them in the write transaction.
+# Changes between two checks of the number of tombstones: this number, or this share of the
+# tombstones to keep, because a check counts all of them in the write transaction.
 _PRUNE_EVERY, _PRUNE_SHARE = 4096, 16
 
 
@@ -47,12 +47,12 @@ RowsAct = Callable[[Transaction, TableHandle, Batch, Sequence[int]], Sequence[in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JoinedWrite:
-    """An ``insert`` or ``upsert`` of one call, or of several that are done together.
+    """An ``insert`` or ``upsert`` of one call, or of several calls that are done together.
 
-    A statement for all of them costs little more than one for each, and each costs several
-    hand-overs of the interpreter (``python -m bench writes``).
+    One statement for all calls costs little more than a statement for one, and each statement hands
+    the interpreter over several times (``python -m bench writes``).
 
-    ``act`` gets the number of each call's rows and returns how many of them were written.
+    ``act`` gets the number of each call's rows and returns the number of those that it wrote.
     """
 
     act: RowsAct
@@ -108,7 +108,7 @@ def insert(
         _add(tx, table, rows)
     except load_driver().IntegrityError as exc:
         ids = rows.ids
-        # The rows that this call added before the conflict exist too, with rowids above ``before``.
+        # Rows that this call added before the conflict exist too, with rowids above ``before``.
         existing = [id for id, rowid in _rowids(tx, table, ids) if rowid <= before]
         if not existing:
             raise
@@ -119,7 +119,7 @@ def insert(
 def insert_new(
     tx: Transaction, handle: TableHandle, rows: Batch, sizes: Sequence[int]
 ) -> Sequence[int]:
-    """Insert the rows whose ids do not exist; if several calls have an id, the first one's row."""
+    """Insert the rows whose ids do not exist. If several calls have an id, the first one wins."""
     tx.expect(len(rows))
     table = current_table(tx.db, handle)
     ids = rows.ids
@@ -156,8 +156,8 @@ def upsert(
     if not known:
         _add(tx, table, rows)
         return sizes
-    # Several joined calls may repeat a known id, whose last row wins. If they repeat a new one, all
-    # fail, and each is tried by itself.
+    # Several joined calls may repeat a known id: the last row wins. If they repeat a new id, all
+    # fail, and each call is tried by itself.
     if len(known) < len(ids):
         new = [row for row, id in enumerate(ids) if id not in known]
         _add(tx, table, rows.take(new))
@@ -304,7 +304,7 @@ def _put_anew(
 def _stored_partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[list[str]]:
-    """Return the partition keys that rows have now, a list for each partition field."""
+    """Return the current partition keys of rows, a list for each partition field."""
     stored = _partitions(tx, table, rowids) if table.partitions else []
     return [list(map(partition_value, column)) for column in zip(*stored, strict=True)]
 
@@ -312,7 +312,7 @@ def _stored_partitions(
 def _partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[tuple[Any, ...]]:
-    """Return the values of the partition fields that rows have now, a tuple for each row."""
+    """Return the current values of the partition fields of rows, a tuple for each row."""
     names = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
     values: list[tuple[Any, ...]] = tx.db.execute(
         f"SELECT {names} FROM json_each(?) AS j "
@@ -361,7 +361,7 @@ def _placeholders(count: int) -> str:
 def selected(
     tx: Transaction, table: TableLayout, ids: Sequence[str] | None, where: Expr | None
 ) -> list[int]:
-    """Return the rowids of the rows that both select; None selects every row."""
+    """Return the rowids of the rows that ``ids`` and ``where`` select; None selects every row."""
     condition, values = condition_of(where, table)
     if ids is None:
         sql = f"SELECT r._rowid FROM {table.rows} AS r WHERE {condition}"
@@ -416,8 +416,8 @@ def _change(
     patches: Sequence[PayloadPatch] | None,
     vectors: Float32Array | None,
 ) -> None:
-    """Set fields of rows, each to its value in a column, and change payloads and vectors, unless
-    they stay."""
+    """Set fields of rows to the values of columns, and change payloads and vectors unless they are
+    None."""
     if not rowids:
         return
     if vectors is not None:
@@ -493,7 +493,7 @@ def _patched(
 
 @decodes
 def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:
-    """Move vectors in vec0 to newer chunks, in the partitions of their rows' present keys."""
+    """Move vectors in vec0 to newer chunks, in the partitions of their rows' current keys."""
     check_places(tx.db, table)
     rows = tx.db.execute(
         f"SELECT v.rowid, v.vector FROM json_each(?) AS j "
@@ -535,7 +535,8 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Forget all tombstones except the newest; the floor shows late readers that some are gone."""
+    """Delete all tombstones except the newest; the floor tells slow readers that some are
+    missing."""
     if has_mark(tx.db):
         return  # a migration needs them to catch up
     row = tx.db.execute(

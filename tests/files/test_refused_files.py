@@ -144,7 +144,7 @@ HOSTILE = {
 
 
 async def test_store_with_sql_of_its_own_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:
-    told = "is not one that this version of aiovec makes"
+    told = "this version of aiovec does not create the"
     for number, (name, statements) in enumerate(HOSTILE.items()):
         with case(name):
             path = tmp_path / str(number) / "notes.db"
@@ -168,7 +168,7 @@ async def test_sql_of_its_own_in_a_wal_is_refused(tmp_path: Path, whole: Path) -
     try:
         for read_only in (False, True):
             with pytest.raises(
-                CorruptStoreError, match="is not one that this version of aiovec makes"
+                CorruptStoreError, match="this version of aiovec does not create the"
             ):
                 await aiovec.connect(path, read_only=read_only)
     finally:

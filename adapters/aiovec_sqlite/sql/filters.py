@@ -1,13 +1,14 @@
-"""A bound filter as one SQL condition over the columns of "<table>.rows", in a FROM called ``r``.
+"""Compile a bound filter to one SQL condition over the columns of "<table>.rows", called ``r``.
 
-Every literal and every payload key is a bound parameter; of the user's text the SQL has only names
-that the schema checked. The condition is NULL where the filter is neither true nor false.
+Every literal and every payload key is a bound parameter. The only text of the user in the SQL is
+names that the schema has checked. The condition is NULL for rows for which the filter is neither
+true nor false.
 
 Payload keys are looked up among the keys of ``json_each``, not by JSON paths: ``json_each``
 unescapes them in every version of SQLite, while a path misses keys that are escaped in the JSON
 text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). It binds one parameter for each
-key, where a path binds one for each use; a row takes 1.1 µs instead of 0.5. An index cannot have
-``json_each`` in it, so that of a payload key is over ``INDEXED``, with the path in the SQL.
+key, while a path binds one for each use; a row takes 1.1 µs instead of 0.5. An index cannot contain
+``json_each``, so the index of a payload key is over ``INDEXED``, with the path in the SQL.
 """
 
 from __future__ import annotations
@@ -77,20 +78,15 @@ class Location:
         return " AND ".join(f"k{i}.key = {parameter}" for i in range(1, len(self.path) + 1))
 
 
-__all__ = [
-    "EPOCH", "INDEXED", "condition_sql", "counted_items", "fixed_values", "indexed_value",
-    "order_to_sql", "register", "stored",
-]  # fmt: skip
-
 # SQLite's default limit of 32,766, with room for the statement around the filter.
 MAX_PARAMETERS = 32_000
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EQUALS_LIST = "aiovec_equals_list"
 
-# A parameter outside of a list, until condition_sql decides on its form. SQLite moves the constants
-# of a statement out of its loop and compares each with all earlier ones: 20,000 parameters take
-# five seconds. A parameter that seems to depend on the row stays in the loop.
+# A parameter that is not in a list, until condition_sql decides on its form. SQLite moves the
+# constants of a statement out of its loop and compares each with all earlier ones: 20,000
+# parameters take five seconds. A parameter that seems to depend on the row stays in the loop.
 _ONE = "$?"
 _ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
@@ -104,18 +100,18 @@ INDEXED = (
     "WHEN json_type({column}, {at}) = 'true' THEN x'01' "
     "WHEN json_type({column}, {at}) = 'false' THEN x'00' END"
 )
-"""The value that the index of a payload key holds, with FALSE and TRUE as BLOBs, so that values of
-different types are never equal, or NULL for lists, objects and nothing. x'02' means that the JSON
-has an escaped ASCII or control character, maybe in a key, for which paths are not reliable."""
+"""The value in the index of a payload key. FALSE and TRUE are BLOBs, so that values of different
+types are never equal; lists, objects and missing keys are NULL. x'02' means that the JSON has an
+escaped ASCII or control character, perhaps in a key, for which paths are not reliable."""
 
 Elsewhere = Mapping[Ref, str]
-"""SQL for what the table ``r`` has no column for: the vector, of which conditions only ask whether
-it is NULL, and the indexed payload keys as ``INDEXED``."""
+"""SQL for values that are not columns of the table ``r``: the vector, which conditions only compare
+with NULL, and the indexed payload keys as ``INDEXED``."""
 _NOWHERE: Elsewhere = MappingProxyType({})
 
 
 def register(connection: Any) -> None:
-    """Give ``connection``, a DB-API connection to SQLite, the functions that conditions call."""
+    """Add the functions that conditions call to ``connection``, a DB-API connection to SQLite."""
     like.register(connection)
     connection.create_function(_EQUALS_LIST, 2, _lists_are_equal, deterministic=True)
 
@@ -123,8 +119,8 @@ def register(connection: Any) -> None:
 def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
     """Return the condition and its parameters for a bound tree.
 
-    The statement around it must read the table as ``r``: a field may have the name of a column of
-    ``json_each``, hidden ones (``rowid``, ``oid``, ``json``, ``root``) included, so every column is
+    The statement must read the table as ``r``: a field may have the name of a column of
+    ``json_each``, even a hidden one (``rowid``, ``oid``, ``json``, ``root``), so every column is
     qualified with its table. The connection that runs it needs ``register``. Raises FilterError if
     it needs more parameters than SQLite allows.
     """
@@ -152,7 +148,7 @@ _SORTED = (
 
 
 def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
-    """Return the value in the form that rows are sorted by, and its parameters.
+    """Return SQL for the value that rows are sorted by, and its parameters.
 
     At a payload key, FALSE and TRUE are BLOBs, lists and objects NULL.
     """
@@ -163,10 +159,10 @@ def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
 
 
 def counted_items(ref: Ref) -> tuple[str, str, str]:
-    """Return the value at a payload's path, or each item of a list there, to be counted.
+    """Return SQL to count the value at a payload's path, or each item of a list there.
 
-    The value is SQL in the form of ``sorted_value`` over the tables that the second text adds to
-    the table ``r``; the third is their condition, with one parameter for each key of the path.
+    The first text is the value, in the form of ``sorted_value``. The second names the tables to add
+    to the table ``r``, and the third is their condition, with a parameter for each key of the path.
     """
     at = Location(ref.path)
     items = f"json_each(CASE WHEN {at.type} = 'array' THEN {at.value} ELSE '[0]' END) AS item"
@@ -189,7 +185,7 @@ def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
 
 
 def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
-    """Return the partition fields that have one known value in all rows that ``expr`` selects."""
+    """Return the partition fields whose value ``expr`` fixes, with that value."""
     fixed: dict[str, Value] = {}
     for item in expr.items if isinstance(expr, And) else (expr,):
         if isinstance(item, Compare) and item.op == "=" and not item.ref.path:
@@ -237,8 +233,8 @@ class _Sqlite(Dialect[_Part]):
         indexed = _by_index(expr, key, negate) if key and ref.path else None
         if not indexed:
             return part
-        # It is false for some rows for which ``part`` is NULL. Nothing depends on that: every NOT
-        # is within a condition.
+        # It is false for some rows for which ``part`` is NULL. That does no harm: every NOT is
+        # inside of a condition.
         sql = f"{indexed.sql} OR {key} = x'02' AND {part.operand()}"
         return _Part(sql, [*indexed.parameters, *part.parameters], 2, joined=True)
 
@@ -412,14 +408,14 @@ def _value(ref: Ref) -> str:
 
 
 def _is_like(value: Value) -> str:
-    """Return the condition for JSON types comparable with ``value``; on a column all are."""
+    """Return the condition for the JSON types that are comparable with ``value``."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"
 
 
 def stored(value: Value) -> Any:
-    """Return a value that is not a list in the form in which rows store it."""
+    """Return a value, not a list, in the form in which rows store it."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):

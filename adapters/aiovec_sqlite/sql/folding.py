@@ -1,7 +1,7 @@
-"""Parts of words that the ngram index cannot find, found in the texts themselves.
+"""Search texts for parts of words that the ngram index cannot find.
 
 Needle and text are folded as FTS5's trigram index folds them: lower case, and Latin letters without
-accents. In other scripts, what looks like an accent makes another letter: й, が, 가.
+accents. In other scripts, a mark that looks like an accent makes another letter: й, が, 가.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _latin(decomposed: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _accents() -> frozenset[str]:
-    """Return the combining accents of Latin letters, which the index leaves out on any letter."""
+    """Return the combining accents of Latin letters, which the index removes from any letter."""
     apart = [unicodedata.normalize("NFD", chr(code)) for code in range(0xC0, 0x1F00)]
     return frozenset(accent for letter in apart if _latin(letter) for accent in letter[1:])
 
@@ -73,7 +73,7 @@ def folded(text: str) -> str:
 def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
     """Yield the places of clauses in a text, in any case, with or without accents."""
     whole = folded(text)
-    # The characters that the folded ones come from: combining accents are left out.
+    # The places of the folded characters in the text: combining accents are left out.
     if len(whole) == len(text):
         origins: Sequence[int] = range(len(text))
     else:
@@ -82,9 +82,9 @@ def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
         wanted = folded(clause.text)
         at = whole.find(wanted) if wanted else -1
         while at >= 0:
-            behind = at + len(wanted)
-            yield origins[at], origins[behind] if behind < len(origins) else len(text), number
-            at = whole.find(wanted, behind)
+            end = at + len(wanted)
+            yield origins[at], origins[end] if end < len(origins) else len(text), number
+            at = whole.find(wanted, end)
 
 
 def count_in(needle: str, stored: bytes | None) -> int:

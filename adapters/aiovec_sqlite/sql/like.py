@@ -21,7 +21,7 @@ _FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 # Bytes of the longest pattern for GLOB.
 _LONGEST_GLOB = 32
 # GLOB ends at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
-# them is right even for texts that have them.
+# them works even for texts that have them.
 _NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
 _GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
@@ -32,7 +32,7 @@ _WILDCARD = re.compile(f"[{ANY_TEXT}{ANY_CHARACTER}]")
 
 
 def register(connection: Any) -> None:
-    """Give ``connection``, a DB-API connection to SQLite, the functions that conditions call."""
+    """Add the functions that conditions call to ``connection``, a DB-API connection to SQLite."""
     connection.create_function(_FUNCTION, 2, _matches_bytes, deterministic=True)
     connection.create_function(_FOLDING_FUNCTION, 2, _matches_folded_bytes, deterministic=True)
 
@@ -49,7 +49,7 @@ def argument(pattern: str, *, ignore_case: bool) -> bytes:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Match LIKE as in filters, exact on code points including NUL and newlines."""
+    """Return whether LIKE matches as in filters: by code points, including NUL and newlines."""
     return _matcher(pattern)(text)
 
 
@@ -101,9 +101,9 @@ def _either_case(glob: str) -> str:
 
 @lru_cache(maxsize=64)
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Match the parts between the ``%`` one after another, each as early as possible.
+    """Return a function that matches the parts between the ``%`` in turn, each as early as it can.
 
-    One regular expression for all of them would search long literals more slowly.
+    A single regular expression would search long literals more slowly.
     """
     parts = pattern.split(ANY_TEXT)
     first, *others = map(_expression, parts)
@@ -126,5 +126,5 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _expression(part: str) -> re.Pattern[str]:
-    """Compile a part without ``%``; it matches only texts of the same length."""
+    """Compile a part without ``%``; it matches only texts of its own length."""
     return re.compile(".".join(map(re.escape, part.split(ANY_CHARACTER))), re.DOTALL)

@@ -1,8 +1,8 @@
-"""The check of a file's schema, before anything in it is read.
+"""Check a file's schema, before anything in the file is read.
 
-SQLite runs the SQL of a view, a trigger or a generated column whenever a statement meets it, so in
-a file from a stranger it could keep every call busy for ever. So a file may only have statements as
-aiovec, sqlite-vec and FTS5 write them, and further plain tables and indexes.
+SQLite runs the SQL of a view, a trigger or a generated column whenever a statement uses it, so in a
+file from a stranger it could keep every call busy for ever. So a file may only have statements as
+aiovec, sqlite-vec and FTS5 write them, and other plain tables and indexes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ _VIEW = _TEXT[:-1] + r'\.rows"'
 
 
 def _of_index(row: str) -> tuple[str, str, str]:
-    """Return patterns for a row of a text index, "new", "old" or "": its columns, the condition
-    that it has text, and the one that the index, perhaps in its build, holds it."""
+    """Return patterns for a row of a text index: its columns, the condition that it has text, and
+    the condition that the index, which may be incomplete, has it.
+
+    ``row`` is "new", "old" or empty.
+    """
     row = row and rf"{row}\."
     columns = rf"(?:, (?:{row}{_N}|aiovec_stems\('[a-z ]++', {row}{_N}\))(?: AS c[0-9]++)?)++"
     text = rf"\({row}{_N} IS NOT NULL(?: OR {row}{_N} IS NOT NULL)*+\)"
@@ -69,15 +72,15 @@ def check_schema(db: sqlite3.Connection, target: str) -> None:
     """Raise CorruptStoreError if the file has foreign SQL, which SQLite would run."""
     entries = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     for kind, name, sql in db.execute(entries):
-        # The statement decides, because a hostile file can lie about its kind.
+        # The statement decides, because a hostile file can lie about the kind.
         ours = isinstance(sql, str) and _STATEMENT.fullmatch(sql)
         if not ours or (
             sql.startswith("CREATE TABLE") and _EXPRESSION.search(_QUOTED.sub('""', sql))
         ):
             raise CorruptStoreError(
                 target,
-                f"its {kind} {str(name)[:80]!r} is not one that this version of aiovec makes, and "
-                "SQL in it could run in any call: open it with the version that made it, do not "
-                "use a file from a stranger, restore a damaged one from a backup, and if you added "
-                f"the {kind} yourself, drop it by the same program",
+                f"this version of aiovec does not create the {kind} {str(name)[:80]!r}, whose SQL "
+                "could run in any call: open the file with the version that created it, do not use "
+                "a file from a stranger, restore a damaged one from a backup, and if you added the "
+                f"{kind} yourself, drop it with the same program",
             )
