@@ -26,7 +26,8 @@ from .wanted import Wanted
 if TYPE_CHECKING:
     from .texts import TextImport
 
-_TABLE_OF_URL = re.compile(r"([^#]+://[^#]+/[^#]*)#([\w.]+)")
+# With one of these, the rest of a URL may be of a password that has a "#".
+_NO_TABLE = re.compile(r"[@:/?=&]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ class Rows:
     @property
     def shown(self) -> str:
         """The source for messages: without secrets, and with the table of a database's URL."""
-        table = _TABLE_OF_URL.fullmatch(self.source)
-        return redacted(self.source) if table is None else f"{redacted(table[1])}#{table[2]}"
+        place, number_sign, table = self.source.partition("#")
+        is_hidden = _NO_TABLE.search(table)
+        return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"
 
     @property
     def path(self) -> Path:

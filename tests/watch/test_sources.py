@@ -7,7 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,30 @@ async def test_the_password_of_a_source_is_in_no_state_log_or_error(
                 pass
     assert "localhost" in shown
     assert "its-secret" not in f"{shown} {refused.value} {refused.value.__cause__} {caplog.text}"
+
+
+async def test_two_tables_of_one_database_have_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    site = install(tmp_path / "site", "news", "[aiovec.sources]\nnews = news:News", news=NEWS)
+    monkeypatch.syspath_prepend(site)
+    names = ["first-table", "Old news"]
+    with closing(sqlite3.connect("app.db")) as app, app:
+        for name in names:
+            app.execute(f'CREATE TABLE "{name}" (id INTEGER PRIMARY KEY, body TEXT)')
+    secrets = "news://app:its-secret@localhost/db?password=its-secret"
+    for database in ("news:///db", "news://localhost/db", secrets):
+        async with (
+            aiovec.connect(tmp_path / f"{len(database)}.db", embedder="demo") as store,
+            AsyncExitStack() as watches,
+        ):
+            for name in names:
+                watch = aiovec.watch(store, f"{database}#{name}", embed="body")
+                await watches.enter_async_context(watch)
+            sources = [(await watching.state()).source for watching in store.watching]
+        assert [source.partition("#")[2] for source in sources] == names
+        assert "its-secret" not in f"{sources}"
 
 
 def test_another_embedder_than_that_of_a_files_table_is_refused(tmp_path: Path) -> None:
