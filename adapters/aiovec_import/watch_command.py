@@ -6,8 +6,9 @@ Like every command, it imports little.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,9 @@ from aiovec._cli.run import command_app, on_signals
 from aiovec._cli.stores import At, Embedder, Shown, on_store
 
 from .options import OF_SOURCES
+
+if TYPE_CHECKING:
+    from aiovec import WatchState
 
 app: typer.Typer = command_app("watch")
 
@@ -54,14 +58,14 @@ async def watch(
     ] = False,
     embedder: Embedder = None,
     **options: Any,
-) -> Shown | None:
+) -> Shown:
     """Keep a table in step with its source, until Ctrl+C or SIGTERM.
 
     The first start copies everything, and creates the store and the table if they do not exist.
     After that, only changes are copied, and rows that the source no longer has are deleted.
 
     A table of SQLite gets a queue and triggers in its database, which record the keys of changed
-    rows. --stop removes them.
+    rows. --stop removes them. --json prints the state when the watch ends.
     """
     from aiovec.backend.threads import in_thread
 
@@ -75,12 +79,13 @@ async def watch(
         return Shown({"removed": removed, "dry_run": dry_run}, lines)
     if dry_run:
         raise typer.BadParameter("--dry-run goes with --stop; aiovec import --dry-run counts")
-    await _follow(at, source, given, embedder)
-    return None
+    return Shown(asdict(await _follow(at, source, given, embedder)), [])
 
 
-async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str | None) -> None:
-    """Watch a source until a signal ends it."""
+async def _follow(
+    at: At, source: str, given: Mapping[str, Any], embedder: str | None
+) -> WatchState:
+    """Watch a source until a signal ends it; return its last state."""
     import asyncio
     import logging
 
@@ -102,5 +107,6 @@ async def _follow(at: At, source: str, given: Mapping[str, Any], embedder: str |
     table: str = given.get("table", "") or await in_thread(default_table, source, is_query)
     if embedder is not None:
         await use_embedder(vectors, embedder, table, SCHEMA)
-    async with aiovec.watch(vectors, source, **given):
+    async with aiovec.watch(vectors, source, **given) as watching:
         await ended.wait()
+        return await watching.state()

@@ -160,7 +160,7 @@ def follower(app: App, store: Path, *options: str) -> subprocess.Popen[bytes]:
         *EMBEDDED,
         *options,
     ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def writer(app: App, seed: int) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sqlite3
@@ -514,6 +515,20 @@ def test_stop_takes_no_option_of_a_watch(options: list[str], app: App) -> None:
     assert (done.code, "--stop takes no other option" in done.err) == (2, True)
     assert run("watch", app.source, "--embed", "body", "--dry-run").code == 2
     assert app.path.read_bytes() == before
+
+
+def test_the_state_of_a_watch_is_printed_as_json_when_it_ends(app: App, tmp_path: Path) -> None:
+    process = follower(app, tmp_path / "s.db", "--json")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"is up to date" in line:
+            break
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    state = json.loads(out)
+    assert process.returncode == 0
+    assert (state["source"], state["table"]) == (app.source, "articles")
+    assert (state["ready"], state["waiting"], state["error"]) == (True, 0, "")
 
 
 async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Path) -> None:
