@@ -20,7 +20,7 @@ from aiovec.errors import ConfigError, EmbeddingError
 
 from .locks import FileLock, lock_path
 from .sources import Chunk, Reject
-from .syncing import Item, SyncImport
+from .syncing import Change, Item, SyncImport
 
 LOG = logging.getLogger("aiovec.watch")
 
@@ -151,7 +151,7 @@ class SourceFeed(Feed):
         try:
             async with aclosing(job.changes(self.store, items)) as changes:
                 async for change in changes:
-                    rejects = [*change.rejects, *await job.apply(self.store, change)]
+                    rejects = [*change.rejects, *await self._write(job, change)]
                     await in_thread(self._tell, rejects, change.counts)
         except EmbeddingError as exc:
             if exc.retryable or exc.table is not None or not await self._embeds():
@@ -162,6 +162,9 @@ class SourceFeed(Feed):
             else:
                 reject = Reject(items[0].place, items[0].name, exc.reason)
                 await in_thread(self._tell, [reject])
+
+    async def _write(self, job: SyncImport, change: Change) -> list[Reject]:
+        return await job.apply(self.store, change)
 
     async def _embeds(self) -> bool:
         """Return whether the embedder accepts any text at the moment."""

@@ -74,6 +74,11 @@ class Change:
         """The rows to write."""
         return _joined(self.new) + _joined(self.changed)
 
+    @property
+    def writes(self) -> bool:
+        """True if there is something to write or to delete."""
+        return bool(self.new or self.changed or self.gone)
+
 
 class Seen:
     """A set of items' names, as hashes of 64 bits."""
@@ -391,7 +396,7 @@ class SyncImport(Import):
                     change.rejects += rejects
                     rejects = []
                     await self.look_at(change)
-                    if change.new or change.changed or change.gone:
+                    if change.writes:
                         yield change
                     read += change.counts.total() + len(change.rejects)
                     load.seen(read)

@@ -30,7 +30,7 @@ from .stores.queue import (
     versions_of,
 )
 from .stores.sql import SqliteTable, id_of
-from .syncing import Item, Seen
+from .syncing import Change, Item, Seen, SyncImport
 
 if TYPE_CHECKING:
     from .rows import Rows
@@ -187,9 +187,7 @@ class TableFeed(SourceFeed):
             return await self._begin_copy()
         mark, keys, rows = part
         if keys:
-            # First record how new the rows may be: see Mark.
             self._mark = replace(before, seen=mark.seen)
-            await self._put(self._mark)
             await self._bring_rows(keys, *await in_thread(self._items, *rows))
         self._mark = replace(mark, refused=[*self._keys_of.values()])
         if not keys and self._is_due():
@@ -225,6 +223,11 @@ class TableFeed(SourceFeed):
                 rejects.append(Reject(row["id"], row["id"], CAME_BEFORE))
         items, refused = self._job.items(Chunk([*rows.values()], [*rows], rejects))
         return [*items, *(Item(id, id) for id in absent)], refused
+
+    async def _write(self, job: SyncImport, change: Change) -> list[Reject]:
+        if self._mark is not None and change.writes:
+            await self._put(self._mark)  # how new the rows may be: see Mark
+        return await super()._write(job, change)
 
     async def _bring_rows(
         self, keys: Sequence[Key], items: Sequence[Item], rejects: Sequence[Reject]

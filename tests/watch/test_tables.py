@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -295,6 +296,23 @@ async def test_the_state_is_told_while_the_app_holds_its_lock(tmp_path: Path) ->
             async with asyncio.timeout(3):
                 assert (await watching.state()).waiting is None
             app.db.execute("COMMIT")
+
+
+async def test_changes_with_nothing_new_are_written_twice_a_second_at_most(
+    app: App, tmp_path: Path
+) -> None:
+    lance = pytest.importorskip("lancedb").connect(tmp_path / "lance")
+    async with (
+        aiovec.connect(f"lancedb://{tmp_path}/lance", embedder="demo") as store,
+        aiovec.watch(store, app.source, **WATCH) as watching,
+    ):
+        await watching.caught_up()
+        began, before = time.monotonic(), lance.open_table("articles").version
+        for _ in range(30):
+            app.db.execute("UPDATE articles SET id = id WHERE id = 1")
+            await watching.caught_up()
+        commits = lance.open_table("articles").version - before
+        assert commits <= 2 * (time.monotonic() - began) + 2
 
 
 async def test_another_process_takes_over_from_one_that_was_killed(
