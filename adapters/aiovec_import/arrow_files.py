@@ -41,7 +41,7 @@ class ArrowFile(FileReader):
             if (word := unstorable(column.type))
         )  # fmt: skip
         carried = (self._columns.metadata or {}).get(_CARRIED)
-        if carried is None or self._hints.vector_column is not None:
+        if carried is None or self._wanted.vector_column is not None:
             self.settle(names)
         else:
             self.settle(names, Schema.from_json(carried))

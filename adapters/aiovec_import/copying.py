@@ -20,8 +20,7 @@ from .folders import KINDS
 from .globs import files_of
 from .loading import EXISTS, Import, Load, create, read_ahead
 from .opening import opened
-from .sources import CAME_BEFORE, NO_LIST, Chunk, refuse
-from .wanted import Wanted
+from .sources import CAME_BEFORE, NO_LIST, Chunk, Wanted, refuse
 
 
 @dataclass

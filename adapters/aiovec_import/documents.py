@@ -16,11 +16,10 @@ from aiovec.backend.threads import in_thread
 from aiovec.documents import Cutter
 from aiovec.errors import ConfigError, DocumentError, InvalidRowError
 
-from .folders import Documents
+from .folders import Documents, documents_in
 from .loading import Load
-from .sources import Chunk, Reject, RejectsFile, refuse
+from .sources import Chunk, Reject, RejectsFile, Wanted, refuse
 from .syncing import Item, Row, SyncImport
-from .wanted import Wanted
 
 
 @dataclass
@@ -42,7 +41,7 @@ class DocumentImport(SyncImport):
     def of(cls, wanted: Wanted, documents: Documents, rejects: RejectsFile) -> DocumentImport:
         """Return the import of documents into the requested table, by default ``documents``."""
         of_rows = "query id_column vector_column dtype"
-        refuse(wanted.hints, of_rows, "rows, and the sources are documents")
+        refuse(wanted, of_rows, "rows, and the sources are documents")
         if wanted.base and not (
             "://" in wanted.base and wanted.base.endswith("/") and wanted.base.isprintable()
         ):
@@ -119,7 +118,7 @@ class DocumentImport(SyncImport):
         if self.gone:
             # Another import may have added documents since. If none is left, the folder may be
             # unmounted.
-            present = await in_thread(self.wanted.documents)
+            present = await in_thread(documents_in, self.wanted)
             self.gone = {
                 id: name
                 for id, name in self.gone.items()

@@ -13,7 +13,7 @@ from aiovec.backend import Field, Schema, cleaned, may_lack_vectors, without_sec
 from aiovec.backend.paths import is_url
 from aiovec.errors import AiovecError, ConfigError
 
-from .sources import ForeignTable, Hints, Reader, free_name, legal_table_name, legal_vector
+from .sources import ForeignTable, Reader, Wanted, free_name, legal_table_name, legal_vector
 
 TEXTS = ("jsonl", "csv")
 # Bytes of one write: enough for every backend to be fast, and few enough to hold twice in memory.
@@ -130,15 +130,15 @@ class FileReader(Reader):
     omitted: tuple[str, ...] = ()
 
     def __init__(
-        self, path: Path, form: str, file: IO[bytes], hints: Hints, given: Schema | None,
+        self, path: Path, form: str, file: IO[bytes], wanted: Wanted, given: Schema | None,
         existing: Schema | None,
     ) -> None:  # fmt: skip
         self.name: str = str(path)
         self.form: str = form
-        self._path, self._file, self._hints = path, file, hints
+        self._path, self._file, self._wanted = path, file, wanted
         self._given, self._existing = given, existing
         # The column of the ids; None if the rows get new ids.
-        self._id_column = None if hints.wants_new_ids else hints.id_column or "id"
+        self._id_column = None if wanted.wants_new_ids else wanted.id_column or "id"
         self._vector = ""
         self._begin()
 
@@ -147,7 +147,7 @@ class FileReader(Reader):
         raise NotImplementedError
 
     def tables(self) -> list[ForeignTable]:
-        name, new_ids = legal_table_name(self._path.stem), self._hints.wants_new_ids
+        name, new_ids = legal_table_name(self._path.stem), self._wanted.wants_new_ids
         table = ForeignTable(
             name, self._path.name, self.form, self.rows, self.schema, self.notes, self.omitted,
             new_ids=new_ids, texts=self._of_texts and not new_ids, base=self._path.name,
@@ -181,12 +181,12 @@ class FileReader(Reader):
 
         The schema comes from the user, the file, the table, or else from the columns.
         """
-        wanted = self._hints.vector_column
+        wanted = self._wanted.vector_column
         known = self._given or carried
         table = known or self._existing
         usual = USUAL_VECTORS if table is None else (table.vector, *USUAL_VECTORS)
         vector = next((name for name in usual if name in names), None) if wanted is None else wanted
-        embeds = self._hints.new.embed is not None if table is None else may_lack_vectors(table)
+        embeds = self._wanted.embed is not None if table is None else may_lack_vectors(table)
         free = wanted is None and embeds
         if vector is None and not free:
             others = names if table is None else [n for n in names if n not in table.fields]
@@ -206,7 +206,7 @@ class FileReader(Reader):
         if table is None:
             vector = vector or USUAL_VECTORS[0]
             fields = self._fields(vector)
-            embed = self._hints.new.embed_of(fields)
+            embed = self._wanted.embed_of(fields)
             table = Schema(
                 dim or int(embed is None), vector=legal_vector(vector), fields=fields, embed=embed
             )

@@ -18,11 +18,10 @@ from aiovec.errors import ConfigError
 
 from .documents import DocumentImport
 from .feeds import AT_ONCE, SourceFeed
-from .folders import Documents
+from .folders import Documents, documents_in
 from .loading import create
-from .sources import NO_LIST
+from .sources import NO_LIST, Wanted
 from .syncing import Item
-from .wanted import Wanted
 
 # The system's events are delivered once none has followed for this long, or after the longest wait.
 _STEP_MS, _DEBOUNCE_MS = 50, 400
@@ -67,7 +66,7 @@ class FolderFeed(SourceFeed):
     async def _step(self) -> bool:
         if not self._stands_by:
             await in_thread(self._watch)
-        present = await in_thread(self._wanted.documents)
+        present = await in_thread(documents_in, self._wanted)
         states = await in_thread(_states, present)
         states = await in_thread(_with_lost, present, states, self._states)
         again = self._is_time_for_refused()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from aiovec.backend import Schema
+from aiovec.backend.paths import is_url
 from aiovec.documents import SCHEMA, SUFFIXES, read_document, text_of_name
 from aiovec.errors import ConfigError, DocumentError
 
 from .ignoring import Globs, Rules, is_ignored, rules_above, rules_in
-from .sources import Chunk, ForeignTable, Reader, Reject, in_parts
+from .sources import Chunk, ForeignTable, Reader, Reject, Wanted, in_parts, source_for
 
 _KINDS_SHOWN = 10
 
@@ -78,10 +79,20 @@ def in_words(left_out: Mapping[str, int]) -> str:
     return f"{total:,} file{'s' * (total != 1)}: {', '.join(named)}"
 
 
-def documents_in(
-    places: Sequence[str], base: str = "", include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> Documents:
-    """Find the documents among files and in folders, if any.
+def documents_of(wanted: Wanted) -> Documents | None:
+    """Return the documents among the sources; None if the sources have rows. Blocks.
+
+    A folder is one of documents if it contains one, or if it is not a store of another program.
+    """
+    if wanted.form or wanted.query or any(map(is_url, wanted.sources)):
+        return None
+    found, path = documents_in(wanted), Path(wanted.sources[0]).expanduser()
+    is_theirs = not found.files and (not path.is_dir() or source_for(path)[0] is not None)
+    return None if is_theirs else found
+
+
+def documents_in(wanted: Wanted) -> Documents:
+    """Find the documents among the sources, if any. Blocks.
 
     Folders are walked recursively, following links. Names that begin with a dot, files that a
     ``.gitignore`` or ``exclude`` matches and, with ``include``, files that it does not match are
@@ -89,15 +100,15 @@ def documents_in(
     a document.
     """
     found = Documents()
-    globs = Globs(include) if include else None, Globs(exclude)
+    globs = Globs(wanted.include) if wanted.include else None, Globs(wanted.exclude)
     empty = []
-    for place in places:
+    for place in wanted.sources:
         path = Path(os.path.expanduser(place))
         is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
         below = {path.name: path} if is_file else _walked(path, found.left_out, *globs)
         empty += [] if below else [place]
         for name, file in below.items():
-            source = base + text_of_name(name)
+            source = wanted.base + text_of_name(name)
             known = found.files.setdefault(source, file)
             if known != file and os.path.realpath(known) != os.path.realpath(file):
                 raise ConfigError(

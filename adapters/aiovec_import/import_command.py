@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from aiovec import Schema
 
     from .loading import Import
-    from .sources import ForeignTable, Reader
-    from .wanted import Wanted
+    from .sources import ForeignTable, Reader, Wanted
 
 _say_error = partial(say, stderr=True)
 
@@ -161,11 +160,10 @@ async def import_(
         raise typer.BadParameter("--dry-run writes nothing; leave out --backup")
     await in_thread(import_module, "aiovec_import.running")  # slow
     from .documents import DocumentImport
-    from .folders import in_words
+    from .folders import documents_of, in_words
     from .reports import of_found
     from .running import run_import
-    from .sources import RejectsFile
-    from .wanted import Wanted
+    from .sources import RejectsFile, Wanted
 
     wanted = Wanted.of(
         sources, vector_column=vector_column, dtype=dtype, metric=metric, model=model,
@@ -173,7 +171,7 @@ async def import_(
         fields=_mapped(fields), upsert=upsert, delete=delete or delete_all, delete_all=delete_all,
         strict=strict, dry_run=dry_run, backup=backup, **options,
     )  # fmt: skip
-    documents = await in_thread(wanted.of_documents)
+    documents = await in_thread(documents_of, wanted)
     if documents is not None and documents.files:
         if engine or address:
             raise typer.BadParameter("--engine is for files of rows, not for documents")
@@ -218,7 +216,7 @@ async def _of_rows(
     if (piped or len(files) > 1) and table is None and not wanted.dry_run:
         reason = "standard input has no name" if piped else f"{len(files)} files go into one table"
         raise typer.BadParameter(f"{reason}; name the table with --table")
-    if wanted.hints.query is not None and table is None:
+    if wanted.query is not None and table is None:
         raise typer.BadParameter("a query has no name; name the table with --table")
     if engine is not None and wanted.upsert:
         raise typer.BadParameter("--engine replaces no rows; leave out --upsert")

@@ -23,8 +23,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from .sources import ForeignTable, NewTable, Reader, Reject, RejectsFile
-from .wanted import Wanted
+from .sources import ForeignTable, Reader, Reject, RejectsFile, Wanted
 
 _T = TypeVar("_T")
 
@@ -135,7 +134,7 @@ class Import(ABC):
         If the store does not exist yet, this is first called with a store in memory.
         """
         for load in self.loads:
-            await find_table(store, load, self.wanted.hints.new)
+            await find_table(store, load, self.wanted)
 
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
         """Count and list rejects."""
@@ -201,56 +200,56 @@ async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGene
         await asyncio.gather(coming, return_exceptions=True)
 
 
-async def find_table(store: VectorStore, load: Load, new: NewTable) -> None:
+async def find_table(store: VectorStore, load: Load, wanted: Wanted) -> None:
     """Settle the schema: of the existing table, or of the table to create."""
-    wanted = wanted_schema(load, new)
-    if load.schema is None and wanted.quantized and not store.supports("quantized"):
+    schema = wanted_schema(load, wanted)
+    if load.schema is None and schema.quantized and not store.supports("quantized"):
         # It was inferred from the file, not given by the user.
-        wanted = replace(wanted, quantized=None)
+        schema = replace(schema, quantized=None)
     try:
         existing = await store.schema(load.table)
     except TableNotFoundError:
-        load.schema = await StoreInternals(store).completed(load.table, wanted)
+        load.schema = await StoreInternals(store).completed(load.table, schema)
         return
-    if wanted.dim or not load.source.texts:  # otherwise the table determines how vectors are made
-        wanted = await StoreInternals(store).completed(load.table, wanted)
+    if schema.dim or not load.source.texts:  # otherwise the table determines how vectors are made
+        schema = await StoreInternals(store).completed(load.table, schema)
     if load.schema is not None:  # a schema from the user must be the same; an inferred one need not
         await store.create_table(load.table, load.schema, exist_ok=True)
-    if wanted.model is not None and existing.model is not None and wanted.model != existing.model:
-        raise ModelMismatchError(load.table, existing.model, wanted.model)
-    if wanted.dim not in (0, existing.dim):
-        raise DimensionMismatchError(existing.dim, wanted.dim)
-    if new.metric is not None and new.metric != existing.metric:
+    if schema.model is not None and existing.model is not None and schema.model != existing.model:
+        raise ModelMismatchError(load.table, existing.model, schema.model)
+    if schema.dim not in (0, existing.dim):
+        raise DimensionMismatchError(existing.dim, schema.dim)
+    if wanted.metric is not None and wanted.metric != existing.metric:
         raise ConfigError(
             f"the table {load.table!r} exists with the metric {existing.metric!r}", key="--metric"
         )
-    embeds = new.embed is None or (existing.embed and existing.embed.field == new.embed)
-    if not embeds or with_indexes(existing, new.text, new.index) != existing:
+    embeds = wanted.embed is None or (existing.embed and existing.embed.field == wanted.embed)
+    if not embeds or with_indexes(existing, wanted.text, wanted.index) != existing:
         raise ConfigError(
             f"the table {load.table!r} exists, and --text, --index and --embed are for new tables",
-            key="--text" if new.text else "--index" if new.index else "--embed",
+            key="--text" if wanted.text else "--index" if wanted.index else "--embed",
         )
     load.schema, load.exists = existing, True
 
 
-def wanted_schema(load: Load, new: NewTable) -> Schema:
+def wanted_schema(load: Load, wanted: Wanted) -> Schema:
     """Return the schema of a new table for these rows."""
     schema = load.used_schema
-    if new.metric is not None:
-        schema = replace(schema, metric=new.metric)
-    if new.model is not None:
-        if schema.model is not None and schema.model != new.model:
-            raise ModelMismatchError(load.table, schema.model, new.model)
-        schema = replace(schema, model=new.model)
-    for option, names in (("--text", new.text), ("--index", new.index)):
+    if wanted.metric is not None:
+        schema = replace(schema, metric=wanted.metric)
+    if wanted.model is not None:
+        if schema.model is not None and schema.model != wanted.model:
+            raise ModelMismatchError(load.table, schema.model, wanted.model)
+        schema = replace(schema, model=wanted.model)
+    for option, names in (("--text", wanted.text), ("--index", wanted.index)):
         for name in set(names) - schema.fields.keys():
             fields = ", ".join(schema.fields) or "none"
             raise ConfigError(
                 f"{option} {name}: there is no such field; the fields: {fields:.200}", key=option
             )
-    if new.embed not in (None, schema.embed and schema.embed.field):
-        schema = replace(schema, embed=new.embed_of(schema.fields))
-    return with_indexes(schema, new.text, new.index)
+    if wanted.embed not in (None, schema.embed and schema.embed.field):
+        schema = replace(schema, embed=wanted.embed_of(schema.fields))
+    return with_indexes(schema, wanted.text, wanted.index)
 
 
 async def create(store: VectorStore, load: Load) -> None:

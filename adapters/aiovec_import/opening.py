@@ -39,15 +39,14 @@ from .jsonlines import JsonLines
 from .sources import (
     Chunk,
     ForeignTable,
-    Hints,
     Reader,
     Source,
+    Wanted,
     named_source,
     refuse,
     source_for,
     source_names,
 )
-from .wanted import Wanted
 
 
 def opened(
@@ -59,7 +58,7 @@ def opened(
     ``existing`` is the schema of the target table. With ``as_files``, the sources are files, not a
     store.
     """
-    opener = Opener(wanted.hints, wanted.form, wanted.schema, existing)
+    opener = Opener(wanted, existing)
     if [*files] == [*wanted.sources] and len(files) == 1 and not as_files:
         return opener.open(wanted.sources[0])
     # A glob has one name, however many files match it.
@@ -71,13 +70,10 @@ def opened(
 class Opener:
     """Opens sources as the user describes them. It can be pickled, and its methods block.
 
-    ``form`` is the format of files, by default from their suffix, ``schema`` the schema from the
-    user, and ``existing`` the schema of the target table.
+    ``existing`` is the schema of the target table.
     """
 
-    hints: Hints
-    form: str | None = None
-    schema: Schema | None = None
+    wanted: Wanted
     existing: Schema | None = None
 
     def open(self, source: str) -> Reader:
@@ -87,14 +83,15 @@ class Opener:
         """
         if source == "-":
             path = Path("standard input")
-            return self._file(path, format_of(path, self.form), _copied(sys.stdin.buffer))
+            return self._file(path, format_of(path, self.wanted.form), _copied(sys.stdin.buffer))
         if (named := named_source(source)) is not None:
             kind, place = named
             place, _, table = place.partition("#")
             shown = redacted(f"{source.partition(':')[0]}:{redacted(place)}")
             return self._store(kind, place, table, shown)
         path, table = path_and_table(source)
-        if is_url(source) or not (path.is_dir() or (self.form is None and not names_format(path))):
+        is_file = self.wanted.form is not None or names_format(path)
+        if is_url(source) or (is_file and not path.is_dir()):
             if table:
                 raise ConfigError(f"{path} is a file with one table; leave out #{table}")
             return self.open_file(source)
@@ -116,7 +113,7 @@ class Opener:
             return self._in_bucket(source)
         path = Path(os.path.expanduser(source))
         with reading(path):
-            form = format_of(path, self.form)
+            form = format_of(path, self.wanted.form)
             if not path.exists():
                 raise ConfigError(f"there is no file {path}")
             return self._file(path, form, path.open("rb"), schema_file(path))
@@ -133,14 +130,14 @@ class Opener:
 
     def _store(self, kind: type[Source], place: str, table: str, name: str) -> Source:
         with reading(name):
-            reader = kind(place, replace(self.hints, table=table or None))
+            reader = kind(place, replace(self.wanted, origin=table or None))
             reader.name = name
             return reader
 
     def _in_bucket(self, url: str) -> FileReader:
         with reading(shown := redacted(url)):
             place, name = file_system_of(url)
-            form = format_of(Path(name), self.form)
+            form = format_of(Path(name), self.wanted.form)
             with place.open_input_stream(name) as stream:
                 return self._file(Path(shown), form, _copied(stream))
 
@@ -151,16 +148,16 @@ class Opener:
         """
         with reading(path):
             try:
-                refuse(self.hints, "query dtype", "databases, not for files")
+                refuse(self.wanted, "query dtype", "databases, not for files")
                 if not file.seekable():  # a named pipe
                     with file:
                         file = _copied(file)
-                schema = self.schema
+                schema = self.wanted.schema
                 if schema is None and beside is not None and form in TEXTS and beside.is_file():
                     schema = schema_in(beside)
                 kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
                 kind = kinds.get(form, ArrowFile)
-                return kind(path, form, file, self.hints, schema, self.existing)
+                return kind(path, form, file, self.wanted, schema, self.existing)
             except BaseException:
                 file.close()
                 raise
@@ -176,7 +173,7 @@ class Files(Reader):
         first, *others = files
         self.name: str = f"{len(files)} files" if others else redacted(first)
         for path in files:  # check all files before a row of the first is imported
-            format_of(Path(path), opener.form)
+            format_of(Path(path), opener.wanted.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
                 raise ConfigError(f"there is no file {path}")
         with closing(opener.open_file(first)) as file:
@@ -209,7 +206,7 @@ def _unknown(path: Path) -> str:
             f"{path.name} is not a document ({KINDS}), a file of rows ({suffixes}; or name its "
             "--format), or a database with vectors"
         )
-    left_out = documents_in([str(path)]).left_out
+    left_out = documents_in(Wanted(sources=[str(path)])).left_out
     return (
         f"{path} has no documents ({KINDS}), and is not a store of a kind that import knows: "
         f"{', '.join(source_names())}" + (f"; it has {in_words(left_out)}" if left_out else "")

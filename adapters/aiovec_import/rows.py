@@ -18,10 +18,9 @@ from aiovec.errors import ConfigError
 
 from .files import names_format, path_and_table
 from .loading import Load
-from .sources import NO_LIST, Chunk, ForeignTable, Hints, Reader, named_source
+from .sources import NO_LIST, Chunk, ForeignTable, Reader, Wanted, named_source
 from .stores.queue import connected, translated
 from .stores.sql import QUERY, SqliteTable
-from .wanted import Wanted
 
 if TYPE_CHECKING:
     from .texts import TextImport
@@ -73,13 +72,12 @@ class Rows:
 
     def opened(self) -> TextImport:
         """Open the source for an import of all its rows."""
-        hints = self.wanted.hints
         if not self._is_sqlite():
-            reader = _needing_arrow("opening").Opener(hints).open(self.copy or self.source)
+            reader = _needing_arrow("opening").Opener(self.wanted).open(self.copy or self.source)
         elif StoreInternals(self.store).owns(self.path.resolve()):
             raise ConfigError(f"{self.path} is this store itself; name a table of another database")
         else:
-            reader = SqliteRows(self.path, hints)
+            reader = SqliteRows(self.path, self.wanted)
         try:
             rows, *others = reader.tables()
             if others or not rows.texts:
@@ -111,10 +109,10 @@ class SqliteRows(Reader):
 
     place = "key"
 
-    def __init__(self, path: Path, hints: Hints) -> None:
+    def __init__(self, path: Path, wanted: Wanted) -> None:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}")
-        name = QUERY if hints.query is not None else hints.table
+        name = QUERY if wanted.query is not None else wanted.origin
         if name is None:
             raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
         self.name: str = str(path)
@@ -122,10 +120,10 @@ class SqliteRows(Reader):
         try:
             with translated(path):
                 # A view contains a single statement, which can only read.
-                if hints.query is not None:
-                    self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {hints.query}")
+                if wanted.query is not None:
+                    self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {wanted.query}")
                 self._db.execute("BEGIN")
-                self._table = SqliteTable(self._db, name, hints)
+                self._table = SqliteTable(self._db, name, wanted)
         except BaseException:
             self._db.close()
             raise

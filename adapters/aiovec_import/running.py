@@ -58,7 +58,7 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
         vectors = await at.exits.enter_async_context(await open_place(place))
         if embedder is not None:
             load = job.loads[0]
-            new = wanted_schema(load, job.wanted.hints.new)
+            new = wanted_schema(load, job.wanted)
             await use_embedder(vectors, embedder, load.table, new)
         await job.find(vectors)
         return vectors

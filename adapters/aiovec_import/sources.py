@@ -152,20 +152,77 @@ class ForeignTable:
         return {"name": name, **origin, "notes": self.notes, "omitted": self.omitted}
 
 
-@dataclass(frozen=True, slots=True)
-class NewTable:
-    """The user's options for a new table.
+Names = str | Iterable[str] | None
+"""One name or several."""
 
-    ``metric`` and ``model`` apply if the source names none. ``text`` and ``index`` list the fields
-    that get a keyword index or a filter index, and ``embed`` is the field that vectors are computed
-    from.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A user's wishes: the arguments of ``aiovec.watch``, or the options of a command.
+
+    ``sources`` are named as the user writes them, and ``base`` names them in their rows. ``origin``
+    is the table in the source, or ``query`` selects its rows; ``id_column``, ``vector_column`` and
+    ``dtype`` describe its columns, and ``form`` its files.
+
+    ``table`` is the table of the store. A new table gets ``schema`` or, if the source names none,
+    ``metric`` and ``model``; ``text`` and ``index`` list its fields with a keyword index or a
+    filter index, and ``embed`` is the field that vectors are computed from.
+
+    ``fields`` maps the fields of a passage to fields of the table. A database is copied to
+    ``backup`` first.
     """
 
+    sources: Sequence[str]
+    table: str | None = None
+    base: str = ""
+    origin: str | None = None
+    query: str | None = None
+    id_column: str | None = None
+    vector_column: str | None = None
+    dtype: str | None = None
+    form: str | None = None
+    schema: Schema | None = None
     metric: Metric | None = None
     model: str | None = None
     text: Sequence[str] = ()
     index: Sequence[str] = ()
     embed: str | None = None
+    passages: bool = False
+    chunk_size: int | None = None
+    overlap: int = 0
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    upsert: bool = False
+    delete: bool = False
+    delete_all: bool = False
+    strict: bool = False
+    dry_run: bool = False
+    backup: str | None = None
+
+    @classmethod
+    def of(cls, sources: Sequence[str], **options: Any) -> Wanted:
+        """Build this from arguments or options, of which None counts as absent."""
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in {"text", "index", "include", "exclude"} & given.keys():
+            names: Names = given[name]
+            given[name] = [names] if isinstance(names, str) else [*(names or ())]
+        return cls(sources=sources, **given)
+
+    @property
+    def texts(self) -> list[str]:
+        """The fields for keyword search, and the field that vectors are computed from."""
+        return [*self.text, *([] if self.embed is None else [self.embed])]
+
+    @property
+    def is_of_texts(self) -> bool:
+        """True if the rows have no vectors, and they are to be computed from a text."""
+        return self.embed is not None and self.vector_column is None
+
+    @property
+    def wants_new_ids(self) -> bool:
+        """True for ``--id-column none``: the rows get new ids."""
+        return self.id_column == "none"
 
     def embed_of(self, fields: Mapping[str, Field]) -> Embed | None:
         """Return ``embed`` for a table with these fields; ConfigError if it names no text."""
@@ -179,32 +236,10 @@ class NewTable:
         return Embed(self.embed)
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
-    """The table or query, columns and type that the user named; None if not named."""
-
-    table: str | None = None
-    query: str | None = None
-    id_column: str | None = None
-    vector_column: str | None = None
-    dtype: str | None = None
-    new: NewTable = field(default_factory=NewTable)
-
-    @property
-    def of_texts(self) -> bool:
-        """True if the table has no vectors, and they are to be computed from a text."""
-        return self.new.embed is not None and self.vector_column is None
-
-    @property
-    def wants_new_ids(self) -> bool:
-        """True for ``--id-column none``: the rows get new ids."""
-        return self.id_column == "none"
-
-
-def refuse(given: object, names: str, why: str) -> None:
+def refuse(wanted: Wanted, names: str, why: str) -> None:
     """Raise ConfigError for the first of these options that the user gave."""
     for name in names.split():
-        if getattr(given, name, None):
+        if getattr(wanted, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} is for {why}", key=option)
 
@@ -263,7 +298,7 @@ class Source(Reader):
         """
 
     @abstractmethod
-    def __init__(self, place: str, hints: Hints) -> None:
+    def __init__(self, place: str, wanted: Wanted) -> None:
         """Open a path, or an address of this kind, or raise an AiovecError."""
 
 

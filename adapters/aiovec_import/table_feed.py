@@ -57,8 +57,8 @@ class TableFeed(SourceFeed):
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
-        self._rows, self._path, self._hints = rows, rows.path, rows.wanted.hints
-        super().__init__(rows.store, f"{rows.path}#{self._hints.table}", job, every)
+        self._rows, self._path, self._wanted = rows, rows.path, rows.wanted
+        super().__init__(rows.store, f"{rows.path}#{self._wanted.origin}", job, every)
         # Only one thread at a time may use the connection.
         self._turns = asyncio.Semaphore(1)
         self._alone = partial(in_thread, limit=self._turns)
@@ -88,7 +88,7 @@ class TableFeed(SourceFeed):
         super()._take()
         if self._locks is None:
             return
-        queue = FileLock.take(lock_of(self._path, str(self._hints.table)), shared=True)
+        queue = FileLock.take(lock_of(self._path, str(self._wanted.origin)), shared=True)
         if queue is None:  # the queue is being removed
             self._locks.close()
             self._locks = None
@@ -107,12 +107,12 @@ class TableFeed(SourceFeed):
 
     def _open(self) -> Versions:
         """Open the database, replacing the open connection."""
-        db, name = connected(self._path), str(self._hints.table)
+        db, name = connected(self._path), str(self._wanted.origin)
         try:
             # Read before the columns, so that a later change of the columns is noticed.
             versions = versions_of(db, self._path)
             with translated(self._path):
-                table = SqliteTable(db, name, self._hints)
+                table = SqliteTable(db, name, self._wanted)
                 offered = table.foreign(self._path.name)
             if table.key == ["rowid"]:
                 raise ConfigError(

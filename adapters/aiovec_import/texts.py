@@ -21,7 +21,7 @@ from aiovec.errors import ConfigError
 from .checking import check_chunk
 from .folders import KINDS
 from .loading import create
-from .sources import CAME_BEFORE, Chunk, NewTable, Reject, free_name, refuse
+from .sources import CAME_BEFORE, Chunk, Reject, Wanted, free_name, refuse
 from .syncing import Change, Item, Row, Seen, SyncImport
 
 _MARKS = ("base", "hash")
@@ -56,7 +56,7 @@ class TextImport(SyncImport):
 
     async def find(self, store: VectorStore) -> None:
         load, marks = self.load, _OF_PASSAGES if self.wanted.passages else _MARKS
-        _check_names(self.wanted.hints.new, marks)
+        _check_names(self.wanted, marks)
         schema = load.source.schema
         own = {name: f for name, f in schema.fields.items() if name == free_name(name, marks)}
         made = {name: SCHEMA.fields[name] for name in _OF_PASSAGES if self.wanted.passages}
@@ -151,10 +151,10 @@ class TextImport(SyncImport):
         await self.find_gone(store, self._seen.__contains__)
 
 
-def _check_names(new: NewTable, marks: tuple[str, ...]) -> None:
+def _check_names(wanted: Wanted, marks: tuple[str, ...]) -> None:
     """Raise ConfigError if an option names a column that a field of the import replaces."""
-    wanted = (("--text", new.text), ("--index", new.index), ("--embed", [new.embed or ""]))
-    for option, names in wanted:
+    named = (("--text", wanted.text), ("--index", wanted.index), ("--embed", wanted.texts))
+    for option, names in named:
         for name in names:
             if name != free_name(name, marks):
                 raise ConfigError(

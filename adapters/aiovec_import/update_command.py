@@ -56,17 +56,16 @@ async def update(
     await in_thread(import_module, "aiovec_import.copying")  # slow
     from .copying import opened_update
     from .running import run_import
-    from .sources import Hints
-    from .wanted import Wanted
+    from .sources import Wanted
 
     name, file = table_and_one(table, file, "FILE")
     async with AsyncExitStack() as exits:
         target = await replace(at, exits=exits).table(name)
         schema = await target.schema()
-    hints = Hints(id_column=id_column, vector_column=vector_column)
     wanted = Wanted(
-        sources=[file], table=target.name, hints=hints, form=form, schema=schema, strict=strict
-    )
+        sources=[file], table=target.name, id_column=id_column, vector_column=vector_column,
+        form=form, schema=schema, strict=strict,
+    )  # fmt: skip
     job = await in_thread(opened_update, wanted)
     at.exits.push_async_callback(in_thread, job.source.close)
     return await run_import(at, job, embedder)

@@ -18,13 +18,13 @@ from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 from .feeds import AT_ONCE, LOG, SourceFeed
 from .files import path_and_table, schema_file
 from .folder_feed import FolderFeed, State, state_of
+from .folders import documents_of
 from .loading import create
 from .locks import FileLock
 from .rows import Rows
-from .sources import legal_table_name
+from .sources import Wanted, legal_table_name
 from .stores.queue import lock_of, removed
 from .table_feed import TableFeed
-from .wanted import Wanted
 
 if TYPE_CHECKING:
     from .texts import TextImport
@@ -52,7 +52,7 @@ async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFe
 
 def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed | None:
     """Return the feed of a folder or a document; None if the source has rows."""
-    if (found := wanted.of_documents()) is None:
+    if (found := documents_of(wanted)) is None:
         return None
     is_folder = os.path.isdir(os.path.expanduser(wanted.sources[0]))
     return FolderFeed(store, wanted, every, "" if is_folder else "".join(found.files))
@@ -60,21 +60,21 @@ def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed |
 
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
     """Add the column of the texts, which the table of an earlier import also names."""
-    (source,), new = wanted.sources, wanted.hints.new
+    (source,) = wanted.sources
     _, name = await in_thread(path_and_table, source)
-    if new.embed is None and (wanted.table or name):
+    if wanted.embed is None and (wanted.table or name):
         with suppress(TableNotFoundError):
             schema = await store.schema(wanted.table or legal_table_name(name))
-            new = replace(new, embed=None if schema.embed is None else schema.embed.field)
-            wanted = replace(wanted, passages={"part", "parts"} <= schema.fields.keys())
-    if new.embed is None:
+            embed = None if schema.embed is None else schema.embed.field
+            is_cut = {"part", "parts"} <= schema.fields.keys()
+            wanted = replace(wanted, embed=embed, passages=is_cut)
+    if wanted.embed is None:
         raise ConfigError(
             f"{source} cannot be watched without embed, the column of the texts that vectors are "
             "made of",
             key="embed",
         )
-    hints = replace(wanted.hints, table=name or None, new=new)
-    return replace(wanted, hints=hints, delete_all=True)
+    return replace(wanted, origin=name or None, delete_all=True)
 
 
 def stop_watching(source: str, dry_run: bool) -> list[str]:

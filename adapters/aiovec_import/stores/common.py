@@ -20,9 +20,9 @@ from ..files import reading
 from ..sources import (
     Chunk,
     ForeignTable,
-    Hints,
     Reject,
     Source,
+    Wanted,
     free_name,
     legal_table_name,
     legal_vector,
@@ -105,19 +105,20 @@ class CollectionSource(Source):
     takes_dtypes: ClassVar[bool] = False
     takes_queries: ClassVar[bool] = False
 
-    def __init__(self, place: str, hints: Hints) -> None:
-        if not (self.takes_queries and hints.of_texts):
-            refuse(hints, "query", "SQLite and PostgreSQL, with the --embed COLUMN of a text")
-        if hints.query is not None and hints.table is not None:
-            raise ConfigError(f"leave out #{hints.table}: --query says what is read", key="--query")
+    def __init__(self, place: str, wanted: Wanted) -> None:
+        if not (self.takes_queries and wanted.is_of_texts):
+            refuse(wanted, "query", "SQLite and PostgreSQL, with the --embed COLUMN of a text")
+        if wanted.query is not None and wanted.origin is not None:
+            fault = f"leave out #{wanted.origin}: --query says what is read"
+            raise ConfigError(fault, key="--query")
         if not self.takes_dtypes:
-            refuse(hints, "dtype", "SQLite databases")
-        if hints.id_column not in (None, "none") and not self.chooses_ids:
+            refuse(wanted, "dtype", "SQLite databases")
+        if wanted.id_column not in (None, "none") and not self.chooses_ids:
             raise ConfigError(
                 f"each {self.layout} has its own ids; --id-column can only be none",
                 key="--id-column",
             )
-        self._hints = hints
+        self._wanted = wanted
         if "://" not in place:
             path = Path(place).expanduser()
             # Some clients create a missing store.
@@ -161,7 +162,7 @@ class CollectionSource(Source):
         with reading(None):
             names = list(self.names())
         wanted = [
-            name for name in names if self._hints.table in (None, name, legal_table_name(name))
+            name for name in names if self._wanted.origin in (None, name, legal_table_name(name))
         ]
         tables: list[ForeignTable] = []
         skipped: list[str] = []
@@ -187,17 +188,17 @@ class CollectionSource(Source):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in why.items())
             raise ConfigError(f"no {self.layout} can be imported: {reasons}")
         raise ConfigError(
-            f"there is no {self.layout} {self._hints.table or 'here'}; there are: "
+            f"there is no {self.layout} {self._wanted.origin or 'here'}; there are: "
             f"{', '.join(names) or 'none'}",
             key="SOURCE",
         )
 
     def _chosen(self, collection: Collection) -> Vectors | None:
         """Return the column of vectors that the user names, or the first dense column."""
-        wanted = self._hints.vector_column
+        wanted = self._wanted.vector_column
         able = [vectors for vectors in collection.vectors if vectors.dim]
         chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)
-        if chosen is None and not (wanted is None is self._hints.table):
+        if chosen is None and not (wanted is None is self._wanted.origin):
             named = "" if wanted is None else f" {wanted!r}"
             has = ", ".join([v.name for v in able] or map(str, collection.vectors)) or "none"
             raise ConfigError(
@@ -209,7 +210,7 @@ class CollectionSource(Source):
     def _table(self, collection: Collection, chosen: Vectors, taken: Sequence[str]) -> ForeignTable:
         metric = _METRICS.get((chosen.metric or "").lower())
         notes = []
-        if metric is None and self._hints.new.metric is None:
+        if metric is None and self._wanted.metric is None:
             unknown = f"the metric {chosen.metric} is unknown to aiovec"
             why = "no index names the metric" if chosen.metric is None else unknown
             notes.append(f"{why}; the table gets l2 unless you pass --metric")
@@ -235,7 +236,7 @@ class CollectionSource(Source):
             collection.layout or self.layout, collection.rows, schema, tuple(notes),
             (*others, *collection.omitted),
             (replace(collection, fields=fields), chosen.name),
-            new_ids=collection.new_ids or self._hints.wants_new_ids,
+            new_ids=collection.new_ids or self._wanted.wants_new_ids,
         )  # fmt: skip
 
     def _text_with_metadata(self, collection: Collection, vector: str) -> tuple[str, str] | None:
@@ -254,10 +255,8 @@ class CollectionSource(Source):
 
         The first points show the type for an index.
         """
-        new = self._hints.new
-        texts = [*new.text, *([] if new.embed is None else [new.embed])]
-        keys = {name: Field(str) for name in texts if name not in columns}
-        if indexed := set(new.index) - columns.keys() - keys.keys():
+        keys = {name: Field(str) for name in self._wanted.texts if name not in columns}
+        if indexed := set(self._wanted.index) - columns.keys() - keys.keys():
             first = self._first(collection, vector, FIRST_POINTS)
             for name in indexed:
                 kinds = kinds_in(

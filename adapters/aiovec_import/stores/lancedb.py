@@ -59,8 +59,8 @@ class LanceSource(CollectionSource):
         ]  # fmt: skip
         vectors.sort(key=lambda column: column.name not in USUAL_VECTORS)
         vector_names = {column.name for column in vectors}
-        id = self._hints.id_column or "id"
-        if self._hints.id_column not in (None, "none", *columns.names):
+        id = self._wanted.id_column or "id"
+        if self._wanted.id_column not in (None, "none", *columns.names):
             raise ConfigError(f"{name} has no column {id!r}", key="--id-column")
         others = (column for column in columns if column.name not in (id, *vector_names))
         fields = {column.name: field_of_arrow(column) for column in others}
@@ -73,7 +73,7 @@ class LanceSource(CollectionSource):
 
     def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         left_out = {column.name for column in collection.vectors}
-        id = self._hints.id_column or "id"
+        id = self._wanted.id_column or "id"
         for batch in collection.handle.search().to_batches(batch_size=size):
             vectors = _vectors_of(batch.column(vector))
             kept = [

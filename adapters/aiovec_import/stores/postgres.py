@@ -15,7 +15,7 @@ import numpy as np
 from aiovec.backend import Field, without_secrets
 from aiovec.errors import ConfigError
 
-from ..sources import ForeignTable, Hints
+from ..sources import ForeignTable, Wanted
 from .common import Collection, Vectors, client
 from .sql import Column, SqlSource, SqlTable, TextTable, batches
 
@@ -72,10 +72,10 @@ def _column(
 class PostgresSource(SqlSource):
     layout = "pgvector table"
 
-    def __init__(self, place: str, hints: Hints) -> None:
+    def __init__(self, place: str, wanted: Wanted) -> None:
         if not place.startswith("//"):
             raise ConfigError("name the database as postgresql://HOST/DATABASE#TABLE")
-        super().__init__(f"postgresql:{place}", hints)
+        super().__init__(f"postgresql:{place}", wanted)
 
     @classmethod
     def recognise(cls, path: Path) -> bool:
@@ -102,14 +102,14 @@ class PostgresSource(SqlSource):
 
     def tables(self) -> list[ForeignTable]:
         tables = super().tables()
-        if self._hints.of_texts:
+        if self._wanted.is_of_texts:
             self._db.commit()
         return tables
 
     def of_texts(self) -> tuple[TextTable, str] | None:
-        name, query = self._hints.table or "", self._hints.query
+        name, query = self._wanted.origin or "", self._wanted.query
         is_unknown = query is None and name not in self._listed
-        if not self._hints.of_texts or (is_unknown and self.names()):
+        if not self._wanted.is_of_texts or (is_unknown and self.names()):
             return None
         if is_unknown:
             fault = f"there is no table {name!r}" if name else "name a table as #TABLE"
@@ -126,7 +126,7 @@ class PostgresSource(SqlSource):
             columns = [(column, types[code]) for column, code in shape]
         layout = "table" if query is None else "query"
         made = [_column(*column) for column in columns]
-        table = TextTable(name, layout, source, made, self._hints)
+        table = TextTable(name, layout, source, made, self._wanted)
         return table, self._db.info.dbname
 
     def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
@@ -159,7 +159,7 @@ class PostgresSource(SqlSource):
                 column = column._replace(left_out="")
             columns.append(column)
         names = [vector.name for vector in vectors]
-        table = SqlTable(name, self.layout, source, columns, self._hints, (), names)
+        table = SqlTable(name, self.layout, source, columns, self._wanted, (), names)
         return table.collected(vectors, self.count(source))
 
     def _vectors(

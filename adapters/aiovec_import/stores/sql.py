@@ -16,13 +16,13 @@ from functools import cached_property, partial
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
-from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of, kinds_in, with_indexes
+from aiovec._input.infer import USUAL_VECTORS, field_of_kinds, fields_of, kinds_in
 from aiovec.backend import Field, Schema, read_json
 from aiovec.errors import ConfigError
 from aiovec_sqlite.layout import quoted
 
 from ..files import reading
-from ..sources import Chunk, ForeignTable, Hints, Reject, free_name, in_parts, legal_table_name
+from ..sources import Chunk, ForeignTable, Reject, Wanted, free_name, in_parts, legal_table_name
 from .common import FIRST_POINTS, Collection, CollectionSource, Point, Vectors, chunk_of
 
 QUERY = "aiovec_query"
@@ -80,20 +80,20 @@ class SqlTable:
     """
 
     def __init__(
-        self, name: str, layout: str, source: str, columns: Sequence[Column], hints: Hints,
+        self, name: str, layout: str, source: str, columns: Sequence[Column], wanted: Wanted,
         hidden: Sequence[str] = (), vectors: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.name, self.layout, self.source, self._new = name, layout, source, hints.new
+        self.name, self.layout, self.source, self._wanted = name, layout, source, wanted
         names = [*(column.name for column in columns), *hidden]
         keys = sorted((c for c in columns if c.key is not None), key=lambda each: each.key or 0)
         usual = [column.name for column in keys] or [name for name in names if name == "id"]
-        wanted = hints.id_column
-        self.new_ids: bool = bool(vectors) and hints.wants_new_ids
+        id_column = wanted.id_column
+        self.new_ids: bool = bool(vectors) and wanted.wants_new_ids
         self.key: Sequence[str] = usual or (hidden if vectors else ())
-        if wanted is not None:
-            self.key = [each for each in names if each == wanted and not self.new_ids]
+        if id_column is not None:
+            self.key = [each for each in names if each == id_column and not self.new_ids]
         if not (self.key or self.new_ids):
-            lack = "no primary key" if wanted is None else f"no column {wanted!r}"
+            lack = "no primary key" if id_column is None else f"no column {id_column!r}"
             able = ", ".join([*names, "none for new ids"] if vectors else names)
             raise ConfigError(
                 f"{name!r} has {lack} by which the same import finds its rows again; name a "
@@ -159,30 +159,20 @@ class TextTable(SqlTable):
 
     @cached_property
     def schema(self) -> Schema:
-        new, columns = self._new, {column.name: column for column in self.columns}
-        texts = [*new.text, *([] if new.embed is None else [new.embed])]
-        for option, names in (("--text", new.text), ("--index", new.index), ("--embed", texts)):
-            for name in set(names) - columns.keys():
-                raise ConfigError(
-                    f"{option} {name}: {self.name!r} has no such column; the columns: "
-                    f"{', '.join(columns):.500}", key=option,
-                )  # fmt: skip
+        wanted = self._wanted
         fields: dict[str, Field | None] = {}
-        for name, column in columns.items():
-            field = column.field or column.may_be
+        for column in self.columns:
+            name, field = column.name, column.field or column.may_be
             if name != free_name(name, ("id", "payload", USUAL_VECTORS[0])):
                 continue
-            if name in texts and (field is None or field.kind != "text"):
+            if name in wanted.texts and (field is None or field.kind != "text"):
                 field = Field("text")
             if field is not None and column.is_indexed:
                 fields[name] = Field(field.kind, index="btree")
-            elif name in (*texts, *new.index):
+            elif name in (*wanted.texts, *wanted.index):
                 fields[name] = field
         kept, _ = fields_of(fields, USUAL_VECTORS[0])
-        schema = Schema(
-            0, metric=new.metric or "cosine", model=new.model, fields=kept, embed=new.embed_of(kept)
-        )
-        return with_indexes(schema, new.text, new.index)
+        return Schema(0, fields=kept, embed=wanted.embed_of(kept))
 
     def offered(self, rows: int, database: str) -> ForeignTable:
         """Return the table to import, for the reader of the database of this name."""
@@ -205,7 +195,7 @@ class SqliteTable(TextTable):
     Sets the ``text_factory`` of the connection: a text that is not UTF-8 rejects its own row only.
     """
 
-    def __init__(self, db: Any, name: str, hints: Hints) -> None:
+    def __init__(self, db: Any, name: str, wanted: Wanted) -> None:
         db.text_factory = as_text
         self._db = db
         listed = db.execute(
@@ -227,7 +217,7 @@ class SqliteTable(TextTable):
         hidden = () if listed[0] == "view" or listed[1] else ("rowid",)
         super().__init__(
             "query" if is_query else name, "query" if is_query else listed[0], quoted(name),
-            columns, hints, hidden,
+            columns, wanted, hidden,
         )  # fmt: skip
         if db.in_transaction:
             db.execute("COMMIT")

@@ -85,8 +85,8 @@ class SqliteSource(SqlSource):
 
     def open(self, place: str) -> None:
         path = self._path = Path(place)
-        if self._hints.dtype not in (None, *_DTYPES):
-            raise ConfigError(f"there is no dtype {self._hints.dtype!r}; {_TYPES}", key="--dtype")
+        if self._wanted.dtype not in (None, *_DTYPES):
+            raise ConfigError(f"there is no dtype {self._wanted.dtype!r}; {_TYPES}", key="--dtype")
         header = read_header(path)
         if header is not None and header.application_id == APPLICATION_ID:
             raise ConfigError(
@@ -101,8 +101,8 @@ class SqliteSource(SqlSource):
             self._db = connect_read_only(path, _BUSY_SECONDS, _read)
             # Text that is not UTF-8 rejects its own row only.
             self._db.text_factory = as_text
-            if self._hints.query is not None:  # a view takes one statement, which only reads
-                self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {self._hints.query}")
+            if self._wanted.query is not None:  # a view takes one statement, which only reads
+                self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {self._wanted.query}")
             # One snapshot of the file, even if others write during the import.
             self._db.execute("BEGIN")
             listed = self._db.execute(
@@ -121,11 +121,11 @@ class SqliteSource(SqlSource):
             self._named = {**self._collections(), **self._collections_of_llm()}
 
     def of_texts(self) -> tuple[TextTable, str] | None:
-        name = QUERY if self._hints.query is not None else self._hints.table or ""
+        name = QUERY if self._wanted.query is not None else self._wanted.origin or ""
         plain = {QUERY, *self._kinds} - self._vec0.keys() - self._named.keys()
-        if name not in plain or not self._hints.of_texts:
+        if name not in plain or not self._wanted.is_of_texts:
             return None
-        return SqliteTable(self._db, name, self._hints), self._path.name
+        return SqliteTable(self._db, name, self._wanted), self._path.name
 
     def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
         with closing(self._db.execute(select)) as cursor:
@@ -139,7 +139,7 @@ class SqliteSource(SqlSource):
 
     def names(self) -> Iterable[str]:
         """Return the named table; without a name, all collections or the only vec0 table."""
-        wanted, named = self._hints.table, self._named
+        wanted, named = self._wanted.origin, self._named
         if wanted in named or wanted in self._kinds:
             return [str(wanted)]
         if wanted is not None:
@@ -181,7 +181,7 @@ class SqliteSource(SqlSource):
             for column in columns
         ]  # fmt: skip
         hidden = ["rowid"] if name in self._has_rowid or source.startswith("(") else []
-        table = SqlTable(name, layout, source, columns, self._hints, hidden, names)
+        table = SqlTable(name, layout, source, columns, self._wanted, hidden, names)
         rows = self.count(quoted(f"{vec0}_rowids") if vec0 else source)
         return table.collected(vectors, rows, hidden[0] if hidden else "NULL", model)
 
@@ -280,7 +280,7 @@ class SqliteSource(SqlSource):
 
     def _blobs_named(self, table: str) -> tuple[Vectors, str]:
         """Return the column of vectors that the user names, and its type."""
-        vector, dtype = self._hints.vector_column, self._hints.dtype
+        vector, dtype = self._wanted.vector_column, self._wanted.dtype
         columns = [column.name for column, _ in columns_of(self._db, table)]
         if vector not in columns or dtype is None:
             raise ConfigError(
