@@ -11,12 +11,12 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 from pyarrow import fs
 
-from aiovec.backend import redacted
+from aiovec.backend import installed, redacted
 from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .files import reading
-from .sources import kind_in, source_names
+from .sources import GROUP, kind_in
 
 _MAGIC = re.compile(r"[*?[]")
 
@@ -47,7 +47,7 @@ def file_system_of(url: str) -> tuple[fs.FileSystem, str]:
         scheme = url.partition("://")[0]
         raise ConfigError(
             f"{redacted(url)}: import does not read {scheme}:// addresses; it reads files, also at "
-            f"s3:// and gs://, and the stores {', '.join(source_names())}. Download the file, or "
+            f"s3:// and gs://, and the stores {', '.join(installed(GROUP))}. Download the file, or "
             "export the table as CSV or Parquet"
         ) from exc
     return place, path

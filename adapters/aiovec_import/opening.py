@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from aiovec.backend import Schema, redacted
+from aiovec.backend import Schema, installed, redacted
 from aiovec.backend.files import schema_in
 from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
@@ -37,6 +37,7 @@ from .folders import KINDS, documents_in, in_words
 from .globs import file_system_of
 from .jsonlines import JsonLines
 from .sources import (
+    GROUP,
     Chunk,
     ForeignTable,
     Reader,
@@ -45,7 +46,6 @@ from .sources import (
     named_source,
     refuse,
     source_for,
-    source_names,
 )
 
 
@@ -209,7 +209,7 @@ def _unknown(path: Path) -> str:
     left_out = documents_in(Wanted(sources=[str(path)])).left_out
     return (
         f"{path} has no documents ({KINDS}), and is not a store of a kind that import knows: "
-        f"{', '.join(source_names())}" + (f"; it has {in_words(left_out)}" if left_out else "")
+        f"{', '.join(installed(GROUP))}" + (f"; it has {in_words(left_out)}" if left_out else "")
     )
 
 

@@ -6,24 +6,22 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiovec import Schema, VectorStore
 from aiovec._internals import StoreInternals
-from aiovec.backend import needs_arrow, redacted
+from aiovec.backend import redacted
 from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
 from .files import names_format, path_and_table
 from .loading import Load
+from .opening import Opener
 from .sources import NO_LIST, Chunk, ForeignTable, Reader, Wanted, named_source
-from .stores.queue import connected, translated
+from .stores.queue import AppDatabase
 from .stores.sql import QUERY, SqliteTable
-
-if TYPE_CHECKING:
-    from .texts import TextImport
+from .texts import TextImport
 
 # With one of these, the rest of a URL may be of a password that has a "#".
 _NO_TABLE = re.compile(r"[@:/?=&]")
@@ -72,8 +70,9 @@ class Rows:
 
     def opened(self) -> TextImport:
         """Open the source for an import of all its rows."""
+        reader: Reader
         if not self._is_sqlite():
-            reader = _needing_arrow("opening").Opener(self.wanted).open(self.copy or self.source)
+            reader = Opener(self.wanted).open(self.copy or self.source)
         elif StoreInternals(self.store).owns(self.path.resolve()):
             raise ConfigError(f"{self.path} is this store itself; name a table of another database")
         else:
@@ -92,16 +91,7 @@ class Rows:
 
     def job(self, reader: Any, rows: ForeignTable) -> TextImport:
         load = Load(rows, self.wanted.table or rows.name)
-        job: TextImport = _needing_arrow("texts").TextImport(self.wanted, reader, [load], NO_LIST)
-        return job
-
-
-def _needing_arrow(name: str) -> Any:
-    """Import a module that reads rows, which needs pyarrow; following a folder does not."""
-    try:
-        return import_module(f"aiovec_import.{name}")
-    except ImportError as exc:
-        raise needs_arrow(exc) or exc from exc
+        return TextImport(self.wanted, reader, [load], NO_LIST)
 
 
 class SqliteRows(Reader):
@@ -116,26 +106,26 @@ class SqliteRows(Reader):
         if name is None:
             raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")
         self.name: str = str(path)
-        self._db, self._path = connected(path), path
+        self._app = AppDatabase(path)
         try:
-            with translated(path):
+            with self._app.reading():
                 # A view contains a single statement, which can only read.
                 if wanted.query is not None:
-                    self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {wanted.query}")
-                self._db.execute("BEGIN")
-                self._table = SqliteTable(self._db, name, wanted)
+                    self._app.db.execute(f"CREATE TEMP VIEW {QUERY} AS {wanted.query}")
+                self._app.db.execute("BEGIN")
+                self._table = SqliteTable(self._app.db, name, wanted)
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def tables(self) -> list[ForeignTable]:
-        with translated(self._path):
-            return [self._table.foreign(self._path.name)]
+        with self._app.reading():
+            return [self._table.foreign(self._app.path.name)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        with translated(self._path):
+        with self._app.reading():
             for rows in self._table.rows(size):
                 yield self._table.chunk(rows, schema)
 
     def close(self) -> None:
-        self._db.close()
+        self._app.close()

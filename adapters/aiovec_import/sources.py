@@ -329,11 +329,6 @@ def kind_in(text: str) -> str:
     return kind if colon and kind in installed(GROUP) else ""
 
 
-def source_names() -> list[str]:
-    """Return the names of the installed kinds."""
-    return list(installed(GROUP))
-
-
 def _kind(name: str) -> type[Source]:
     """Return an installed kind of sources."""
     entry_point = installed(GROUP)[name]

@@ -23,11 +23,7 @@ from .stores.queue import (
     Mark,
     Queue,
     Versions,
-    connected,
     lock_of,
-    removals,
-    translated,
-    versions_of,
 )
 from .stores.sql import SqliteTable, id_of
 from .syncing import Change, Item, Seen, SyncImport
@@ -62,7 +58,7 @@ class TableFeed(SourceFeed):
         # Only one thread at a time may use the connection.
         self._turns = asyncio.Semaphore(1)
         self._alone = partial(in_thread, limit=self._turns)
-        self._db: Any = None
+        self._queue: Any = None
         # The versions of the database when it was opened, and at the last step.
         self._versions = self._stepped = _NEVER
         # The mark in the store, as text and parsed, and the current mark; None if there is none
@@ -107,12 +103,13 @@ class TableFeed(SourceFeed):
 
     def _open(self) -> Versions:
         """Open the database, replacing the open connection."""
-        db, name = connected(self._path), str(self._wanted.origin)
+        name = str(self._wanted.origin)
+        queue = Queue(self._path, name)
         try:
             # Read before the columns, so that a later change of the columns is noticed.
-            versions = versions_of(db, self._path)
-            with translated(self._path):
-                table = SqliteTable(db, name, self._wanted)
+            versions = queue.versions()
+            with queue.reading():
+                table = SqliteTable(queue.db, name, self._wanted)
                 offered = table.foreign(self._path.name)
             if table.key == ["rowid"]:
                 raise ConfigError(
@@ -120,13 +117,13 @@ class TableFeed(SourceFeed):
                     "name a column whose values are unique as the id column",
                     key="id_column",
                 )
-            removals(db, self._path, name)  # the app may have a table of the queue's name
-            queue = Queue(db, self._path, name, table.key)
+            queue.keys = table.key
+            queue.removals()  # the app may have a table of the queue's name
         except BaseException:
-            db.close()
+            queue.close()
             raise
         self._close()
-        self._db, self._table, self._offered, self._queue = db, table, offered, queue
+        self._queue, self._table, self._offered = queue, table, offered
         return versions
 
     async def _ask(self, method: Callable[..., _T], *args: object) -> _T:
@@ -337,8 +334,8 @@ class TableFeed(SourceFeed):
         await super().close()
 
     def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
+        if self._queue is not None:
+            self._queue.close()
 
 
 def _name_of(key: Key) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiovec import VectorStore
+from aiovec.backend import needs_arrow
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
@@ -21,12 +22,12 @@ from .folder_feed import FolderFeed, State, state_of
 from .folders import documents_of
 from .loading import create
 from .locks import FileLock
-from .rows import Rows
 from .sources import Wanted, legal_table_name
-from .stores.queue import lock_of, removed
+from .stores.queue import Queue, lock_of
 from .table_feed import TableFeed
 
 if TYPE_CHECKING:
+    from .rows import Rows
     from .texts import TextImport
 
 # Seconds for which a file of rows must be unchanged before it is read.
@@ -37,7 +38,7 @@ async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFe
     """Return the feed of a source, for this store."""
     feed: SourceFeed | None = await in_thread(_documents, store, wanted, every)
     if feed is None:
-        rows = Rows(store, await _completed(store, wanted))
+        rows = await in_thread(_rows, store, await _completed(store, wanted))
         job = await in_thread(rows.opened)  # raises what is wrong with the source
         await in_thread(job.source.close)
         has_queue = job.load.source.layout == "table" and await in_thread(rows.is_writable)
@@ -56,6 +57,15 @@ def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed |
         return None
     is_folder = os.path.isdir(os.path.expanduser(wanted.sources[0]))
     return FolderFeed(store, wanted, every, "" if is_folder else "".join(found.files))
+
+
+def _rows(store: VectorStore, wanted: Wanted) -> Rows:
+    """Return a source of rows, whose readers need pyarrow; following a folder does not."""
+    try:
+        from .rows import Rows
+    except ImportError as exc:
+        raise needs_arrow(exc) or exc from exc
+    return Rows(store, wanted)
 
 
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
@@ -82,12 +92,15 @@ def stop_watching(source: str, dry_run: bool) -> list[str]:
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
-    if dry_run:
-        return removed(path, table, dry_run=True)
-    if (lock := FileLock.take(lock_of(path, table))) is None:
-        raise ConfigError(f"{source} is watched by a process now, which would recreate the queue")
-    with closing(lock):
-        return removed(path, table, dry_run=False)
+    with closing(Queue(path, table)) as queue:
+        if dry_run:
+            return queue.removals()
+        if (lock := FileLock.take(lock_of(path, table))) is None:
+            raise ConfigError(
+                f"{source} is watched by a process now, which would recreate the queue"
+            )
+        with closing(lock):
+            return queue.remove()
 
 
 class ComparedFeed(SourceFeed):

@@ -1,8 +1,8 @@
 """The queue of changed rows' keys, which triggers write in an app's own SQLite database.
 
-Only ``Queue.set_up`` and ``removed`` write to it: transactions of the app that read and then write
-would fail if there were a second writer. This module uses Python's ``sqlite3``, as the app does.
-Two SQLite libraries in one process would not see each other's locks, and each would drop the
+Only ``Queue.set_up`` and ``Queue.remove`` write to it: transactions of the app that read and then
+write would fail if there were a second writer. This module uses Python's ``sqlite3``, as the app
+does. Two SQLite libraries in one process would not see each other's locks, and each would drop the
 other's when it closes the file.
 """
 
@@ -12,8 +12,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from secrets import randbits
@@ -54,29 +55,61 @@ class Versions(NamedTuple):
         return self[1:3] == before[1:3] and not is_copied
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """Return a connection of Python's own SQLite to an existing file, for any thread.
+class AppDatabase:
+    """An app's database, opened by Python's own SQLite for any thread. ``db`` is the connection.
 
     It is opened for writing if permitted, so that SQLite rolls back a transaction that a killed app
     left.
     """
-    with translated(path):
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self.reading():
+            self.db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Raise an AiovecError for each error of Python's SQLite."""
-    try:
-        yield
-    except sqlite3.Error as exc:
-        raise AiovecError(f"{path}: {exc}") from exc
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise an AiovecError for each error of SQLite."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise AiovecError(f"{self.path}: {exc}") from exc
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run a statement, and return its rows."""
+        with self.reading():
+            return self.db.execute(statement, values).fetchall()
+
+    @contextmanager
+    def snapshot(self, begin: str = "BEGIN") -> Iterator[None]:
+        """Run statements in one transaction."""
+        with self.reading():
+            self.db.execute(begin)
+            try:
+                yield
+                self.db.execute("COMMIT")
+            finally:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+
+    def versions(self) -> Versions:
+        """Return the versions of the database."""
+        ((commits,),) = self.run("PRAGMA main.data_version")
+        ((schema,),) = self.run("PRAGMA main.schema_version")
+        try:
+            status = os.stat(self.path)
+        except OSError as exc:
+            raise AiovecError(f"{self.path} cannot be read: {exc.strerror or exc}") from exc
+        return Versions(commits, schema, status.st_ino, status.st_mtime_ns)
+
+    def close(self) -> None:
+        self.db.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,27 +147,32 @@ class Mark:
             return None
 
 
-class Queue:
+class Queue(AppDatabase):
     """The queue of one table: an entry for each change, in the order of the commits.
 
     The queue's own number is the key of entry 0. It changes when the queue is created again or
-    emptied. All methods block.
+    emptied. ``keys`` are the columns of the table's key. All methods block.
     """
 
-    def __init__(
-        self, db: sqlite3.Connection, path: Path, table: str, keys: Sequence[str] = ()
-    ) -> None:
-        self._db, self._path, self._keys = db, path, [*map(quoted, keys)]
-        found = self._row(
-            "SELECT name FROM main.sqlite_master WHERE name = ? COLLATE NOCASE", (table,)
-        )
-        self.table = table if found is None else str(found[0])
-        self._queue = quoted(_name(self.table))
-        self._columns = ", ".join(f"k{number}" for number in range(len(keys)))
+    def __init__(self, path: Path, table: str) -> None:
+        super().__init__(path)
+        self.keys: Sequence[str] = ()
+        self._named = table
 
-    def _row(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        with translated(self._path):
-            return self._db.execute(statement, values).fetchone()
+    @cached_property
+    def table(self) -> str:
+        """The table's name as the database spells it."""
+        named = "SELECT name FROM main.sqlite_master WHERE name = ? COLLATE NOCASE"
+        rows = self.run(named, (self._named,))
+        return str(rows[0][0]) if rows else self._named
+
+    @cached_property
+    def _queue(self) -> str:
+        return quoted(_name(self.table))
+
+    @property
+    def _columns(self) -> str:
+        return ", ".join(f"k{number}" for number in range(len(self.keys)))
 
     # Set-up
 
@@ -143,7 +181,8 @@ class Queue:
 
         A function in a trigger makes bulk writes a fifth slower, even if the trigger does not fire.
         """
-        changed = " OR ".join(f"old.{key} COLLATE BINARY IS NOT new.{key}" for key in self._keys)
+        own = [*map(quoted, self.keys)]
+        changed = " OR ".join(f"old.{key} COLLATE BINARY IS NOT new.{key}" for key in own)
         made = {}
         for name, event, row, when in (
             ("insert", "INSERT", "new", ""),
@@ -151,7 +190,7 @@ class Queue:
             ("key", "UPDATE", "old", f" WHEN {changed}"),
             ("delete", "DELETE", "old", ""),
         ):
-            keys = ", ".join(f"{row}.{key}" for key in self._keys)
+            keys = ", ".join(f"{row}.{key}" for key in own)
             made[name] = (
                 f"AFTER {event} ON {quoted(self.table)}{when} BEGIN "
                 f"INSERT INTO {self._queue} ({self._columns}) VALUES ({keys}); END"
@@ -172,11 +211,40 @@ class Queue:
     def statements(self) -> list[str]:
         """Return the statements that create the queue and its triggers again."""
         return [
-            *removals(self._db, self._path, self.table),
+            *self.removals(),
             f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {self._columns})",
             f"INSERT INTO {self._queue} (seq, k0) VALUES (0, {randbits(48)})",
             *self._triggers().values(),
         ]
+
+    def removals(self) -> list[str]:
+        """Return the statements that remove what exists of the triggers and the queue.
+
+        ConfigError if the app has a table of the queue's name.
+        """
+        name = _name(self.table)
+        columns = self.run("SELECT name FROM pragma_table_info(?, 'main')", (name,))
+        # Triggers may belong to another table if theirs was renamed. Older queues had "done".
+        triggers = self.run(
+            "SELECT name FROM main.sqlite_master WHERE type = 'trigger' "
+            f"AND name IN ({', '.join('?' * len(_EVENTS))}) COLLATE NOCASE ORDER BY rowid",
+            [_name(self.table, event) for event in _EVENTS],
+        )
+        if columns and (columns[0][0], columns[1][0][:1]) != ("seq", "k"):
+            raise ConfigError(
+                f"the database has another table {name!r}, and the queue of {self.table!r} needs "
+                "this name; rename it to watch",
+                key="source",
+            )
+        drops = [f"DROP TRIGGER {quoted(trigger)}" for (trigger,) in triggers]
+        return [*drops, f"DROP TABLE {self._queue}"] if columns else drops
+
+    def remove(self) -> list[str]:
+        """Remove the queue and the triggers; return the statements that did it."""
+        with self.snapshot("BEGIN IMMEDIATE"):
+            for statement in (statements := self.removals()):
+                self.db.execute(statement)
+        return statements
 
     def set_up(self, statements: Sequence[str], before: Versions) -> Versions | None:
         """Create the queue and its triggers; return the versions of the database afterwards.
@@ -188,23 +256,22 @@ class Queue:
             if not self.versions().is_same_file(before):
                 return None
             for statement in statements:
-                self._db.execute(statement)
+                self.db.execute(statement)
             return self.versions()
 
     def number(self) -> int | None:
         """Return the queue's own number; None if the queue or a trigger is missing or changed."""
-        with translated(self._path):
-            found = dict(
-                self._db.execute(
-                    "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
-                    "AND tbl_name IN (?, ?) COLLATE NOCASE",
-                    (self.table, _name(self.table)),
-                )
+        existing = dict(
+            self.run(
+                "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
+                "AND tbl_name IN (?, ?) COLLATE NOCASE",
+                (self.table, _name(self.table)),
             )
-        if any(found.get(name) != sql for name, sql in self._triggers().items()):
+        )
+        if any(existing.get(name) != sql for name, sql in self._triggers().items()):
             return None
-        number = self._row(f"SELECT k0 FROM {self._queue} WHERE seq = 0")
-        return None if number is None else int(number[0])
+        numbers = self.run(f"SELECT k0 FROM {self._queue} WHERE seq = 0")
+        return int(numbers[0][0]) if numbers else None
 
     # Reading
 
@@ -212,7 +279,7 @@ class Queue:
         """Return whether this is the queue of the mark, and has all changes since."""
         if self.number() != mark.queue:
             return False
-        (first,) = self._row(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
+        ((first,),) = self.run(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
         oldest, seen = first or 1, {int(seq): digest for seq, digest in mark.seen.items()}
         newest = max(seen, default=0)
         if not oldest - 1 <= mark.applied <= newest <= self.last() or (seen and newest < oldest):
@@ -227,15 +294,13 @@ class Queue:
 
     def _digests(self, entries: Iterable[int]) -> dict[int, str]:
         listed = ", ".join(map(str, entries))
-        with translated(self._path):
-            rows = self._db.execute(f"SELECT * FROM {self._queue} WHERE seq IN ({listed})")
-            return {
-                seq: blake2b(repr(key).encode(), digest_size=6).hexdigest() for seq, *key in rows
-            }
+        rows = self.run(f"SELECT * FROM {self._queue} WHERE seq IN ({listed})")
+        return {seq: blake2b(repr(key).encode(), digest_size=6).hexdigest() for seq, *key in rows}
 
     def last(self) -> int:
         """Return the number of the newest committed entry; 0 if there is none."""
-        return int(self._row(f"SELECT max(seq) FROM {self._queue}")[0])
+        ((last,),) = self.run(f"SELECT max(seq) FROM {self._queue}")
+        return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Return the distinct keys of the next entries, and the number of the last entry."""
@@ -243,23 +308,20 @@ class Queue:
 
     def copy_keys(self) -> None:
         """Copy the keys of all rows into a temporary file, for ``copied``."""
-        with translated(self._path):
-            self._db.execute(f"DROP TABLE IF EXISTS {_COPY}")
-            self._db.execute(f"CREATE TABLE {_COPY} (seq INTEGER PRIMARY KEY, {self._columns})")
-            self._db.execute(
-                f"INSERT INTO {_COPY} ({self._columns}) "
-                f"SELECT {', '.join(self._keys)} FROM main.{quoted(self.table)}"
-            )
+        keys = ", ".join(map(quoted, self.keys))
+        self.run(f"DROP TABLE IF EXISTS {_COPY}")
+        self.run(f"CREATE TABLE {_COPY} (seq INTEGER PRIMARY KEY, {self._columns})")
+        self.run(
+            f"INSERT INTO {_COPY} ({self._columns}) SELECT {keys} FROM main.{quoted(self.table)}"
+        )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Return the next copied keys, and the position of the last one."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
-        with translated(self._path):
-            rows = self._db.execute(
-                f"SELECT * FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-            ).fetchall()
+        statement = f"SELECT * FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows = self.run(statement, (after, limit))
         return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
@@ -272,70 +334,6 @@ class Queue:
         if until is not None and until > last:
             raise LookupError(until)
         return max(0, (until or last) - mark.applied) if suits else None
-
-    def versions(self) -> Versions:
-        """Return the versions of the database."""
-        return versions_of(self._db, self._path)
-
-    @contextmanager
-    def snapshot(self, begin: str = "BEGIN") -> Iterator[None]:
-        """Run statements in one transaction."""
-        with translated(self._path):
-            self._db.execute(begin)
-            try:
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-
-def versions_of(db: sqlite3.Connection, path: Path) -> Versions:
-    """Return the versions of an open database."""
-    with translated(path):
-        (commits,) = db.execute("PRAGMA main.data_version").fetchone()
-        (schema,) = db.execute("PRAGMA main.schema_version").fetchone()
-    try:
-        status = os.stat(path)
-    except OSError as exc:
-        raise AiovecError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    return Versions(commits, schema, status.st_ino, status.st_mtime_ns)
-
-
-def removals(db: sqlite3.Connection, path: Path, table: str) -> list[str]:
-    """Return the statements that remove what exists of a table's triggers and queue.
-
-    ConfigError if the app has a table of the queue's name.
-    """
-    with translated(path):
-        columns = db.execute("SELECT name FROM pragma_table_info(?, 'main')", (_name(table),))
-        names = [name for (name,) in columns]
-        # Triggers may belong to another table if theirs was renamed. Older queues had "done".
-        triggers = db.execute(
-            "SELECT name FROM main.sqlite_master WHERE type = 'trigger' "
-            f"AND name IN ({', '.join('?' * len(_EVENTS))}) COLLATE NOCASE ORDER BY rowid",
-            [_name(table, event) for event in _EVENTS],
-        ).fetchall()
-    if names and (names[0], names[1][:1]) != ("seq", "k"):
-        raise ConfigError(
-            f"the database has another table {_name(table)!r}, and the queue of {table!r} "
-            "needs this name; rename it to watch",
-            key="source",
-        )
-    found = [f"DROP TRIGGER {quoted(name)}" for (name,) in triggers]
-    return [*found, f"DROP TABLE {quoted(_name(table))}"] if names else found
-
-
-def removed(path: Path, table: str, *, dry_run: bool) -> list[str]:
-    """Remove the queue and the triggers of a table; return the statements that do it."""
-    with closing(connected(path)) as db:
-        queue = Queue(db, path, table)
-        if dry_run:
-            return removals(db, path, queue.table)
-        with queue.snapshot("BEGIN IMMEDIATE"):
-            for statement in (statements := removals(db, path, queue.table)):
-                db.execute(statement)
-    return statements
 
 
 def lock_of(path: Path, table: str) -> str:
