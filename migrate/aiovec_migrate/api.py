@@ -26,13 +26,11 @@ from .places import (
     OpenPlace,
     config_file,
     configured,
-    free_room,
     locate,
     open_place,
     unopened,
-    unwritable,
 )
-from .planning import Plan, count_removed, other_vectors
+from .planning import Plan, count_removed, look_at_disk, other_vectors
 from .tables import OpenTable
 from .toml import TomlFile
 from .work import Limits, Step, Work, no_step, run_of
@@ -52,11 +50,10 @@ async def plan(
         ends = await session.ends(source, target)
         if await in_thread(ends[0].same_as, ends[1]):
             return Plan(str(ends[0]), str(ends[1]), problems=[_same_store(ends[0])])
-        work = await session.work(ends, options, embedder, from_field)
-        migration = Migration(work, session.toml)
+        migration = await session.migration(ends, options, embedder, from_field)
         result = await migration.look()
-        await count_removed(work, result)
-        await in_thread(_look_at_disk, ends[1], result)
+        await count_removed(migration.work, result)
+        await in_thread(look_at_disk, ends[1], result)
         return result
 
 
@@ -93,14 +90,13 @@ async def run(
             return Report(str(ends[0]), str(ends[1]), switched=True)
         stores = [await in_thread(unopened, place) for place in ends]
         await session.stack.enter_async_context(migrator_lock(*stores))
-        work = await session.work(ends, options, embedder, from_field, listener, _step)
-        migration = Migration(work, session.toml)
+        migration = await session.migration(ends, options, embedder, from_field, listener, _step)
         result = await migration.look()
-        if work.target.missing and not result.has_moved:
-            await in_thread(_look_at_disk, ends[1], result)
+        if migration.work.target.missing and not result.has_moved:
+            await in_thread(look_at_disk, ends[1], result)
             result.check()
             # Opening the target creates it, so open it only now.
-            work.target = await open_place(session.stack, ends[1], make=True)
+            migration.work.target = await open_place(session.stack, ends[1], make=True)
         return await migration.run(result)
 
 
@@ -149,8 +145,7 @@ async def status(
 ) -> Status | None:
     """Return the migration of these stores, or of the stores that the TOML configures, if any."""
     async with _session(config) as session:
-        found = await session.pair(source, target)
-        if found is None:
+        if (found := await session.pair(source, target)) is None:
             return None
         pair, mark = found
         marks = await marks_of(*pair, mark.run)
@@ -217,8 +212,7 @@ async def abort(
     configures, name them.
     """
     async with _session(config) as session:
-        found = await session.pair(source, target)
-        if found is None:
+        if (found := await session.pair(source, target)) is None:
             raise MigrationError("no migration is open: neither store has a mark of one")
         pair, mark = found
         async with migrator_lock(*pair):
@@ -277,7 +271,7 @@ class _Session:
         _check_exists(place)
         return place
 
-    async def work(
+    async def migration(
         self,
         ends: Sequence[Place],
         options: Options | None,
@@ -285,11 +279,13 @@ class _Session:
         from_field: str,
         listener: Listener = unheard,
         step: Step = no_step,
-    ) -> Work:
-        """Open both stores, the target only if it exists."""
+    ) -> Migration:
+        """Open both stores of a run, the target only if it exists."""
         transform = await self.transform(embedder, from_field)
         source, target = await self.existing(ends[0]), await self.opened(ends[1])
-        return Work(source, target, options or Options(), Limits(), listener, step, transform)
+        options = options or Options()
+        work = Work(source, target, options, Limits(), listener, step, transform)
+        return Migration(work, self.toml)
 
     async def transform(self, embedder: str, field: str) -> Reembedding | None:
         """Return the object that computes new vectors, or None if no embedder is named."""
@@ -381,12 +377,6 @@ async def _check_arrived(session: _Session, place: OpenPlace, located: Place) ->
     raise MigrationError(f"the TOML file names {located} already, but {why}; {cure}")
 
 
-def _look_at_disk(target: Place, plan: Plan) -> None:
-    if reason := unwritable(target):
-        plan.problems.append(f"the target cannot be written: {reason}")
-    plan.look_at_room(free_room(target))
-
-
 async def _counts(place: OpenPlace) -> dict[str, int]:
     """Return the rows of each table; nothing for a store that is missing."""
     if place.missing:
@@ -417,10 +407,10 @@ async def _compared(
         listener(Event("phase", "verifying", name))
         lacking = "source" if name not in names[0] else "target" if name not in names[1] else ""
         if lacking:
-            text = f"the table does not exist in the {lacking}"
-            reports.append(TableReport(name, problem=text))
-            continue
-        reports.append(await _compared_table(source, target, name, is_copy, listener))
+            report = TableReport(name, problem=f"the table does not exist in the {lacking}")
+        else:
+            report = await _compared_table(source, target, name, is_copy, listener)
+        reports.append(report)
     return Report(str(source), str(target), tuple(reports), in_use=in_use)
 
 

@@ -86,15 +86,12 @@ def _names(tables: list[str] | None) -> tuple[str, ...] | None:
 
 
 def _options(
-    target: str | None, tables: list[str] | None, switch: bool, pause_limit: float
+    target: str | None, tables: list[str] | None, switch: bool, pause_limit: float = 5.0
 ) -> Options:
     if target is None:
         raise typer.BadParameter("name the target store", param_hint="--to")
     if switch and tables:
-        raise typer.BadParameter(
-            "--switch moves all tables, because an app uses one backend for all of them; leave out "
-            "--table or --switch"
-        )
+        raise typer.BadParameter("--switch moves all tables; leave out --table or --switch")
     return Options(_names(tables), switch, pause_limit)
 
 
@@ -158,7 +155,7 @@ async def plan_(
     from . import api
 
     plan = await api.plan(
-        source, target, config=call.config, options=_options(target, table, switch, 5.0),
+        source, target, config=call.config, options=_options(target, table, switch),
         embedder=embedder, from_field=from_field,
     )  # fmt: skip
     return Shown(plan.to_dict(), plan.lines(), error=None if plan.ok else typer.Exit(1))
@@ -238,9 +235,8 @@ async def verify_(
     end = "every row is equal" if report.equal else "NOT EQUAL"
     if report.in_use and not report.equal:
         end = f"{report.target} is in use and has newer writes; this is not a fault"
-    wrong = not (report.equal or report.in_use)
-    lines = [*report.lines(), end]
-    return Shown(report.to_dict(), lines, error=typer.Exit(1) if wrong else None)
+    error = None if report.equal or report.in_use else typer.Exit(1)
+    return Shown(report.to_dict(), [*report.lines(), end], error=error)
 
 
 @_command("abort", events=True)

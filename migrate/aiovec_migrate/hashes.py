@@ -149,17 +149,14 @@ def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 
-def _nulls(column: pa.Array) -> BoolArray | None:
-    if not column.null_count:
-        return None
+def _nulls(column: pa.Array) -> BoolArray:
     return cast("BoolArray", column.is_null().to_numpy(zero_copy_only=False))
 
 
 def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
     """Replace nulls by one number, whatever the buffer holds there."""
-    nulls = _nulls(column)
-    if nulls is not None:
-        values[nulls] = _key(seed, "null")
+    if column.null_count:
+        values[_nulls(column)] = _key(seed, "null")
     return values
 
 
@@ -197,7 +194,7 @@ def _text(column: pa.Array, seed: int) -> UInt64Array:
     if not pa.types.is_large_binary(column.type):
         column = column.cast(pa.large_utf8())
     hashes = np.full(len(column), _key(seed, "null"), dtype=np.uint64)
-    filled = np.flatnonzero(~_nulls(column)) if column.null_count else None  # type: ignore[operator]  # it has nulls
+    filled = np.flatnonzero(~_nulls(column)) if column.null_count else None
     texts = column if filled is None else column.take(pa.array(filled))
     hashed = _bytes_of(texts, seed)
     if filled is None:

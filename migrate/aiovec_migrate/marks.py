@@ -195,17 +195,12 @@ def of_another_run(store: str, mark: MoveMark) -> str:
 
 
 class State(Enum):
-    """The states between two runs, and within one."""
+    """How far apps have been switched from the source to the target."""
 
-    APART = auto()  # neither store has a mark of the run
-    COPIED = auto()  # the target is a copy that an earlier run without a switch made
-    LEFT = auto()  # the target's apps were switched to the source: a run leads back
-    FILLING = auto()  # only the target is marked: killed there, or the source was replaced
-    OPEN = auto()  # apps write to the source, or wait
+    STAYED = auto()  # apps use the source, or wait
     MOVED = auto()  # an app or the run still has to put the target into use
     SWITCHED = auto()  # apps use the target
     LOST = auto()  # apps are to use the target, but the store there is another one
-    OTHERS = auto()  # a store is part of another run
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +220,7 @@ class Marks:
 
     @property
     def has_moved(self) -> bool:
-        return self.state in (State.MOVED, State.SWITCHED, State.LOST)
+        return self.state is not State.STAYED
 
 
 async def marks_of(source: OpenPlace, target: OpenPlace, run: str) -> Marks:
@@ -242,21 +237,15 @@ async def marks_of(source: OpenPlace, target: OpenPlace, run: str) -> Marks:
     ):
         foreign.append(of_another_run("target", theirs))
         theirs = None
-    is_copy = records[1].run == run
-    resumes = is_copy
+    state = State.STAYED
+    resumes = is_copy = records[1].run == run
     if mine is not None and mine.left:
         lost = target.missing or not mine.leads_to(records[1])
         state = State.LOST if lost else State.MOVED
         if records[1].generation >= mine.generation:
             state = State.SWITCHED
     elif mine is not None:
-        state = State.OPEN
         resumes = is_copy or theirs is not None or not target.keeps_marks
-    elif foreign:
-        state = State.OTHERS
-    elif theirs is None:
-        state = State.COPIED if is_copy else State.APART
-    else:
-        state = State.LEFT if theirs.left else State.FILLING
+    elif theirs is not None and not foreign:
         resumes = is_copy or theirs.left or not source.keeps_marks
     return Marks(state, records, mine, theirs, resumes, tuple(foreign))

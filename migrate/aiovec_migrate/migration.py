@@ -1,6 +1,6 @@
 """A run from its first mark to its last, and its cancellation by ``abort``.
 
-The marks in the two stores are the run (``aiovec.backend.marks``, ``states``):
+The marks in the two stores are the run (``aiovec.backend.marks``):
 
 | source | target | writers |
 | --- | --- | --- |

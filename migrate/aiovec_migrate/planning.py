@@ -11,12 +11,13 @@ from typing import Any
 from aiovec.backend import IsNull, Ref, Schema
 from aiovec.backend.contract import Count
 from aiovec.backend.marks import MoveRecord
+from aiovec.backend.place import Place
 from aiovec.errors import AiovecError, MigrationError, TableNotFoundError
 
 from .compare import Comparison
 from .embedding import Reembedding
 from .marks import Marks
-from .places import OpenPlace
+from .places import OpenPlace, free_room, unwritable
 from .tables import AlteredError, OpenTable, looked, repeated
 from .work import Work
 
@@ -62,16 +63,6 @@ class Plan:
     @property
     def ok(self) -> bool:
         return not self.problems
-
-    def look_at_room(self, free: int | None) -> None:
-        """Keep the free bytes at the target, and whether they are too few."""
-        self.free = free
-        if free is not None and free < self.needed:
-            self.problems.append(
-                f"the target needs about {self.needed / 2**20:,.1f} MiB (the copy, as much again "
-                f"and a half for its scan file or compaction, and {_SPARE / 2**20:.0f} MiB for the "
-                f"next writes of the apps), and {free / 2**20:,.1f} MiB are free there"
-            )
 
     def check(self) -> None:
         """Raise MigrationError that names every problem, if there is one."""
@@ -124,6 +115,19 @@ async def look(work: Work, marks: Marks) -> Plan:
     await _look_at_tables(work, plan, marks.records[1])
     plan.needed = int(_SHARE * sum(table.bytes for table in plan.tables)) + _SPARE
     return plan
+
+
+def look_at_disk(target: Place, plan: Plan) -> None:
+    """Keep the free bytes at the target in the plan, and the problems of its disk. Blocks."""
+    if reason := unwritable(target):
+        plan.problems.append(f"the target cannot be written: {reason}")
+    plan.free = free = free_room(target)
+    if free is not None and free < plan.needed:
+        plan.problems.append(
+            f"the target needs about {plan.needed / 2**20:,.1f} MiB (the copy, as much again and a "
+            f"half for its scan file or compaction, and {_SPARE / 2**20:.0f} MiB for the next "
+            f"writes of the apps), and {free / 2**20:,.1f} MiB are free there"
+        )
 
 
 async def count_removed(work: Work, plan: Plan) -> None:

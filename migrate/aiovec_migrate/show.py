@@ -61,11 +61,8 @@ def line_of(event: Event) -> str:
         return one_line(f"warning: {event.text}")
     facts = ", ".join(part for part in (_facts(event), event.text) if part)
     done = " done" if event.kind == "table" else ""
-    return one_line(f"{_doing(event)}{done}{': ' if facts else ''}{facts}")
-
-
-def _doing(event: Event) -> str:
-    return event.phase if event.table is None else f"{event.phase} {event.table}"
+    doing = event.phase if event.table is None else f"{event.phase} {event.table}{done}"
+    return one_line(f"{doing}{': ' if facts else ''}{facts}")
 
 
 def _facts(event: Event) -> str:
