@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import random
-import re
 import socket
 import time
 import uuid
@@ -56,7 +55,6 @@ _PACE = 16 * 1024
 # batch of an export takes dozens of iterations of the event loop.
 _BUFFER = 512 * 1024
 _DONE = frozenset({200, 201, 204})
-_KEY = re.compile(r"[!-~]*")
 
 _T = TypeVar("_T")
 
@@ -385,7 +383,7 @@ def _socket(address: Any) -> socket.socket:
 def _key_of(settings: RemoteSettings) -> str:
     """Return the API key without a trailing line break, which a file may have added."""
     key = settings.api_key.strip()
-    if not _KEY.fullmatch(key):
+    if not (key.isascii() and key.isprintable()) or " " in key:
         words = "the API key of the remote backend must have only visible ASCII characters"
         raise ConfigError(words, key="retrieval.remote.api_key")
     return key

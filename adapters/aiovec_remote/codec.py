@@ -114,17 +114,10 @@ def found_rows(schema: Schema, columns: Columns, queries: int, rows: pa.Table) -
         if "_highlights" in names:
             marked = dict(zip(stored.ids, _json_of(rows["_highlights"]), strict=True))
             snippets = lambda ids, _: [marked[id] for id in ids]  # noqa: E731
-        ranks = _json_of(rows["_ranks"]) if "_ranks" in names else []
-        return Found(
-            stored,
-            rows["_distance"].to_pylist(),
-            rows["_score"].to_pylist(),
-            [
-                {name: Rank(rank["rank"], rank["score"]) for name, rank in places.items()}
-                for places in ranks
-            ],
-            snippets,
-        )
+        listed = _json_of(rows["_ranks"]) if "_ranks" in names else []
+        ranks = [{name: Rank(r["rank"], r["score"]) for name, r in of.items()} for of in listed]
+        distances, scores = rows["_distance"].to_pylist(), rows["_score"].to_pylist()
+        return Found(stored, distances, scores, ranks, snippets)
 
     if "_query" not in names:
         return [parsed(rows)]
