@@ -272,7 +272,7 @@ def _load(text: bytes | bytearray, name: str) -> Any:
     # In parts, because a regex search blocks all threads.
     starts = range(0, len(text), _SMALL)
     if any(huge.search(text, at, at + _SMALL + 8) for huge in _HUGE for at in starts):
-        _check_finite(value)
+        json.loads(text, parse_float=_check_finite, parse_int=str, strict=False)
     return value
 
 
@@ -315,14 +315,7 @@ def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
     json.loads(text, object_pairs_hook=refuse, parse_int=str, strict=False)
 
 
-def _check_finite(value: Any) -> None:
-    """Refuse a number too large for float64, which the parser would turn into infinity."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if type(item) is dict:
-            waiting += item.values()
-        elif type(item) is list:
-            waiting += item
-        elif type(item) is float and math.isinf(item):
-            raise RequestError(422, "the body has a number that is too large for float64")
+def _check_finite(number: str) -> None:
+    """Refuse a number too large for float64, which the parser turned into infinity."""
+    if math.isinf(float(number)):
+        raise RequestError(422, "the body has a number that is too large for float64")

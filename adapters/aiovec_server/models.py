@@ -31,9 +31,8 @@ _LIMIT, _WHERE = ("limit", "topK"), ("where", "filter")
 OLDER_NAMES = dict((_LIMIT, _WHERE))
 """Maps the current name of an argument to the one that older clients send."""
 
-_MOST_FIELDS, _MOST_BOOSTS = 2_000, 16
-"""Most fields of a new table, payload keys to remove, and boosts, each of which is checked in
-Python. A store allows fewer fields."""
+_MOST_REMOVED, _MOST_BOOSTS = 2_000, 16
+"""Most payload keys to remove, and boosts, each of which is checked in Python."""
 
 
 class Model(BaseModel):
@@ -176,17 +175,9 @@ class Counted(Model):
     rows: bool = Field(True, description="Count the rows; otherwise `rows` is null.")
 
 
-def _with_few_fields(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a schema with too many fields before checking each of them."""
-    fields = schema.get("fields")
-    if isinstance(fields, dict) and len(fields) > _MOST_FIELDS:
-        raise InvalidArgumentError("fields", fields, f"at most {_MOST_FIELDS:,} fields")
-    return schema
-
-
 class CreateTable(Model):
     table: str = Field(validation_alias="name", description="The table's name.")
-    schema_: Annotated[dict[str, Any], AfterValidator(_with_few_fields)] | None = _maybe(
+    schema_: dict[str, Any] | None = _maybe(
         "Its schema; by default rows of text of the configured length.", "schema"
     )
     exist_ok: bool = Field(False, description="Accept a table that has the same schema.")
@@ -299,7 +290,7 @@ class Delete(Filtered):
     ids: Ids | None = _maybe("The ids of the rows.")
 
 
-_Removed = Annotated[Texts, Field(max_length=_MOST_FIELDS)]
+_Removed = Annotated[Texts, Field(max_length=_MOST_REMOVED)]
 
 
 class Update(Delete):
@@ -444,6 +435,13 @@ class Problem(BaseModel):
     facts: dict[str, Any] = {}
 
 
+class Health(BaseModel):
+    status: str
+    backend: str
+    version: str
+    watching: list[dict[str, Any]] = []
+
+
 def _answer(name: str, /, **keys: Any) -> Any:
     """Return the model of an answer that has these keys."""
     fields: dict[str, Any] = {key: (kind, ...) for key, kind in keys.items()}
@@ -467,11 +465,6 @@ Existing = _answer("Existing", ids=list[str])
 FieldsInfo = _answer("FieldsInfo", fields=dict[str, dict[str, int]])
 Values = _answer("Values", values=list[CountedValue])  # type: ignore[valid-type]
 Ends = _answer("Ends", min=Any, max=Any)
-Health = create_model(
-    "Health",
-    __base__=_answer("Health", status=str, backend=str, version=str),
-    watching=(list[dict[str, Any]], []),
-)
 Ready = _answer("Ready", ready=bool)
 Store = _answer("Store", backend=str, version=str, abilities=list[str])
 Tables = _answer("Tables", tables=list[ListedTable])  # type: ignore[valid-type]
