@@ -226,7 +226,7 @@ FAULTS = [
     ),
     Fault(
         "a watch shows the password of its source", IMPORT + "rows.py",
-        'return redacted(self.source) if table is None else f"{redacted(table[1])}#{table[2]}"',
+        'return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"',
         "return self.source", "tests/watch/test_sources.py",
     ),
     Fault(
@@ -256,7 +256,7 @@ FAULTS = [
     ),
     Fault(
         "a comparison takes null for another value", MIGRATE + "hashes.py",
-        '        values[nulls] = _key(seed, "null")\n', "        pass\n",
+        '        values[_nulls(column)] = _key(seed, "null")\n', "        pass\n",
         "tests/unit/migrate tests/migrate/test_verifying.py",
     ),
     Fault(
