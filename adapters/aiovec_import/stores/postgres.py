@@ -35,13 +35,14 @@ _TIMES = ("date", "timestamp", "timestamptz")
 _VECTORS = ("vector", "halfvec", "sparsevec")
 _OMITTED = ("bytea", "bit", "varbit", "tsvector")
 
-# An index has the metric.
+# An index has the metric, also one of an expression such as embedding::halfvec(3072).
 _COLUMNS = """
 SELECT c.oid::regclass::text,
     CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,
     attname, typname, atttypmod,
     (SELECT min(split_part(opcname, '_', 2)) FROM pg_index JOIN pg_opclass o ON o.oid = indclass[0]
-        WHERE indrelid = c.oid AND indkey[0] = attnum AND opcname ~ '^(vector|halfvec)_'),
+        JOIN pg_depend d ON objid = indexrelid AND refobjid = c.oid AND refobjsubid = attnum
+        WHERE indrelid = c.oid AND opcname ~ '^(vector|halfvec)_'),
     (SELECT array_position(indkey::int2[], attnum) FROM pg_index
         WHERE indrelid = c.oid AND indisprimary),
     EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indkey[0] = attnum)
@@ -147,6 +148,10 @@ class PostgresSource(SqlSource):
                 yield rows
 
     def collection(self, name: str) -> Collection:
+        with self._db.transaction():  # a savepoint, so that an error does not end the snapshot
+            return self._collection(name)
+
+    def _collection(self, name: str) -> Collection:
         source, listed = self._listed[name]
         vectors: list[Vectors] = []
         columns: list[Column] = []
@@ -169,7 +174,11 @@ class PostgresSource(SqlSource):
             return Vectors(name, kind="sparse")
         if dim is not None and dim < 0:  # the column was declared without a length
             quoted = _quoted(name)
-            query = f"SELECT vector_dims({quoted}) FROM {source} WHERE {quoted} IS NOT NULL LIMIT 1"
+            # vector_dims() may be in a schema that is not searched.
+            query = (
+                f"SELECT json_array_length({quoted}::text::json) FROM {source} "
+                f"WHERE {quoted} IS NOT NULL LIMIT 1"
+            )
             (dim,) = self._db.execute(query).fetchone() or (None,)
         return Vectors(name, dim, metric)
 
