@@ -728,6 +728,10 @@ def test_an_unreachable_postgresql_is_named_without_its_password(folder: Path) -
     assert "cannot be reached" in error_of(
         "import", f"postgresql://app:its-secret@/x?host={folder}#docs", "-s", "new.db"
     )
+    without_path = "postgresql://app:its-secret@localhost:1?dbname=x#docs"
+    assert "cannot be reached" in error_of("import", without_path, "-s", "new.db")
+    wrong_option = "postgresql://app:its-secret@localhost:1/x?ssl=require#docs"
+    assert "?sslmode=require" in error_of("import", wrong_option, "-s", "new.db")
     for wrong in ("postgresql://app:its-secret@[::1/x", "postgres:its-secret"):
         assert "its-secret" not in error_of("import", wrong, "-s", "new.db")
 

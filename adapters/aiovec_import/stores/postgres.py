@@ -29,7 +29,8 @@ _JSON = ("json", "jsonb")
 _LOCK_TIMEOUT = "10s"
 _UNREADABLE = (
     "the URL of the database cannot be read; write blanks and the characters % @ / : # of its user "
-    "and its password as %20, %25, %40, %2F, %3A and %23"
+    "and its password as %20, %25, %40, %2F, %3A and %23, and name options as libpq does, as in "
+    "?sslmode=require"
 )
 _TIMES = ("date", "timestamp", "timestamptz")
 _VECTORS = ("vector", "halfvec", "sparsevec")
@@ -188,8 +189,9 @@ class PostgresSource(SqlSource):
 
 def _connected(psycopg: Any, url: str) -> Any:
     """Connect to a database. No error or cause of one contains a part of the password."""
-    user, _, hosts = url.partition("//")[2].partition("/")[0].rpartition("@")
-    ports = [host.rpartition(":")[2] for host in hosts.split(",") if ":" in host.rpartition("]")[2]]
+    user, _, rest = url.partition("//")[2].partition("/")[0].rpartition("@")
+    hosts = rest.partition("?")[0].split(",")
+    ports = [host.rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
     # Otherwise errors could name a part of the password as a host, a port or a path.
     if "@" in user or url.count("@") > bool(user) or not all(map(str.isdigit, ports)):
         raise ConfigError(_UNREADABLE)
