@@ -12,10 +12,11 @@ from mem0.vector_stores.base import VectorStoreBase
 from mem0.vector_stores.configs import VectorStoreConfig
 from pydantic import BaseModel, ConfigDict
 
-from aiovec import Field, Hit, Record, Schema, Table, new_id
+from aiovec import REMOVE, Field, Hit, Record, Schema, Table, new_id
 from aiovec.bridge import Closable, DocumentBridge, StoreOrTarget, relevance
 
 _R = TypeVar("_R")
+_M = TypeVar("_M")
 
 _PROVIDER = "aiovec"
 # The text field: the words of a memory as mem0 prepares them for keyword searches.
@@ -60,8 +61,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
         **options: Any,
     ) -> None:
         self.collection_name = collection_name
-        fields = {_WORDS: Field(str, text=True), **_SCOPES}
-        schema = Schema(embedding_model_dims, fields=fields)
+        schema = Schema(embedding_model_dims, fields={_WORDS: Field(str, text=True), **_SCOPES})
         self._bridge: DocumentBridge = DocumentBridge(
             store, collection_name, schema=schema, text=_WORDS, **options
         )
@@ -131,32 +131,32 @@ class AiovecVectorStore(Closable, VectorStoreBase):
         """Replace the vector of a memory, its payload, or both; None keeps them."""
 
         async def update(table: Table) -> None:
-            for row in await table.get(vector_id):
-                kept = self._bridge.metadata(row) if payload is None else payload
-                changed = self._row(vector_id, row.vector if vector is None else vector, kept)
-                await table.upsert([changed])
+            schema = await table.schema()
+            # Not by an upsert: it would bring back a memory that is deleted at the same time.
+            for row in await table.get(vector_id, include_vector=False):
+                changed: dict[str, Any] = {"id": vector_id, schema.vector: vector}
+                if payload is not None:
+                    old = {key: None if key in schema.fields else REMOVE for key in row.fields}
+                    changed = old | self._row(vector_id, vector, payload)
+                if vector is None:
+                    del changed[schema.vector]
+                await table.update([changed])
 
         self._read(update, None)
 
     def get(self, vector_id: str) -> Memory | None:
         """Return a memory by its id, or None."""
 
-        async def get(table: Table) -> Memory | None:
-            rows = await table.get(vector_id, include_vector=False)
-            return self._memory(rows[0], None) if rows else None
-
-        return self._read(get, None)
+        rows = self._read(lambda table: table.get(vector_id, include_vector=False), ())
+        return self._memory(rows[0], None) if rows else None
 
     def list(
         self, filters: Mapping[str, Any] | None = None, top_k: int | None = None
     ) -> Sequence[list[Memory]]:
         """Return the memories that match, as the only item of a list."""
 
-        async def find(table: Table) -> list[Memory]:
-            rows = await table.find(self._where(filters), limit=top_k)
-            return [self._memory(row, None) for row in rows]
-
-        return [self._read(find, [])]
+        rows = self._read(lambda table: table.find(self._where(filters), limit=top_k), ())
+        return [[self._memory(row, None) for row in rows]]
 
     def list_cols(self) -> Sequence[str]:
         """Return the names of the store's tables."""
@@ -174,7 +174,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
 
     # Inside
 
-    def _read(self, act: Callable[[Table], Awaitable[_R]], missing: _R) -> _R:
+    def _read(self, act: Callable[[Table], Awaitable[_R]], missing: _M) -> _R | _M:
         return self._bridge.run(lambda _: self._bridge.read(act, missing))
 
     def _row(self, id: str, vector: Any, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
 
 def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
     """Return mem0's filters in MongoDB's syntax. mem0 repeats ``OR`` and ``NOT`` as ``$or`` and
-    ``$not``, and ``"*"`` stands for any value."""
+    ``$not``, and ``"*"`` stands for any value but null."""
     wanted: dict[str, Any] = {}
     for key, value in filters.items():
         joined = _JOINED.get(key, key)
@@ -202,8 +202,8 @@ def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
             wanted[key] = {_OPERATORS.get(name, f"${name}"): item for name, item in value.items()}
             if "$ilike" in wanted[key]:
                 wanted[key]["$ilike"] = f"%{str(value['icontains']).replace('%', '_')}%"
-        elif value != "*":
-            wanted[key] = value
+        else:
+            wanted[key] = {"$exists": True} if value == "*" else value
     return wanted
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from zlib import crc32
 
@@ -120,9 +122,10 @@ def test_filters_of_mem0_select_what_they_say(store: sync.VectorStore) -> None:
         ({"n": {"gte": 2, "lt": 4}}, "23"), ({"n": {"in": [1, 9]}}, "1"), ({"n": [1, 2]}, "12"),
         ({"n": {"nin": [1, 2, 3]}}, "045"), ({"n": {"ne": 0}}, "12345"), ({"n": "*"}, "012345"),
         ({"tags": {"eq": "odd"}}, "135"), ({"tags": {"contains": "ve"}}, "024"),
-        ({"tags": {"icontains": "VE"}}, "024"), ({"absent": 1}, ""), ({"id": 4}, "4"),
+        ({"tags": {"icontains": "VE"}}, "024"), ({"absent": 1}, ""), ({"absent": "*"}, ""),
         ({"OR": [{"n": 1}, {"n": 2}], "$or": [{"n": 1}, {"n": 2}]}, "12"),
-        ({"AND": [{"n": {"gt": 1}}, {"tags": "odd"}]}, "35"), ({"NOT": [{"tags": "odd"}]}, "024"),
+        ({"id": 4}, "4"), ({"AND": [{"n": {"gt": 1}}, {"tags": "odd"}]}, "35"),
+        ({"NOT": [{"tags": "odd"}]}, "024"),
         ({"$not": [{"n": 0}, {"n": 1}], "user_id": "ana"}, "2345"),
     ):  # fmt: skip
         with case(filters):
@@ -135,6 +138,26 @@ def test_filters_of_mem0_select_what_they_say(store: sync.VectorStore) -> None:
     for wrong in ({"n": {"above": 1}}, {"OR": [{"n": {"above": 1}}]}):
         with case(wrong), pytest.raises(FilterError):
             table.list(wrong)
+
+
+def test_an_update_brings_back_no_deleted_memory(store: sync.VectorStore) -> None:
+    vector, payload = Embedder().embed("tea"), {"data": "tea", "user_id": "ana"}
+    table = AiovecVectorStore(store, "mem0", DIM)
+    ids = [str(n) for n in range(30)]
+    table.insert([vector] * len(ids), [payload] * len(ids), ids)
+    both = Barrier(2)
+
+    def update(id: str) -> None:
+        both.wait(60)
+        table.update(id, vector, payload)
+
+    with ThreadPoolExecutor(1) as pool:
+        for id in ids:
+            updated = pool.submit(update, id)
+            both.wait(60)
+            table.delete(id)
+            updated.result()
+    assert table.list() == [[]]
 
 
 def test_each_part_of_a_memory_is_replaced_alone(store: sync.VectorStore) -> None:
