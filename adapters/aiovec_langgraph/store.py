@@ -194,19 +194,18 @@ class AiovecStore(Closable, BaseStore):
         results: list[Result] = []
         read: list[Record | Hit] = []
         for op in plan.ops:
+            rows: Sequence[Record | Hit] = ()
             match op:
                 case GetOp():
                     item = items.get(_id_of(op.namespace, op.key))
-                    rows: Sequence[Record | Hit] = [] if item is None else [item]
+                    rows = () if item is None else [item]
                     results.append(None if item is None else _item_of(item))
                 case SearchOp():
                     rows = await self._search(op, plan.of_queries.get(op.query or ""))
                     results.append(list(map(_search_item_of, rows)))
                 case ListNamespacesOp():
-                    rows = ()
                     results.append(await self._namespaces(op))
                 case _:
-                    rows = ()
                     results.append(None)
             if getattr(op, "refresh_ttl", False):
                 read += rows
