@@ -38,7 +38,7 @@ LIBRARIES = {
     "docs/reference/documents.md": "semantic_text_splitter",
     "docs/tutorial/answer-questions.md": "openai semantic_text_splitter wordllama",
     "docs/tutorial/search-your-files.md": "python_multipart semantic_text_splitter wordllama",
-    "docs/tutorial/search-your-database.md": "aiosqlite sqlalchemy",
+    "docs/tutorial/search-your-database.md": "aiosqlite greenlet sqlalchemy",
     "docs/how-to/adk.md": "google.adk wordllama",
     "docs/how-to/files-and-frames.md": "pandas",
     "docs/how-to/haystack.md": "haystack",
