@@ -51,7 +51,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     JOIN pg_attribute a ON attrelid = c.oid JOIN pg_type t ON t.oid = atttypid
 WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition AND attnum > 0
     AND nspname NOT IN ('pg_catalog', 'information_schema') AND NOT attisdropped
-    AND has_table_privilege(c.oid, 'SELECT')
+    AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
 ORDER BY 2, attnum
 """
 
