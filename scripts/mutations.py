@@ -72,6 +72,10 @@ FAULTS = [
         "tests/sqlite/test_sharing.py",
     ),
     Fault(
+        "a store closes without waiting for queued writes", SQLITE + "writer.py",
+        "        await self._commits.finish()\n", "", "tests/sqlite/test_sharing.py",
+    ),
+    Fault(
         "a process fails while another one writes", SQLITE + "writer.py",
         "            if not is_busy(exc):\n                raise", "            raise",
         "tests/faults/test_many_processes.py tests/sqlite/test_sharing.py",
@@ -86,6 +90,16 @@ FAULTS = [
         "double miss = query->length * segment->error[row] +",
         "double miss = 0 * query->length * segment->error[row] +",
         "tests/unit/sqlite/test_bound.py tests/unit/sqlite/test_native_scan.py",
+    ),
+    Fault(
+        "the scan forgets what the rounded question left out", SQLITE + "copies/kernel/scan.c",
+        "query->slack = sqrt(sum_of(terms, dim)) + share * length;",
+        "query->slack = share * length;", "tests/unit/sqlite/test_bound.py",
+    ),
+    Fault(
+        "the scan skips blocks by too small a bound", SQLITE + "copies/kernel/scan.c",
+        "return query->length * segment->most_error +",
+        "return 0 * query->length * segment->most_error +", "tests/unit/sqlite/test_bound.py",
     ),
     Fault(
         "a vector of a damaged scan file is searched", SQLITE + "copies/scan.py",
@@ -263,6 +277,15 @@ FAULTS = [
         "an index is searched with too little effort", LANCEDB + "index/recall.py",
         "        if recall - error >= target:", "        if True:",
         "tests/lancedb/test_indexes.py tests/unit/lancedb",
+    ),
+    Fault(
+        "the recall is that of the easiest questions", LANCEDB + "index/recall.py",
+        "of_groups.mean(axis=0).argmin()", "of_groups.mean(axis=0).argmax()",
+        "tests/unit/lancedb/test_settled.py",
+    ),
+    Fault(
+        "every index reports a recall of 1.0", LANCEDB + "index/recall.py",
+        "round(measured[high][0], 4)", "1.0", "tests/unit/lancedb/test_settled.py",
     ),
     Fault(
         "upkeep removes a version that an export reads", LANCEDB + "retention.py",

@@ -57,6 +57,24 @@ async def test_another_process_that_holds_the_lock_is_waited_for(tmp_path: Path)
     assert await asyncio.to_thread(check_file, path) == {"notes": 29}
 
 
+async def test_close_waits_for_writes_behind_one_that_waits_for_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    async with opened(path, busy_timeout=300) as store:
+        await store.create_table("notes", SCHEMA)
+        async with LockHolder(path):
+            writes = []
+            for numbers in (range(1), range(1, 600)):  # three commits
+                writes += [asyncio.ensure_future(store.insert("notes", [row(n)])) for n in numbers]
+                assert await store.count("notes") == 0
+            closing = asyncio.ensure_future(store.close())
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            assert not closing.done()
+        await closing
+        assert await asyncio.gather(*writes) == [1] * 600
+    assert await asyncio.to_thread(check_file, path) == {"notes": 600}
+
+
 async def test_an_opening_that_waits_for_another_process_can_be_cancelled(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     async with aiovec.connect(path) as store:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lancedb
+import numpy as np
 import pytest
 from tests.harness.cases import case
 from tests.harness.waiting import until
-from tests.lancedb.indexed import QUESTIONS, filled, rows, true_recall
+from tests.lancedb.indexed import DIM, QUESTIONS, VECTORS, filled, rows, true_recall
 from tests.lancedb.support import opened
 
-from aiovec import AiovecError, VectorStore
+from aiovec import AiovecError, Tuning, VectorStore
 from aiovec_lancedb.index import build, kinds, recall
 from aiovec_lancedb.upkeep import loop
 
@@ -57,6 +58,22 @@ async def test_a_large_table_gets_codes_at_once_and_a_graph_when_it_is_searched_
         await store.search_many("notes", QUESTIONS)
         await until(lambda: _has(store, "hnsw_sq"))
         assert await true_recall(store) >= 0.9
+
+
+async def test_the_reported_recall_is_that_of_the_worst_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = np.random.default_rng(3).standard_normal((60, DIM)).astype(np.float32)
+    both = np.stack([VECTORS[:60], far], axis=1).reshape(-1, DIM)
+    monkeypatch.setattr(recall, "_made_of", lambda *_: recall.Questions(both, "made questions", 2))
+    async with opened(tmp_path / "s", index="none") as store:
+        await filled(store, 600)
+        await store.create_index("notes", "ivf_flat", num_partitions=20)
+        effort, measured, *_ = await _measures(store)
+        assert 0.95 <= measured < 1
+        true = await true_recall(store, far, tuning=Tuning(**effort))
+        assert measured == pytest.approx(true, abs=0.002)
+        assert measured < await true_recall(store, VECTORS[:60], tuning=Tuning(**effort))
 
 
 @pytest.mark.slow

@@ -42,3 +42,17 @@ def test_the_smallest_queries_find_huge_rows(metric: Metric) -> None:
         wanted = [1, 149, 160, 299, 1000]
         points = np.full((len(wanted), 64), value, np.float32)
         check_scan(Case([*segments], points, wanted, [None] * len(wanted), metric))
+
+
+@pytest.mark.parametrize("rounded", ["query", "rows"])
+def test_a_row_that_its_codes_hide_is_found(rounded: str) -> None:
+    """All that makes the nearest row the nearest is what rounding left out."""
+    sharp, blunt = np.zeros(64, np.float32), np.full(64, 0.49 / 127, np.float32)
+    sharp[1:], blunt[0] = 1, 1
+    nearest, point = (sharp, blunt) if rounded == "query" else (blunt, sharp)
+    rows = np.zeros((300, 64), np.float32)
+    rows[:, 0 if rounded == "query" else 1] = np.linspace(0.01, 0.1, 300)
+    rows[-1] = nearest
+    assert rows[-1] @ point > 0.2 > (rows[:-1] @ point).max()
+    segments = appended([], np.arange(300, dtype=np.int64), encode_rows(rows, "dot"))
+    check_scan(Case([*segments], point[None, :], [1], [None], "dot"))
