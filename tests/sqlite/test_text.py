@@ -7,12 +7,12 @@ import contextlib
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.command import run
 from tests.harness.marks import begin_move, end_move
 from tests.harness.processes import python, run_python
 from tests.sqlite.support import backend_on, sql
@@ -199,7 +199,19 @@ asyncio.run(main())
 
 
 _TITLES = Schema(DIM, fields={**SCHEMA.fields, "title": str})
-_INDEX_TITLES = BUILD.replace('"body"', '"title"')
+# Stops after the first of two steps.
+_HALF_BUILT = f"""
+import time
+from aiovec_sqlite import text_index
+step, steps = text_index._index_some, []
+def stopping(*args):
+    if steps:
+        print("half", flush=True)
+        time.sleep(3600)
+    steps.append(1)
+    return step(*args)
+text_index._index_some = stopping
+{BUILD.replace('"body"', '"title"')}"""
 
 
 async def titled(path: Path, count: int) -> None:
@@ -247,26 +259,21 @@ async def test_a_cancelled_build_hides_no_row_and_goes_on_by_itself(tmp_path: Pa
 
 
 async def test_killed_build_hides_no_row_and_goes_on_when_store_is_opened(tmp_path: Path) -> None:
-    path, count = tmp_path / "s.db", 10_000
+    path, count = tmp_path / "s.db", 4_000
     await titled(path, count)
-    process = python("-c", _INDEX_TITLES, str(path))
+    process = python("-c", _HALF_BUILT, str(path), stdout=subprocess.PIPE)
 
     def kill_in_the_middle() -> None:
-        with sql(path) as db:
-            while not db.execute("SELECT 1 FROM aiovec_text WHERE done > 0").fetchone():
-                assert process.poll() is None, "it ended before it could be killed"
-                time.sleep(0.001)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
         process.kill()
-        process.wait(60)
+        process.communicate()
 
     await asyncio.to_thread(kill_in_the_middle)
-    told = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "aiovec", "doctor", "-s", str(path)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert told.returncode == 1
-    assert "being built" in told.stdout
-    assert "aiovec optimize notes" in told.stdout
+    told = await asyncio.to_thread(run, "doctor", "-s", path)
+    assert told.code == 1
+    assert "being built" in told.out
+    assert "aiovec optimize notes" in told.out
     async with aiovec.connect(path, read_only=True) as store:
         assert not await check_found(store, count)
         assert "being built" in str((await store.stats("notes")).details["text_index"])
