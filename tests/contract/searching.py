@@ -471,7 +471,7 @@ class SearchingContract(ContractBase):
             await store.create_table(name, Schema(17, metric=metric, fields=fields))
             rows = [row(0, older, common, 4000, "Ana lives in Paris")]
             rows += [row(1, newer, common, 0, "Ana now lives in Lisbon")]
-            for n in range(2, 1000):
+            for n in range(2, 200):
                 rows += [row(n, chance.uniform(-0.3, 0.3), common, 0, f"The shop sells wool {n}")]
             await store.insert(name, rows)
             decay = Decay("at", "30d", 0.1 if common else 0.2 if metric == "l2" else 0.3)
@@ -484,7 +484,7 @@ class SearchingContract(ContractBase):
                     rerank=Decay("at", "30d"),
                 )  # fmt: skip
             for (by, search), limit, count in itertools.product(
-                searches.items(), (1, 5), (2, 3, 10, 32, 1000)
+                searches.items(), (1, 5), (2, 3, 10, 32, 200)
             ):
                 with case((common, older, by, limit, count)):
                     hits = await search(limit=limit, where=F.n < count)

@@ -21,6 +21,7 @@ ENTRY = "[aiovec.backends]\nfolder = aiovec_folder:FolderPlugin"
 @pytest.mark.skipif(os.name == "nt", reason="Windows replaces no file that is being read")
 class TestFolder(BackendContract):
     backend = "folder"
+    tiers = (None, "slow")
     impatient = {"busy_timeout": 0}  # noqa: RUF012
 
     @pytest.fixture(scope="class", autouse=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.harness.command import command_without, run_process
+from tests.harness.cases import case
+from tests.harness.processes import output_of
 
 SCRIPT = """
 import asyncio, dataclasses, datetime, sys
@@ -172,12 +172,17 @@ async def main(folder):
 asyncio.run(main(sys.argv[1]))
 """
 
+COMMANDS = """
+import json, os, sys
 
-def _run(script: str, *arguments: object) -> str:
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+sys.modules["pyarrow"] = None
+from tests.harness.command import run
+
+os.chdir(sys.argv[1])
+for line in sys.argv[2:]:
+    finished = run(*line.split())
+    print(json.dumps([finished.code, finished.err]))
+"""
 
 
 def test_without_pyarrow_every_other_call_answers_the_same(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_without_pyarrow_every_other_call_answers_the_same(tmp_path: Path) -> No
     for kind in ("with", "without"):
         folder = tmp_path / kind
         folder.mkdir()
-        answers.append(_run(SCRIPT, folder / "store.db", kind).replace(str(folder), ""))
+        answers.append(output_of("-c", SCRIPT, folder / "store.db", kind).replace(str(folder), ""))
     assert answers[0] == answers[1]
     assert answers[0].endswith("imported False\n")
 
@@ -193,27 +198,32 @@ def test_without_pyarrow_every_other_call_answers_the_same(tmp_path: Path) -> No
 def test_a_call_that_needs_pyarrow_says_what_to_install(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
     pytest.importorskip("polars")
-    _run(NEEDS_ARROW, tmp_path / "store.db")
+    output_of("-c", NEEDS_ARROW, tmp_path / "store.db")
 
 
-@pytest.mark.parametrize(
-    ("extra", "arguments"),
-    [
-        ("arrow", ("export", "t", "t.jsonl")),
-        ("arrow", ("import", "t.jsonl", "--table", "t")),
-        ("arrow", ("migrate", "plan", "--from", "store.db", "--to", "other.db")),
-        ("server", ("serve",)),
-    ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else value,
-)
-def test_a_command_that_needs_an_extra_says_what_to_install(
-    extra: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_command_that_needs_an_extra_says_what_to_install(tmp_path: Path) -> None:
+    """An import names a path that is wrong first."""
     (tmp_path / "t.jsonl").write_text("")
-    finished = run_process(*arguments, command=command_without("pyarrow"))
-    assert (finished.code, finished.err.count("\n")) == (1, 1)
-    assert f'pip install "aiovec[{extra}]"' in finished.err
+    (tmp_path / "code.py").write_text("pass")
+    (tmp_path / "bare").mkdir()
+    arrow = 'pip install "aiovec[arrow]"'
+    expected = {
+        "export t t.jsonl": arrow,
+        "import t.jsonl --table t": arrow,
+        "migrate plan --from store.db --to other.db": arrow,
+        "serve": 'pip install "aiovec[server]"',
+        "import gone": "there is no file gone",
+        "import code.py": "code.py is not a document (.docx, ",
+        "import bare": "bare has no documents (.docx, ",
+        "import gone.db#t": arrow,
+    }
+    for line, words in zip(
+        expected, output_of("-c", COMMANDS, tmp_path, *expected).splitlines(), strict=True
+    ):
+        with case(line):
+            code, err = json.loads(words)
+            assert (code, err.count("\n")) == (1, 1)
+            assert expected[line] in err
 
 
 def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
@@ -223,22 +233,6 @@ def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
     (tmp_path / "notes/a.md").write_text("The first.")
     with closing(sqlite3.connect(tmp_path / "app.db")) as database:
         database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
-    followed, refused = _run(FOLLOWED, tmp_path).splitlines()
+    followed, refused = output_of("-c", FOLLOWED, tmp_path).splitlines()
     assert followed == "['a.md', 'b.md']"
     assert 'pip install "aiovec[arrow]"' in refused  # rows need it
-
-
-def test_an_import_names_a_wrong_path_before_the_missing_pyarrow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "code.py").write_text("pass")
-    (tmp_path / "bare").mkdir()
-    for source, words in (
-        ("gone", "there is no file gone"),
-        ("code.py", "code.py is not a document (.docx, "),
-        ("bare", "bare has no documents (.docx, "),
-        ("gone.db#t", 'pip install "aiovec[arrow]"'),
-    ):
-        finished = run_process("import", source, command=command_without("pyarrow"))
-        assert (finished.code, words in finished.err) == (1, True), finished.err

@@ -24,6 +24,8 @@ def clustered(rows: int, seed: int) -> npt.NDArray[np.float32]:
 
 VECTORS = clustered(10_000, seed=1)
 QUESTIONS = clustered(60, seed=2)
+FEW = {"questions": clustered(64, seed=5)}
+"""Options of an index whose recall is measured soon, for tests that ask for nothing else of it."""
 
 
 def rows(first: int, last: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import aiovec
 from aiovec import AiovecError, InvalidArgumentError, Schema, UnsupportedError, VectorStore
 
 from .buckets import s3_server
-from .indexed import DIM, QUESTIONS, filled, rows
+from .indexed import DIM, FEW, QUESTIONS, filled, rows
 from .support import backend_on, listed, opened
 
 TEXTS = Schema(DIM, fields={"number": int, "kind": str, "body": aiovec.Field(str, text=True)})
@@ -29,7 +29,7 @@ async def indexed(store: VectorStore) -> None:
         bodies = [f"some words of {number}" for number in columns["number"]]
         await store.insert("notes", {**columns, "body": bodies})
     await store.create_field_index("notes", "number", "btree")
-    await store.create_index("notes", "hnsw_sq", recall=0.97)
+    await store.create_index("notes", "hnsw_sq", recall=0.97, **FEW)
     await store.optimize("notes")
     await store.upsert("notes", [{"id": "late", "embedding": QUESTIONS[0], "body": "came late"}])
     await store.delete("notes", where="number < 100")
@@ -76,7 +76,7 @@ async def test_a_damaged_index_is_no_part_of_a_copy(tmp_path: Path) -> None:
     """The rows are what counts: upkeep builds it anew."""
     async with opened(tmp_path / "store", index="none") as store:
         await filled(store, 1000)
-        await store.create_index("notes", "ivf_flat")
+        await store.create_index("notes", "ivf_flat", **FEW)
     for index in (tmp_path / "store/notes.lance/_indices").glob("*/*"):
         index.unlink()
     async with opened(tmp_path / "store", index="none") as store:

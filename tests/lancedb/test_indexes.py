@@ -17,7 +17,7 @@ import aiovec
 from aiovec import F, Field, InvalidArgumentError, Schema, Tuning, UnsupportedError, VectorStore
 from aiovec.backend import Metric
 
-from .indexed import DIM, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, rows, true_recall
+from .indexed import DIM, FEW, QUESTIONS, ROWS, SCHEMA, VECTORS, filled, rows, true_recall
 from .support import lance_calls, opened
 
 
@@ -164,7 +164,7 @@ async def test_unmeasured_hits_have_distances_near_the_true_ones(
 ) -> None:
     await store.create_table("notes", replace(SCHEMA, metric=metric))
     await store.insert("notes", rows(0, ROWS))
-    await store.create_index("notes", "hnsw_sq")
+    await store.create_index("notes", "hnsw_sq", **FEW)
     hits = await store.search("notes", QUESTIONS[0], limit=20, tuning=Tuning(measure=False))
     true = {hit.id: hit.distance for hit in await store.search("notes", QUESTIONS[0], limit=ROWS)}
     measured = [hit.distance for hit in hits]
@@ -222,7 +222,7 @@ async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
 async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore, kind: str) -> None:
     """Only one that finds too few is, and then all its rows are found."""
     await filled(store)
-    await store.create_index("notes", kind)
+    await store.create_index("notes", kind, **FEW)
     for where, rows_of_it, counts in (
         (F.number < 1200, 1200, 0),
         (F.number.between(300, 339), 40, 0),
@@ -507,7 +507,7 @@ async def test_a_search_of_all_vectors_is_bounded(tmp_path: Path) -> None:
         question = QUESTIONS[0]
         with pytest.raises(UnsupportedError, match=r"no usable .* 256,000 bytes.*optimize\(\)"):
             await bound.search("notes", question)
-        await free.create_index("notes", "ivf_flat")
+        await free.create_index("notes", "ivf_flat", **FEW)
         nearest = [hit.id for hit in await bound.search("notes", question)]
         assert nearest == [hit.id for hit in await free.search("notes", question)]
         for reason, options in by_scan.items():

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.harness.cases import case
-from tests.harness.processes import python, run_python
+from tests.harness.command import run
+from tests.harness.processes import python
 from tests.harness.waiting import until
 from tests.sqlite.support import opened, sql
 
@@ -358,8 +359,8 @@ async def test_processes_share_one_file_of_words(tmp_path: Path) -> None:
     async with both(path, "plain", rows) as (words, fts5):
         await with_file(words, path)
         (file,) = word_files(tmp_path)
-        others = [python("-c", _SEARCHER, str(path)) for _ in range(3)]
-        assert [await asyncio.to_thread(other.wait, 120) for other in others] == [0, 0, 0]
+        others = [python("-c", _SEARCHER, str(path)) for _ in range(2)]
+        assert [await asyncio.to_thread(other.wait, 120) for other in others] == [0, 0]
         assert word_files(tmp_path) == [file]
         # It is replaced once enough has changed, and goes with the table.
         await fts5.insert("notes", [row(chance, number) for number in range(2_000, 6_000)])
@@ -377,31 +378,31 @@ async def test_processes_share_one_file_of_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_files")
-@pytest.mark.parametrize("place", [-3, 18, 4_096, 4_400, "lists", "cut", "gone"])
-async def test_a_damaged_file_of_words_finds_nothing_wrong(
-    tmp_path: Path, place: int | str
-) -> None:
+async def test_a_damaged_file_of_words_finds_nothing_wrong(tmp_path: Path) -> None:
     """Found at once, or when a search comes to the part; then another is written."""
     chance, path = random.Random(15), tmp_path / "s.db"
     rows = [row(chance, number) for number in range(1_000)]
     async with both(path, "plain", rows) as (words, fts5):
-        await with_file(words, path)
-        (file,) = word_files(tmp_path)
         await words.close()
-        content = bytearray(file.read_bytes())
-        if place == "lists":
-            content[4_096:-40_000] = bytes(len(content) - 44_096)
-        elif place == "cut":
-            del content[-1:]
-        elif isinstance(place, int):
-            content[place] ^= 64
-        file.unlink()
-        if place != "gone":
-            file.write_bytes(content)
-        async with opened(path) as again:
-            await check_same(again, fts5, chance, 60)
-        findings = run_python("-m", "aiovec", "doctor", path).stdout
-        assert ("damaged" in findings) is (word_files(tmp_path) == [file])
+        for place in (-3, 18, 4_096, 4_400, "lists", "cut", "gone"):
+            with case(place):
+                async with opened(path) as words:
+                    await with_file(words, path)
+                (file,) = word_files(tmp_path)
+                content = bytearray(file.read_bytes())
+                if isinstance(place, int):
+                    content[place] ^= 64
+                elif place == "lists":
+                    content[4_096:-40_000] = bytes(len(content) - 44_096)
+                elif place == "cut":
+                    del content[-1:]
+                file.unlink()
+                if place != "gone":
+                    file.write_bytes(content)
+                async with opened(path) as again:
+                    await check_same(again, fts5, chance, 60)
+                findings = run("doctor", path).out
+                assert ("damaged" in findings) is (word_files(tmp_path) == [file])
 
 
 @pytest.mark.usefixtures("in_files")
@@ -450,7 +451,7 @@ async def test_a_process_killed_while_it_writes_words_leaves_nothing_behind(tmp_
     rows = [row(chance, number) for number in range(3_000)]
     async with both(path, "plain", rows) as (words, fts5):
         await words.close()
-        for seconds in (0.0, 0.01, 0.02, 0.05, 0.1):
+        for seconds in (0.0, 0.02, 0.1):
             for file in word_files(tmp_path):
                 file.unlink()
             writer = python("-c", _SEARCHER, str(path), "on", stdout=subprocess.PIPE)
@@ -529,14 +530,14 @@ import asyncio, sys
 import aiovec
 async def main(path, name):
     async with aiovec.connect(path) as store:
-        for n in range(40):
+        for n in range(30):
             text = f"w1 the {name}x{n} of w2"
-            row = {"id": f"{name}{n % 20}", "embedding": [1.0] * 4, "body": text}
+            row = {"id": f"{name}{n % 15}", "embedding": [1.0] * 4, "body": text}
             await store.upsert("notes", [row])
             hits = await store.search_text("notes", f"the of {name}x{n} w1", limit=1)
             assert hits[0]["body"] == text, hits[0]
-            if n >= 20:
-                hits = await store.search_text("notes", f"{name}x{n - 20}", match="all")
+            if n >= 15:
+                hits = await store.search_text("notes", f"{name}x{n - 15}", match="all")
                 assert not hits, hits[0]
         assert (await store.stats("notes")).details["keywords"] == "in memory"
 asyncio.run(main(sys.argv[1], sys.argv[2]))
@@ -547,12 +548,12 @@ async def test_each_process_sees_each_write(tmp_path: Path) -> None:
     chance, path = random.Random(4), tmp_path / "s.db"
     rows = [row(chance, number) for number in range(2_000)]
     async with both(path, "plain", rows) as (words, fts5):
-        writers = [python("-c", _WRITER, str(path), name) for name in ("first", "second", "third")]
+        writers = [python("-c", _WRITER, str(path), name) for name in ("first", "second")]
         while any(writer.poll() is None for writer in writers):
             hits = await words.search_text("notes", "w1 the of w2", limit=50)
             assert hits[0].score > 0
             await asyncio.sleep(0.01)
-        assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+        assert [writer.wait(60) for writer in writers] == [0, 0]
         await check_same(words, fts5, chance, 30)
 
 

@@ -242,7 +242,10 @@ async def test_threads_of_the_app_and_the_follower_share_the_file(app: App, tmp_
     assert app.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "kills",
+    [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.soak)],
+)
 async def test_killed_followers_and_apps_lose_nothing(kills: int, app: App, tmp_path: Path) -> None:
     for number in range(kills):
         processes = [follower(app, tmp_path / "s.db"), *(writer(app, number + n) for n in (0, 99))]
