@@ -100,10 +100,10 @@ def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding
 
 def _value_and_cure(name: str, settings: EmbedderSettings) -> tuple[str, str | None]:
     from .._embed.openai import key_name_of
-    from .._embed.registry import made
+    from .._embed.registry import embedder_of
 
     try:
-        embedder = made(name, settings)
+        embedder = embedder_of(name, settings)
     except ConfigError as exc:
         cure = f"correct [retrieval.embedders.{name}] in the TOML file, or what it names"
         return f"{settings.kind}: {redacted(str(exc))}", cure

@@ -113,7 +113,7 @@ class Batcher:
         if self._closed is not None:
             raise StoreClosedError(self._closed)
         if missing:
-            cached |= await self._requested(texts, missing, kind)
+            cached |= await self._vectors_of(texts, missing, kind)
         cost = len(keys) * (1 + self.dim // 256)  # copying numbers from an array is fast
         return await hop(cost, np.stack, [cached[key] for key in keys])
 
@@ -154,7 +154,7 @@ class Batcher:
                 missing.setdefault(key, index)
                 continue
             cached[key] = vector
-            # This may run in a thread, and the loop has dropped the entry.
+            # This may run in a thread, while the loop drops the entry.
             with contextlib.suppress(KeyError):
                 self._cache.move_to_end(key)
         return keys, cached, missing
@@ -172,7 +172,7 @@ class Batcher:
 
     # Requests
 
-    async def _requested(
+    async def _vectors_of(
         self, texts: Sequence[str], missing: dict[bytes, int], kind: Purpose
     ) -> dict[bytes, Float32Array]:
         """Return the vectors of the texts at these positions, by their keys."""
@@ -243,7 +243,7 @@ class Batcher:
     async def _outcomes(self, texts: dict[bytes, str], kind: Purpose, until: float) -> _Outcomes:
         """Return the vector of each text, or its failure; a refused batch is retried in halves."""
         try:
-            matrix = await self._tried(list(texts.values()), kind, until)
+            matrix = await self._with_retries(list(texts.values()), kind, until)
         except Failure as failure:
             if not failure.divisible or len(texts) == 1:
                 return dict.fromkeys(texts, failure)
@@ -257,13 +257,13 @@ class Batcher:
         first = await self._outcomes(dict(items[:half]), kind, until)
         return first | await self._outcomes(dict(items[half:]), kind, until)
 
-    async def _tried(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
+    async def _with_retries(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
         """Return the vectors of texts, with retries if they may help, or raise Failure."""
         clock = asyncio.get_running_loop().time
         attempt, pause = 0, _FIRST_PAUSE
         while True:
             try:
-                return await self._once(texts, kind, until)
+                return await self._attempt(texts, kind, until)
             except Failure as failure:
                 wait = max(pause * random.uniform(0.5, 1.0), failure.retry_after or 0.0)
                 late = attempt >= self._limits.retries or clock() + wait >= until
@@ -279,7 +279,7 @@ class Batcher:
         count = len(texts)  # before the embedder may change the list
         return _checked_matrix(self._call(texts, kind), count, self.dim)
 
-    async def _once(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
+    async def _attempt(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
         """Return the vectors of texts by one call of the embedder, or raise Failure."""
         limits = self._limits
         rest = until - asyncio.get_running_loop().time()

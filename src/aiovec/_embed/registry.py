@@ -116,7 +116,7 @@ class Embedders:
             return schema
         if embedder is None:
             why = "for the length of its vectors, and this store does not have it"
-            raise _missing(table, schema, embed, why, "pass Schema(dim=...), or give it by ")
+            raise _missing(table, schema, embed, why, "pass Schema(dim=...) or ")
         whole = replace(
             schema,
             dim=schema.dim or embedder.dim,
@@ -193,7 +193,7 @@ def _batcher(name: str, settings: EmbedderSettings, offline: bool = False) -> Ba
     recipe["kind"] = settings.kind
     if "base_url" in recipe:
         recipe["base_url"] = redacted(settings.base_url)
-    return Batcher(name, made(name, settings, offline=offline), settings, recipe)
+    return Batcher(name, embedder_of(name, settings, offline=offline), settings, recipe)
 
 
 def _limits_of(embedder: object) -> EmbedderSettings:
@@ -206,7 +206,7 @@ def _limits_of(embedder: object) -> EmbedderSettings:
     return EmbedderSettings()
 
 
-def made(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:
+def embedder_of(name: str, settings: EmbedderSettings, *, offline: bool = False) -> Embedder:
     """Create the embedder of a section; if ``offline``, it downloads no model.
 
     Raises ConfigError if the section does not fit its kind, its package is missing, or its callable
@@ -312,8 +312,8 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
 
 
 def _missing(
-    table: str, schema: Schema, embed: Embed, why: str, before: str = "give it by "
+    table: str, schema: Schema, embed: Embed, why: str, before: str = "pass "
 ) -> EmbeddingError:
     option = "embedder=..." if embed.using == DEFAULT else f"embedders={{{embed.using!r}: ...}}"
-    cure = f"{before}connect({option}) or by [retrieval.embedders.{embed.using}] in the TOML file"
+    cure = f"{before}connect({option}) or add [retrieval.embedders.{embed.using}] to the TOML file"
     return EmbeddingError(embed.using, why, model=schema.model, table=table, cure=cure)

@@ -51,11 +51,13 @@ def bind(where: object, schema: Schema) -> Expr | None:
     """Return the tree of ``where`` for tables of ``schema``; None if it is None.
 
     ``where`` is an expression of ``F``, filter text, a tree, a mapping, which means equality, or a
-    list of these, which means AND; an empty one selects every row, as None does. In the returned
-    tree, every name is known, every literal has exactly its field's type (for a payload key, its
-    own), and equivalent conditions have one form: an IN has two or more distinct values, for a
-    payload key all of one type, and a LIKE has a wildcard before its end. Raises FilterError, with
-    the position where the condition at fault was parsed from text.
+    list of these, which means AND. An empty mapping or list selects every row, as None does.
+
+    In the returned tree, every name is known, and every literal has exactly its field's type (for a
+    payload key, its own). Equivalent conditions have one form: an IN has two or more distinct
+    values, for a payload key all of one type, and a LIKE has a wildcard before its end.
+
+    Raises FilterError; for a condition from text, with its position.
     """
     if where is None:
         return None

@@ -54,7 +54,7 @@ def reference(field: str, path: Sequence[str]) -> str:
 def names_in(path: object) -> list[str]:
     """Return the names in a path such as ``payload.kind."a.b"``, as ``reference`` writes them.
 
-    Raises FilterError if the text is no path.
+    Raises FilterError if the text is not a path.
     """
     path = checked_text(path)
     names: list[str] = []

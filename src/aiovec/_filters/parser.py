@@ -350,7 +350,7 @@ class _Parser:
         problem = ""
         if token.word == "NULL":
             problem = "a comparison with NULL is never true; use IS NULL or IS NOT NULL"
-        elif token.starts_name and self._after_next_is("("):
+        elif token.starts_name and self._cut(token.position + len(token.text)).text == "(":
             problem = _NO_FUNCTIONS
         elif token.starts_name:
             problem = "a field can be compared with a literal only; put text in single quotes"
@@ -381,10 +381,6 @@ class _Parser:
             return False
         self._advance()
         return True
-
-    def _after_next_is(self, symbol: str) -> bool:
-        """Return whether ``symbol`` follows ``next``."""
-        return self._cut(self.next.position + len(self.next.text)).text == symbol
 
     def _fail(self, expected: str) -> NoReturn:
         """Raise FilterError at ``next``."""

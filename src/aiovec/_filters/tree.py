@@ -349,7 +349,7 @@ def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -
 
 
 def check_literals(count: int) -> int:
-    """Return the count, or raise FilterError if a filter cannot hold so many literals."""
+    """Return the count, or raise FilterError if a filter cannot have that many literals."""
     if count > MAX_LITERALS:
         raise FilterError(f"the filter holds more than {MAX_LITERALS:,} literals")
     return count

@@ -1,4 +1,4 @@
-"""One field's values, in any form, checked and converted to an Arrow array."""
+"""One field's values, in any form, checked and converted to the field's type."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ class Places(NamedTuple):
         if self.chosen is not None:
             indices = [self.chosen[index] for index in indices]
         return Places(self.ids, self.first, indices)
-
-    def after(self, count: int) -> Places:
-        """Return the places after the first ``count``."""
-        if self.chosen is not None:
-            return Places(self.ids, self.first, self.chosen[count:])
-        return Places(self.ids[count:], self.first + count)
 
 
 def located(places: Places | None, index: int) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def arrow_matrix(column: pa.Array, schema: Schema, places: Places | None) -> Flo
             return matrix_of(rows, schema, places)
     for start in range(0, len(column), _ROWS_AT_ONCE):  # to find the bad row
         rows = column.slice(start, _ROWS_AT_ONCE).to_pylist()
-        matrix_of(rows, schema, places and places.after(start))
+        matrix_of(rows, schema, places and places.of(range(start, start + len(rows))))
     if len(column):
         raise InvalidVectorError(f"is of the Arrow type {kind}, not a list of numbers")
     return np.empty((0, dim), dtype=np.float32)
