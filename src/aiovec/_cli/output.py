@@ -12,6 +12,8 @@ from datetime import datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from .._tools.messages import shortened
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
 # C0 without tab and newline, DEL, C1: stored text must not drive the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-# Longest cell of a table on a terminal. In a pipe, nothing is cut off.
-_WIDEST_CELL = 200
 
 
 def settle_streams() -> None:
@@ -135,8 +134,8 @@ def _print_rows(listing: Listing) -> None:
         grid.add_column(
             Text(one_line(column)), justify="right" if column in listing.right else "left"
         )
-    for row in listing.rows:
-        grid.add_row(*(Text(_shortened(one_line(value))) for value in row))
+    for row in listing.rows:  # in a pipe, nothing is cut off
+        grid.add_row(*(Text(shortened(one_line(value), 200)) for value in row))
     console.print(grid, soft_wrap=False)
 
 
@@ -192,10 +191,6 @@ def _print_each(bar: Progress, ended: Event) -> None:
             count = f": {task.completed:,.0f}{done}" if task.completed else ""
             if not task.finished or task.total is None:
                 say(f"{task.description}{count}, {task.elapsed:.0f} s", stderr=True)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _WIDEST_CELL else text[: _WIDEST_CELL - 1] + "…"
 
 
 def _as_json(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .._search.query import text_fields
-from .._tools.messages import shown
+from .._tools.messages import shortened, shown
 from ..errors import AiovecError, TableNotFoundError
 from .output import Listing, cell, one_line
 from .stores import (
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 By = Literal["text", "vector", "hybrid"]
 Match = Literal["best", "all", "any"]
 _Text = str | None
-_LONGEST_PASSAGE = 600  # characters
 _Ids = list[str] | None
 
 
@@ -210,9 +209,8 @@ def _passage(row: dict[str, Any], place: str, words: str) -> Text:
         head.append(f"\n{one_line(row['title'])}", "bold")
     texts = [head]
     for each in (*row.get("before", ()), row, *row.get("after", ())):
-        body = str(each.get("body") or "")
-        shown = body if len(body) <= _LONGEST_PASSAGE else body[: _LONGEST_PASSAGE - 1] + "…"
-        text = Text("\n".join(f"  {line}".rstrip() for line in shown.split("\n") if line.strip()))
+        lines = shortened(str(each.get("body") or ""), 600).split("\n")
+        text = Text("\n".join(f"  {line}".rstrip() for line in lines if line.strip()))
         if each is row:
             text.highlight_words(re.findall(r"\w{3,}", words), "bold yellow", case_sensitive=False)
         else:

@@ -42,7 +42,7 @@ def failure_of(error: Exception) -> Failure:
     with contextlib.suppress(Exception):  # the exception's str() may raise
         cleaned(error, ())
     name, message = type(error).__name__, str(error)
-    reason = shortened(f"{name}: {message}" if message else name)
+    reason = as_reason(f"{name}: {message}" if message else name)
     response = getattr(error, "response", None)
     status = _status_of(error) or _status_of(response)
     if status is not None:
@@ -67,7 +67,7 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
     )
 
 
-def shortened(text: str, secrets: Iterable[str] = ()) -> str:
+def as_reason(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a service's text on one line, without secrets, shortened."""
     line = without_secrets(" ".join(text[:65_536].split()), secrets)
     if len(line) > _LONGEST_REASON:

@@ -33,8 +33,14 @@ class LocalModel:
     def prepare(self) -> None:
         """Load the model, and download it first if needed."""
         with self._lock:
-            if self._loaded is None:
-                self._loaded = self._load()
+            if self._loaded is not None:
+                return
+            library = importlib.import_module(self._kind.replace("-", "_"))
+            options = {"local_files_only": True} if self._offline else {}
+            if self._kind == "fastembed":
+                self._loaded = library.TextEmbedding(model_name=self.model, **options)
+            else:
+                self._loaded = library.SentenceTransformer(self.model, **options)
 
     def tokenizer(self) -> tuple[Any, int | None]:
         """Return the model's tokenizer without truncation, and the model's limit of tokens.
@@ -68,10 +74,3 @@ class LocalModel:
         return encode(
             texts, batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
         )
-
-    def _load(self) -> Any:
-        library = importlib.import_module(self._kind.replace("-", "_"))
-        options = {"local_files_only": True} if self._offline else {}
-        if self._kind == "fastembed":
-            return library.TextEmbedding(model_name=self.model, **options)
-        return library.SentenceTransformer(self.model, **options)

@@ -16,7 +16,7 @@ from .._tools.redaction import redacted, secrets_in
 from ..backend.cost import cost_of
 from ..backend.embedders import OWN_URL
 from ..backend.threads import hop, in_thread
-from .failures import Failure, of_status, shortened
+from .failures import Failure, as_reason, of_status
 from .protocol import Purpose
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class OpenAIEmbedder:
         request = await hop(cost_of(texts), json.dumps, {**self._options, "input": texts})
         status, headers, body = await self._post(request.encode(), len(texts))
         if status != 200:
-            message = shortened(_message_of(body), self._secrets())
+            message = as_reason(_message_of(body), self._secrets())
             reason = f"POST {redacted(self._url)} answered {status}: {message}"
             if status in (404, 405) and not self._url.endswith("/v1/embeddings"):
                 reason += "; base_url usually ends in /v1"
@@ -65,7 +65,7 @@ class OpenAIEmbedder:
         try:
             return await hop(len(body) // 256, _vectors_of, body, len(texts))
         except Failure as failure:
-            failure.reason = shortened(failure.reason, self._secrets())
+            failure.reason = as_reason(failure.reason, self._secrets())
             raise
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class OpenAIEmbedder:
             lasting = isinstance(exc, (aiohttp.ClientSSLError, ValueError))
             # Without a cause: the traceback of the exception has frames that hold the key.
             reason = f"{type(exc).__name__}: {str(exc) or 'no reason given'}"
-            failure = Failure(shortened(reason, self._secrets()), retryable=not lasting)
+            failure = Failure(as_reason(reason, self._secrets()), retryable=not lasting)
         raise failure
 
     def _headers(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ from http import HTTPStatus
 from typing import Any
 
 from .. import errors
-from .._tools.messages import shown
+from .._tools.messages import shortened, shown
 from .._tools.redaction import without_secrets
 from ..backend.threads import in_thread
 from ..errors import AiovecError, StoreBusyError
@@ -174,9 +174,7 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
 
 def _short(text: str) -> str:
     """Return a text that every JSON parser reads, shortened."""
-    if len(text) > LONGEST_TEXT:
-        text = text[: LONGEST_TEXT - 1] + "…"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return shortened(text, LONGEST_TEXT).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 # A path or an address in a text of this machine. In quotes it may have spaces.

@@ -60,6 +60,11 @@ def shown(value: object, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most ``most`` characters, with "…" for the rest of a longer one."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def did_you_mean(name: object, known: Sequence[str]) -> str:
     """Return "; did you mean ...?" with the most similar known name, or ""."""
     near = nearest_name(name, known) if isinstance(name, str) else None
