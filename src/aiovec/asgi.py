@@ -195,7 +195,7 @@ class ProblemResponse:
         await send({"type": "http.response.body", "body": b"" if head else body})
 
 
-async def _response_later(connection: Any, error: Exception) -> ProblemResponse | None:
+async def _respond(connection: Any, error: Exception) -> ProblemResponse | None:
     if connection.scope["type"] != "websocket":
         return ProblemResponse(error)
     await log_error(LOG, error, _INTERNAL_ERROR)
@@ -217,7 +217,7 @@ def add_error_handlers(app: object) -> None:
     """
     add = getattr(app, "add_exception_handler", None)
     if callable(add):  # Starlette and FastAPI
-        add(AiovecError, _response_later)
+        add(AiovecError, _respond)
         return
     handlers = getattr(app, "exception_handlers", None)
     if not isinstance(handlers, MutableMapping):

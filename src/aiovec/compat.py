@@ -74,8 +74,8 @@ class VectorStore:
     def __enter__(self) -> VectorStore:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._store.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<compat.VectorStore {self._store.target}>"

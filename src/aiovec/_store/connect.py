@@ -129,9 +129,9 @@ class Opening:
         self._store = await self._open()
         return self._store
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._store is not None:
-            await self._store.__aexit__(kind)
+            await self._store.close()
 
     async def _open(self) -> VectorStore:
         import asyncio

@@ -441,8 +441,7 @@ class VectorStore(NotCopied, Hints):
             await t.backend.alter(t.handle, change)
             t.active.forget(table)
 
-        check_table_name(table)
-        await self._call(call, table, alter, opens=True, alters=True)
+        await self._on_table(call, table, alter, alters=True)
 
     async def rename_table(self, old: str, new: str) -> None:
         """Rename a table. Rows, schema, indexes and the change feed stay.
@@ -1345,17 +1344,15 @@ class VectorStore(NotCopied, Hints):
         self,
         call: str,
         table: str | None,
-        act: Callable[..., Awaitable[_T]],
+        act: Callable[[ActiveBackend], Awaitable[_T]],
         row_count: Callable[[_T], int] | None = None,
         *,
-        opens: bool = False,
         alters: bool = False,
     ) -> _T:
         """Run ``act`` on the active backend, and again if the table or the backend changed.
 
-        If ``opens``, ``act`` gets the opened table instead. A call that ``alters`` makes the
-        table's handles stale. ``row_count`` returns the number of rows in the result, for
-        telemetry.
+        A call that ``alters`` makes the table's handles stale. ``row_count`` returns the number of
+        rows in the result, for telemetry.
         """
         self._enter()
         if alters or call in _WRITES:  # before rows are checked and embedded
@@ -1371,24 +1368,14 @@ class VectorStore(NotCopied, Hints):
             if alters:
                 await backends.let_through(deadline)
             while True:
-                active, t = backends.active, None
+                active = backends.active
                 active.enter()
                 try:
-                    try:
-                        # The backend checks again when it commits; this saves embedding.
-                        if key is not None and (kept := await kept_of(key, active.backend)):
-                            result = cast("_T", kept.outcome)
-                        elif opens and table is not None:
-                            t = await opened(active, table)
-                            result = await act(t)
-                            if t.filters and not (row_count(result) if row_count else result):
-                                await t.refuse_lists()
-                        else:
-                            result = await act(active)
-                    except REFUSALS:
-                        if t is not None:
-                            await active.check_current(t.handle)
-                        raise
+                    # The backend checks again when it commits; this saves embedding.
+                    if key is not None and (kept := await kept_of(key, active.backend)):
+                        result = cast("_T", kept.outcome)
+                    else:
+                        result = await act(active)
                     if reported is not None:
                         reported.place = active.attributes  # it may have followed a migration
                         reported.rows = None if row_count is None else row_count(result)
@@ -1409,10 +1396,23 @@ class VectorStore(NotCopied, Hints):
         act: Callable[[OpenTable], Awaitable[_T]],
         *,
         row_count: Callable[[_T], int] | None = None,
+        alters: bool = False,
     ) -> Awaitable[_T]:
         """Run ``act`` on an opened table, as ``_call`` does."""
         check_table_name(table)
-        return self._call(call, table, act, row_count, opens=True)
+
+        async def attempt(active: ActiveBackend) -> _T:
+            t = await opened(active, table)
+            try:
+                result = await act(t)
+                if t.filters and not (row_count(result) if row_count else result):
+                    await t.refuse_lists()
+            except REFUSALS:
+                await active.check_current(t.handle)
+                raise
+            return result
+
+        return self._call(call, table, attempt, row_count, alters=alters)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], _T]) -> _T:
         """Read a user's ids once, and return them as ``check`` does."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 
 from .._tools.hints import Hints, NotCopied
 from ..backend.feed import Feed
@@ -78,12 +77,7 @@ class Watching(NotCopied, Hints):
         self._task = asyncio.create_task(self._follow(self._feed))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._feed is None or self._task is None:
             return
         self._others.remove(self)

@@ -181,7 +181,7 @@ class Watching(_Blocking[AsyncWatching]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._portal.run(lambda: self._awaited.__aexit__(None, None, None))
+        self._portal.run(self._awaited.__aexit__)
 
     caught_up: Final = _blocking(AsyncWatching.caught_up)
     state: Final = _blocking(AsyncWatching.state)
@@ -223,8 +223,8 @@ class VectorStore(_Blocking[AsyncStore]):
     def __enter__(self) -> VectorStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
-        self._end(lambda: self._awaited.__aexit__(kind))
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Wait for the accepted writes, then close the store.
@@ -232,13 +232,10 @@ class VectorStore(_Blocking[AsyncStore]):
         May be called twice, and from any thread. Does nothing in a forked child, since the store
         belongs to the parent.
         """
-        self._end(self._awaited.close)
-
-    def _end(self, close: Callable[[], Awaitable[None]]) -> None:
         if self._portal.gone or self._portal.stopped:
             return
         try:
-            self._portal.run(close)
+            self._portal.run(self._awaited.close)
         except StoreClosedError:  # another thread closed it at the same time
             return
         self._portal.stop()
