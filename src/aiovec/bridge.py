@@ -1,8 +1,8 @@
 """Shared parts of the bridges to other frameworks, such as ``aiovec_langchain``.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
-without ``await``. This module also has what frameworks need besides: filters in MongoDB's syntax,
-metadata of any type, and tables for names that are not allowed for tables.
+without ``await``. This module also reads filters in MongoDB's syntax, stores metadata of any type,
+and finds a table for every name of a collection.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Closable:
         self._bridge.close()
 
     async def aclose(self) -> None:
-        """As ``close``."""
+        """Close the store as ``close`` does, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:

@@ -123,7 +123,7 @@ class Results(list[_R], _AsFrames):
     def __init__(
         self, rows: Iterable[_R] = (), *, columns: Mapping[str, Field | None] | None = None
     ) -> None:
-        """``columns`` are the first columns of the table, each with its field if it has one."""
+        """Create a list; ``columns`` are the first columns of its table, with their fields."""
         super().__init__(rows)
         self._columns = {} if columns is None else columns
 

@@ -235,8 +235,7 @@ class ExpiringTable(OpenTable):
         self.active.swept[self.handle.name] = time.monotonic()
 
     def sweep_now_and_then(self) -> None:
-        """Begin a sweep in the background, unless one runs or the last one is less than an hour
-        ago.
+        """Begin a sweep in the background, at most once an hour.
 
         After a failure, the next write begins another one.
         """

@@ -144,8 +144,7 @@ class OpenTable:
         """Delete the expired rows."""
 
     def sweep_now_and_then(self) -> None:
-        """Begin a sweep in the background, unless one runs or the last one is less than an hour
-        ago."""
+        """Begin a sweep in the background, at most once an hour."""
 
 
 def _payload_texts(rows: Batch) -> list[str]:

@@ -314,7 +314,7 @@ def in_order(ids: Sequence[str], outcome: Any, rerank: RerankFunction) -> Scored
 
 
 def check_bound(argument: str, bound: Any) -> float:
-    """Return a finite number as a float; InvalidArgumentError for anything else."""
+    """Return a finite number as a float, or raise InvalidArgumentError."""
     if not is_finite(bound):
         raise InvalidArgumentError(argument, bound, "a finite number or None")
     return float(bound)

@@ -204,7 +204,7 @@ _CHECKS = [
 def options_of(
     call: str, arguments: type, options: Mapping[str, Any], **named: Any
 ) -> SearchOptions:
-    """Return the options of a call; TypeError for one that is not among ``arguments``.
+    """Return the options of a call. Raises TypeError for one that is not among ``arguments``.
 
     ``named`` has the options that the method names itself.
     """

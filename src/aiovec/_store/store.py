@@ -462,7 +462,7 @@ class VectorStore(NotCopied, Hints):
     async def drop_table(self, table: str, *, missing_ok: bool = False) -> None:
         """Drop the table and all its rows.
 
-        With ``missing_ok``, a missing table is no error.
+        With ``missing_ok``, a missing table is not an error.
         """
         check_table_name(table)
         missing_ok = check_flag("missing_ok", missing_ok)
@@ -632,7 +632,7 @@ class VectorStore(NotCopied, Hints):
 
         ``vectors`` has one vector for each id, checked as in ``insert``; an error names the
         position of the vector and its id. The last vector of a repeated id counts. Missing ids are
-        not counted, and are no error.
+        ignored, and not counted.
         """
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
@@ -1042,7 +1042,7 @@ class VectorStore(NotCopied, Hints):
     ) -> Results[Hit]:
         """Return the rows nearest to the row or rows ``ids``, and unlike ``not_like``.
 
-        These rows themselves are no hits. The query vector is the mean of the vectors of ``ids``;
+        The hits do not contain these rows. The query vector is the mean of the vectors of ``ids``;
         with ``not_like`` it is ``2 * mean(ids) - mean(not_like)``. Under cosine, only the direction
         of each vector counts. The other arguments are those of ``search``. Raises
         InvalidArgumentError if a row is missing or has no vector, and for more than 1,000 rows.
@@ -1080,8 +1080,8 @@ class VectorStore(NotCopied, Hints):
         query has at most 100,000 characters and 1,000 different words.
 
         On SQLite, a word that half of the rows have adds almost nothing to a score: in a small
-        table, a good hit may have 0.000001. On LanceDB, hits are any of the rows with the same
-        score if these are more than 10,000.
+        table, a good hit may have 0.000001. On LanceDB, if more than 10,000 rows have the same
+        score, any of them may be hits.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of about 160 characters of every
         field that matched, with each match between ``<mark>`` and ``</mark>``, or between two texts

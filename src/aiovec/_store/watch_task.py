@@ -105,7 +105,7 @@ class Watching(NotCopied, Hints):
         return self._entered().table
 
     async def caught_up(self) -> None:
-        """Wait until a search sees all that was committed in the source before this call.
+        """Wait until a search sees everything that was committed in the source before this call.
 
         It waits for as long as that takes, also while the source or the embedder cannot be reached:
         bound it with ``asyncio.timeout``.

@@ -152,7 +152,7 @@ class Committer(ABC, Generic[_Write]):
 
     @abstractmethod
     async def end_pause(self, pause: MoveMark) -> None:
-        """End, for all writers, a pause that lasts longer than its limit."""
+        """End a pause that lasts longer than its limit, for all writers."""
 
 
 class GroupCommit(Generic[_Write]):
@@ -210,7 +210,7 @@ class GroupCommit(Generic[_Write]):
         return self._running is None or self._running.done()
 
     async def finish(self) -> None:
-        """Wait for the calls that were accepted."""
+        """Wait for the accepted calls."""
         while self._running is not None and not self.idle:
             await asyncio.wait({self._running})
 

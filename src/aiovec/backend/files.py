@@ -17,7 +17,7 @@ from ..errors import AiovecError, ConfigError, StoreFullError
 
 
 def _numbers(*names: str) -> frozenset[int]:
-    """Return the numbers of those of these errors that the system has."""
+    """Return the error numbers that the system has for these names."""
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
@@ -34,7 +34,7 @@ _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
 
 def look_at(path: str | Path) -> os.stat_result | None:
-    """Return the status of a file; None if it does not exist. AiovecError if it cannot be read."""
+    """Return a file's status; None if it does not exist. Raises AiovecError if it is unreadable."""
     try:
         return os.stat(path)
     except OSError as exc:

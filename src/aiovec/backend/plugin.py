@@ -1,7 +1,7 @@
 """Plugins: the targets, settings and doctor of a backend, and the list of installed plugins.
 
 The core, the command line and the migrator know a backend only through a subclass of
-``BackendPlugin``. An entry point of the group ``aiovec.backends`` names that of another package.
+``BackendPlugin``. An entry point of the group ``aiovec.backends`` names one of another package.
 """
 
 from __future__ import annotations

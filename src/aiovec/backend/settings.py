@@ -57,7 +57,7 @@ class Section:
             setattr(cls, name, each.default)
 
     def __init__(self, **values: Any) -> None:
-        """Create a section of values that were checked."""
+        """Create a section from checked values."""
         unknown = values.keys() - self.keys.keys()
         if unknown and not self.any_key:
             raise TypeError(f"{type(self).__name__} has no key {', '.join(sorted(unknown))}")

@@ -95,7 +95,7 @@ class Portal:
         return self._result(begun)
 
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Like ``run``, but awaited on another event loop, without blocking it.
+        """Do as ``run`` does, but awaited on another event loop, without blocking it.
 
         A cancelled caller waits until the call has ended.
         """
@@ -119,7 +119,7 @@ class Portal:
     def begin(self, call: Callable[[], Awaitable[object]]) -> None:
         """Run a call without waiting for its end.
 
-        StoreClosedError if the loop no longer runs.
+        Raises StoreClosedError if the loop no longer runs.
         """
         self._check()
         self._soon(_LoopCall(call).start)
