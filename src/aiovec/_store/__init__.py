@@ -1,1 +1,1 @@
-"""The store: calls, retries, ranking, expiring rows, watches, and migrations that it follows."""
+"""The store: calls, retries, ranking, expiring rows, watches, and following a migration."""
