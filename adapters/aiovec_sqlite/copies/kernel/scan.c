@@ -3,21 +3,21 @@
  * docs/internals/exact-search.md says what a row's codes, scale, offset and error mean, and proves the
  * bound that excludes a row. In one pass the scan multiplies the rows' codes with those of all
  * queries, and keeps the rows whose value can reach the query's floor: the least of the `wanted` best
- * lower ends so far, which so many rows truly reach. Rows that a query's mask excludes are left out
+ * lower ends so far, which `wanted` rows truly reach. Rows that a query's mask excludes are left out
  * first. The candidates are measured by their vectors.
  *
- * Codes lie in two halves: the upper four bits of each, plus 8, and the lower four. A few queries
- * take as long as the memory does, so they read the upper halves of all rows, and the lower halves
- * only of rows that may reach the floor whatever these are. Many queries put both halves of a tile's
- * rows together, where the processor multiplies whole codes as fast as halves; otherwise they read
- * the upper halves first too.
+ * Codes are split into two halves: the upper four bits of each, plus 8, and the lower four. Memory
+ * limits the speed of a few queries, so they read the upper halves of all rows, and the lower halves
+ * only of rows that may reach the floor with some lower halves. Many queries join both halves of a
+ * tile's rows, if the processor multiplies whole codes as fast as halves; if not, they too read the
+ * upper halves first.
  *
  * Threads share a search: each takes some rows at a time, until none are left, and collects
  * candidates of its own. They share the number of the next rows, and the floors. The last step
  * merges the candidates.
  *
- * No code of Python is called from here. Every file scope name but the functions that are exported is
- * static. The compiler needs C11 and nothing else. */
+ * This file calls no Python. All names at file scope are static, except the exported functions. The
+ * compiler needs C11 and nothing else. */
 
 #include <float.h>
 #include <math.h>
@@ -62,14 +62,14 @@
 #define ARM 0
 #endif
 
-/* A change of what crosses the border has another number; the library is refused then. */
+/* Another interface to Python gets another number; Python refuses a library with the wrong one. */
 #define VERSION 12
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
 /* Queries that are multiplied together. */
 #define GROUP 8
-/* For more queries than this a tile's rows are brought into the order of the lanes. */
+/* For more queries than this, a tile's rows are brought into the order of the lanes. */
 #define FEW 4
 /* Two products of four bits with codes of 127 at most add up to less than 4,096: the sums of so
  * many columns of four codes, in two lanes each, fit into 16 bits. */
@@ -77,7 +77,7 @@
 /* Values lie above minus this, in units of the query's scale, and so within float32. */
 #define FARTHEST 1e37f
 
-/* A line of the cache, and asking for one. */
+/* A line of the cache, and the request for one. */
 #define LINE 64
 #if X86
 #define FETCH(place) _mm_prefetch((const char *)(place), _MM_HINT_T1)
@@ -108,16 +108,16 @@ typedef struct {
     const int8_t *upper; /* halves of each row's codes */
     const int8_t *lower;
     const float *scale;
-    const float *offset; /* minus infinity: the row is gone */
+    const float *offset; /* minus infinity: the row was removed */
     const float *error;
     const int64_t *rowids;
     const float *vectors;
     int64_t rows;
-    int64_t dead; /* how many of them are gone */
+    int64_t dead; /* the number of removed rows */
     double most_error;
     double most_reach;
     double most_offset;
-    double most_lower; /* no row's lower halves less 7.5 are longer, as a vector */
+    double most_lower; /* an upper bound of the length of a row's lower halves minus 7.5 */
 } Segment;
 
 /* A query, as docs/internals/exact-search.md encodes it. */
@@ -130,9 +130,9 @@ typedef struct {
     double floor;   /* at least `wanted` rows truly reach it */
     double *lowers; /* room for `wanted` lower ends, a heap with the least one first */
     int64_t wanted;
-    int64_t known; /* how many there are */
+    int64_t known; /* the number of lower ends */
     double size;   /* of the codes, as a vector */
-    float inverse; /* one by the scale */
+    float inverse; /* 1 / scale */
     float lowest;  /* the least value in units of the scale that may reach the floor */
     int32_t sum;   /* 128 times the sum of the codes */
     int32_t above; /* the most that lower halves add to a product */
@@ -195,7 +195,7 @@ typedef struct {
     int64_t columns;  /* of four codes each */
     int64_t seconds;  /* the first column of codes that lie second in their bytes */
     int8_t *whole;    /* a tile's rows as whole codes */
-    uintptr_t next[2]; /* fetched while a tile is multiplied, also behind the last one */
+    uintptr_t next[2]; /* fetched while a tile is multiplied, even after the last one */
 } Scan;
 
 /* The products of some rows with a few queries: TILE numbers for each of these. */
@@ -209,7 +209,7 @@ typedef void Multiply(const Scan *scan, const int8_t *tile, int64_t count, int64
 /* The product of one row's halves with a query's codes. */
 typedef int32_t HalfProduct(const Scan *scan, const int8_t *row, int64_t number);
 
-/* The relative error of a float32 sum of dim products in any order, and some more. */
+/* The relative error of a float32 sum of dim products in any order, with a margin. */
 static double share_of(int64_t dim) { return (double)(dim + 32) * 0x1p-24; }
 
 static double most_miss(const Scan *scan, const Query *query) {
@@ -264,7 +264,7 @@ static void drop_excluded(const Query *queries, Answer *answer) {
     answer->count = kept;
 }
 
-/* Look at one row that may reach the query's floor. */
+/* Check a row that may reach the query's floor. */
 static void consider(const Scan *scan, int64_t number, int64_t row, int32_t product) {
     Query *query = &scan->queries[number];
     const Segment *segment = scan->segment;
@@ -312,7 +312,7 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     float lowest = scan->queries[number].lowest, inverse = scan->queries[number].inverse;
     const uint8_t *mask = scan->masks ? scan->segment_masks[number] : NULL;
     uint8_t hit[TILE] = {0};
-    /* The offset of a row that is gone is minus infinity, so a comparison with it leaves it out. */
+    /* The offset of a removed row is minus infinity, so a comparison excludes the row. */
     int dead = scan->segment->dead > 0;
     /* Loops of a fixed length become a few instructions for vectors. */
 #define CODES(i) (float)(times * products[i] + more)
@@ -383,7 +383,7 @@ INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
     return scan->whole;
 }
 
-/* Make room for so many candidates. 0: no memory. */
+/* Make room for this many candidates. 0: no memory. */
 INLINE int has_room(const Scan *scan, int64_t wanted) {
     Answer *answer = scan->answer;
     if (answer->room - answer->count >= wanted) return 1;
@@ -611,7 +611,7 @@ INLINE void fetch_ahead(const Scan *scan, const int8_t *rows) {
         FETCH((uintptr_t)rows + (uintptr_t)(byte + AHEAD));
 }
 
-/* The last bytes of a row's halves, with zeros behind them. */
+/* The last bytes of a row's halves, followed by zeros. */
 INLINE void end_of(const int8_t *row, int64_t left, int64_t most, uint8_t *to) {
     memset(to, 0, (size_t)most);
     memcpy(to, row, (size_t)left);
@@ -672,7 +672,7 @@ static int scan_portable(Scan *scan) {
 #define AVX512 TARGET("avx2,fma,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
 /* 16 rows of 64 codes, which `valid` selects, as 16 columns of four. Rows beyond the last repeat it:
- * nobody looks at their products. */
+ * their products are not used. */
 AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, int64_t stride,
                                 __mmask64 valid) {
     __m512i a[16], b[16];
@@ -1205,8 +1205,8 @@ EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t ha
     return largest;
 }
 
-/* One query's rows behind the other's, the best first, and damaged ones, whose value is no number,
- * last. */
+/* The order of candidates: by query, then the best first, and damaged rows, whose value is not a
+ * number, last. */
 static int by_value(const void *one, const void *other) {
     const Found *a = one, *b = other;
     if (a->query != b->query) return a->query - b->query;
@@ -1411,10 +1411,10 @@ static void encode(Query *query, const float *point, int64_t dim, int64_t metric
 
 /* A search that threads share */
 
-/* What one thread has found. */
+/* The results of one thread. */
 typedef struct {
     Answer answer;
-    Query *queries; /* behind them, their heaps of lower ends */
+    Query *queries; /* followed by their heaps of lower ends */
 } Part;
 
 typedef struct {
@@ -1502,8 +1502,8 @@ EXPORTED Search *aiovec_scan_begin(int64_t kind, const Segment *segments, int64_
     return search;
 }
 
-/* Take over the floors of other threads, or let them know a higher one: so many rows that some thread
- * has found truly reach it. If two threads write at once, either floor holds. */
+/* Take over the floors of other threads, or publish a higher one: enough rows of some thread truly
+ * reach it. If two threads write at the same time, either floor is valid. */
 static void share_floors(Search *search, Query *queries) {
     for (int64_t i = 0; i < search->common.count; i++) {
         int32_t bits = SEEN(&search->floors[i]);
@@ -1539,7 +1539,7 @@ static int8_t *part_room(const Search *search, Part *part, Scan *scan) {
     return room;
 }
 
-/* Scan until no rows are left, beside other threads that do the same. */
+/* Scan until no rows are left, while other threads do the same. */
 EXPORTED void aiovec_scan_part(Search *search) {
     int32_t number = TAKE(&search->begun);
     if (number >= search->parts) return;
@@ -1563,7 +1563,7 @@ EXPORTED void aiovec_scan_part(Search *search) {
     free(room);
 }
 
-/* Merge what the threads have found, and measure it. 0: no memory. */
+/* Merge the threads' candidates, and measure them. 0: no memory. */
 static int merge(Search *search) {
     Query *queries = search->part[0].queries;
     Answer *all = &search->part[0].answer;
@@ -1602,8 +1602,8 @@ static int merge(Search *search) {
     return 1;
 }
 
-/* End a search once no thread is at it. `rowids` gets the nearest rows, `distances` their distances,
- * `vectors`, unless it is NULL, their vectors, and `ends` the place behind each query's last row.
+/* End a search after all threads have ended. `rowids` gets the nearest rows, `distances` their
+ * distances, `vectors`, unless it is NULL, their vectors, and `ends` the end of each query's rows.
  * Return the number of rows; if it is more than `room`, only `ends` is written, and this can be called
  * again. -1: no memory, here or in a thread. */
 EXPORTED int64_t aiovec_scan_end(Search *search, int64_t room, int64_t *ends, int64_t *rowids,
@@ -1625,7 +1625,7 @@ EXPORTED int64_t aiovec_scan_end(Search *search, int64_t room, int64_t *ends, in
     return total;
 }
 
-/* The whole of a search on this thread. */
+/* Do a whole search on this thread. */
 EXPORTED int64_t aiovec_scan_search(int64_t kind, const Segment *segments, int64_t number,
                                     const uint8_t *const *masks, const float *points,
                                     const int64_t *wanted, int64_t count, int64_t dim,

@@ -1,17 +1,17 @@
 /* The best rows by keywords, of one part of a table's words. scan.c includes this file.
  *
  * docs/internals/keywords.md says how rows are scored. A clause has a list of the rows that match it,
- * in rising order, with the number of matches. The lists are looked at one after the other, rarest
- * first. A row is looked at with the first list that has it, and looked up in those behind, until
- * it is clear that it cannot be among the best. When all lists that are left cannot lift a row to
- * the score of the last of the best so far, their other rows are not looked at. */
+ * in rising order, with the number of matches. The lists are read one after the other, rarest
+ * first. A row is scored with the first list that has it, and looked up in the later lists until
+ * it is clear that it cannot be among the best. When the remaining lists together cannot lift a row
+ * to the score of the last of the best so far, their other rows are skipped. */
 
 /* The parameters of BM25 in FTS5, whose arithmetic is repeated here, operation for operation. */
 #define K1 1.2
 #define B 0.75
 /* More than the relative rounding error of sums in another order. */
 #define ROUNDED (1 + 1e-9)
-/* Rows between two looks whether the caller has gone. */
+/* Rows between two checks for a cancelled caller. */
 #define BLOCK 4096
 
 /* Laid out as in library.py. */
@@ -25,11 +25,12 @@ typedef struct {
     int64_t original; /* the list of the clause that stands here in the query */
     /* What a search keeps. */
     int64_t at;  /* the place of the first row that is not below the last one looked up */
-    double count; /* matches in the row that is looked at */
-    double most; /* the most that this list and those behind it add to a score */
+    double count; /* matches in the current row */
+    double most; /* the most that this list and the later ones add to a score */
 } WordList;
 
-/* Look a row up; these have to rise. The steps double from the last place, then halve. */
+/* Look up a row, in rising order from call to call. The steps double from the last place, then
+ * halve. */
 static int word_is_in(WordList *list, uint32_t row) {
     int64_t low = list->at, step = 1;
     if (low >= list->size) return 0;
@@ -108,13 +109,14 @@ static void word_keep(BestRows *best, uint32_t row, double score) {
     if (best->known == best->wanted) best->floor = heap[0];
 }
 
-/* Write the best rows and their scores, in any order, with all rows that equal the last one. Returns
- * how many there are; more than there is room for if the call has to be repeated with so much room.
+/* Write the best rows and their scores, in any order, with all rows that equal the last one. Return
+ * their number; if it is more than `room`, the call has to be repeated with that much room.
  *
  * Rows that are not in each of the first `required` lists are left out, and those marked in `gone`.
  * `lengths` has the number of words of each of the `size` rows, none below `shortest`, and `mean` is
- * their mean. A list may lie in a mapped file that another program has overwritten: numbers that are
- * beyond these rows are left out too. `heap` has room for `wanted` numbers. A search that `stop` ends early lacks rows. */
+ * their mean. A list may be in a mapped file that another program has overwritten: numbers beyond
+ * these rows are left out too. `heap` has room for `wanted` numbers. If `stop` becomes true, rows are
+ * missing. */
 EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t required,
                                    const uint8_t *gone, const uint32_t *lengths, int64_t size,
                                    double shortest, double mean, int64_t wanted, double *heap,
@@ -128,7 +130,7 @@ EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t requi
     }
     for (int64_t first = 0; first < (required ? 1 : count); first++) {
         WordList *list = &lists[first];
-        double behind = first + 1 < count ? lists[first + 1].most : 0;
+        double others = first + 1 < count ? lists[first + 1].most : 0;
         if (list->most * ROUNDED < best.floor) break;
         for (int64_t i = 0; i < count; i++) lists[i].at = 0, lists[i].count = 0;
         for (list->at = 0; list->at < list->size; list->at++) {
@@ -137,10 +139,10 @@ EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t requi
             if (row >= size || gone[row]) continue;
             double base = K1 * (1 - B + B * (double)lengths[row] / mean);
             double score = word_adds(list, base);
-            if ((score + behind) * ROUNDED < best.floor) continue;
+            if ((score + others) * ROUNDED < best.floor) continue;
             int64_t i = 0;
             while (i < first && !word_is_in(&lists[i], row)) i++;
-            if (i < first) continue; /* it was looked at with that list */
+            if (i < first) continue; /* it was scored with that list */
             for (i = first + 1; i < count; i++) {
                 lists[i].count = 0;
                 if (word_is_in(&lists[i], row)) score += word_adds(&lists[i], base);
