@@ -54,11 +54,6 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
     return condition_sql(where, {Ref(table.schema.vector): with_vector, **table.payload_values})
 
 
-def selected_rowids(db: sqlite3.Connection, table: TableLayout, where: Expr | None) -> Int64Array:
-    """Return the rows that a filter selects, in the order of the file."""
-    return rowids_where(db, table, *condition_of(where, table))
-
-
 def rowids_where(
     db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
 ) -> Int64Array:

@@ -25,7 +25,7 @@ from aiovec.backend.memory import give_back, usable_cores
 
 from ..connection import Ticket
 from ..layout import TableLayout, floor_of, newest_change, quoted
-from ..reads import condition_of, rowids_where, selected_rowids
+from ..reads import condition_of, rowids_where
 from ..vectors import VectorReader
 from .scanfile import NewFile, write_segments
 from .segments import (
@@ -161,11 +161,11 @@ def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
     """Return the rowids that a filter selects, at least those ``among`` these."""
-    if len(among) > _MOST_LISTED:
-        return selected_rowids(db, table, where)
     condition, values = condition_of(where, table)
-    listed = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
-    return rowids_where(db, table, listed, [*values, json.dumps(among.tolist())])
+    if len(among) <= _MOST_LISTED:
+        condition = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
+        values = [*values, json.dumps(among.tolist())]
+    return rowids_where(db, table, condition, values)
 
 
 # The most changes that are added while a search waits: rows, bytes of codes (which take about 60 ms

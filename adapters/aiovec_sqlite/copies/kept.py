@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from aiovec.backend import Int64Array
 from aiovec.backend.contract import StaleTableError, TableHandle
@@ -54,13 +54,7 @@ PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
 """Makes the store accept a scan file of a table and a kind, or with None no file."""
 
 
-class _Sized(Protocol):
-    @property
-    def nbytes(self) -> int:
-        """Private bytes."""
-
-
-_T = TypeVar("_T", bound=_Sized)
+_T = TypeVar("_T", ResidentCopy, Words)
 
 
 class Keeper(ABC):
@@ -248,8 +242,8 @@ class KeptCopy(Kept[ResidentCopy]):
             copy, rows, has_file = await read(partial(self._look, before))
             if rows is not None:
                 size = size_of(len(rows), dim)
-                waits = files is not None and size >= files.least
-                if waits and files is not None and await in_thread(files.waits, self.kind):
+                large = files is not None and size >= files.least
+                if large and files is not None and await in_thread(files.waits, self.kind):
                     return False
                 in_file = self.gets_file(size)
                 if not in_file:
@@ -264,7 +258,7 @@ class KeptCopy(Kept[ResidentCopy]):
                     copy.load(db, ticket, rows, new[0] if new else None)
 
                 await read(load)
-                if has_file and files is not None and size < files.least:
+                if has_file and not large:
                     self._keeper.tasks.start(self.forget_file())  # the table has shrunk
         self.value, self.reason = copy, ""
         self._keeper.ready()

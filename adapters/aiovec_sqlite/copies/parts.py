@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from aiovec.backend.memory import usable_cores
 from aiovec.backend.threads import begin_in_thread
@@ -42,22 +42,11 @@ def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Sema
     free.release()
 
 
-# The cores that no helper uses, except that of the calling thread.
-_free: threading.Semaphore | None = None
-
-
+@lru_cache(maxsize=1)
 def _free_cores() -> threading.Semaphore:
-    global _free
-    if _free is None:
-        _free = threading.Semaphore(usable_cores() - 1)
-    return _free
+    """Return a count of the cores that no helper uses, except that of the calling thread."""
+    return threading.Semaphore(usable_cores() - 1)
 
 
-def _forget() -> None:
-    """Forget the helpers: in a forked process they do not run."""
-    global _free
-    _free = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # in a forked process the helpers do not run
+    os.register_at_fork(after_in_child=_free_cores.cache_clear)

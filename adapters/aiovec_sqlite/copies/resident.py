@@ -218,12 +218,8 @@ class ResidentSearch(Keeper):
     def stale(self, table: TableHandle) -> None:
         resident = self._tables.get(table.name)
         if resident is not None and resident.table is table:
-            self._drop(resident)
-
-    def _drop(self, resident: _SearchedTable) -> None:
-        if self._tables.get(resident.table.name) is resident:
-            del self._tables[resident.table.name]
-        resident.unload()
+            del self._tables[table.name]
+            resident.unload()
 
     # Searches
 
@@ -269,7 +265,7 @@ class ResidentSearch(Keeper):
                 except OlderSnapshotError:
                     continue
         except StaleTableError:
-            self._drop(resident)
+            self.stale(resident.table)
             raise
         finally:
             if by_both:
@@ -319,4 +315,4 @@ class ResidentSearch(Keeper):
             )
             for name, resident in list(self._tables.items()):
                 if epochs.get(name) != resident.table.epoch:
-                    self._drop(resident)
+                    self.stale(resident.table)
