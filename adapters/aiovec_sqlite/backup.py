@@ -24,20 +24,13 @@ from .layout import (
     newest_change,
     read_header,
 )
-from .moves import forget_mark, has_mark
+from .moves import forget_mark
 from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
 # A damaged file may have any change number, but the store must still have room to count up.
 _NO_COUNT = 2**61
-
-
-def _strip_marks(path: Path) -> None:
-    """Remove the mark of a migration: apps must leave the store, but not its copy."""
-    with closing(connect(str(path))) as copy:
-        if has_mark(copy):
-            forget_mark(copy)
 
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
@@ -53,10 +46,11 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{id(db)}.partial")
     try:
         with copying_to(str(path)):
-            if store := _file_of(db):
-                create_like(partial, store)
+            (store,) = db.execute("SELECT file FROM pragma_database_list").fetchone()
+            create_like(partial, store)
             db.execute("VACUUM INTO ?", (str(partial),))
-            _strip_marks(partial)
+            with closing(connect(str(partial))) as copy:
+                forget_mark(copy)  # a migration's mark makes apps leave the store, not its copy
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             ticket.check()
@@ -68,11 +62,6 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
-
-
-def _file_of(db: sqlite3.Connection) -> str:
-    """Return the path of the database; empty in memory."""
-    return next(str(row[2]) for row in db.execute("PRAGMA database_list") if row[1] == "main")
 
 
 def restore(

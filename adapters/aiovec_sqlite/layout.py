@@ -330,7 +330,7 @@ def check_header(path: Path, *, to_read: bool = False) -> bool:
         try:
             if _look_at(path):
                 return True
-            if not (to_read and _holds_something(path, "-journal")):
+            if not (to_read and has_contents(path, "-journal")):
                 return False
         except CorruptStoreError:
             # Another process may be creating the store, or cutting free pages off its end.
@@ -354,11 +354,16 @@ def _look_at(path: Path) -> bool:
             f"(application id {header.application_id:#010x}); if it holds vectors, "
             f"aiovec import {path.name} reads them",
         )
-    _check_version(target, header.version)
-    if _holds_something(path, "-journal"):
+    if header.version > LAYOUT_VERSION:
+        raise CorruptStoreError(
+            target,
+            f"the file has layout {header.version}, and this version of aiovec reads up to "
+            f"{LAYOUT_VERSION}; upgrade aiovec to open it",
+        )
+    if has_contents(path, "-journal"):
         # Its creation is in progress or was killed. SQLite rolls back an incomplete one.
         return False
-    if has_wal(path) and not _keeps_wal(path):
+    if has_contents(path, "-wal") and not _keeps_wal(path):
         raise CorruptStoreError(
             target,
             f"the WAL next to it, {path.name}-wal, belongs to another file: a backup was copied "
@@ -374,16 +379,6 @@ def _look_at(path: Path) -> bool:
     except failures() as exc:
         raise _damaged(path, exc) from exc
     return True
-
-
-def has_wal(path: Path) -> bool:
-    """Return whether there is a WAL with frames next to the file."""
-    return _holds_something(path.resolve(), "-wal")
-
-
-def has_journal(path: Path) -> bool:
-    """Return whether a rollback journal lies next to the file, perhaps of a killed program."""
-    return _holds_something(path.resolve(), "-journal")
 
 
 def _keeps_wal(path: Path) -> bool:
@@ -406,20 +401,13 @@ def _keeps_wal(path: Path) -> bool:
             return file.read(1) == b"\2"
 
 
-def _holds_something(path: Path, suffix: str) -> bool:
+def has_contents(path: Path, suffix: str) -> bool:
+    """Return whether SQLite's file with this suffix, next to a database, exists and is not
+    empty."""
     try:
-        return path.with_name(path.name + suffix).stat().st_size > 0
+        return Path(f"{path.resolve()}{suffix}").stat().st_size > 0
     except FileNotFoundError:
         return False
-
-
-def _check_version(target: str, version: int) -> None:
-    if version > LAYOUT_VERSION:
-        raise CorruptStoreError(
-            target,
-            f"the file has layout {version}, and this version of aiovec reads up to "
-            f"{LAYOUT_VERSION}; upgrade aiovec to open it",
-        )
 
 
 def create_store(db: sqlite3.Connection) -> None:

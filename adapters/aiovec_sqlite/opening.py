@@ -31,8 +31,7 @@ from .errors import (
 from .layout import (
     check_header,
     create_store,
-    has_journal,
-    has_wal,
+    has_contents,
     newest_change,
 )
 from .sql.schema import check_schema
@@ -238,13 +237,13 @@ def connect_read_only(
     except load_driver().Error as exc:
         if code_of(exc) not in (CANTOPEN, READONLY) or not path.exists():
             raise
-        if has_journal(path):
+        if has_contents(path, "-journal"):
             raise AiovecError(
                 f"{path} has an unfinished transaction, which a killed program left in "
                 f"{path.name}-journal, and it can only be rolled back in a writable file; open it "
                 "once with that program"
             ) from exc
-        if has_wal(path):
+        if has_contents(path, "-wal"):
             raise AiovecError(
                 f"{path} has changes in {path.name}-wal which can only be read in a writable "
                 "folder; copy both files to one"
@@ -257,7 +256,7 @@ def roll_back(path: Path, timeout: float) -> None:
 
     Does nothing if there is no journal, or no permission to write.
     """
-    if has_journal(path) and os.access(path, os.W_OK):
+    if has_contents(path, "-journal") and os.access(path, os.W_OK):
         uri = f"{path.absolute().as_uri()}?mode=rw"
         with closing(connect(uri, uri=True, timeout=timeout)) as db:
             db.execute("SELECT 1 FROM sqlite_master").fetchone()

@@ -541,11 +541,13 @@ class SqliteBackend(Backend):
             moves.check_here(db, self._target, self._run)
             backups.backup(db, ticket, path)
 
-        if self._file is not None and await in_thread(self._is_replaced):
+        reader: Connection | ReaderPool = self._readers
+        try:
+            await in_thread(self._check_file)
+        except StoreReplacedError:
             # Only this file has the acknowledged rows, and a new reader cannot reach it.
-            await self._connection.read(copy, snapshot=False)
-        else:
-            await self._readers.read(copy, snapshot=False)
+            reader = self._connection
+        await reader.read(copy, snapshot=False)
 
     def owns(self, path: Path) -> bool:
         file, path = self._path.resolve(), path.resolve()
@@ -559,13 +561,6 @@ class SqliteBackend(Backend):
         return await in_thread(
             partial(backups.restore, backup, self._path, self._settings, overwrite=overwrite)
         )
-
-    def _is_replaced(self, *_: object) -> bool:
-        try:
-            self._check_file()
-        except StoreReplacedError:
-            return True
-        return False
 
 
 def _remove_folder(folder: str, process: int) -> None:

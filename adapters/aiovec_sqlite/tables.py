@@ -76,7 +76,8 @@ def create_table(
         "INSERT INTO aiovec_tables (name, epoch, schema, created, floor) VALUES (?, ?, ?, ?, ?)",
         (name, epoch, table.entry(schema), datetime.now(UTC).isoformat(), epoch),
     )
-    text.create_empty(tx, table)
+    if text.wanted_fields(schema):
+        text.create(tx, table)
 
 
 def alter(tx: Transaction, handle: TableHandle, change: SchemaChange, check_free: Check) -> None:

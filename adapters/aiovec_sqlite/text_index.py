@@ -189,12 +189,6 @@ def check_can_index(schema: Schema) -> None:
 # Building
 
 
-def create_empty(tx: Transaction, table: TableLayout) -> None:
-    """Create the index of a table without rows, if its schema wants one."""
-    if wanted_fields(table.schema):
-        _create(tx, table)
-
-
 def advance(tx: Transaction, name: str) -> bool:
     """Do one step towards the indexes that the table's schema wants; return True if more are left.
 
@@ -220,7 +214,7 @@ def advance(tx: Transaction, name: str) -> bool:
         for index in indexes:
             if not index.ready:
                 _drop(tx.db, index.generation, index.fts)
-    index = fitting[-1] if fitting else _create(tx, table)
+    index = fitting[-1] if fitting else create(tx, table)
     if not index.ready and not _index_some(tx, table, index):
         return True
     for other in indexes:
@@ -237,8 +231,8 @@ def incomplete(db: sqlite3.Connection) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _create(tx: Transaction, table: TableLayout) -> TextIndex:
-    """Return a new index with its triggers; it is complete if the table has no rows."""
+def create(tx: Transaction, table: TableLayout) -> TextIndex:
+    """Create an index with its triggers; it is complete if the table has no rows."""
     db = tx.db
     fields = wanted_fields(table.schema)
     generation = tx.take()

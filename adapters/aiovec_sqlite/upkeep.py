@@ -41,7 +41,9 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
         db.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_size", "page_count", "freelist_count")
     )
-    vector_bytes = slots * _bytes_of_slot(table)
+    # A slot has the vector, its bits, and the rowid.
+    dim, bits = table.schema.dim, table.schema.dim // 8 if table.schema.quantized else 0
+    vector_bytes = slots * (4 * dim + bits + 8)
     text_bytes, text_details = text_index.details_of(db, table)
     return TableStats(
         table=table.name,
@@ -63,11 +65,6 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
             **text_details,
         },
     )
-
-
-def _bytes_of_slot(table: TableLayout) -> int:
-    bits = table.schema.dim // 8 if table.schema.quantized else 0
-    return table.schema.dim * 4 + bits + 8  # 8 bytes are the rowid
 
 
 def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:

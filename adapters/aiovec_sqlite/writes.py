@@ -243,7 +243,7 @@ def _run_rows(
 @lru_cache(maxsize=256)
 def _rows_statement(rows: str, act: str, columns: tuple[str, ...], count: int) -> str:
     width = len(columns) + (act == _UPDATE)
-    values = ", ".join([f"({_placeholders(width)})"] * count)
+    values = ", ".join([f"({', '.join('?' * width)})"] * count)
     if act == _INSERT:
         return f"INSERT INTO {rows} ({', '.join(columns)}) VALUES {values}"
     if count == 1:
@@ -352,10 +352,6 @@ def _vector_rows(
 
 def _partition_values(rows: Batch, table: TableLayout) -> list[list[str]]:
     return [list(map(partition_value, rows.values(name))) for name in table.partitions]
-
-
-def _placeholders(count: int) -> str:
-    return ", ".join("?" * count)
 
 
 def selected(
