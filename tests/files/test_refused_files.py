@@ -22,7 +22,7 @@ from tests.harness.processes import python
 from tests.harness.scripts import KINDS, SCHEMA, TABLE, row, target_in
 
 import aiovec
-from aiovec import AiovecError, CorruptStoreError
+from aiovec import AiovecError, CorruptStoreError, Field, Schema
 
 OF_ANOTHER = "another application, or one that aiovec did not create"
 
@@ -195,6 +195,25 @@ async def test_plain_tables_of_a_user_in_a_store_do_no_harm(tmp_path: Path, whol
     await to_thread(in_sqlite, path, *plain)
     async with aiovec.connect(path) as store:
         assert await store.count(TABLE) == 400
+
+
+async def test_an_early_python_3_11_opens_a_store_with_keyword_search(tmp_path: Path) -> None:
+    """Debian 12 has 3.11.2, whose regular expressions differ."""
+    early = shutil.which("python3.11", path=os.pathsep.join(["/usr/bin", "/usr/local/bin"]))
+    if early is None or sys.version_info[:2] != (3, 11):
+        pytest.skip("there is no python3.11 of the system that could use these packages")
+    packages = [part for part in sys.path if part and not part.startswith(sys.base_prefix)]
+    path, text = tmp_path / "notes.db", Field(str, text=True)
+    async with aiovec.connect(path) as store:
+        await store.create_table("notes", Schema(dim=1, fields={"title": text, "body": text}))
+        await store.insert("notes", [{"id": "a", "embedding": [1.0], "body": "green tea"}])
+    process = await asyncio.create_subprocess_exec(
+        early, "-m", "aiovec", "search", "notes", "tea", "-s", str(path), stdout=PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(packages)},
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"green tea" in output
 
 
 async def test_a_damaged_file_is_refused_unchanged(tmp_path: Path, whole: Path) -> None:

@@ -49,6 +49,8 @@ _CHANGED = rf"old\._rowid IS NOT new\._rowid(?: OR old\.{_N} IS NOT new\.{_N})++
 _PATH = r"'\$(?:\.\"[A-Za-z0-9_-]++\")++'"
 _OF_KEY = re.escape(INDEXED.format(column="payload", at="@")).replace("@", _PATH)
 _OPTIONS = r"content_rowid=_rowid, tokenize='[a-z0-9_ ]++'"
+# Not "++": before 3.11.5, Python lets the failed repetition consume the "c" of "content".
+_COLUMNS = r"(?:c[0-9]++, )+"
 _EXCHANGE = rf"{_REMOVE} WHERE {_IN_OLD}; {_ADD} WHERE {_IN_NEW}"
 _OURS = (
     # Plain columns: no operator and no comment. See also ``_EXPRESSION``.
@@ -56,7 +58,7 @@ _OURS = (
     rf"(?:UNIQUE )?INDEX (?:{_N}|\w++) ON (?:{_N}|\w++) ?\((?:[\w\s,]|{_N})*+\)",
     rf"INDEX {_N} ON {_ROWS} \({_OF_KEY}\)",
     r'VIRTUAL TABLE "[a-z0-9_-]++\.vec" USING vec0\([\w\s,=[\]]*+\)',
-    rf"VIRTUAL TABLE {_TEXT} USING fts5\((?:c[0-9]++, )++content={_VIEW}, {_OPTIONS}\)",
+    rf"VIRTUAL TABLE {_TEXT} USING fts5\({_COLUMNS}content={_VIEW}, {_OPTIONS}\)",
     rf"VIEW {_VIEW} AS SELECT _rowid{_SHOWN} FROM {_ROWS} WHERE {_HAS_TEXT}",
     rf"TRIGGER {_N} AFTER INSERT ON {_ROWS} WHEN {_IN_NEW} BEGIN {_ADD}; END",
     rf"TRIGGER {_N} AFTER DELETE ON {_ROWS} WHEN {_IN_OLD} BEGIN {_REMOVE}; END",
