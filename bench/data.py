@@ -170,7 +170,7 @@ def row_number(id: str) -> int:
 
 
 def load(rows: int, folder: str | None = None, dim: int = DIM) -> Data:
-    """Return ``rows`` rows of the real set, with mixes of two behind them, or generated ones."""
+    """Return ``rows`` rows of the real set, then mixes of two of them, or generated rows."""
     place = folder or os.environ.get(FOLDER_VARIABLE)
     if not place:
         return generate(rows, dim)

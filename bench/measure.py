@@ -231,7 +231,7 @@ async def fresh(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def output(*command: str, most: float | None = None) -> str:
-    """Run a command, for at most so many seconds, and return what it writes to standard output."""
+    """Run a command for at most ``most`` seconds, and return its standard output."""
     process = await asyncio.create_subprocess_exec(
         *command, env=clean_environment(),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

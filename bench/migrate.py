@@ -90,7 +90,7 @@ async def _loop(source: str, target: str) -> None:
 
 
 async def in_process(settings: dict[str, Any]) -> dict[str, float]:
-    # No index is built in the background meanwhile.
+    # No index is built in the background during the move.
     os.environ["AIOVEC_RETRIEVAL__LANCEDB__INDEX"] = "none"
     phases: dict[str, float] = {}
     began = 0.0

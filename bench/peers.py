@@ -346,9 +346,9 @@ async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     Without clients, it searches once.
     """
-    given = np.load(settings["data"])
-    rows = Rows(given["vectors"], given["picks"].tolist(), given["texts"].tolist())
-    queries, seconds = given["queries"], settings["seconds"]
+    data = np.load(settings["data"])
+    rows = Rows(data["vectors"], data["picks"].tolist(), data["texts"].tolist())
+    queries, seconds = data["queries"], settings["seconds"]
     folder = Path(settings["folder"])
     folder.mkdir()  # noqa: ASYNC240
     began = time.perf_counter()
@@ -388,7 +388,7 @@ async def _stall(search: Search, queries: Any) -> float:
         await asyncio.sleep(10 * _TICK)
         late.clear()
         await asyncio.gather(*(search(query, None) for query in queries[:_AT_ONCE]))
-        await asyncio.sleep(2 * _TICK)  # the last stall is seen behind it
+        await asyncio.sleep(2 * _TICK)  # the last stall is seen after it
         return max(late)
 
 

@@ -156,6 +156,6 @@ def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
 
 
 def _misspelt(word: str, chance: random.Random) -> str:
-    """Return a word with two neighbours swapped behind its first letter."""
+    """Return a word with two neighbours swapped after its first letter."""
     place = chance.randrange(1, len(word) - 2)
     return word[:place] + word[place + 1] + word[place] + word[place + 2 :]

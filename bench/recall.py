@@ -33,7 +33,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _shapes(data: Data, options: Options) -> Iterator[tuple[str, Data]]:
-    """Yield tables with 256 questions of an app, and other ones behind them."""
+    """Yield tables with 256 questions of an app, and then other questions."""
     chance = np.random.default_rng(7)
     size = _ASKED + _OTHERS
     mixed_up = chance.permutation(len(data))
@@ -65,7 +65,7 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
         # By another store: what is searched for in this one is what it measures with.
         async with aiovec.connect(target, read_only=True) as reader:
             for source in ("made questions", "its own"):
-                measured[f"{source}, told"] = (await store.stats(TABLE)).details["recall"]
+                measured[f"{source}, reported"] = (await store.stats(TABLE)).details["recall"]
                 measured[f"{source}, true"] = await _true(reader, data, others)
                 await store.search_many(TABLE, data.queries[:_ASKED], limit=LIMIT, select=[])
                 await store.optimize(TABLE)
@@ -76,12 +76,12 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
             measured["its own, true with 30 % replaced"] = await _true(reader, data, others)
         effort = (await store.stats(TABLE)).details["effort"]
     differences = {
-        f"{source}, told - true": measured[f"{source}, told"] - measured[f"{source}, true"]
+        f"{source}, reported - true": measured[f"{source}, reported"] - measured[f"{source}, true"]
         for source in ("made questions", "its own")
     }
     wrong = []
-    if abs(differences["its own, told - true"]) > _TOO_FAR:
-        wrong.append(f"{name}, {kind}: what is told of its own questions is not true")
+    if abs(differences["its own, reported - true"]) > _TOO_FAR:
+        wrong.append(f"{name}, {kind}: the recall reported for its own questions is not true")
     return Result(
         f"recall of {kind}, {name}", f"{data}, {len(others)} questions, {effort}",
         "", measured, differences, wrong=wrong,

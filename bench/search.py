@@ -253,7 +253,7 @@ async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
 
 
 async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, float]:
-    """Open a store and search; ``keep`` waits for its scan file, ``hold`` so many seconds twice,
+    """Open a store and search; ``keep`` waits for its scan file, ``hold`` is a pause, taken twice,
     for other processes that do the same."""
     async with aiovec.connect(path):
         pass  # imports what a store needs

@@ -72,7 +72,7 @@ class _Clients:
         self.results: dict[str, dict[str, Any]] = {}
 
     def way(self, name: str, path: str, bodies: Sequence[object], count: int = CLIENTS) -> Way:
-        """Return a way: the rate at which so many clients are answered."""
+        """Return a way: the rate at which ``count`` clients are answered."""
         file = self._options.folder / name.replace("/", "-")
         file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
         settings = {

@@ -76,7 +76,7 @@ async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
     queries = options.folder / "query.npy"
     np.save(queries, data.queries[:1])
     settings = {"queries": str(queries), "path": target}
-    # A scan file is written behind the first search.
+    # A scan file is written after the first search.
     await fresh("search", {**settings, "keep": True})
     firsts = [await fresh("search", settings) for _ in range(options.rounds(3))]
     return {

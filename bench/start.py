@@ -28,7 +28,7 @@ async def main():
 
 asyncio.run(main())
 """
-# What such a process imports of other packages: the part of its start that is not ours.
+# Other packages that a process with a search imports: the part of its start that is not ours.
 _PACKAGES_OF_A_SEARCH = "import aiosqlite, asyncio, numpy"
 _MEMORY = "print(int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024)"
 
@@ -60,7 +60,7 @@ async def run(options: Options) -> list[Result]:
     return [
         Result("start, time", "new processes, files in the system's cache (median)", "ms", took),
         Result("start, processor time", "of the same", "ms", medians(cpu)),
-        Result("start, memory", "the most that such a process takes", "", most),
+        Result("start, memory", "the most that a process takes", "", most),
     ]
 
 

@@ -1,5 +1,5 @@
-"""How late a change of a watched table is found, what a load at the same time does, and what the
-triggers cost the app."""
+"""The time until a change of a watched table is found, also during a load, and the cost of the
+triggers for the app."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _delays(folder: Path, rows: int, options: Options) -> Result:
                 await asyncio.sleep(0.01)
             name = f"a commit of {number(more)} rows, until all are found (s)"
             took[name] = time.perf_counter() - began
-            took["a keyword search meanwhile, worst"] = max(asked)
+            took["a keyword search at the same time, worst"] = max(asked)
             lacking = rows + more - await store.count("articles")
     wrong = [f"{lacking} rows are missing"] if lacking else []
     return Result("watch", f"a table of {number(rows)} rows", "ms", took, wrong=wrong)

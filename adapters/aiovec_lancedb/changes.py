@@ -1,6 +1,6 @@
 """The change feed, from the version that Lance keeps with each row: the last one that wrote it.
 
-Tables are made with stable row ids. So a row keeps its id and the version of its last change
+Tables are created with stable row ids. So a row keeps its id and the version of its last change
 wherever compactions put it, and a row id that an earlier version has and the newest one lacks
 belongs to a deleted row.
 
@@ -86,13 +86,13 @@ async def _end(table: Snapshot) -> _Position:
     if numbering is None:
         hint = (
             f"the rows of the table {table.name!r} have no stable ids; export them into a table "
-            "that aiovec makes"
+            "that aiovec creates"
         )
         raise UnsupportedError("changes", "lancedb", hint)
     return _Position(numbering, await table.version())
 
 
-async def number_anew(session: Session, lance: AsyncTable) -> None:
+async def renumber(session: Session, lance: AsyncTable) -> None:
     """Begin another numbering, before a return to an earlier version."""
     if numbering_in(await session.run(lance.schema())) is not None:
         await session.annotate(lance, "id", {NUMBERING: new_numbering()})

@@ -31,8 +31,8 @@ _MOST_IDS = 5_000_000
 def findings(target: str | None) -> list[Finding]:
     """Return the facts about the packages and, if a target is given, about its store.
 
-    Reads a folder and writes nothing. For a store behind a network, it only checks that this
-    machine has the packages to reach it.
+    Reads a folder and writes nothing. For a store on a network, it only checks that this machine
+    has the packages to reach it.
     """
     place = None if target is None else StoreTarget(target)
     facts = [_package("lancedb", needed=place is not None)]
@@ -143,6 +143,6 @@ async def _table(session: Session, name: str) -> Finding:
 
 def _cure_of(error: CorruptStoreError) -> str:
     if "no aiovec schema" in error.reason:
-        return "name another folder; another program made this table"
+        return "name another folder; another program created this table"
     _, _, cure = error.reason.rpartition("as after a power cut; ")
     return cure if cure.startswith("remove ") else _RESTORE

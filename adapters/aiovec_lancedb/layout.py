@@ -69,7 +69,7 @@ def new_numbering() -> str:
 
 def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
     """Return a note on the id's column."""
-    place = arrow.get_field_index("id")  # another program's table may have no such column
+    place = arrow.get_field_index("id")  # another program's table may lack it
     text: bytes | None = (
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
     )
@@ -145,7 +145,7 @@ def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
 
 
 def incarnation_in(arrow: pa.Schema) -> bytes | None:
-    """Return the name of a table's incarnation; None if another program made the table."""
+    """Return the name of a table's incarnation; None if another program created the table."""
     name: bytes | None = (arrow.metadata or {}).get(_INCARNATION)
     return name
 

@@ -116,8 +116,10 @@ def looked_at(schema: Schema) -> list[str]:
 
 
 def is_known(where: Expr | None, schema: Schema) -> bool:
-    """Return whether a filter can be applied to rows in memory: only the filters for expired and
-    for live rows, one of which each call on a table with expiring rows has."""
+    """Return whether a filter can be applied to rows in memory.
+
+    Only the filters for expired and for live rows can, which calls on expiring tables have.
+    """
     match where:
         case None:
             return True

@@ -221,7 +221,7 @@ class Connections:
 
 
 def _is_name(name: str) -> bool:
-    """Return whether aiovec could have made a table of this name."""
+    """Return whether aiovec could have created a table with this name."""
     try:
         check_table_name(name)
     except InvalidNameError:
@@ -548,7 +548,7 @@ class Session:
         return sorted(names)
 
     async def open_any(self, name: str, *, reads: bool = False) -> tuple[AsyncTable, pa.Schema]:
-        """Return a table and its schema in Lance, or raise StaleTableError if there is none.
+        """Return a table and its schema in Lance, or raise StaleTableError if it does not exist.
 
         A table opened for ``reads`` must not be used for writing.
         """
@@ -584,7 +584,7 @@ class Session:
         return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
     async def newest(self, name: str) -> Snapshot:
-        """Open a table by its name; raise TableNotFoundError if there is none."""
+        """Open a table by its name; raise TableNotFoundError if it does not exist."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             try:
@@ -665,8 +665,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. If ``most`` rows are known to be all, no request looks for
-        more."""
+        """Return all rows of a query. With ``most``, which is their largest number, no last request
+        is needed to find the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()

@@ -432,7 +432,7 @@ class LancedbBackend(Backend):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """Make the readers of each table look for the mark, after all earlier writes."""
+        """Make the readers of each table check the mark, after all earlier writes."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

@@ -25,7 +25,7 @@ from aiovec.errors import (
     TableNotFoundError,
 )
 
-from .changes import number_anew
+from .changes import renumber
 from .driver import lancedb
 from .errors import LanceTableExistsError, Translated, unknown_outcome
 from .export import stream_of
@@ -111,7 +111,7 @@ async def check_free(session: Session, name: str) -> None:
 
 
 async def check_exists(session: Session, name: str) -> None:
-    """Raise TableNotFoundError if there is no such table."""
+    """Raise TableNotFoundError if no table has this name."""
     if not await session.has(name):
         raise TableNotFoundError(name, await session.names())
 
@@ -210,7 +210,7 @@ async def revert(version: int, table: Snapshot) -> None:
     await _check_out(table, version)
     old = await session.run(table.lance.schema())
     newest, _ = await session.open_any(table.name)
-    await number_anew(session, newest)
+    await renumber(session, newest)
     # This handle restores its own version, whatever others have committed since.
     await session.run(table.lance.restore())
     load = load_in(old)

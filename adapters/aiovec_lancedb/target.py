@@ -86,7 +86,7 @@ class StoreTarget:
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
         """Return the options for ``lancedb.connect_async``."""
         if not self.in_memory and self.folder is None and "://***@" in self.shown:
-            # Lance would take such an address for a path and make a folder of that name.
+            # Lance would take this address for a path, and create a folder with that name.
             raise ConfigError(
                 f"{self.shown}: an address must not contain a user or a password; put credentials "
                 "into storage_options or the environment",

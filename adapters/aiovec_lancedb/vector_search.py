@@ -317,7 +317,7 @@ def _lance_query(
 def _scale(table: Snapshot, query: Query) -> np.float32:
     """Return the factor that brings a query into the range in which Lance can measure.
 
-    Index codes have no such range.
+    Index codes do not limit the range.
     """
     largest = float(np.abs(query.vector).max(initial=0.0))
     if table.schema.metric != "dot" or not largest:

@@ -111,7 +111,7 @@ class Asked:
         return before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS
 
     def give(self, questions: Float32Array) -> None:
-        """Keep a user's own questions, which take precedence."""
+        """Keep questions that a user passed, which take precedence."""
         if len(questions) < FEWEST_QUESTIONS:
             expected = f"at least {FEWEST_QUESTIONS} vectors to measure the recall with"
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
@@ -139,7 +139,7 @@ class Builds:
         self.doing: str | None = None
         """A phrase for the current work on the indexes."""
 
-    async def planned(
+    async def plan(
         self,
         table: Snapshot,
         kind: str,
@@ -169,15 +169,15 @@ class Builds:
         versions = await self._session.listed_versions(table)
         return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
-    async def planned_anew(
+    async def plan_again(
         self, table: Snapshot, index: InUse | None, *, settled: bool = False
     ) -> Build:
         """Return the build of the present index or, without one, of the settings."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
-            return await self.planned(table, index.kind.name, dict(known.options), known.target)
+            return await self.plan(table, index.kind.name, dict(known.options), known.target)
         kind = self._session.settings.index
-        by_settings = await self.planned(table, kind, {}, None, settled=settled)
+        by_settings = await self.plan(table, kind, {}, None, settled=settled)
         return replace(by_settings, auto=True)
 
     async def build(self, table: Snapshot, build: Build) -> None:
@@ -243,7 +243,7 @@ class Builds:
         with self._tell(f"measuring {index.kind.name}"):
             rows = await table.rows()
             partitions = max(1, rows // (index.partition_size or max(1, math.isqrt(rows))))
-            questions = self.asked.questions(table.schema.dim) or await recall.made(table)
+            questions = self.asked.questions(table.schema.dim) or await recall.make_questions(table)
             target, count = index.target, len(questions.vectors)
             measured = await recall.measure(table, index.kind, partitions, questions, target)
             tuned = index.tuned.with_changes(

@@ -49,7 +49,7 @@ class InUse:
 
     @property
     def effort(self) -> Effort:
-        """The effort of a search; of one that searches the whole index until it is measured."""
+        """The effort of a search; until it is measured, the search reads the whole index."""
         ef = _UNMEASURED_EF if self.kind.graph else None
         refine = None if self.kind.fine else _UNMEASURED_REFINE
         return self.tuned.effort or Effort(nprobes=EVERY_PARTITION, ef=ef, refine=refine)

@@ -142,18 +142,18 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
             yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
 
 
-async def made(table: Snapshot) -> Questions:
-    """Return questions made as described above."""
+async def make_questions(table: Snapshot) -> Questions:
+    """Make questions as described above."""
     vector = table.schema.vector
     rows = await table.rows()
     chance = np.random.default_rng()
     places = await in_thread(lambda: sorted(chance.choice(rows, min(rows, _SAMPLE), replace=False)))
     query = table.lance.take_offsets([int(place) for place in places]).select([vector])
     stored = to_matrix((await table.session.fetch(query)).column(vector).drop_null())
-    return await in_thread(_made_of, stored, table.schema.metric == "cosine", chance)
+    return await in_thread(_questions_from, stored, table.schema.metric == "cosine", chance)
 
 
-def _made_of(stored: Float32Array, cosine: bool, chance: np.random.Generator) -> Questions:
+def _questions_from(stored: Float32Array, cosine: bool, chance: np.random.Generator) -> Questions:
     distinct = np.unique(stored.astype(np.float64), axis=0)
     if cosine and len(distinct):
         distinct = np.unique(_units(distinct), axis=0)
@@ -179,7 +179,7 @@ def _units(vectors: Float64Array) -> Float64Array:
 
 class _Nearest(NamedTuple):
     """For each question: the closeness of the furthest hit that counts, the number of hits, and 1
-    if the question's own row comes in addition."""
+    if the row that the question is comes in addition."""
 
     least: Float64Array
     counts: Int64Array

@@ -81,7 +81,7 @@ def encoded(sql: str) -> str:
     """Return the same text, with its UTF-8 form cached by Python.
 
     lancedb asks for the UTF-8 on the event loop; making it takes milliseconds for a megabyte. Arrow
-    asks Python for it in the same way, so it is made here, with the text.
+    asks Python for it in the same way, so Python encodes the text here.
     """
     if not sql.isascii():
         pa.scalar(sql)
@@ -138,7 +138,7 @@ def equals_list(column: str, values: Sequence[Value], *, negate: bool) -> str:
     return f"{column} {operator} make_array({listed(values)})"
 
 
-# Lance takes such a key for an index of an array.
+# Lance takes a key of this form for an index of an array.
 _PLACE_IN_ARRAY = re.compile(r"[+-]?[0-9]+\Z")
 # A scalar's bytes: a head, then a word of type (1 is text) and length, then the UTF-8 text.
 _TEXT_IN_HEX = "200000001.{7}(.*)$"
@@ -155,7 +155,7 @@ class PayloadValue:
         for key in path:
             containers.append(f"json_get({containers[-1]}, {text(key)})")
         self._value = containers[-1]
-        # An array has no keys, so the parent of such a key must be an object.
+        # An array has no keys, so the parent of a key that looks like an index must be an object.
         self._objects = [
             containers[i]
             for i, key in enumerate(path)

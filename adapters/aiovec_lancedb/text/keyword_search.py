@@ -68,8 +68,8 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> i
     """Return the bytes of texts that a search may read: of rows that no index covers, or, for
     prefixes and parts of words, of all."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
-    behind = text_columns(await table.indexes()).values()
-    rows = await table.rows() if every else max(behind, default=0)
+    unindexed = text_columns(await table.indexes()).values()
+    rows = await table.rows() if every else max(unindexed, default=0)
     return min(rows * await versions.row_bytes(table), STREAM_BYTES) if rows else 0
 
 
@@ -214,7 +214,7 @@ async def _beginnings(
 ) -> dict[TextClause, list[str]]:
     """Return for each clause with a prefix the most frequent words that begin with it.
 
-    Lance looks up whole words, so the texts are read; Lance selects the ones that may have a
+    Lance looks up whole words, so the texts are read; Lance selects the texts that may have a
     prefix. Only the last word of a phrase is a prefix. Prefixes beyond the limit count as whole
     words.
     """

@@ -219,9 +219,9 @@ async def ask(
     query, for ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
-    behind a filter that another index answers. So if an answer is not full, a query for one place
-    more, without columns, does not notice that a row is deleted; if there is one more, the best
-    existing rows are looked for.
+    under a filter that another index answers. So if an answer is not full, ask for one row more,
+    without columns, which also returns deleted rows. If there is one more, ask for the best
+    existing rows.
     """
     names = column_names(table.schema, columns)
     rows = await fetch(table, query, names, where, limit, cost)

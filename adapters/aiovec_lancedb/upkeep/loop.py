@@ -160,7 +160,7 @@ class Upkeep:
     # In the background
 
     def opened(self) -> None:
-        """Note that the store uses the table; upkeep looks a little later for undone work."""
+        """Note that the store uses the table; a little later, upkeep checks it for undone work."""
         if not self._seen:
             self._seen = True
             self._look_after_in(_QUIET)
@@ -260,7 +260,7 @@ class Upkeep:
         if first is not None and self._are_many(versions[: versions.index(first)]):
             return True
         if self._are_many(versions[: -self._versions.pins.retention.most]):
-            self._look_behind_grace()
+            self._look_after_grace()
         uncovered = max((await unindexed_rows(table)).values(), default=0)
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
@@ -271,7 +271,7 @@ class Upkeep:
         """
         return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
-    def _look_behind_grace(self) -> None:
+    def _look_after_grace(self) -> None:
         """Check again once no one can be reading the versions that are still too new to remove."""
         self._look_after_in(self._versions.pins.retention.grace.total_seconds() + _QUIET)
 
@@ -304,7 +304,7 @@ class Upkeep:
         # Writes, searches and the compaction leave freed memory in the heap of each thread: 100 MiB
         # after a minute of a mixed load. It takes some 10 ms, without the GIL.
         await in_thread(give_back)
-        self._look_behind_grace()
+        self._look_after_grace()
         self.optimized = datetime.now(UTC)
         return table
 
@@ -314,7 +314,7 @@ class Upkeep:
 
         Lance's ``optimize`` does all three, and then removes every version older than an age, even
         one that is being read. So the call that removes versions has nothing else to do, gets the
-        age of the oldest version to keep plus its own timeout, and is ended by that timeout.
+        age of the oldest version to keep plus a timeout, and is ended by that timeout.
         """
 
         async def optimize(age: timedelta) -> None:
@@ -326,7 +326,7 @@ class Upkeep:
             listed = await self._session.listed_versions(table)
             if await self._versions.pins.first_kept(table, listed) is None:
                 break
-            # Lance goes by the times within the manifests, not by those of their files.
+            # Lance compares the times within the manifests, not those of their files.
             versions = await table.versions()
             first = await self._versions.pins.first_kept(table, versions)
             if first is None:
@@ -371,7 +371,7 @@ class Upkeep:
             graph = await self._wants_graph(table, index, rows)
             wanted = graph or self._wants_build(table, index, rows)
             if wanted and rows >= _GROWN * self._failed_rows:
-                build = await self.builds.planned_anew(table, index, settled=graph)
+                build = await self.builds.plan_again(table, index, settled=graph)
                 await self.builds.build(table, build)
             elif index is not None and rows and self._wants_measuring(table, index, rows):
                 await self.builds.measure(table)
@@ -451,7 +451,7 @@ class Upkeep:
             self.builds.asked.give(questions)
         async with self._session.reading(handle) as table:
             settled = name == kinds.AUTO and await self.builds.is_settled(table)
-            build = await self.builds.planned(table, name, chosen, target, settled=settled)
+            build = await self.builds.plan(table, name, chosen, target, settled=settled)
 
         async def act(table: Snapshot) -> None:
             self.failure = None
@@ -513,12 +513,8 @@ class Upkeep:
             if not await lock.take(0.0):
                 return False
             leased = False
-            try:
+            try:  # a lease that is taken while the call is cancelled runs out by itself
                 leased = lease is None or await in_thread(lease.take)
-            except asyncio.CancelledError:
-                if lease is not None:  # the lock may have been taken in spite of the error
-                    await lease.give_back()
-                raise
             finally:
                 if not leased:
                     await lock.release()
@@ -612,7 +608,7 @@ class Table:
 
 
 class OpenTables:
-    """The tables that a store has used, and the task that looks after them in turn."""
+    """The tables that a store has used, and the task that does their upkeep in turn."""
 
     background: bool = False
     """True if the store does upkeep in the background."""
