@@ -65,7 +65,9 @@ async def test_the_reported_recall_is_that_of_the_worst_questions(
 ) -> None:
     far = np.random.default_rng(3).standard_normal((60, DIM)).astype(np.float32)
     both = np.stack([VECTORS[:60], far], axis=1).reshape(-1, DIM)
-    monkeypatch.setattr(recall, "_made_of", lambda *_: recall.Questions(both, "made questions", 2))
+    monkeypatch.setattr(
+        recall, "_questions_from", lambda *_: recall.Questions(both, "made questions", 2)
+    )
     async with opened(tmp_path / "s", index="none") as store:
         await filled(store, 600)
         await store.create_index("notes", "ivf_flat", num_partitions=20)
