@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .data import PICKS, load
-from .measure import Options, Result, medians, output, write_table
+from .measure import Options, Result, by_figure, medians, output
 from .peers import LIMIT, OURS, PEERS, last_line
 
 _ROWS, _CLIENTS = 20_000, 64
@@ -68,14 +68,7 @@ async def run(options: Options) -> list[Result]:
         name: medians({key: [figures[key] for figures in turns] for key in turns[0]})
         for name, turns in rounds.items()
     }
-    write_table("against", data, measured)
-    return [
-        Result(
-            "against", key, "", {name: values[key] for name, values in measured.items()},
-            notes=[] if place else notes,
-        )
-        for place, key in enumerate(measured[OURS])
-    ]  # fmt: skip
+    return by_figure("against", data, measured, notes)
 
 
 def _size(python: Path) -> float:

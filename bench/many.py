@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import Options, Result, clean_environment, write_table
+from .measure import Options, Result, by_figure, clean_environment
 from .peers import OURS, SHARED, Rows, last_line
 
 _ROWS, _FEW = 200, 50  # for each of two processes, and of ten
@@ -40,12 +40,7 @@ async def run(options: Options) -> list[Result]:
                     measured[name] = figures | await _ten(python, name, place / "ten", counts[1])
             except (RuntimeError, TimeoutError) as error:
                 notes.append(f"skipped: {name}: {last_line(error)}")
-    write_table("many", "", measured)
-    results = [
-        Result("many", key, "", {name: values[key] for name, values in measured.items()})
-        for key in measured[OURS]
-    ]
-    results[0].notes.extend(notes)
+    results = by_figure("many", "", measured, notes)
     if measured[OURS][_LOST]:
         results[-1].wrong.append(f"{OURS} lost acknowledged rows")
     return results

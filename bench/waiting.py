@@ -6,6 +6,7 @@ import asyncio
 import os
 import statistics
 import threading
+from contextlib import AsyncExitStack
 from functools import partial
 
 import psutil
@@ -24,12 +25,12 @@ async def run(options: Options) -> list[Result]:
     stores: list[aiovec.VectorStore] = []
     data, before = load(_ROWS, options.data), _held()
     count = max(2, options.rows(_STORES))
-    try:
+    async with AsyncExitStack() as opened:
         for number in range(count + 1):
             if number == 1:  # the first one imports what all need
                 before = _held()
-            store = await aiovec.connect(options.folder / "waiting" / f"{number}.db")
-            stores.append(store)
+            connected = aiovec.connect(options.folder / "waiting" / f"{number}.db")
+            stores.append(store := await opened.enter_async_context(connected))
             await store.create_table("t", data.schema())
             await store.insert("t", data.batch(slice(None)))
             await store.search("t", data.queries[0])
@@ -39,9 +40,6 @@ async def run(options: Options) -> list[Result]:
         for store in stores:
             for times in calls.values():
                 times.append(await timed(partial(store.search, "t", data.queries[1]))())
-    finally:
-        for store in stores:
-            await store.close()
     took = {name: statistics.median(times) for name, times in calls.items()}
     note = f"{count} stores of {data}, after {_REST} s without a call"
     return [
