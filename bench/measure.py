@@ -58,7 +58,7 @@ class Options:
 class Result:
     """The figures of the ways that were compared, their ratios, and wrong answers.
 
-    A name that ends with a unit in parentheses has that one, the others have ``unit``.
+    A name that ends with a unit in parentheses has that unit; the others have ``unit``.
     """
 
     subject: str

@@ -89,7 +89,7 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
 
 
 async def _replaced(store: VectorStore, data: Data) -> Data:
-    """Give some rows vectors of their own kind: points between two others."""
+    """Replace the vectors of some rows by points between two others."""
     rows = np.random.default_rng(9).permutation(len(data))[: int(_REPLACED * len(data))]
     vectors = data.vectors.copy()
     vectors[rows] = data.mixed(len(rows), 0.8, seed=9)

@@ -48,7 +48,7 @@ def by_aiovec(
 
 
 async def drained(batches: AsyncIterator[pa.RecordBatch], data: Data) -> None:
-    """Read all batches, which have the rows of the data."""
+    """Read all batches, and check that they have all rows."""
     assert sum([batch.num_rows async for batch in batches]) == len(data)
 
 

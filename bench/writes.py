@@ -132,7 +132,7 @@ async def _single(options: Options) -> Result:
 
 
 def _flush_seconds(folder: Path) -> float:
-    """Return the median of a flush: where it takes nearly no time, shared commits gain little."""
+    """Return the median time of a flush. If it is short, shared commits gain little."""
     path, took = folder / "flushed", []
     with path.open("wb", buffering=0) as file:
         for _ in range(50):
@@ -176,7 +176,7 @@ async def _bulk(options: Options) -> Result:
 
 
 async def _labels(options: Options) -> Result:
-    """A different value for each row, compared with the same by lancedb."""
+    """Write a different number to each row; lancedb does the same."""
     data = generate(options.rows(_LABELLED), 384)
     numbers = range(len(data))
     labels = pa.table({"id": [*map(row_id, numbers)], "pick": np.array(numbers)})
@@ -208,8 +208,8 @@ async def _moved(options: Options) -> list[Result]:
     ours, script = "aiovec import", "a script with pyarrow and SQLite"
 
     def running(*arguments: str) -> Way:
-        """Return a way: the rows a second of a Python process that gets a new file behind these
-        arguments."""
+        """Return a way: the rows a second of a Python process with these arguments and a new
+        file."""
 
         async def imported(folder: Path) -> float:
             began = time.perf_counter()

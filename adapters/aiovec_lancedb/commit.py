@@ -64,7 +64,7 @@ class WriteOperation(ABC):
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; return the result of each, or its error.
 
-        ``table`` is the newest version of the handle's table, an ``Snapshot``. An error raised here
+        ``table`` is the newest version of the handle's table, a ``Snapshot``. An error raised here
         holds for all of them, and nothing was done.
         """
 

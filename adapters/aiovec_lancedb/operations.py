@@ -237,7 +237,7 @@ def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
 
 
 def _unchanged(rows: NetRows, old: pa.Table) -> str:
-    """Return the condition that a row has not been written since: it would lie elsewhere."""
+    """Return the condition that a row was not written since it was read: it would have moved."""
     places = zip(old["id"].to_pylist(), old[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
     return f"target.{ADDRESS} IN ({', '.join(changed)})"

@@ -195,7 +195,7 @@ class Newest(NamedTuple):
 
 @dataclass(slots=True)
 class Connections:
-    """lancedb's connections of a store, and what lives as long as they do."""
+    """lancedb's connections of a store, and data that lives as long as they do."""
 
     writer: AsyncConnection
     reader: AsyncConnection

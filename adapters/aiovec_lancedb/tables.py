@@ -46,7 +46,6 @@ from .session import Session, Snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from lancedb.table import AsyncTable
 
 
 # The name of a table's folder during its removal; no other folder has a name of this form.
@@ -217,7 +216,7 @@ async def revert(version: int, table: Snapshot) -> None:
     if load is not None and load.filling:  # the note of a load in that version no longer applies
         with unknown_outcome(session.target, "the table was reverted, but holds writes off"):
             lance, _ = await session.open_any(table.name)
-            await _note(session, lance, LOADED, None)
+            await session.annotate(lance, "id", {LOADED: None})
 
 
 async def set_sign(session: Session, table: str) -> None:
@@ -228,11 +227,7 @@ async def set_sign(session: Session, table: str) -> None:
         # The current mark: another run may have begun or ended since the caller's check.
         moving = await session.mark.concerns_reads()
         if is_moving(arrow) != moving:
-            await _note(session, lance, MOVING, "1" if moving else None)
-
-
-async def _note(session: Session, lance: AsyncTable, key: str, value: str | None) -> None:
-    await session.annotate(lance, "id", {key: value})
+            await session.annotate(lance, "id", {MOVING: "1" if moving else None})
 
 
 async def check_whole(session: Session, handle: TableHandle, version: int) -> None:

@@ -68,7 +68,7 @@ class StoreTarget:
         """The address for connections that write.
 
         Lance's own writer of local files does not report that its last write to a file failed, as
-        on a full disk. That of other object storages does, and this is its address of a folder.
+        on a full disk. The writer for object storage does; this is the folder's address for it.
         """
         if self.folder is None:
             return self.target

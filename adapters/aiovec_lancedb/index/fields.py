@@ -69,7 +69,7 @@ def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
 async def index_fields(
     session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Make the indexes that the fields want and the table lacks."""
+    """Create the indexes that the fields want and the table lacks."""
     indexes = await session.run(lance.list_indices())
     for name, config in lacking(indexes, fields, analyzer):
         named = index_name(indexes, name, config)
@@ -79,7 +79,7 @@ async def index_fields(
 def lacking(
     indexes: Iterable[Any], fields: Mapping[str, Field], analyzer: str, *, whole: bool = False
 ) -> list[tuple[str, Any]]:
-    """Return the indexes to make for fields that lack one, or with ``whole`` one of all rows."""
+    """Return the indexes to create for fields that lack one, or with ``whole`` one of all rows."""
     existing = {
         (column, serves_text(index.index_type))
         for index in indexes

@@ -178,8 +178,8 @@ def _units(vectors: Float64Array) -> Float64Array:
 
 
 class _Nearest(NamedTuple):
-    """For each question: the closeness of the furthest hit that counts, the number of hits, and 1
-    if the row that the question is comes in addition."""
+    """The nearest rows of each question: the closeness of the furthest that counts, their number,
+    and 1 if the question is itself a row, which comes in addition."""
 
     least: Float64Array
     counts: Int64Array

@@ -91,7 +91,7 @@ class Bucket:
             return bytes(answer.bytes()), version
 
     def put(self, path: str, content: bytes, mode: Any = "create") -> bool:
-        """Return False if the object has changed, by another process or by an earlier request of
+        """Write an object; return False if another process has changed it, or an earlier request of
         this call whose answer was lost."""
         with self._translated():
             try:

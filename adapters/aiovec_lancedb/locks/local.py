@@ -38,8 +38,9 @@ def _lock_of(key: str) -> threading.Lock:
 class TableLock:
     """The lock of one table, for tasks of one store.
 
-    ``check`` raises an error if the folder is gone, because the lock's file would create it again.
-    ``threads`` limits the threads that wait for locks, so that they keep no other work waiting.
+    ``check`` raises an error if the folder was removed, because the lock's file would create it
+    again. ``threads`` limits the threads that wait for locks, so that no other work waits behind
+    them.
     """
 
     def __init__(
