@@ -65,8 +65,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         **options: Any,
     ) -> None:
         documents = DocumentBridge(store, table, vector_nullable=True, **options)
-        own: dict[str, Any] = {"store": documents.target, "table": table}
-        super().__init__(stores_text=stores_text, is_embedding_query=is_embedding_query, **own)
+        names: dict[str, Any] = {"store": documents.target, "table": table}
+        super().__init__(stores_text=stores_text, is_embedding_query=is_embedding_query, **names)
         self._bridge = documents
 
     @classmethod
@@ -168,6 +168,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         matching nodes, without scores.
         """
         refuse_options(options, where="filters", limit="similarity_top_k")
+        # An index that keeps no list of its nodes passes an empty list, for all of them.
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
         limit, mode = query.similarity_top_k, query.mode
         words, vector = query.query_str or "", query.query_embedding
@@ -230,7 +231,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         conditions = [] if metadata is None else [metadata]
         if node_ids is not None:
             conditions.append(F.id.in_(node_ids))
-        if doc_ids:
+        if doc_ids is not None:
             conditions.append(self._bridge.field("ref_doc_id").in_(doc_ids))
         return conditions or None
 

@@ -112,6 +112,7 @@ def test_filters_select_as_in_llamaindexs_simple_store(ours: AiovecVectorStore) 
     assert ids(ours, similarity_top_k=9, filters=filters()) == ["a", "b", "d", "c"]
     assert ids(ours, similarity_top_k=9, node_ids=["c", "a"]) == ["a", "c"]
     assert ids(ours, similarity_top_k=9, doc_ids=["doc-True"]) == ["a", "b"]
+    assert ids(ours, similarity_top_k=9, doc_ids=[]) == []
 
 
 def test_each_query_mode_ranks_as_documented(ours: AiovecVectorStore) -> None:
