@@ -100,8 +100,8 @@ class AiovecMemoryService(Closable, BaseMemoryService):
             for event in events
             if event.content
         ]
-        made = [_row(app_name, user_id, entry, session_id) for entry in entries]
-        rows = {row["id"]: row for row in made if row["text"]}
+        all_rows = [_row(app_name, user_id, entry, session_id) for entry in entries]
+        rows = {row["id"]: row for row in all_rows if row["text"]}
 
         async def add(table: Table) -> None:
             # A session is added again after each of its turns: known events are not embedded again.
@@ -140,11 +140,11 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         """Return the best memories of a user of an app, the best one first."""
 
         async def search(table: Table) -> Sequence[Hit]:
-            own = [F.app == app_name, F.user == user_id, F.entry.is_not_null()]
+            where = [F.app == app_name, F.user == user_id, F.entry.is_not_null()]
             words = _query_of(query)
             if best_search(await table.schema()) == "text":
-                return await table.search_text(words, where=own, **self._search)
-            return await table.search_hybrid(words, query, where=own, **self._search)
+                return await table.search_text(words, where=where, **self._search)
+            return await table.search_hybrid(words, query, where=where, **self._search)
 
         hits = await self._bridge.read(search, ()) if query.strip() else ()
         entries = [MemoryEntry.model_validate_json(hit["entry"]) for hit in hits]

@@ -126,8 +126,8 @@ class AiovecStore(Closable, BaseStore):
         plan = self._plan(ops)
         if self.embeddings is not None:
             plan.of_queries = {text: self.embeddings.embed_query(text) for text in plan.queries}
-            made = self.embeddings.embed_documents(plan.texts) if plan.texts else []
-            plan.of_texts = dict(zip(plan.texts, made, strict=True))
+            vectors = self.embeddings.embed_documents(plan.texts) if plan.texts else []
+            plan.of_texts = dict(zip(plan.texts, vectors, strict=True))
         return self._bridge.run(lambda table: self._execute(table, plan))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
@@ -136,8 +136,8 @@ class AiovecStore(Closable, BaseStore):
         if self.embeddings is not None:
             for text in plan.queries:
                 plan.of_queries[text] = await self.embeddings.aembed_query(text)
-            made = await self.embeddings.aembed_documents(plan.texts) if plan.texts else []
-            plan.of_texts = dict(zip(plan.texts, made, strict=True))
+            vectors = await self.embeddings.aembed_documents(plan.texts) if plan.texts else []
+            plan.of_texts = dict(zip(plan.texts, vectors, strict=True))
         return await self._bridge.aio(lambda table: self._execute(table, plan))
 
     async def asweep_ttl(self) -> int:

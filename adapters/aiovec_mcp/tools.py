@@ -278,8 +278,8 @@ class Tools:
         """Return a filter for the rows of a table that the session's user may see."""
         if self._user is None or table.name != self._memory.name:
             return where
-        own = user_field(table.name, await table.schema())
-        return [where, F[own] == self._user]
+        field = user_field(table.name, await table.schema())
+        return [where, F[field] == self._user]
 
     async def _names(self) -> list[str]:
         names = await self._store.tables()

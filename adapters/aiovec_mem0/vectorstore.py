@@ -76,11 +76,11 @@ class AiovecVectorStore(Closable, VectorStoreBase):
         ids: Sequence[str] | None = None,
     ) -> None:
         """Add memories, or replace those with the same ids; all of them or none."""
-        given = payloads or [{}] * len(vectors)
+        contents = payloads or [{}] * len(vectors)
         names = ids or [new_id() for _ in vectors]
 
         async def insert(table: Table) -> None:
-            rows = [self._row(*each) for each in zip(names, vectors, given, strict=True)]
+            rows = [self._row(*each) for each in zip(names, vectors, contents, strict=True)]
             await table.upsert(rows)
 
         self._bridge.run(lambda _: self._bridge.write(None, insert))

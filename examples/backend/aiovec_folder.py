@@ -1,6 +1,6 @@
 """A backend of aiovec that keeps each table in one Arrow file of a folder.
 
-It is small and exact, not fast: a write makes the file of its table anew, and a search compares
+It is small and exact, not fast: a write replaces the file of its table, and a search compares
 every row. Start your own backend from it.
 """
 
@@ -170,7 +170,7 @@ class FolderBackend(Backend):
         await in_thread(make)
 
     async def close(self) -> None:
-        async with self._turn.enter(None):  # behind the accepted writes
+        async with self._turn.enter(None):  # after the accepted writes
             self._closed = True
 
     async def ping(self) -> None:

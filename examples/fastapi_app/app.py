@@ -1,4 +1,4 @@
-"""A small service for notes: FastAPI in front, and behind it whatever aiovec.toml names."""
+"""A small service for notes: FastAPI, and the backend that aiovec.toml names."""
 
 from __future__ import annotations
 
