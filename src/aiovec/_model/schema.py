@@ -550,7 +550,7 @@ def _checked_fields(vector: str, fields: Fields) -> Mapping[str, Field]:
             raise InvalidNameError(
                 name,
                 "field",
-                "names are distinct ignoring case, and 'id', 'payload' and the vector's "
+                "names must be distinct ignoring case, and 'id', 'payload' and the vector's name "
                 f"({vector!r}) are taken",
             )
         seen.add(name.lower())

@@ -189,8 +189,8 @@ async def _import_in_thread() -> None:
         await to_thread(_import_the_rest)
     except RuntimeError as exc:  # at its end, Python starts no more threads
         raise AiovecError(
-            f"no store can be opened while the process ends ({exc}); one that is open already can "
-            "be used in atexit functions"
+            f"no store can be opened while the process ends ({exc}); use one that is already open, "
+            "also in atexit functions"
         ) from exc
 
 

@@ -510,7 +510,7 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
     payload = ["payload.<key>"] if schema.payload else []
     expected = listed(able, *payload) or "no field of this table"
     accepted = f"a field of {values}: {expected}"
-    reason = f"boost has to read {accepted}, not {shown(name)}"
+    reason = f"a boost must read {accepted}, not {shown(name)}"
     raise InvalidArgumentError("rerank", name, reason=reason)
 
 

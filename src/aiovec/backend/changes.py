@@ -209,7 +209,7 @@ def is_payload_key(schema: Schema, name: object, kind: object = None) -> bool:
     if not (isinstance(name, str) and name.startswith("payload.") and schema.payload):
         return False
     if kind not in (None, "btree"):
-        reason = f"a payload key has a 'btree' index only; for {shown(kind)} add a field"
+        reason = f"a payload key can only have a 'btree' index; add a field for {shown(kind)}"
         raise InvalidArgumentError("kind", kind, reason=reason)
     return True
 

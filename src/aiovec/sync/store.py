@@ -349,11 +349,8 @@ def open_store(target: PathText | None = None, **options: Any) -> VectorStore:
     """Open a store, also in async code."""
     portal = Portal(redacted(str(target if target is not None else options.get("config") or "")))
 
-    async def opened() -> AsyncStore:
-        return await connect_async(target, **options)
-
     try:
-        store = portal.run(opened)
+        store = portal.run(lambda: connect_async(target, **options))
     except BaseException:
         portal.stop()
         raise
