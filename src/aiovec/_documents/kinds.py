@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -47,9 +47,7 @@ def _markdown(text: str) -> Headings:
     while start < len(text):
         stop = text.find("\n", start + size) + 1 or len(text)
         tokens = _blocks().parse(text[start:stop])
-        places = [start]
-        for line in text[start:stop].split("\n"):
-            places.append(places[-1] + len(line) + 1)
+        places = _starts(text[start:stop].split("\n"), start)
         last = max((token.map[0] for token in tokens if token.map and not token.level), default=0)
         if stop < len(text) and not last and size < 8 * WINDOW:
             size *= 2
@@ -79,6 +77,11 @@ def _inlines() -> Any:
     return parser
 
 
+def _starts(lines: Sequence[str], first: int = 0) -> list[int]:
+    """Return the position of each line, and of the end."""
+    return [*accumulate((len(line) + 1 for line in lines), initial=first)]
+
+
 def _plain(words: str) -> tuple[str, str | None]:
     """Return a heading of Markdown without its links, emphasis and comments, and its anchor."""
     if len(words) > LONGEST_TITLE:
@@ -102,9 +105,7 @@ def _underlined(text: str) -> Headings:
     the order of their first uses."""
     levels: list[tuple[str, bool]] = []
     lines = text.split("\n")
-    places = [0]
-    for line in lines:
-        places.append(places[-1] + len(line) + 1)
+    places = _starts(lines)
     for n in range(1, len(lines)):
         name, rule = lines[n - 1].strip(), _UNDERLINE.match(lines[n])
         if rule is None or not name or _UNDERLINE.match(name):

@@ -83,31 +83,24 @@ def _kind(option: str) -> Mapping[str, object]:
 
 def check_embedder(name: str, option: object) -> Embedder:
     """Return the embedder if it has the required attributes, or raise ConfigError."""
+
+    def refuse(fault: str, attribute: str = "") -> ConfigError:
+        return ConfigError(f"the embedder {name!r} {fault}", key=f"embedders.{name}{attribute}")
+
     model, dim = getattr(option, "model", None), getattr(option, "dim", None)
     if isinstance(option, type):
-        raise ConfigError(
-            f"the embedder {name!r} is the class {option.__name__}; pass an object, such as "
-            f"{option.__name__}()",
-            key=f"embedders.{name}",
-        )
+        raise refuse(f"is the class {option.__name__}; pass an object, such as {option.__name__}()")
     if not callable(option):
-        raise ConfigError(
-            f"the embedder {name!r} must be a kind such as 'demo', a mapping such as "
-            f"{{'kind': 'demo'}}, or an aiovec.Embedder, not {shown(option)}",
-            key=f"embedders.{name}",
+        expected = (
+            "a kind such as 'demo', a mapping such as {'kind': 'demo'}, or an aiovec.Embedder"
         )
+        raise refuse(f"must be {expected}, not {shown(option)}")
     wrap = "wrap a function: aiovec.embedder(fn, model='my-model', dim=384)"
     if not isinstance(model, str) or not model:
-        raise ConfigError(
-            f"the embedder {name!r} needs an attribute model, the name of its model; {wrap}",
-            key=f"embedders.{name}.model",
-        )
+        raise refuse(f"needs an attribute model, the name of its model; {wrap}", ".model")
     if dim is not None and (
         isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= MAX_DIM
     ):
-        raise ConfigError(
-            f"the embedder {name!r} has the attribute dim {shown(dim)}, which must be a length "
-            f"from 1 to {MAX_DIM}, or None; {wrap}",
-            key=f"embedders.{name}.dim",
-        )
+        expected = f"a length from 1 to {MAX_DIM}, or None"
+        raise refuse(f"has the dim {shown(dim)}, which must be {expected}; {wrap}", ".dim")
     return cast("Embedder", option)

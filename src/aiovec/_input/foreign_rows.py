@@ -56,14 +56,10 @@ def _dumped(value: Any) -> Any:
 def check_column(name: str, column: object) -> None:
     """Raise InvalidRowError unless this is a column of several values."""
     if isinstance(column, (str, bytes, Mapping, type)) or not is_iterable(column):
+        reason = "must be a list of the rows' values; pass a single row as a list of one mapping"
         if isinstance(column, type):
-            cure = "is a type; a table without rows is made of aiovec.Schema(dim, fields={...})"
-            raise InvalidRowError(cure, field=name)
-        raise InvalidRowError(
-            "a mapping must have columns, each a list of the rows' values; pass a single row "
-            "as a list of one mapping",
-            field=name,
-        )
+            reason = "is a type; create a table without rows from aiovec.Schema(dim, fields={...})"
+        raise InvalidRowError(reason, field=name)
 
 
 def is_frame(rows: object) -> bool:

@@ -154,12 +154,11 @@ def inferred(rows: Collected, options: TableOptions) -> Schema:
         column = None if vector is None else columns.pop(vector)
         dim = 0 if vector is None else _length(vector, column, first=True)
         if not dim and options.embed is None:
+            where = "since there are no columns"
             if vector is not None:
                 where = f"in the column {vector!r}, which holds {_instead_of_vectors(column)}"
             elif columns:
                 where = f"among the columns {shown(list(columns), 200)}"
-            else:
-                where = "since there are no columns"
             raise InvalidRowError(
                 f"no vectors were found {where}; name their column with vector=, or pass "
                 "embed=Embed('field') to make them from a text"
