@@ -14,8 +14,6 @@ from typing import Any
 from ..errors import FilterError
 from .tree import And, EqualsList, Expr, IsNull, IsTrue, Not, Or, Ref, all_of, any_of, negated
 
-_MOST_KEYS = 8  # the table is read again for each of them
-
 
 class NestedKey:
     """A key within another payload key, in a filter.
@@ -55,7 +53,7 @@ def nested_keys(filters: Iterable[Expr], indexed: Collection[str]) -> list[Neste
         nested = [_nested(term, indexed) for term in terms]
         others = [term for term, refs in zip(terms, nested, strict=True) if not refs]
         for ref in chain.from_iterable(nested):
-            if ref not in keys and len(keys) < _MOST_KEYS:
+            if ref not in keys and len(keys) < 8:  # the table is read again for each of them
                 with suppress(FilterError):  # the query would be too large
                     keys[ref] = NestedKey(ref, others)
     return [*keys.values()]

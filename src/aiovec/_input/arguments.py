@@ -13,8 +13,6 @@ import numpy as np
 from ..backend.contract import TableHandle, Tuning
 from ..errors import InvalidArgumentError, ModelMismatchError
 
-# More rows than any table has; backends count in 64 bits.
-_MOST_ROWS = 2**53
 # Seconds between two pauses while a user's iterable is read.
 _LONGEST_READ = 0.002
 
@@ -22,9 +20,9 @@ _LONGEST_READ = 0.002
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
     """Return a number of rows, also of NumPy's types, or raise InvalidArgumentError.
 
-    A number above any table's rows is replaced by a smaller one with the same meaning.
+    A number above 2**53, which no table has, becomes 2**53: backends count in 64 bits.
     """
-    return min(whole_number(argument, value, least=least), _MOST_ROWS)
+    return min(whole_number(argument, value, least=least), 2**53)
 
 
 def whole_number(argument: str, value: object, *, least: int) -> int:

@@ -16,9 +16,6 @@ from .._model.schema import Schema
 from .._tools.messages import listed, nearest_name
 from ..errors import InvalidArgumentError, InvalidNameError
 
-# Each clause costs a lookup, and few queries are longer than a paragraph.
-_MOST_CLAUSES = 1_000
-_MOST_CHARACTERS = 100_000
 # For each word of a phrase, an engine reads all rows that have it.
 _MOST_PHRASE_WORDS = 1_000
 
@@ -63,9 +60,10 @@ class TextClause:
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """Return the distinct clauses of a query, in order; empty if it has no word."""
-    _check_count(text, len(text), _MOST_CHARACTERS, "characters")
+    _check_count(text, len(text), 100_000, "characters")
     clauses = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
-    _check_count(text, len(clauses), _MOST_CLAUSES, "different words")
+    # Each clause costs a lookup, and few queries are longer than a paragraph.
+    _check_count(text, len(clauses), 1_000, "different words")
     return clauses
 
 
