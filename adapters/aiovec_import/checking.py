@@ -65,7 +65,7 @@ def check_chunk(
     _check_length(rows, schema)
     checked = _halved(rows, places, schema, new_ids, rejects)
     if schema.embed is not None and not schema.vector_nullable:
-        reason = f"there is no vector, and no text in {schema.embed.field!r} to make one of"
+        reason = f"there is no vector, and no text in {schema.embed.field!r} to compute one from"
         checked = checked.only(_with_text(checked.rows, schema, schema.embed), reason)
     if not last_counts and repeated_ids(checked.rows.column("id").to_pylist()):
         checked = checked.only(_first_of_id(checked.rows), CAME_BEFORE)

@@ -47,7 +47,7 @@ class CsvFile(FileReader):
         self._pass = self._batches()
         self._first, _, rejects = next(self._pass)
         if not (self._first or rejects or self._given or self._existing):
-            raise self.wrong("has no rows, so no table can be made of it")
+            raise self.wrong("has no rows to make a table from")
         self.settle(self._names)
         del self._pass, self._first
         kinds = self._kinds(self.new_names(self._names, self.schema), self.schema)

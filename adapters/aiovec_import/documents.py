@@ -64,10 +64,10 @@ class DocumentImport(SyncImport):
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter:
         schema, body = self.schema, self.name("body")
         if schema.embed is None or schema.embed.field != body:
-            made = f"of {schema.embed.field!r}" if schema.embed else "of no field"
+            made = f"from {schema.embed.field!r}" if schema.embed else "from no field"
             raise ConfigError(
-                f"the table {self.table!r} makes its vectors {made}, not of {body!r}; name the "
-                "field of the texts with --fields body=FIELD, or another table",
+                f"the table {self.table!r} computes its vectors {made}, not from {body!r}; name "
+                "the field of the texts with --fields body=FIELD, or another table",
                 key="--fields",
             )
         return Cutter(self.wanted.chunk_size, self.wanted.overlap, tokenizer)

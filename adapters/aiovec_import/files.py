@@ -165,7 +165,7 @@ class FileReader(Reader):
         """Refuse several columns with the same name, and a file without ids."""
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise self.wrong(
-                f"has several columns of one name ({', '.join(map(repr, twice)):.200})"
+                f"has several columns with one name ({', '.join(map(repr, twice)):.200})"
             )
         if self._id_column not in (None, *names):
             raise self.wrong(
@@ -195,12 +195,13 @@ class FileReader(Reader):
         free = free and vector is None
         dim = self._dim(vector) if vector is not None and vector in names else None
         if known is None and not names:
-            raise self.wrong(f"has no rows, so no table can be made of it{remark}")
+            raise self.wrong(f"has no rows to make a table from{remark}")
         if known is None and not dim and not free:
             raise self.wrong(
                 f"cannot be imported: no vector was found in its columns "
-                f"({', '.join(names):.200}){remark}; say by --vector-column which of them holds "
-                "lists of numbers, or make them of a text with --embed FIELD and --embedder KIND",
+                f"({', '.join(names):.200}){remark}; name the column with lists of numbers "
+                "with --vector-column, or compute vectors from a text with --embed FIELD and "
+                "--embedder KIND",
                 "--vector-column",
             )
         if table is None:

@@ -136,7 +136,7 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
     """Report changes below a path until ``stop`` is set or an error occurs."""
     from watchfiles import watch
 
-    told = False
+    reported = False
     # No watches left, a removed folder, or a closed event loop.
     with suppress(OSError, RuntimeError):
         for changes in watch(
@@ -149,9 +149,9 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
             yield_on_timeout=True,
             raise_interrupt=False,
         ):
-            if changes or not told:
+            if changes or not reported:
                 tell()
-                told = True
+                reported = True
     stop.set()
 
 

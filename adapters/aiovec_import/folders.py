@@ -69,7 +69,7 @@ class Documents(Reader):
 def in_words(left_out: Mapping[str, int]) -> str:
     """Return files by their suffixes or reasons: ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
 
-    A folder that a glob names is one of them.
+    An excluded folder counts as one file.
     """
     kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
     named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds]

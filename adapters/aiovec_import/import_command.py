@@ -302,7 +302,7 @@ def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
 def _list_of(files: list[str], table: str | None, source: Reader) -> Path:
     """Return a path for the rejects: next to the file, or in the current folder if that fails."""
     path = Path(source.name)
-    beside = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
+    is_next_to = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
     last = re.split(r"[/\\:]", source.name.partition("?***")[0].rstrip("/"))[-1]
     name = table if len(files) > 1 or files == ["-"] else last
-    return (path.parent if beside else Path()) / f"{name}.rejects.jsonl"
+    return (path.parent if is_next_to else Path()) / f"{name}.rejects.jsonl"

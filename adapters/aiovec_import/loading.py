@@ -39,7 +39,7 @@ class Load:
 
     ``schema`` is the user's at first, and later the table's. Each row is imported (``rows``) or
     listed as a reject (``rejected``); ``missing`` counts rows that the source counted but did not
-    return. ``created`` is true if the table is new, and ``problem`` says why the rest of the source
+    return. ``created`` is True if the table is new, and ``problem`` says why the rest of the source
     cannot be read. ``skipped`` lists the files of an engine's load that was already complete.
     """
 

@@ -141,10 +141,10 @@ class Opener:
             with place.open_input_stream(name) as stream:
                 return self._file(Path(shown), form, _copied(stream))
 
-    def _file(self, path: Path, form: str, file: Any, beside: Path | None = None) -> FileReader:
+    def _file(self, path: Path, form: str, file: Any, described: Path | None = None) -> FileReader:
         """Return the reader of an open file.
 
-        ``beside`` may be a file with the schema of a text file.
+        ``described`` may be a file with the schema of a text file.
         """
         with reading(path):
             try:
@@ -153,8 +153,13 @@ class Opener:
                     with file:
                         file = _copied(file)
                 schema = self.wanted.schema
-                if schema is None and beside is not None and form in TEXTS and beside.is_file():
-                    schema = schema_in(beside)
+                if (
+                    schema is None
+                    and described is not None
+                    and form in TEXTS
+                    and described.is_file()
+                ):
+                    schema = schema_in(described)
                 kinds: dict[str, type[FileReader]] = {"jsonl": JsonLines, "csv": CsvFile}
                 kind = kinds.get(form, ArrowFile)
                 return kind(path, form, file, self.wanted, schema, self.existing)

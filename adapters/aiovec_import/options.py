@@ -46,7 +46,7 @@ OF_SOURCES: dict[str, Any] = {
         str | None,
         typer.Option(
             metavar="SQL",
-            help="Rows with --embed: SELECT of a SQLite or PostgreSQL database that gives them.",
+            help="Rows with --embed: SELECT statement for SQLite or PostgreSQL that returns them.",
         ),
     ],
     "passages": Annotated[

@@ -110,7 +110,7 @@ def _of_table(facts: Facts, table: str) -> Iterator[str]:
         )
     if facts["missing"]:
         total = counted(facts["rows"] + facts["rejected"] + facts["missing"])
-        yield f"{table}: the source counts {total}; {facts['missing']:,} did not come"
+        yield f"{table}: the source counts {total}, but did not return {facts['missing']:,}"
     if "written" in facts:
         yield from _gone(facts, table)
         if long := facts["cut_off"]:

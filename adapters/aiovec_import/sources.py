@@ -32,7 +32,7 @@ BYTES_AT_ONCE = 32 * 2**20
 _LONGEST_NAME = 63
 
 # The reason of a reject whose id another row of the source already had.
-CAME_BEFORE = "the id came before in the same source"
+CAME_BEFORE = "an earlier row of the source has this id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class RejectsFile:
             self.say(f"{self.path} cannot be written: {exc.strerror}; its lines follow")
 
     def close(self, done: bool) -> None:
-        """Complete the list. ``done`` says that all rows were read."""
+        """Complete the list. ``done`` is True if all rows were read."""
         if self._file is not None:
             with writing_to(self.path):
                 self._file.close()
@@ -99,8 +99,8 @@ NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
 class Chunk:
     """Some rows as ``insert`` takes them: an Arrow table, or a list of mappings.
 
-    ``places`` has the place of each row in the source. ``rejects`` are items among them that are
-    not rows at all. The importer checks whether the rows can be imported.
+    ``places`` has the place of each row in the source. ``rejects`` are items that are not rows at
+    all. The importer checks the rows.
     """
 
     rows: Any
@@ -340,8 +340,8 @@ def _kind(name: str) -> type[Source]:
         ) from exc
     if not isinstance(kind, type) or not issubclass(kind, Source):
         raise ConfigError(
-            f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is no "
-            "subclass of aiovec_import.sources.Source"
+            f"the source {entry_point.name!r} ({entry_point.value}) is unusable: it is not "
+            "a subclass of aiovec_import.sources.Source"
         )
     return kind
 

@@ -31,7 +31,7 @@ from .sources import Chunk, Reject
 _AT_ONCE = 1000
 # Most rows of one delete.
 _DELETED_AT_ONCE = 500
-_FOREIGN = "another import or an app stored the row of this id; --upsert replaces it"
+_FOREIGN = "another import or an app stored the row with this id; --upsert replaces it"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKS = ("base", "hash", "parts", "source")
 
@@ -296,8 +296,8 @@ class SyncImport(Import):
                 change.changed[name] = rows
                 change.gone += stored.keys() - {row["id"] for row in rows}
             else:
-                own = f"an app stored the row {id!r}, which is not a passage; pass another --table"
-                rejects.append(Reject(name, name, _FOREIGN if id == name else own))
+                foreign = f"an app stored the row {id!r}, not a passage; pass another --table"
+                rejects.append(Reject(name, name, _FOREIGN if id == name else foreign))
         return rejects
 
     @property
@@ -305,7 +305,7 @@ class SyncImport(Import):
         """The field of the texts."""
         embed = self.schema.embed
         if embed is None:
-            raise ConfigError(f"the table {self.table!r} makes no vectors of texts", key="--embed")
+            raise ConfigError(f"table {self.table!r} computes no vectors from texts", key="--embed")
         return embed.field
 
     async def _keep_vectors(self, store: VectorStore, rows: list[Row]) -> None:

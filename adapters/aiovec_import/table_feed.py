@@ -246,7 +246,7 @@ class TableFeed(SourceFeed):
         if await self._ask(Queue.number) is None:
             statements = await self._ask(Queue.statements)
             made = "".join(f"\n{statement};" for statement in statements)
-            about = "%s: makes a queue, which aiovec watch %s --stop removes: %s"
+            about = "%s: creates a queue, which aiovec watch %s --stop removes: %s"
             await in_thread(LOG.info, about, self._path, self.source, made)
             versions = await self._ask(Queue.set_up, statements, self._versions)
             self._versions = versions or self._versions

@@ -145,8 +145,9 @@ class TextImport(SyncImport):
         """Find the rows that the source no longer has, after it was read to its end."""
         if self._nameless:
             raise ConfigError(
-                f"--delete deleted nothing: {self._nameless:,} of the rows cannot be read up to an "
-                f"id, and may be those that seem deleted; {self.rejects.place} lists each"
+                f"--delete deleted nothing: no id can be read in {self._nameless:,} of the rows, "
+                "and those that seem deleted may be among them; "
+                f"{self.rejects.place} lists each"
             )
         await self.find_gone(store, self._seen.__contains__)
 
@@ -158,8 +159,8 @@ def _check_names(wanted: Wanted, marks: tuple[str, ...]) -> None:
         for name in names:
             if name != free_name(name, marks):
                 raise ConfigError(
-                    f"{option} {name}: the import gives each row {', '.join(marks)}; give this "
-                    "column another name, as by a query",
+                    f"{option} {name}: the import adds {', '.join(marks)} to each row; rename "
+                    "this column, for example in a query",
                     key=option,
                 )
 

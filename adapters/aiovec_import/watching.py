@@ -80,8 +80,8 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
             wanted = replace(wanted, embed=embed, passages=is_cut)
     if wanted.embed is None:
         raise ConfigError(
-            f"{source} cannot be watched without embed, the column of the texts that vectors are "
-            "made of",
+            f"{source} cannot be watched without embed, the column of texts to compute vectors "
+            "from",
             key="embed",
         )
     return replace(wanted, origin=name or None, delete_all=True)
@@ -141,7 +141,7 @@ class ComparedFeed(SourceFeed):
         """Return whether a file that lacks most of its rows was first seen a short time ago."""
         if self._shrunk != state:
             self._shrunk, self._shrunk_at = state, time.monotonic()
-            about = "%s: %s rows are gone, and are deleted if the next look finds the same file"
+            about = "%s: %s rows are gone, and are deleted if the next check finds the same file"
             LOG.warning(about, self.source, f"{lost:,}")
         return time.monotonic() < self._shrunk_at + self._every
 
@@ -149,7 +149,7 @@ class ComparedFeed(SourceFeed):
         return None if self._waits else await super().waiting(mark)
 
     async def _stands_still(self) -> State:
-        """Return the state of a file of rows once it is no longer written; "" for a database."""
+        """Return the state of a file of rows once it is no longer written; empty for others."""
         if not self._rows.is_file():
             return ()
         path, before = self._rows.path, State()

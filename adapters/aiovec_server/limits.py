@@ -195,7 +195,7 @@ class Limits:
         with anyio.move_on_after(_QUEUE_SECONDS) as waiting:
             await self._turns.acquire()
         if waiting.cancelled_caught:
-            raise RequestError(429, "the server has all the calls it takes; try again")
+            raise RequestError(429, "the server is at its limit of concurrent calls; try again")
         try:
             with calling(CallContext(check_bytes=BOUNDS.get().check_bytes)):
                 await self._app(scope, exchange.receive, exchange.send)
@@ -204,7 +204,7 @@ class Limits:
 
 
 def _length_of(scope: Scope) -> int | None:
-    """Return the length of the body, None if only its end will tell."""
+    """Return the length of the body; None if it is unknown until the body ends."""
     headers = Headers(scope=scope)
     if "content-length" in headers:
         try:

@@ -128,7 +128,7 @@ def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callab
                         "interrupted; nothing is lost. Run the same command again to continue"
                     )
                     raise typer.Exit(130) from exc
-            show.show_result(shown, json, behind_events=events)
+            show.show_result(shown, json, after_events=events)
             if shown.error is not None:
                 raise shown.error
 

@@ -226,26 +226,26 @@ class Marks:
 async def marks_of(source: OpenPlace, target: OpenPlace, run: str) -> Marks:
     """Read the marks of both stores for this run."""
     records = await source.record(), await target.record()
-    mine, theirs = (record.mark for record in records)
+    of_source, of_target = (record.mark for record in records)
     foreign = []
-    if mine is not None and (mine.run != run or mine.filling):
-        foreign.append(of_another_run("source", mine))
-        mine = None
-    if theirs is not None and not (
-        (theirs.left and theirs.target == source.backend.target)
-        or (theirs.run == run and (theirs.left or theirs.filling))
+    if of_source is not None and (of_source.run != run or of_source.filling):
+        foreign.append(of_another_run("source", of_source))
+        of_source = None
+    if of_target is not None and not (
+        (of_target.left and of_target.target == source.backend.target)
+        or (of_target.run == run and (of_target.left or of_target.filling))
     ):
-        foreign.append(of_another_run("target", theirs))
-        theirs = None
+        foreign.append(of_another_run("target", of_target))
+        of_target = None
     state = State.STAYED
     resumes = is_copy = records[1].run == run
-    if mine is not None and mine.left:
-        lost = target.missing or not mine.leads_to(records[1])
+    if of_source is not None and of_source.left:
+        lost = target.missing or not of_source.leads_to(records[1])
         state = State.LOST if lost else State.MOVED
-        if records[1].generation >= mine.generation:
+        if records[1].generation >= of_source.generation:
             state = State.SWITCHED
-    elif mine is not None:
-        resumes = is_copy or theirs is not None or not target.keeps_marks
-    elif theirs is not None and not foreign:
-        resumes = is_copy or theirs.left or not source.keeps_marks
-    return Marks(state, records, mine, theirs, resumes, tuple(foreign))
+    elif of_source is not None:
+        resumes = is_copy or of_target is not None or not target.keeps_marks
+    elif of_target is not None and not foreign:
+        resumes = is_copy or of_target.left or not source.keeps_marks
+    return Marks(state, records, of_source, of_target, resumes, tuple(foreign))

@@ -76,14 +76,14 @@ class Plan:
         """Return the plan as lines for people."""
         lines = [f"from    {self.source}", f"to      {self.target}"]
         for table in self.tables:
-            beside = ""
+            copied = ""
             if table.target_rows is not None:
-                verb = "compared with" if self.resumes else "beside"
-                beside = f", {verb} {table.target_rows:,} in the target"
+                verb = "compared with" if self.resumes else "next to"
+                copied = f", {verb} {table.target_rows:,} in the target"
             if table.removed:
-                beside += f"; {table.removed:,} rows only in the target would be removed"
+                copied += f"; {table.removed:,} rows only in the target would be removed"
             size = f"{table.bytes / 2**20:,.1f} MiB"
-            lines.append(f"table   {table.name}: {table.rows:,} rows, {size}{beside}")
+            lines.append(f"table   {table.name}: {table.rows:,} rows, {size}{copied}")
         free = "unknown" if self.free is None else f"{self.free / 2**20:,.0f} MiB"
         lines.append(f"disk    {self.needed / 2**20:,.1f} MiB needed at the target, {free} free")
         if self.others:

@@ -89,9 +89,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def show_result(result: Shown, json: bool, *, behind_events: bool) -> None:
-    """Print a result as JSON, one more line behind events, or as lines with their spaces kept."""
-    if json and behind_events:
+def show_result(result: Shown, json: bool, *, after_events: bool) -> None:
+    """Print a result as JSON, as the last line after events, or as lines with their spaces kept."""
+    if json and after_events:
         out().file.write(json_line({"kind": "result", **result.facts}))
     else:
         emit(result.facts, [Text(str(line)) for line in result.lines], json)

@@ -142,8 +142,8 @@ def test_an_incomplete_point_is_rejected_by_its_place(db: Any, path: Path, store
     assert bring(path, store, code=1)["rejected"] == 5
     assert rows_of(store).keys() == {"a"}
     assert_rejects(path, {
-        2: "its JSON cannot be taken: ",
-        3: ("c", "its JSON cannot be taken: it is not an object"),
+        2: "its JSON cannot be read: ",
+        3: ("c", "its JSON cannot be read: it is not an object"),
         4: "field 'id': an id must be text of 1 to 512 bytes",
         7: "field 'id': every row needs an id",
         8: "the vector is missing",

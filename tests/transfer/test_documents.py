@@ -760,7 +760,7 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
         ([notes / "guide.md", "--delete"], "--delete needs a folder"),
         ([rows, "--chunk-size", 3], "--chunk-size is for documents"),
         ([rows, "--delete"], "and for rows with the --embed FIELD of a text"),
-        ([none, "--embed", "body"], "none.csv has no rows, so no table can be made of it"),
+        ([none, "--embed", "body"], "none.csv has no rows to make a table from"),
         (
             [notes, "--base", os.fsdecode(b"https://a.example/\xff/")],
             "the base of documents is a URL",
@@ -772,7 +772,7 @@ def test_options_that_do_not_go_together_are_refused(folder: Path, store: Path) 
         ([notes, "--base", "https://a.example/one"], "not 'https://a.example/one'"),
         ([notes, "--overlap", 1200], "overlap must be from 0 to 1199"),
         ([notes, "--fields", "text=body"], "--fields is NAME=FIELD"),
-        ([notes, "--fields", "body=text"], "makes its vectors of 'body', not of 'text'"),
+        ([notes, "--fields", "body=text"], "computes its vectors from 'body', not from 'text'"),
     ):
         done = refused(store, *arguments)
         assert words in " ".join(done.err.replace("│", " ").split()), done.err

@@ -50,7 +50,7 @@ LINES: list[tuple[Row | str, str]] = [
     ({"id": "zero", "embedding": [0, 0]}, "the vector is zero, so it has no cosine"),
     ({"embedding": [1, 0]}, "field 'id': every row needs an id"),
     ({"id": 7, "embedding": [0, 1], "year": 1}, ""),
-    ({"id": "a", "embedding": [1, 1]}, "the id came before in the same source"),
+    ({"id": "a", "embedding": [1, 1]}, "an earlier row of the source has this id"),
     ({"id": "deep", "embedding": [1, 1], "inf": float("inf")}, ""),
     ({"id": "", "embedding": [1, 1]}, "field 'id': an id must be text of 1 to 512 bytes without"),
     ({"id": "text", "embedding": "[1, 1]"}, "the vector is str, not a sequence of numbers"),
@@ -197,7 +197,7 @@ def test_a_repeated_id_is_rejected_or_replaces_with_upsert(folder: Path, store: 
     many = [f"n{n}" for n in range(10_000)]  # more than one write takes
     path = jsonl(folder / "notes.jsonl", numbered("a", "b", "c", "a", *many, "c", "c"))
     assert bring(path, store, code=1)["rows"] == 10_003
-    reason = "the id came before in the same source"
+    reason = "an earlier row of the source has this id"
     # The earlier row of "c" was in another write.
     assert rejected(path) == {4: ("a", reason), 10_005: ("c", EXISTS), 10_006: ("c", reason)}
     done = bring(path, folder / "other.db", "--upsert")
@@ -354,7 +354,7 @@ def test_an_ambiguous_vector_column_has_to_be_named(
         [{"id": "a", "embedding": "[0.1 0.2]", "left": [52.5, 13.4]}],  # it cannot be read
     ):
         path = written(folder / "lists", rows)
-        assert "say by --vector-column" in refused(path, store, table="lists")
+        assert "with --vector-column" in refused(path, store, table="lists")
     assert bring(path, store, "--vector-column", "left", table="lists")["rows"] == 1
     # The table says which list is its vector, whatever another one is called.
     made(store, Schema(2, vector="emb"), table="own")
@@ -403,7 +403,7 @@ def test_texts_without_vectors_are_embedded_during_the_import(folder: Path, stor
     path = folder / "notes.csv"
     path.write_text("id,n,body\na,1,open a socket\nb,2,read a zip file\nc,3,\n")
     for options in ((), ("--embedder", "demo")):
-        assert "make them of a text with --embed FIELD" in refused(path, store, *options)
+        assert "compute vectors from a text with --embed FIELD" in refused(path, store, *options)
     for field in ("n", "absent"):
         error = refused(path, store, "--embedder", "demo", "--embed", field)
         assert f"--embed {field}: name a text field" in error
@@ -444,19 +444,19 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(folder: Path, store
     files: dict[str, tuple[bytes | None, str]] = {
         "type.parquet": (None, "must be a whole number"),
         "no-id.parquet": (None, "no column 'id'"),
-        "twice.parquet": (None, "several columns of one name ('v')"),
+        "twice.parquet": (None, "several columns with one name ('v')"),
         "deep.parquet": (None, "nested too deeply"),
         "cut.parquet": (None, "cut.parquet cannot be read"),
         "a.parquet": (b"nonsense" * 10, "a.parquet cannot be read"),
         "a.arrow": (b"nonsense" * 10, "a.arrow cannot be read"),
         "a.arrows": (b"nonsense" * 10, "a.arrows cannot be read"),
-        "empty.jsonl": (b"", "has no rows, so no table can be made of it"),
+        "empty.jsonl": (b"", "has no rows to make a table from"),
         "utf16.jsonl": (json.dumps(numbered("a")[0]).encode("utf-16"), "not valid JSON: "),
         "long.jsonl": (b'{"id": "' + b"x" * (20 * 2**20), "long.jsonl"),
         "deep.jsonl": (b'{"a":' + b"[" * 10**6, "deep.jsonl"),
         "empty.csv": (b"", "is empty"),
         "semicolons.csv": (b"id;embedding;year\na;[1,0];1\n", "has no column 'id'"),
-        "twice.csv": (b"id,embedding,id\n", "several columns of one name ('id')"),
+        "twice.csv": (b"id,embedding,id\n", "several columns with one name ('id')"),
         "utf16.csv": ("id,embedding\na,b\n".encode("utf-16"), "UTF-8"),
         "quote.csv": (b'"id,embedding\na,b\n', "its first line is wrong"),
         "open.csv": (b'id,embedding,t\na,"[1,0]",x\nb,"[1,0]","open\nc,,x\n', "a quote is opened"),

@@ -98,7 +98,7 @@ def test_an_id_that_comes_twice_in_a_lancedb_folder_is_rejected(folder: Path, st
     other = folder / "other"
     lance(other, {"id": ["a", "b", "a"], "vector": vectors(VECTORS[:3]), "n": [0, 1, 2]})
     assert bring(other, store, code=1)["rows"] == 2
-    assert_rejects(other, {3: ("a", "the id came before in the same source")})
+    assert_rejects(other, {3: ("a", "an earlier row of the source has this id")})
     assert {id: row["n"] for id, row in rows_of(store).items()} == {"a": 0, "b": 1}
 
 

@@ -212,7 +212,7 @@ def test_a_file_is_a_source_like_any_other(folder: Path, suffix: str) -> None:
 
     write(("a", "red", 1), ("b", "green", 2), ("a", "twice", 3))
     assert counts(imported(path, "store.db", code=1)) == {"new": 2, "rejected": 1}
-    assert_rejects(path, {_third(suffix): ("a", "the id came before in the same source")})
+    assert_rejects(path, {_third(suffix): ("a", "an earlier row of the source has this id")})
     write(("a", "red", 1), ("c", "blue", 2))
     facts = imported(path, "store.db", "--delete")
     assert counts(facts) == {"unchanged": 1, "new": 1, "deleted": 1}
@@ -233,7 +233,7 @@ def test_only_rows_of_this_source_are_replaced_and_deleted(
     facts = imported("app.db#articles", "store.db", code=1)
     assert counts(facts) == {"new": 1, "rejected": 1}
     (reason,) = facts["reasons"]
-    assert reason == "another import or an app stored the row of this id; --upsert replaces it"
+    assert reason == "another import or an app stored the row with this id; --upsert replaces it"
     other = jsonl(folder / "more.jsonl", [{"id": "more", "body": "of a file"}])
     assert counts(imported(other, "store.db", "--table", "articles")) == {"new": 1}
     assert counts(imported("app.db#articles", "store.db", "--upsert")) == {
@@ -253,7 +253,9 @@ def test_only_rows_of_this_source_are_replaced_and_deleted(
     path = jsonl(folder / "more.jsonl", ["{broken", {"id": "x", "body": "new"}])
     options = ("--table", "articles", "--embed", "body", "--embedder", "demo", "--delete")
     error = error_of("import", path, "-s", "store.db", *options)
-    assert "--delete deleted nothing: 1 of the rows cannot be read up to an id, and may be" in error
+    assert (
+        "--delete deleted nothing: no id can be read in 1 of the rows, and those that seem" in error
+    )
     assert {"more", "x"} < rows_of("store.db", "articles").keys()
 
 

@@ -103,7 +103,7 @@ async def test_a_column_that_is_dropped_while_the_queue_is_made_is_gone(
 ) -> None:
     class Dropping(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "makes a queue" in record.getMessage():
+            if "creates a queue" in record.getMessage():
                 log.removeHandler(self)
                 with closing(sqlite3.connect(tmp_path / "app.db")) as db:
                     db.execute("ALTER TABLE articles DROP COLUMN author")

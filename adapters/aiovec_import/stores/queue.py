@@ -119,7 +119,7 @@ class Mark:
     ``queue`` is the queue's own number, and ``shape`` describes what the rows of the table are made
     from. All entries up to ``applied`` are applied. ``seen`` has digests of the newest entry when
     rows were last read, and of some earlier ones, by their numbers: no row of the table is newer.
-    ``refused`` lists keys of rows that were set aside; ``forgot`` is true if there were too many to
+    ``refused`` lists keys of rows that were set aside; ``forgot`` is True if there were too many to
     list.
     """
 

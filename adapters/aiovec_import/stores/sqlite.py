@@ -211,7 +211,7 @@ class SqliteSource(SqlSource):
             listed.append(f"{name} (BLOBs: {blobs})" if blobs else name)
         return ConfigError(
             f"{why}. Name the table to import as {self._path}#TABLE, and for BLOBs also "
-            "--vector-column and --dtype, for a text that vectors are made of --embed. "
+            "--vector-column and --dtype, or --embed for a text to compute vectors from. "
             f"The tables are: {', '.join(sorted(listed)) or 'none'}",
             file=str(self._path), key="SOURCE",
         )  # fmt: skip
@@ -285,8 +285,8 @@ class SqliteSource(SqlSource):
         if vector not in columns or dtype is None:
             raise ConfigError(
                 f"name the column of the vectors in the table {table!r} with --vector-column "
-                f"({', '.join(columns)}), and their type with --dtype; {_TYPES}; or make them of "
-                "a text with --embed COLUMN and --embedder KIND",
+                f"({', '.join(columns)}), and their type with --dtype; {_TYPES}; or compute them "
+                "from a text with --embed COLUMN and --embedder KIND",
                 key="--dtype" if vector in columns else "--vector-column",
             )
         dim = self._usual_dim(quoted(table), vector, dtype)
@@ -378,7 +378,7 @@ def _payload(text: Any) -> dict[str, Any]:
         if not isinstance(payload, dict):
             raise TypeError("it is not an object")
     except (ValueError, TypeError, RecursionError) as exc:
-        raise ValueError(f"its JSON cannot be taken: {exc}") from exc
+        raise ValueError(f"its JSON cannot be read: {exc}") from exc
     return payload
 
 
