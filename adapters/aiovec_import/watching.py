@@ -17,7 +17,7 @@ from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
 from .feeds import AT_ONCE, LOG, SourceFeed
-from .files import path_and_table, schema_file
+from .files import path_and_table, reading, schema_file
 from .folder_feed import FolderFeed, State, state_of
 from .folders import documents_of
 from .loading import create
@@ -164,9 +164,11 @@ class ComparedFeed(SourceFeed):
         rows, path = self._rows, self._rows.path
         if state:
             folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="aiovec-"))
-            for file in (path, schema_file(path)):
-                with suppress(FileNotFoundError):
-                    shutil.copyfile(file, os.path.join(folder, file.name))
+            with reading(path):
+                shutil.copyfile(path, os.path.join(folder, path.name))
+            described = schema_file(path)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(described, os.path.join(folder, described.name))
             if state_of(path) != state:
                 raise AiovecError(f"{path} changed while it was read; it is read again")
             rows = replace(rows, copy=os.path.join(folder, path.name))

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -96,12 +97,14 @@ class Metrics:
         self._received.inc(facts["received"])
         self._sent.inc(facts["sent"])
 
-    def watched(self, state: WatchState) -> None:
-        """Record how far a watched table is behind its source."""
-        waiting = math.nan if state.waiting is None else state.waiting
-        facts = {"waiting": waiting, "seconds": state.seconds, "failing": bool(state.error)}
-        for name, value in facts.items():
-            self._watched[name].labels(state.table).set(value)
+    def watched(self, states: Sequence[WatchState]) -> None:
+        """Record how far watched tables are behind their sources. A table may have several."""
+        for table in {state.table for state in states}:
+            of = [state for state in states if state.table == table]
+            waiting = sum(math.nan if state.waiting is None else state.waiting for state in of)
+            seconds, failing = max(state.seconds for state in of), any(state.error for state in of)
+            for name, value in {"waiting": waiting, "seconds": seconds, "failing": failing}.items():
+                self._watched[name].labels(table).set(value)
 
     def text(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
@@ -111,8 +114,7 @@ class Metrics:
 async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
     """Serve the metrics for Prometheus."""
     metrics = call.request.app.state.aiovec_metrics
-    for state in await together([each.state for each in call.store.watching]):
-        metrics.watched(state)
+    metrics.watched(await together([each.state for each in call.store.watching]))
     text = await in_thread(metrics.text)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 

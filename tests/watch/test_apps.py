@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -85,6 +86,35 @@ async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
             metrics = (await client.get("/metrics")).text
             assert 'aiovec_watch_waiting{table="articles"} 0.0' in metrics
         assert "watching" not in (await store.stats("articles")).details
+
+
+async def test_metrics_of_a_table_with_two_sources_show_the_worse(app: App, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "row", "body": "on keys"}\n')
+    async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
+        served = httpx.ASGITransport(create_app(store=store))
+
+        async def metrics(waiting: str, failing: str) -> bool:
+            async with httpx.AsyncClient(transport=served, base_url="http://127.0.0.1") as user:
+                text = (await user.get("/metrics")).text
+            wanted = {"waiting": waiting, "failing": failing}
+            lines = (
+                f'aiovec_watch_{name}{{table="articles"}} {it}\n' for name, it in wanted.items()
+            )
+            return all(line in text for line in lines)
+
+        options: dict[str, Any] = {"embed": "body", "table": "articles", "every": 0.1}
+        async with (
+            aiovec.watch(store, rows, **options) as first,
+            aiovec.watch(store, app.source, **options) as second,
+        ):
+            await first.caught_up()
+            await second.caught_up()
+            await until(lambda: metrics("0.0", "0.0"))
+            rows.unlink()
+            await until(lambda: metrics("NaN", "1.0"))
+            assert f"{rows} cannot be read: No such file" in (await first.state()).error
+            assert (await second.state()).waiting == 0
 
 
 async def test_what_is_unknown_is_not_told_as_well(app: App, tmp_path: Path) -> None:
