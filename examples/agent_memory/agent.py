@@ -38,10 +38,10 @@ async def first_conversation() -> None:
 
 async def second_conversation() -> None:
     async with Client(SERVER) as client:
-        found = await call(client, "recall", query="which deploy failed?", limit=1)
-        print("recalled:", found["memories"][0]["text"])
-        found = await call(client, "recall", query="answers", where="payload.user = 'ana'")
-        print("of Ana:", [memory["text"] for memory in found["memories"]])
+        answer = await call(client, "recall", query="which deploy failed?", limit=1)
+        print("recalled:", answer["memories"][0]["text"])
+        answer = await call(client, "recall", query="answers", where="payload.user = 'ana'")
+        print("of Ana:", [memory["text"] for memory in answer["memories"]])
         print("an error:", await call(client, "recall", query="x", where="payload.user ="))
         print("forgotten:", await call(client, "forget", where="payload.user = 'ben'"))
 

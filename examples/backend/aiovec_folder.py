@@ -341,11 +341,11 @@ class FolderBackend(Backend):
             match cast("Read[Any]", read):
                 case Get(ids, columns, finish):
                     rows = self._state(table).rows
-                    found = [rows[id] for id in ids if id in rows]
-                    return finish(batch_of(found, columns, table.schema))
+                    matches = [rows[id] for id in ids if id in rows]
+                    return finish(batch_of(matches, columns, table.schema))
                 case Find(where, order_by, limit, columns, finish, offset):
-                    found = in_order(selected(self._state(table), where), order_by)
-                    return finish(batch_of(found[offset : offset + limit], columns, table.schema))
+                    matches = in_order(selected(self._state(table), where), order_by)
+                    return finish(batch_of(matches[offset : offset + limit], columns, table.schema))
                 case Count(where):
                     return len(selected(self._state(table), where))
                 case Values(where, ref, limit):
@@ -368,8 +368,8 @@ class FolderBackend(Backend):
                 matrix = matrix_of(rows, table.schema)
                 far = distances(matrix, query.vector, table.schema.metric)
                 best = nearest_first(far, query.limit)  # with all that are as near as the last
-                found = batch_of([rows[n] for n in best], query.columns, table.schema)
-                answers.append(Found(found, far[best].tolist()))
+                hits = batch_of([rows[n] for n in best], query.columns, table.schema)
+                answers.append(Found(hits, far[best].tolist()))
             return finish(answers)
 
         return await self._read(search)
@@ -594,24 +594,24 @@ def truth(where: Expr, row: Row) -> bool | None:
             return None if result is None else not result
         case IsTrue(item):
             return truth(item, row) is True
-    given = value_of(where.ref, row)  # type: ignore[attr-defined]  # all others have one
+    cell = value_of(where.ref, row)  # type: ignore[attr-defined]  # all others have one
     match where:
         case IsNull():
-            return given is None
+            return cell is None
         case Compare(_, op, literal):
-            return COMPARE[op](given, literal) if comparable(given, literal) else None
+            return COMPARE[op](cell, literal) if comparable(cell, literal) else None
         case In(_, values):
-            return given in values if comparable(given, values[0]) else None
-        case Like(_, pattern, ignore_case) if isinstance(given, str):
+            return cell in values if comparable(cell, values[0]) else None
+        case Like(_, pattern, ignore_case) if isinstance(cell, str):
             if ignore_case:
-                given, pattern = fold_case(given), fold_case(pattern)
-            return like(given, pattern)
-        case StartsWith(_, prefix) if isinstance(given, str):
-            return given.startswith(prefix)
-        case Contains(_, literal) if isinstance(given, list):
-            return any(equal(item, literal) for item in given)
-        case EqualsList(_, values) if isinstance(given, list):
-            return len(given) == len(values) and all(map(equal, given, values))
+                cell, pattern = fold_case(cell), fold_case(pattern)
+            return like(cell, pattern)
+        case StartsWith(_, prefix) if isinstance(cell, str):
+            return cell.startswith(prefix)
+        case Contains(_, literal) if isinstance(cell, list):
+            return any(equal(item, literal) for item in cell)
+        case EqualsList(_, values) if isinstance(cell, list):
+            return len(cell) == len(values) and all(map(equal, cell, values))
     return None
 
 
@@ -629,10 +629,10 @@ def like(text: str, pattern: str) -> bool:
     at = len(first)
     for part in rest[:-1]:
         ends = range(at, len(text) - len(part) + 1)
-        found = next((n for n in ends if fits(text, part, n)), None)
-        if found is None:
+        position = next((n for n in ends if fits(text, part, n)), None)
+        if position is None:
             return False
-        at = found + len(part)
+        at = position + len(part)
     return not rest or fits(text, rest[-1], max(at, len(text) - len(rest[-1])))
 
 

@@ -2,7 +2,7 @@
 
 The store lies next to llm's database of embeddings and has a table for each collection that was
 searched, with its vectors and its texts. Each search first copies the changes that llm made. The
-file may be deleted at any time; the next search makes it again.
+file may be deleted at any time; the next search creates it again.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class IndexedCollection(llm.Collection):
 
     def _up_to_date(self, store: sync.VectorStore) -> str | None:
         """Copy the changes of the collection and return its table, None if it has no rows."""
-        tables = store.tables()  # first: a collection made from now on keeps its table
+        tables = store.tables()  # first: a collection created from now on keeps its table
         models = {f"{_TABLE}{row['id']}": row["model"] for row in self.db["collections"].rows}
         for name in tables:
             if name.startswith(_TABLE) and name not in models:
@@ -112,7 +112,7 @@ class IndexedCollection(llm.Collection):
         fields = {"version": Field(str), "content": Field(str, text=True)}
         dim, model = newest["dim"], models[table]
         schema = Schema(dim, model=model, fields=fields, vector_nullable=True)
-        if table in tables and store.schema(table) != schema:  # made again with another model
+        if table in tables and store.schema(table) != schema:  # created again with another model
             store.drop_table(table, missing_ok=True)
         store.create_table(table, schema, exist_ok=True)
         copy = store.get(table, [newest["id"]], include_vector=False)
