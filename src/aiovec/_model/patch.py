@@ -11,8 +11,6 @@ from .json_text import json_text
 
 Path = tuple[str, ...]
 
-_SMALL = 32  # bytes of a number with its separators
-
 
 @final
 class Remove:
@@ -45,7 +43,7 @@ class PayloadPatch:
         """Return the estimated bytes that it adds to a payload."""
         size = 0
         for path, value in self.changes:
-            size += _SMALL + sum(map(len, path))
+            size += 32 + sum(map(len, path))  # 32 bytes for a number and separators
             if value is not None and not isinstance(value, (int, float, Remove)):
                 size += len(json_text({"": value}).encode())
         return size

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_MOST_SAMPLED = 100
-"""Most rows whose payloads are searched for a key within lists."""
-
 
 class OpenTable:
     """A table as one attempt of a call sees it: its backend, its state, and the rows that exist.
@@ -55,21 +52,26 @@ class OpenTable:
         self.handle: TableHandle = handle
         self.schema = handle.schema
         self.filters: list[Expr] = []
-        """The filters of the attempt."""
+        """The filters of the attempt that alone select the rows."""
 
     def _only(self, where: Expr | None) -> Expr | None:
         """Return a bound filter for rows that exist."""
         return where
 
-    def bind(self, where: object) -> Expr | None:
-        """Return a user's filter, bound to the table."""
-        if (expr := bind(where, self.schema)) is not None:
+    def bind(self, where: object, alone: bool = True) -> Expr | None:
+        """Return a user's filter, bound to the table.
+
+        It is ``alone`` unless ids or words narrow the rows too. Only then is it to blame if nothing
+        is selected.
+        """
+        expr = bind(where, self.schema)
+        if alone and expr is not None:
             self.filters.append(expr)
         return expr
 
-    async def bound(self, where: object) -> Expr | None:
-        """Return a user's filter, bound to the table; long ones are parsed in a thread."""
-        return await hop(cost_of_text(where), self.bind, where)
+    async def bound(self, where: object, alone: bool = True) -> Expr | None:
+        """Do as ``bind`` does; long filters are parsed in a thread."""
+        return await hop(cost_of_text(where), self.bind, where, alone)
 
     async def refuse_lists(self) -> None:
         """Raise FilterError if a filter has a payload key that rows have within lists only.
@@ -78,7 +80,7 @@ class OpenTable:
         """
         cost, indexed = sum(each.literals for each in self.filters), self.schema.payload_indexes
         for key in await hop(cost, nested_keys, self.filters, indexed):
-            payloads = await self._payloads(key.in_lists, _MOST_SAMPLED)
+            payloads = await self._payloads(key.in_lists, 100)  # a sample, to keep this fast
             fault = await hop(cost_of_text(payloads), key.fault, payloads)
             if fault is not None and not await self._payloads(key.elsewhere, 1):
                 raise FilterError(fault)

@@ -194,8 +194,6 @@ def boosted(
 # matrices, since OpenBLAS spreads larger ones over threads of its own, which take several times the
 # CPU under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
-# Worths that differ by less differ only by rounding.
-_EQUAL = 1e-12
 
 
 def diversify(
@@ -231,7 +229,8 @@ def diversify(
 
 
 def _first_of_best(worth: Float64Array) -> int:
-    return int((worth >= worth.max() - _EQUAL).argmax())
+    # Worths that differ by less differ only by rounding.
+    return int((worth >= worth.max() - 1e-12).argmax())
 
 
 def cosines(rows: Float64Array, query: Float32Array) -> Float64Array:

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 
-from .._filters import Expr, bind
+from .._filters import Expr
 from .._filters.tree import Ref, all_of
 from .._input.arguments import check_flag, check_tuning, check_words, count_of
 from .._input.selection import Selection, select_columns, selected_names, value_ref, values_of
@@ -527,9 +527,8 @@ def _check_taken(tuning: Tuning, backend: Backend) -> None:
 
 def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[Expr | None]:
     """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
-    # With words, nothing may match because of them, so the filter is not suspected.
-    read = table.bind if options.query is None else partial(bind, schema=table.schema)
-    common, each_where = read(options.where), options.each_where
+    alone, each_where = options.query is None, options.each_where
+    common = table.bind(options.where, alone=alone)
     if each_where is None:
         return [common] * count
     if len(each_where) != count:
@@ -537,7 +536,7 @@ def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[
         raise InvalidArgumentError("each_where", list(each_where), expected)
     keys = [each if isinstance(each, str) else id(each) for each in each_where]
     distinct = dict(zip(keys, each_where, strict=True))
-    bound = {key: read(each) for key, each in distinct.items()}
+    bound = {key: table.bind(each, alone=alone) for key, each in distinct.items()}
     if common is not None:
         for key, each in bound.items():
             bound[key] = common if each is None else all_of([common, each])

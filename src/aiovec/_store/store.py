@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, T
 from .._embed.protocol import Purpose
 from .._embed.registry import Embedders
 from .._embed.rows import Texts
-from .._filters import Expr, bind
+from .._filters import Expr
 from .._filters.tree import Value
 from .._input.arguments import check_flag, check_model, check_words, count_of, whole_number
 from .._input.columns import Places
@@ -1422,9 +1422,7 @@ class VectorStore(NotCopied, Hints):
 
 async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr | None:
     """Return the bound filter of a write. A write without ids needs a filter."""
-    # With ids, nothing may be selected because of them, so the filter is not suspected.
-    read = t.bind if ids is None else partial(bind, schema=t.schema)
-    condition = await hop(cost_of_text(where), read, where)
+    condition = await t.bound(where, alone=ids is None)
     if ids is None and condition is None:
         reason = "pass ids or where; to select every row, pass where='TRUE'"
         raise InvalidArgumentError("ids or where", where, reason=reason)

@@ -18,8 +18,6 @@ LOG = logging.getLogger("aiovec.watch")
 
 # Seconds between two checks whether the table is up to date, and of another process's lock.
 _BETWEEN_CHECKS, _STAND_BY = 0.02, 1.0
-# Seconds that ``state`` waits for other work on the source before it answers None.
-_PATIENCE = 0.5
 # Seconds before the first retry, which double up to the last.
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 
@@ -136,7 +134,7 @@ class Watching(NotCopied, Hints):
         feed = self._entered()
         error = self._error
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(0.5):  # other work on the source may hold it
                 waiting = await feed.waiting()
         except TimeoutError:
             waiting = None

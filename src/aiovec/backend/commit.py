@@ -21,9 +21,6 @@ from .threads import wait_out
 
 # Most calls in one commit. With more, the first would wait long for the last.
 _LARGEST_GROUP = 512
-# Most rounds of the event loop between two commits, so that callers that write again at once share
-# the next commit. Otherwise they would also compete with its thread for the interpreter.
-_ROUNDS_FOR_CALLERS = 3
 
 
 class WriteCall:
@@ -224,7 +221,9 @@ class GroupCommit(Generic[_Write]):
                     pause = await self._commit_some()
                 if pause is not None:
                     await self._wait_out(pause)
-                for _ in range(_ROUNDS_FOR_CALLERS):
+                # Callers that write again at once share the next commit. Otherwise they would also
+                # compete with its thread for the interpreter.
+                for _ in range(3):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(0)
                     if len(self._waiting) >= self._answered:

@@ -22,13 +22,6 @@ from ..errors import StoreBusyError, StoreFullError
 
 _T = TypeVar("_T")
 
-# Minimum wait in seconds. Without it, a timeout of 0 would fail all simultaneous calls except one,
-# however short they are.
-_LEAST = 0.25
-# Seconds between two checks of the waiting calls. One timer for all calls costs a tenth of one for
-# each call.
-_LOOK_EVERY = 0.1
-
 
 class Deadline:
     """The time until which a call may wait for others.
@@ -47,7 +40,9 @@ class Deadline:
     def renew(self) -> None:
         """Start again from now, for the next step of a long call."""
         self.began: float = time.monotonic()
-        self.until: float = self.began + max(self.seconds, _LEAST)
+        # At least 0.25 s: a timeout of 0 would fail all simultaneous calls except one, even if they
+        # are short.
+        self.until: float = self.began + max(self.seconds, 0.25)
         self._extended = False
 
     def left(self) -> float:
@@ -153,9 +148,10 @@ class Line:
             del self._waiting[turn]
 
     def _look_later(self) -> None:
-        # An empty context: a call's context may hold large objects of its app.
+        # One timer for all waiting calls costs a tenth of one for each call. An empty context: a
+        # call's context may hold large objects of its app.
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_LOOK_EVERY, self._look, context=Context())
+        self._timer = loop.call_later(0.1, self._look, context=Context())
 
     def _look(self) -> None:
         self._timer = None
