@@ -43,8 +43,7 @@ from .tree import (
 _NUMBERS = ("int", "float")
 # Most characters of an ILIKE pattern, and most items of a list that is compared as a whole: on
 # LanceDB both become regular expressions, which must be compiled.
-_LONGEST_ILIKE = 1_000
-_MOST_ITEMS = 1_000
+_LONGEST_REGEX = 1_000
 
 
 def bind(where: object, schema: Schema) -> Expr | None:
@@ -154,9 +153,9 @@ class _Binder:
 
     def _like(self, leaf: Like, ref: Ref) -> Expr:
         self._need_text(leaf, ref, "ILIKE" if leaf.ignore_case else "LIKE")
-        if leaf.ignore_case and len(leaf.pattern) > _LONGEST_ILIKE:
+        if leaf.ignore_case and len(leaf.pattern) > _LONGEST_REGEX:
             fault = f"an ILIKE pattern of {len(leaf.pattern):,} characters is too long"
-            self._fail(leaf, fault, f"at most {_LONGEST_ILIKE:,} characters", 0)
+            self._fail(leaf, fault, f"at most {_LONGEST_REGEX:,} characters", 0)
         return _simplest_like(ref, leaf.pattern, ignore_case=leaf.ignore_case)
 
     def _contains(self, leaf: Expr, ref: Ref, value: Value) -> Expr:
@@ -166,9 +165,9 @@ class _Binder:
 
     def _equals_list(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._list_kind(leaf, ref, "a comparison with a list" if values else "IS EMPTY")
-        if len(values) > _MOST_ITEMS:
+        if len(values) > _LONGEST_REGEX:
             fault = f"a list of {len(values):,} items is too long to be compared"
-            self._fail(leaf, fault, f"at most {_MOST_ITEMS:,} items", 0)
+            self._fail(leaf, fault, f"at most {_LONGEST_REGEX:,} items", 0)
         items = [self._item(leaf, ref, kind, value, index) for index, value in enumerate(values)]
         possible = tuple(item for item in items if item is not None)
         return EqualsList(ref, possible) if len(possible) == len(items) else _no_list(ref)

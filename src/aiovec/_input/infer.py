@@ -28,10 +28,6 @@ from .rows import Collected
 USUAL_VECTORS = ("embedding", "vector")
 """The names of columns that are checked first for vectors."""
 
-# Most keys that become fields; others stay in the payload. If the keys of rows are data, every row
-# brings new ones.
-_MOST_FIELDS = 200
-
 # The kind of values that stay in the payload, and the kind of lists without items.
 _OTHER, _EMPTY = "other", "list[]"
 # The kinds of values in the columns of each kind.
@@ -114,7 +110,8 @@ def fields_of(
     others = []
     taken = {"id", "payload", vector.lower()}
     for name, field in columns.items():
-        free = _may_name(name) and name.lower() not in taken and len(fields) < _MOST_FIELDS
+        # If the keys of rows are data, every row brings new ones, so only 200 become fields.
+        free = _may_name(name) and name.lower() not in taken and len(fields) < 200
         if field is not None and free:
             fields[name] = field
             taken.add(name.lower())

@@ -29,9 +29,6 @@ _MOST_NAMES, _MOST_KEYS = 2_000, 32
 # Most characters of a key, and keys on a path into the payload.
 _LONGEST_KEY, _MOST_LEVELS = 4_096, 32
 
-# Most fields and payload keys whose types are counted.
-_MOST_COUNTED = 10_000
-
 _Keys = dict[str, "_Keys | None"]
 
 
@@ -264,12 +261,9 @@ def count_types(rows: Batch, fields: Mapping[str, Field], counts: dict[str, Coun
             if value is not None:
                 name = str(Ref(_PAYLOAD, (key,)))
                 counts.setdefault(name, Counter())[_TYPES[type(value)]] += 1
-        if len(counts) > _MOST_COUNTED:
-            reason = (
-                f"the rows have more than {_MOST_COUNTED:,} fields and payload keys; select fewer "
-                "rows with where="
-            )
-            raise InvalidArgumentError("where", len(counts), reason=reason)
+        if len(counts) > 10_000:
+            reason = "the rows have more than 10,000 fields and payload keys; select fewer rows"
+            raise InvalidArgumentError("where", len(counts), reason=f"{reason} with where=")
     return len(rows.ids)
 
 

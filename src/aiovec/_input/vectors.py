@@ -23,8 +23,6 @@ _LARGEST, _SMALLEST = 1e15, 1e-15
 # A vector with a squared length between these has only components in that range, or zeros.
 _SHORT, _LONG = 1e-23, 1e28
 _LISTS_OF_ARROW = ("ListScalar", "LargeListScalar", "FixedSizeListScalar")
-# Rows checked in one step when the bad row of a column is searched.
-_ROWS_AT_ONCE = 1_000
 
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:
@@ -116,8 +114,9 @@ def arrow_matrix(column: pa.Array, schema: Schema, places: Places | None) -> Flo
         if fits and not flat.null_count:
             rows = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
             return matrix_of(rows, schema, places)
-    for start in range(0, len(column), _ROWS_AT_ONCE):  # to find the bad row
-        rows = column.slice(start, _ROWS_AT_ONCE).to_pylist()
+    step = 1_000
+    for start in range(0, len(column), step):  # to find the bad row
+        rows = column.slice(start, step).to_pylist()
         matrix_of(rows, schema, places and places.of(range(start, start + len(rows))))
     if len(column):
         raise InvalidVectorError(f"is of the Arrow type {kind}, not a list of numbers")
