@@ -118,7 +118,7 @@ class ProcessesContract(ContractBase):
         self.need_processes()
         await store.create_table("notes", SMALL)
         async with self.other(tmp_path) as other:
-            for n in range(10):
+            for n in range(5):
                 row = {"id": f"r{n}", "embedding": [1.0, n, 0.0, 0.0]}
                 theirs = asyncio.ensure_future(other("insert", "notes", [{**row, "year": 1}]))
                 ours = asyncio.ensure_future(store.insert("notes", [{**row, "year": 2}]))
@@ -127,4 +127,4 @@ class ProcessesContract(ContractBase):
                 assert sum(won) == 1, outcomes
                 assert "DuplicateIdError" in (outcomes[0], type(outcomes[1]).__name__)
                 assert (await store.get("notes", f"r{n}"))[0]["year"] == 1 + won.index(True)
-            assert await other("count", "notes") == 10
+            assert await other("count", "notes") == 5

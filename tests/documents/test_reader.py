@@ -192,21 +192,20 @@ def test_without_a_process_no_document_is_read_that_needs_one() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT")
-async def test_an_interrupted_import_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", ["", pytest.param("--strict --dry-run", marks=pytest.mark.slow)]
+)
+async def test_an_interrupted_import_ends_at_once(tmp_path: Path, options: str) -> None:
     (tmp_path / "slow.pdf").write_bytes(repeated_page())
-    for options in ([], ["--strict", "--dry-run"]):
-        with case(options):
-            process = await asyncio.create_subprocess_exec(
-                *COMMAND, "import", ".", "--embedder", "demo", "-s", "s.db", *options,
-                cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            (reader,) = await until(lambda process=process: _readers(process.pid))
-            process.send_signal(signal.SIGINT)
-            _, said = await process.communicate()
-            assert (process.returncode, said.decode().splitlines()[-1:]) == (
-                130, ["error: interrupted"],
-            )  # fmt: skip
-            await until(lambda reader=reader: _has_ended(reader))
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "import", ".", "--embedder", "demo", "-s", "s.db", *options.split(),
+        cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    (reader,) = await until(lambda: _readers(process.pid))
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert (process.returncode, said.decode().splitlines()[-1:]) == (130, ["error: interrupted"])
+    await until(lambda: _has_ended(reader))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

@@ -80,10 +80,10 @@ async def test_an_index_of_each_kind(store: VectorStore, kind: str) -> None:
             ids = await matching(store, QUESTIONS[0], limit=limit, tuning=Tuning(nprobes=1, ef=1))
             assert len(set(ids)) == min(limit, ROWS)
     with case("rows that it does not cover yet"):
-        await store.insert("notes", rows(ROWS, ROWS + 40))
+        await store.insert("notes", rows(ROWS, ROWS + 10))
         (info,) = await store.indexes("notes")
-        assert info.rows_unindexed == (await store.stats("notes")).unindexed_rows == 40
-        for number in range(ROWS, ROWS + 40):
+        assert info.rows_unindexed == (await store.stats("notes")).unindexed_rows == 10
+        for number in range(ROWS, ROWS + 10):
             assert await matching(store, VECTORS[number], limit=1) == [f"r{number}"]
     with case("deleted and replaced rows do not come back"):
         _, second, third = await matching(store, VECTORS[7], limit=3)

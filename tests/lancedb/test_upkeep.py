@@ -358,7 +358,7 @@ async def test_no_call_fails_because_of_a_compaction(tmp_path: Path) -> None:
 
         async def write(store: VectorStore, start: int) -> dict[str, int]:
             kept: dict[str, int] = {}
-            for n in range(start, start + 4):
+            for n in range(start, start + 3):
                 [row] = small_rows(1, start=n)
                 await store.insert("notes", [row])
                 await store.upsert("notes", [{**row, "year": -n}])
