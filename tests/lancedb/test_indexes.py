@@ -46,9 +46,8 @@ async def matching(store: VectorStore, question: Any, **options: Any) -> list[st
 async def test_an_index_of_each_kind(store: VectorStore, kind: str) -> None:
     await filled(store)
     # One of so many partitions has too few of the nearest.
-    await store.create_index(
-        "notes", kind, **({"num_partitions": 200} if kind == "ivf_flat" else {})
-    )
+    options = {"num_partitions": 200} if kind == "ivf_flat" else {}
+    await store.create_index("notes", kind, **options, **FEW)
     (info,) = await store.indexes("notes")
     assert (info.kind, info.column) == (kind, "embedding")
     assert (info.rows_indexed, info.rows_unindexed) == (ROWS, 0)

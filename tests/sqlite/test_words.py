@@ -146,10 +146,19 @@ async def check_same(
                 ]
 
 
-@pytest.mark.parametrize("files", ["1", ""], ids=["in files", "private"])
 @pytest.mark.parametrize(
-    "analyzer",
-    [*ANALYZERS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in ANALYZERS[2:])],
+    ("analyzer", "files"),
+    [
+        ("plain", ""),
+        ("english", "1"),
+        pytest.param("plain", "1", marks=pytest.mark.slow),
+        pytest.param("english", "", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, files, marks=pytest.mark.slow)
+            for name in ANALYZERS[2:]
+            for files in ("", "1")
+        ),
+    ],
 )
 async def test_the_same_as_fts5_amid_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, analyzer: str, files: str

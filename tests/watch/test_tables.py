@@ -37,7 +37,7 @@ def opened(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "shape", [pytest.param(s, marks=() if s in ("id", "two") else pytest.mark.slow) for s in SHAPES]
+    "shape", [pytest.param(s, marks=() if s == "id" else pytest.mark.slow) for s in SHAPES]
 )
 async def test_a_watched_table_is_what_a_first_import_gives(shape: str, tmp_path: Path) -> None:
     with closing(App(tmp_path, shape, journal="wal" if shape != "two" else "delete")) as app:
