@@ -181,7 +181,7 @@ from tests.harness.command import run
 os.chdir(sys.argv[1])
 for line in sys.argv[2:]:
     finished = run(*line.split())
-    print(json.dumps([finished.code, finished.err]))
+    print(json.dumps([finished.code, finished.out, finished.err]))
 """
 
 
@@ -221,16 +221,19 @@ def test_a_command_that_needs_an_extra_says_what_to_install(tmp_path: Path) -> N
         expected, output_of("-c", COMMANDS, tmp_path, *expected).splitlines(), strict=True
     ):
         with case(line):
-            code, err = json.loads(words)
+            code, _, err = json.loads(words)
             assert (code, err.count("\n")) == (1, 1)
             assert expected[line] in err
 
 
-def test_a_folder_is_followed_without_pyarrow(tmp_path: Path) -> None:
+def test_a_folder_is_imported_and_followed_without_pyarrow(tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
     pytest.importorskip("semantic_text_splitter")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/a.md").write_text("The first.")
+    line = "import notes --embedder demo -s imported.db"
+    code, out, err = json.loads(output_of("-c", COMMANDS, tmp_path, line))
+    assert (code, "1 new" in out) == (0, True), err
     with closing(sqlite3.connect(tmp_path / "app.db")) as database:
         database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
     followed, refused = output_of("-c", FOLLOWED, tmp_path).splitlines()

@@ -787,14 +787,3 @@ def test_documents_that_cannot_be_read_make_no_store(folder: Path, store: Path) 
     assert counts(imported(store, written(folder / "empty", {"a.md": ""}))) == {"empty": 1}
     assert counts(imported(store, written(folder / "good"), "--dry-run"))["passages"] == 4
     assert not store.exists()
-
-
-def test_documents_are_imported_without_pyarrow(folder: Path, store: Path) -> None:
-    notes = written(folder / "notes")
-    code = (
-        "import sys; sys.modules['pyarrow'] = None\n"
-        f"sys.argv = ['aiovec', 'import', {str(notes)!r}, '-s', {str(store)!r}, "
-        "'--embedder', 'demo']\nfrom aiovec._cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, "3 new" in done.stdout) == (0, True), done.stderr
