@@ -285,7 +285,7 @@ class SqliteBackend(Backend):
             async with self.writing(0):
                 result = await self._usable_writer().run(work, key=write_key(), text_of=text_of)
             if text_of is not None:
-                await self._build_text_behind_change(text_of)
+                await self._build_text_after_change(text_of)
         except asyncio.CancelledError:
             if text_of is not None:  # the change may be committed, so the build continues
                 self._builds.start(self._complete_text([text_of]))
@@ -331,7 +331,7 @@ class SqliteBackend(Backend):
         while await step(self._write(lambda tx: text_index.advance(tx, name))):
             pass
 
-    async def _build_text_behind_change(self, name: str) -> None:
+    async def _build_text_after_change(self, name: str) -> None:
         with index_behind_change(self._target, name):
             await self._build_text(name, Steps())
 
@@ -377,7 +377,7 @@ class SqliteBackend(Backend):
         kept, text_of = record
         if text_of is not None and not self.read_only:
             with suppress(StoreMovedError):  # the new store builds its own
-                await self._build_text_behind_change(text_of)
+                await self._build_text_after_change(text_of)
         return kept
 
     # Reading

@@ -28,7 +28,8 @@ def tokenizer_of(analyzer: str) -> str:
 class Tokenizer:
     """An FTS5 table in memory, ``texts``, and a table of the places of its tokens, ``words``.
 
-    Only one thread at a time may run the same statement. Closed with the last reference to it.
+    It either splits texts, for one thread at a time, or keeps rows: then one thread may add rows
+    while another one reads. It is closed with the last reference to it.
     """
 
     def __init__(self, analyzer: str, columns: int = 1) -> None:
@@ -47,7 +48,7 @@ class Tokenizer:
         self.db.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
 
     def of_texts(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the tokens of each text in order, and keep none."""
+        """Return the tokens of each text in order."""
         if self._plain and all(text.isascii() and text.isalnum() for text in texts):
             return [[text.lower()] for text in texts]
         tokens: list[list[str]] = [[] for _ in texts]
@@ -62,7 +63,7 @@ class Tokenizer:
         return tokens
 
     def keep(self, rows: Iterable[Sequence[Any]]) -> int:
-        """Add rows to the table, each a number and its texts; return the bytes of all."""
+        """Add rows to the table, each a number and its texts; return the size of the table."""
         self.db.execute("BEGIN")
         self.db.executemany(self._insert, rows)
         self.db.execute("COMMIT")

@@ -168,7 +168,7 @@ class Writer(Committer[_Call]):
         self._check_file = check_file
         self._was_full = False
         self._closed = False
-        # The migration's run whose writes are not held by its own mark.
+        # The migration's run whose own mark does not stop its writes.
         self.run_acted_for: str | None = None
         self._commits = GroupCommit(self, gate)
 

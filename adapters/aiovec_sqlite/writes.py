@@ -226,8 +226,8 @@ def _run_rows(
         return
     width = len(columns) + (act == _UPDATE)
     rows = list(values)
-    held = sum(len(value) for value in rows[0] if isinstance(value, str)) if rows else 0
-    size = min(_ROWS_A_STATEMENT, _MOST_PARAMETERS // width, _BLOCK_PAYLOADS // (held or 1))
+    length = sum(len(value) for value in rows[0] if isinstance(value, str)) if rows else 0
+    size = min(_ROWS_A_STATEMENT, _MOST_PARAMETERS // width, _BLOCK_PAYLOADS // (length or 1))
     size = max(1, size)
     start = 0
     while start < len(rows):
@@ -286,10 +286,10 @@ def _change_vectors(
         sql = f"UPDATE {table.vec} SET vector = ? WHERE rowid = ?"
         tx.db.executemany(sql, zip(list(vectors), rowids, strict=True))
         return
-    _put_anew(tx, table, rowids, vectors, partitions)
+    _insert_again(tx, table, rowids, vectors, partitions)
 
 
-def _put_anew(
+def _insert_again(
     tx: Transaction,
     table: TableLayout,
     rowids: Sequence[int],
@@ -455,16 +455,16 @@ def _payload_blocks(
                 f"CROSS JOIN {table.rows} AS r ON r._rowid = j.value ORDER BY j.key",
                 (json.dumps(rowids[start:end]),),
             ).fetchall()
-            added, patch, held = 0, None, 0
+            added, patch, total = 0, None, 0
             for place, (length,) in enumerate(sizes, start):
                 if patches[place] is not patch:
                     patch = patches[place]
                     added = patch.added()
                 size = (length or 0) + added
-                if held and held + size > _BLOCK_PAYLOADS:
+                if total and total + size > _BLOCK_PAYLOADS:
                     yield start, place
-                    start, held = place, 0
-                held += size
+                    start, total = place, 0
+                total += size
         yield start, end
 
 
@@ -500,7 +500,7 @@ def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> 
     rowids = [row[0] for row in rows]
     joined = np.frombuffer(b"".join([row[1] for row in rows]), np.float32)
     vectors = joined.reshape(len(rows), table.schema.dim)
-    _put_anew(tx, table, rowids, vectors, _stored_partitions(tx, table, rowids))
+    _insert_again(tx, table, rowids, vectors, _stored_partitions(tx, table, rowids))
 
 
 def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: int) -> int:

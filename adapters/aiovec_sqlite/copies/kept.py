@@ -133,7 +133,7 @@ class Kept(ABC, Generic[_T]):
             task.cancel()
 
     def gets_file(self, size: int) -> bool:
-        """Return whether so many bytes are put into a scan file."""
+        """Return whether contents of this size are put into a scan file."""
         files = self._keeper.files
         if files is None or not files.can_write or time.monotonic() < self.file_at:
             return False

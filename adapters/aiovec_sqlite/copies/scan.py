@@ -86,7 +86,7 @@ def nearest(
     ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
         """Return the end of each query's rows, the rows, their distances, and their vectors.
 
-        Repeat the call if so many rows are equal that they do not fit.
+        Repeat the call if too many rows are equal for the room.
         """
         room = sum(2 * rows + 16 for rows in wanted)
         while True:

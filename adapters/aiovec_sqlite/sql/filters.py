@@ -56,7 +56,7 @@ class Location:
         return f"k{len(self.path)}.value"
 
     def select(self, sql: str, parameter: str) -> str:
-        """Return ``sql`` for the one value at the path, NULL if there is none.
+        """Return ``sql`` for the value at the path, NULL if there is none.
 
         It binds the parameters of ``sql``, then the path, each key at a ``parameter``.
         """
