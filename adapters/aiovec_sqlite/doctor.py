@@ -195,12 +195,12 @@ def _scan_files(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Find
         if index.ready:
             read = partial(read_postings, table=layout, index=index, whole=True)
             examined["words in a file"] = files.examine(db, layout, "words", read)
-    for what, found in examined.items():
-        if found is not None:
-            file, sound = found
+    for contents, examination in examined.items():
+        if examination is not None:
+            file, sound = examination
             state = f"{file.name}: {'sound' if sound else 'damaged, so searches may miss rows'}"
             cure = None if sound else f"delete {file}; a search writes it again"
-            yield Finding(f"{what} of {name}", state, ok=sound, cure=cure)
+            yield Finding(f"{contents} of {name}", state, ok=sound, cure=cure)
 
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:

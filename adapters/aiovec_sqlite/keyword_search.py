@@ -182,22 +182,22 @@ def found_by_both(
     Rows that the vector lists do not have are measured.
     """
     metric, columns = table.schema.metric, searches[0].query.columns
-    rows = _rows(db, ticket, table, [hit.key for one in searches for hit in one.hits], columns)
-    lacking = [[hit for hit in one.hits if hit.distance is None] for one in searches]
+    rows = _rows(db, ticket, table, [hit.key for each in searches for hit in each.hits], columns)
+    lacking = [[hit for hit in each.hits if hit.distance is None] for each in searches]
     # ``found`` measures vectors that have to be read anyway.
     if any(lacking) and not columns.vector:
         rowids = np.array([hit.key for hits in lacking for hit in hits], dtype=np.int64)
         vectors, start = read(rowids), 0
-        for one, hits in zip(searches, lacking, strict=True):
+        for each, hits in zip(searches, lacking, strict=True):
             part, start = vectors[start : start + len(hits)], start + len(hits)
-            distances = measured(part, one.query.vector, metric).tolist() if hits else ()
+            distances = measured(part, each.query.vector, metric).tolist() if hits else ()
             for hit, distance in zip(hits, distances, strict=True):
                 if distance == distance:  # NaN: no vector
                     hit.distance = distance
     return [
-        found(one.query, metric, one.hits, part, one.snippets)
-        for one, part in zip(
-            searches, split(rows, [len(one.hits) for one in searches]), strict=True
+        found(each.query, metric, each.hits, part, each.snippets)
+        for each, part in zip(
+            searches, split(rows, [len(each.hits) for each in searches]), strict=True
         )
     ]
 

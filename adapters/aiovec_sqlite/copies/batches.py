@@ -179,10 +179,10 @@ class Batches:
             return await self._in_turn(queue, queries, finish)
         batch = self._begin(queue, 1, len(queries))
 
-        def all_of(found: Iterator[dict[int, Found]]) -> _T:
+        def all_of(parts: Iterator[dict[int, Found]]) -> _T:
             answers: dict[int, Found] = {}
-            for some in found:
-                answers |= some
+            for part in parts:
+                answers |= part
             return finish([answers[place] for place in range(len(queries))])
 
         try:
@@ -310,7 +310,7 @@ class Batches:
         self,
         loop: asyncio.AbstractEventLoop,
         calls: Sequence[_WaitingCall],
-        found: Iterator[dict[int, Found]],
+        parts: Iterator[dict[int, Found]],
     ) -> list[tuple[_WaitingCall, Any]]:
         """Finish the calls in the reader's thread, each as soon as all its rows are read.
 
@@ -319,8 +319,8 @@ class Batches:
         answers: dict[int, Found] = {}
         places = iter(range(sum(len(call.queries) for call in calls)))
         left = {call: [next(places) for _ in call.queries] for call in calls}
-        for some in found:
-            answers |= some
+        for part in parts:
+            answers |= part
             ready = [call for call, needed in left.items() if answers.keys() >= set(needed)]
             results = [
                 (call, call.finish([answers.pop(place) for place in left.pop(call)]))
