@@ -506,22 +506,25 @@ async def test_an_index_of_an_earlier_version_keeps_its_stems_until_optimize(
     pytest.importorskip("Stemmer")
     text = {"body": Field(str, text=True)}
     texts = {"a": "informação", "b": "informacao", "c": "educação"}
+    texts |= {f"w{n}": f"w1 w{n}" for n in range(600)}  # enough for lists of words in memory
     rows = [{"id": id, "embedding": [1.0] * DIM, "body": body} for id, body in texts.items()]
     with monkeypatch.context() as patch:
         patch.setattr("aiovec_sqlite.stems.stemming_of", str)
         async with opened(tmp_path / "s.db") as store:
-            await store.create_table("t", Schema(DIM, fields=text, analyzer="portuguese"))
-            await store.insert("t", rows[:2])
+            await store.create_table("notes", Schema(DIM, fields=text, analyzer="portuguese"))
+            await store.insert("notes", rows[:2])
     async with opened(tmp_path / "s.db") as store:
-        await store.insert("t", rows[2:])
-        await store.update("t", {"body": "informações"}, ids=["a"])
-        assert [hit.id for hit in await store.search_text("t", "informação")] == ["a"]
-        assert [hit.id for hit in await store.search_text("t", "educação")] == ["c"]
-        await store.optimize("t")
-        hits = await store.search_text("t", "informacao")
+        await store.insert("notes", rows[2:])
+        await store.update("notes", {"body": "informações"}, ids=["a"])
+        assert [hit.id for hit in await store.search_text("notes", "informação")] == ["a"]
+        assert [hit.id for hit in await store.search_text("notes", "educação")] == ["c"]
+        await in_memory(store)
+        assert [hit.id for hit in await store.search_text("notes", "informação")] == ["a"]
+        await store.optimize("notes")
+        hits = await store.search_text("notes", "informacao")
         assert {hit.id for hit in hits} == {"a", "b"}
-        await store.delete("t", ["a", "c"])
-        assert [hit.id for hit in await store.search_text("t", "informações educação")] == ["b"]
+        await store.delete("notes", ["a", "c"])
+        assert [hit.id for hit in await store.search_text("notes", "informações educação")] == ["b"]
 
 
 _SEARCHER = """
