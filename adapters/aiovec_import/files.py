@@ -39,6 +39,11 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 """Stands for a datetime with a time zone, written as text; its kind is "moment"."""
 
 
+def no_file(path: Path | str) -> ConfigError:
+    """Return the error for a missing file, or for PostgreSQL's ``host=... password=...``."""
+    return ConfigError(f"there is no file {without_secrets(str(path))}")
+
+
 @contextmanager
 def reading(path: Path | str | None) -> Iterator[None]:
     """Turn any exception of a reader into a ConfigError that names the file.

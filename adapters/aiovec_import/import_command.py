@@ -267,7 +267,7 @@ def _import_readers(sources: Sequence[str]) -> None:
     """
     from aiovec.backend import needs_arrow
 
-    from .files import names_format
+    from .files import names_format, no_file
     from .folders import KINDS
 
     try:
@@ -279,7 +279,7 @@ def _import_readers(sources: Sequence[str]) -> None:
                 needs = 'other stores and files of rows need pip install "aiovec[arrow]"'
                 raise ConfigError(f"{path} {lack} ({KINDS}); {needs}") from exc
             if not (path.exists() or path == Path("-") or re.search(r"[:#*?\[]", str(path))):
-                raise ConfigError(f"there is no file {path}") from exc
+                raise no_file(path) from exc
         raise
 
 

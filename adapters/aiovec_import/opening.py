@@ -29,6 +29,7 @@ from .files import (
     FileReader,
     format_of,
     names_format,
+    no_file,
     path_and_table,
     reading,
     schema_file,
@@ -97,7 +98,7 @@ class Opener:
             return self.open_file(source)
         with reading(path):
             if not path.exists():
-                raise ConfigError(f"there is no file {path}")
+                raise no_file(path)
             # Before anything else opens the file: see ``Source.recognise``.
             recognised, unusable = source_for(path)
             if recognised is not None:
@@ -115,7 +116,7 @@ class Opener:
         with reading(path):
             form = format_of(path, self.wanted.form)
             if not path.exists():
-                raise ConfigError(f"there is no file {path}")
+                raise no_file(path)
             return self._file(path, form, path.open("rb"), schema_file(path))
 
     def chunks(self, path: str, schema: Schema, size: int) -> Iterator[tuple[ForeignTable, Chunk]]:
@@ -180,7 +181,7 @@ class Files(Reader):
         for path in files:  # check all files before a row of the first is imported
             format_of(Path(path), opener.wanted.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
-                raise ConfigError(f"there is no file {path}")
+                raise no_file(path)
         with closing(opener.open_file(first)) as file:
             (table,) = file.tables()
             self._table = replace(table, origin=self.name, rows=None, base=base)

@@ -15,7 +15,7 @@ from aiovec.backend import redacted
 from aiovec.backend.paths import is_url
 from aiovec.errors import ConfigError
 
-from .files import names_format, path_and_table
+from .files import names_format, no_file, path_and_table
 from .loading import Load
 from .opening import Opener
 from .sources import NO_LIST, Chunk, ForeignTable, Reader, Wanted, named_source
@@ -101,7 +101,7 @@ class SqliteRows(Reader):
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         if not path.is_file():
-            raise ConfigError(f"there is no file {path}")
+            raise no_file(path)
         name = QUERY if wanted.query is not None else wanted.origin
         if name is None:
             raise ConfigError(f"name a table of {path} as {path}#TABLE", key="source")

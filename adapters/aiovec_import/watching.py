@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiovec import VectorStore
-from aiovec.backend import needs_arrow
+from aiovec.backend import needs_arrow, without_secrets
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
@@ -80,8 +80,8 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
             wanted = replace(wanted, embed=embed, passages=is_cut)
     if wanted.embed is None:
         raise ConfigError(
-            f"{source} cannot be watched without embed, the column of texts to compute vectors "
-            "from",
+            f"{without_secrets(source)} cannot be watched without embed, the column of texts to "
+            "compute vectors from",
             key="embed",
         )
     return replace(wanted, origin=name or None, delete_all=True)

@@ -266,6 +266,7 @@ def test_a_place_without_a_source_is_refused(
         "sqlite:///none.db#docs": "if you mean that, write none.db",
         "sqlite+aiosqlite:///none.db": "if you mean that, write none.db",
         "mysql://me:secret@host/db#docs": "import does not read mysql:// addresses; it reads files",
+        "host=db password=secret": "there is no file host=db password=***",
         "https://example.com/docs.csv": "Download the file, or export",
         "https://example.com/guide.md": "import does not read https:// addresses",
     }.items():
@@ -275,6 +276,9 @@ def test_a_place_without_a_source_is_refused(
             assert "secret" not in error
     assert list((folder / "empty").iterdir()) == []
     assert not store.exists()
+    watch = error_of("watch", "postgresql://me:secret@host/db#docs", "-s", store)
+    assert "cannot be watched without embed" in watch
+    assert "secret" not in watch
 
 
 @pytest.mark.parametrize("kind", ["lancedb", "parquet", "jsonl", "csv"])
