@@ -28,8 +28,9 @@ def tokenizer_of(analyzer: str) -> str:
 class Tokenizer:
     """An FTS5 table in memory, ``texts``, and a table of the places of its tokens, ``words``.
 
-    It either splits texts, for one thread at a time, or keeps rows: then one thread may add rows
-    while another one reads. It is closed with the last reference to it.
+    It splits texts or keeps rows, for one thread at a time, also for those that only read:
+    fts5vocab frees memory twice if rows are added while its statement is open. It is closed with
+    the last reference to it.
     """
 
     def __init__(self, analyzer: str, columns: int = 1) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tests.harness.cases import case
 from tests.harness.command import run
-from tests.harness.processes import python
+from tests.harness.processes import output_of, python
 from tests.harness.waiting import until
 from tests.sqlite.support import opened, sql
 
@@ -24,6 +24,7 @@ import aiovec
 from aiovec import Field, Schema, VectorStore
 
 DIM = 4
+MALLOC_DEBUG = next((str(p) for p in Path("/usr/lib").glob("*/libc_malloc_debug.so.0")), "")
 WORDS = [
     *(f"w{n}" for n in range(60)), "the", "of", "running", "runs", "ran", "café", "CAFE", "мир",
     "e-mail", "don't", "x²", "Straße", "häuser", "Häusern", "東京", "\u017fize", "naïve",
@@ -292,6 +293,46 @@ async def test_whatever_is_asked_takes_little_memory(tmp_path: Path) -> None:
         for n in range(1_000):
             await words.search_text("notes", f"lacking{n} u{n}x1 u{n}x2 u{n}x* missing{n}*")
         assert (await words.stats("notes")).scan_memory < 2**21
+
+
+# Four tasks write single rows while four others search for what all rows have.
+_BOTH_AT_ONCE = """
+import asyncio, random, sys, time
+import aiovec
+
+chance, ends = random.Random(1), time.monotonic() + 12
+
+def words(count):
+    return " ".join(chance.choices("abcdefgh", k=count))
+
+def row(id):
+    return {"id": f"{id}", "embedding": [1, 2], "body": words(20)}
+
+async def write(store):
+    while time.monotonic() < ends:
+        await store.upsert("notes", [row(chance.randrange(600))])
+
+async def search(store):
+    while time.monotonic() < ends:
+        await store.search_text("notes", words(4))
+
+async def main():
+    async with aiovec.connect(sys.argv[1]) as store:
+        fields = {"body": aiovec.Field(str, text=True)}
+        await store.create_table("notes", aiovec.Schema(2, fields=fields))
+        await store.insert("notes", [row(id) for id in range(600)])
+        await asyncio.gather(*(call(store) for call in (write, search) for _ in range(4)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MALLOC_DEBUG, reason="needs glibc's library that checks memory")
+def test_searches_beside_writes_free_no_memory_twice(tmp_path: Path) -> None:
+    """A row added while fts5vocab reads the changed rows made it do so, and ended the process."""
+    checks = {"LD_PRELOAD": MALLOC_DEBUG, "GLIBC_TUNABLES": "glibc.malloc.check=3"}
+    output_of("-c", _BOTH_AT_ONCE, tmp_path / "s.db", env=checks)
 
 
 async def test_a_search_does_not_wait_while_another_reads_long_lists(tmp_path: Path) -> None:

@@ -207,8 +207,8 @@ class Words:
         self._most_in_lists = min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
         self._lock = threading.Lock()
-        # Held while changes are added, and while lists of changed rows are read.
-        self._following, self._reading = threading.Lock(), threading.Lock()
+        # Held while changes are added, and while the index of the changed rows is used.
+        self._following, self._using = threading.Lock(), threading.Lock()
         self._lists: dict[IndexClause, _List] = {}  # the least recently used one first
         self._bytes = 0
         # The newest number of each changed row.
@@ -431,7 +431,7 @@ class Words:
             words = vocabulary(request.db, self.index)
             matches = self._matches(request.db, words, request.ticket, part, clause, tokens)
         else:
-            with self._reading:
+            with self._using:
                 db = self._texts.db
                 matches = self._matches(db, "words", request.ticket, part, clause, tokens)
         rows, counts = matches or _no_matches()
@@ -528,12 +528,14 @@ class Words:
         added = list[int]()
         for rows in texts:
             numbered = ((n, *row[1:]) for n, row in enumerate(rows, second.count + len(added)))
-            self._texts_bytes = self._texts.keep(numbered)
+            with self._using:
+                self._texts_bytes = self._texts.keep(numbered)
             if self._texts_bytes > self._most_bytes * _FOR_CHANGED:
                 return None
             added += [row[0] for row in rows]
         columns = len(self.index.columns)
-        _, lengths = rows_of(self._texts.db, "texts_docsize", columns, second.count)
+        with self._using:
+            _, lengths = rows_of(self._texts.db, "texts_docsize", columns, second.count)
         gone = numbers_of(changed, first.rowids)[0]
         gone = gone[first.gone[gone] == 0]
         old = [self._changed.pop(row) for row in changed.tolist() if row in self._changed]
