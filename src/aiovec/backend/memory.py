@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 _MOST = 4 * 2**30
@@ -14,6 +14,8 @@ _MOST = 4 * 2**30
 _ASSUMED = 4 * 2**30
 # The files with the limits of control groups, and the file that lists this process's groups.
 _GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# The number of this option in glibc's malloc.h.
+_ARENA_MAX = -8
 
 
 def default_budget() -> int:
@@ -42,6 +44,21 @@ def give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(ctypes.c_size_t(0))
+
+
+@cache
+def limit_heaps() -> None:
+    """Limit the separate heaps of glibc to the number of processor cores, but not below four.
+
+    glibc makes up to eight for each core, and the small pieces that a call frees in one of them
+    stay there: two cores and an hour of mixed calls left 480 MiB, of which 140 were in use. This
+    holds for the whole process. The environment's settings win.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform.startswith("linux") and "MALLOC_ARENA_MAX" not in os.environ:
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if set_option is not None and "arena_max" not in tunables:
+            set_option(_ARENA_MAX, max(4, os.cpu_count() or 1))
 
 
 def _machine() -> int:
