@@ -29,12 +29,12 @@ from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
-# A damaged file may have any change number, but the store must still have room to count up.
+# Change numbers from this one on are ignored, because a damaged file may hold any number.
 _NO_COUNT = 2**61
 
 
 def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
-    """Write the current state to a new file, which is either complete or missing."""
+    """Write the store's current state to a new file, atomically."""
     reason = f"{path} exists already; name a path that does not exist yet"
     taken = InvalidArgumentError("path", str(path), reason=reason)
     if os.path.lexists(path):
@@ -67,7 +67,7 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
 def restore(
     backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
 ) -> Path | None:
-    """Replace ``target`` with a checked copy of ``backup``; return the old file, if it is kept."""
+    """Replace ``target`` with a checked copy of ``backup``; return the old file if it is kept."""
     # A link's target is replaced, because SQLite keeps its other files next to the target.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
@@ -116,7 +116,7 @@ def restore(
 
 
 def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
-    """Copy through SQLite, which includes a WAL next to the backup."""
+    """Copy with SQLite's backup API, which includes a WAL next to the backup."""
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)
@@ -129,10 +129,10 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 
 
 def _count_on_from(partial: Path, newest: int) -> None:
-    """Number the copy's changes after those of the store that it replaces.
+    """Raise the copy's change number above the replaced store's.
 
-    The first process that writes renumbers them by the clock, but a process that only reads may
-    open it first, and the clock may have been set back.
+    The first process that writes raises it by the clock, but a process that only reads may open
+    the store first, and the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
@@ -141,9 +141,9 @@ def _count_on_from(partial: Path, newest: int) -> None:
 
 @contextmanager
 def _held_alone(target: Path, *, overwrite: bool) -> Iterator[int | None]:
-    """Keep every other connection, of any process, away from a file.
+    """Lock a file against all other connections, of any process.
 
-    Yields the number of its newest change, 0 if unknown; None if there is no file.
+    Yields its newest change number, 0 if that is unknown; None if there is no file.
     """
     if not target.exists() or not target.stat().st_size:
         yield 0 if target.exists() else None
@@ -175,11 +175,11 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
                 str(target), f"{exc.reason}; pass overwrite=True to replace it anyway"
             ) from exc
     with translated(str(target)):
-        # The bare driver: the database to replace may have tables of any extension.
+        # Use the bare driver: the database to replace may have tables of any extension.
         db: sqlite3.Connection = load_driver().connect(str(target), timeout=0, isolation_level=None)
     try:
-        # In WAL mode every connection holds a lock, even between transactions. Exclusive mode waits
-        # until all are gone, and keeps the lock after the transaction.
+        # In WAL mode, every connection holds a lock, even between transactions. Exclusive mode fails
+        # if there is another connection, and keeps the lock after the transaction.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("BEGIN EXCLUSIVE")
         db.execute("COMMIT")
@@ -191,8 +191,8 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
             ) from exc
         return None  # damaged: no process can open it, so none has to be locked out
     try:
-        # Now the old file is complete without its WAL, and closing it does not remove the WAL of
-        # the new one.
+        # After this, the old file is complete without its WAL, and closing it does not remove the
+        # new file's WAL.
         db.execute("PRAGMA journal_mode = DELETE").fetchone()
     except failures():
         db.close()
@@ -201,7 +201,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
 
 
 def _keep(target: Path) -> Path:
-    """Give the old file a second name. A WAL that is left of a damaged store moves with it."""
+    """Give the old file a second name. A damaged store's remaining WAL moves with it."""
     name = f"{target.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S')}"
     kept = target.with_name(name)
     for number in range(2, 1000):
@@ -223,6 +223,6 @@ def _take_back(kept: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         os.rename(f"{kept}-wal", f"{target}-wal")
     os.replace(kept, target)
-    # Renaming one name of a file to another of its names does nothing.
+    # Renaming a file to another name of the same file does nothing.
     with suppress(FileNotFoundError):
         kept.unlink()

@@ -1,6 +1,6 @@
-"""SQLite connections, driven by aiosqlite. They work in threads that all stores share.
+"""SQLite connections, built on aiosqlite, that work in threads that all stores share.
 
-Reads use a pool of connections. ``Transaction`` is passed to a write's work.
+Reads use a pool of connections. A write's work gets a ``Transaction``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _T = TypeVar("_T")
 # Seconds between interrupts of a cancelled call's statement. The first interrupt can fall between
 # two statements.
 _INTERRUPT_EVERY = 0.005
-# The page cache, in KiB, of long reads, which read each page once except the inner pages of trees.
+# The page cache of long reads, in KiB. They read each page once, except the inner pages of trees.
 _ASIDE_CACHE = 512
-# More rows than this are not written in a savepoint.
+# The most rows to write in a savepoint.
 _MOST_ROWS_IN_SAVEPOINT = 1000
 
 
 class CancelledWorkError(Exception):
-    """Raised in a thread's work after its caller has gone. Never reaches a user."""
+    """Raised in work on a thread once its caller has gone. Never reaches a user."""
 
 
 class Ticket:
@@ -57,7 +57,7 @@ class Ticket:
         # 1 once the caller has gone; native code also reads it.
         self.stop = ctypes.c_byte(0)
         # Held by work that must not be interrupted. sqlite-vec crashes if it is interrupted while
-        # it prepares its statements for finding a row, at a connection's first look-up.
+        # a connection's first look-up of a row prepares statements.
         self.uninterrupted = uninterrupted
 
     def check(self) -> None:
@@ -67,10 +67,10 @@ class Ticket:
 
 
 class _Outcome(asyncio.Future[Any]):
-    """The outcome of work on the thread.
+    """The outcome of work on a thread.
 
     A cancelled task that awaits it continues only after the work has ended, and then gets the
-    cancellation. ``interrupt`` is called with the loop, which need not be running.
+    cancellation. ``cancel`` calls ``interrupt`` with the loop, which need not be running.
     """
 
     interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None
@@ -82,10 +82,10 @@ class _Outcome(asyncio.Future[Any]):
 
 
 class _Queue:
-    """The work of one connection, done in order, one piece at a time, by any free thread.
+    """One connection's work, done in order, one piece at a time, by any free thread.
 
-    It replaces aiosqlite's queue, which has its own thread. That thread ends if the loop of a
-    waiting call is closed, and keeps the process from ending until then.
+    It replaces aiosqlite's queue, which has its own thread. That thread stops if a waiting call's
+    loop is closed, and the process cannot exit while the thread runs.
     """
 
     def __init__(self) -> None:
@@ -114,22 +114,22 @@ class _Queue:
                 do_for(waiting, work, clear_frames_of)
                 del waiting, work  # keep no references to this work while waiting for the next
             self._running.release()
-            # Work that was put just before this release could not begin a thread.
+            # Work that was added just before this release could not start a thread.
             if not (self._work and self._running.acquire(blocking=False)):
                 return
 
 
 class Connection(aiosqlite.Connection):
-    """aiosqlite's connection that runs whole units of work in one hop to a thread.
+    """An aiosqlite connection that runs each unit of work in one hop to a thread.
 
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
 
-    It opens with its first work, closes when idle, and opens again. If it is ``kept``, it only
-    frees its memory when idle, and other processes see that the file is in use.
+    It opens for its first work, closes when idle, and reopens for later work. If it is ``kept``, it
+    only frees memory when idle, so other processes see that the file is in use.
 
-    ``check_file`` is called after each read, so that no result comes from a file that is no longer
-    the store's; it also explains failures.
+    After each read, it calls ``check_file``, so that no result comes from a file that is no longer
+    the store's. The check also explains failed reads.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Connection(aiosqlite.Connection):
         return self._connection
 
     def _look(self) -> None:
-        """Rest if no work was submitted for some seconds."""
+        """Close the connection, or free its memory, if no work came for ``REST`` seconds."""
         self._timer = None
         if self._closing:
             return
@@ -179,7 +179,7 @@ class Connection(aiosqlite.Connection):
             self._tx.put_nowait((None, self._rest_here))
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        # An empty context: a call's context may hold large objects of its app.
+        # Use an empty context, because a call's context may hold large objects of its app.
         self._timer = loop.call_later(REST, self._look, context=Context())
 
     def _rest_here(self) -> None:
@@ -200,7 +200,7 @@ class Connection(aiosqlite.Connection):
     # Closing
 
     async def close(self) -> None:
-        """Close after the running work. May be called twice, even at the same time."""
+        """Close after the running work. It may be called twice, even concurrently."""
         self.begin_closing()
         await asyncio.shield(asyncio.wrap_future(self._closed))
 
@@ -229,7 +229,7 @@ class Connection(aiosqlite.Connection):
             self._closed.set_result(None)
 
     async def close_now(self) -> None:
-        """Close, and interrupt the running work until it has ended."""
+        """Close, and interrupt the running work repeatedly until it has ended."""
         self.begin_closing()  # first: the work must know why it is stopped
         self._ticket.stop.value = 1
         closed = asyncio.wrap_future(self._closed)
@@ -246,8 +246,8 @@ class Connection(aiosqlite.Connection):
     ) -> _T:
         """Run the work, by default in one read transaction, whose statements see the same state.
 
-        If the caller is cancelled, the work is interrupted, and both end. Errors of the driver are
-        translated; StoreClosedError if the connection is closed before the end.
+        If the caller is cancelled, the work is interrupted. The driver's errors are translated.
+        Raises StoreClosedError if the connection is closed before the work has ended.
         """
         ticket = self._ticket = Ticket(self._uninterrupted)
         return await self._submit(
@@ -270,7 +270,7 @@ class Connection(aiosqlite.Connection):
                 try:
                     return work(db, ticket)
                 except BaseException as exc:
-                    # SQLite forgets an interrupt once no statement runs, so no cursor may be left.
+                    # SQLite forgets an interrupt once no statement runs, so close all cursors.
                     clear_frames_of(exc)
                     raise
                 finally:
@@ -326,7 +326,7 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work, or only this ticket's; try again later if it is protected."""
+        """Interrupt the running work, or only this ticket's, unless it is protected from interrupts."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
@@ -340,10 +340,10 @@ class Connection(aiosqlite.Connection):
 
 
 def clear_frames_of(error: BaseException) -> None:
-    """Clear the variables of the functions that an error and its causes came through.
+    """Clear the local variables in the tracebacks of an error and its causes.
 
-    Otherwise a cursor among them would be reset when the error is dropped, on another thread: that
-    waits for the statement running here, and crashes if this thread is closing the connection.
+    Otherwise a cursor among them would be reset on the thread that drops the error: the reset waits
+    for the statement running here, and crashes if this thread is closing the connection.
     """
     left, seen = [error], set[int]()
     while left:
@@ -354,7 +354,7 @@ def clear_frames_of(error: BaseException) -> None:
         left += [cause for cause in causes if cause is not None and id(cause) not in seen]
 
 
-# The open connections, for a fork.
+# All connections, for ``_after_fork``.
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 # The files that were open when this process was forked.
@@ -376,10 +376,10 @@ def check_not_inherited(file: str | os.PathLike[str]) -> None:
 
 
 def _after_fork() -> None:
-    """Keep a forked child from touching the SQLite connections of its parent.
+    """Keep a forked child from touching its parent's SQLite connections.
 
-    The interpreter would close them at its end, which could delete the parent's WAL. So they are
-    never freed.
+    The interpreter would close them on exit, which could delete the parent's WAL. So the child
+    never frees them.
     """
     for connection in list(_OPEN):
         if connection._connection is not None:
@@ -393,7 +393,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Read(Protocol):
-    """``ReaderPool.read``."""
+    """The signature of ``ReaderPool.read``."""
 
     def __call__(self, work: Callable[[sqlite3.Connection, Ticket], _T], /) -> Awaitable[_T]: ...
 
@@ -416,9 +416,9 @@ class ReaderPool:
     async def read(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], *, snapshot: bool = True
     ) -> _T:
-        """Run the work on a separate connection, as ``Connection.read`` does.
+        """Run the work on a connection of the pool, like ``Connection.read``.
 
-        StoreBusyError if no connection is free in time.
+        Raises StoreBusyError if no connection is free in time.
         """
         self._check_open()
         async with self._places.enter(current_deadline(self._busy_timeout)):
@@ -441,7 +441,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield reads that do not count in the pool's size, all in one snapshot, for long work."""
+        """Yield a ``Read`` in one snapshot, for long work, which the pool's size does not limit."""
         connection = self._take()
         try:
             await connection.read(_begin_aside, snapshot=False)
@@ -466,7 +466,7 @@ class ReaderPool:
         """Interrupt running work and close every connection."""
         self._closed = True
         await asyncio.gather(*(connection.close_now() for connection in list(self._open)))
-        # Calls whose connections were still being opened return them last.
+        # Wait for calls that were still opening their connections.
         for _ in range(self._size):
             await self._places.enter(None).take()
         self._open.clear()
@@ -474,7 +474,7 @@ class ReaderPool:
 
 
 def _begin_aside(db: sqlite3.Connection, ticket: Ticket) -> None:
-    """Begin the one read transaction of a connection for long work."""
+    """Begin the only read transaction of a connection for long work."""
     _end_transaction(db, ticket)  # left by an earlier call that failed
     db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
     db.execute("BEGIN")
@@ -491,10 +491,10 @@ class TooLargeForGroupError(Exception):
 
 
 class Transaction:
-    """Passed to a write's work: the connection, change numbers, and a check of the caller.
+    """A write's transaction: the connection, change numbers, and a check for cancellation.
 
-    Calls of one commit share it. ``call`` is the call whose work runs, if it runs by itself, and
-    ``alone`` is true if that call has the commit to itself.
+    Calls in one commit share it. ``call`` is the running call, or None while joined calls run.
+    ``alone`` is true if the commit has only one call.
     """
 
     __slots__ = ("alone", "call", "db", "newest")
@@ -507,21 +507,21 @@ class Transaction:
         self.call: WriteCall | None = None
 
     def expect(self, rows: int) -> None:
-        """Announce the number of rows before writing the first: many rows get their own commit.
+        """Announce the number of rows before writing the first; many rows get a separate commit.
 
-        In a savepoint, SQLite searches all pages that the savepoint has saved for each further row
-        of vec0, so 20,000 rows take ten times as long as without one.
+        For each row of vec0, SQLite searches all pages that the savepoint has saved, so 20,000 rows
+        take ten times as long as without a savepoint.
         """
         if rows > _MOST_ROWS_IN_SAVEPOINT and not self.alone:
             raise TooLargeForGroupError
 
     def check(self) -> None:
-        """Raise CancelledWorkError, and so roll back, if the caller has gone."""
+        """Raise CancelledWorkError, which rolls back, if the caller has gone."""
         if self.call is not None and self.call.gone:
             raise CancelledWorkError
 
     def take(self, count: int = 1) -> int:
-        """Reserve change numbers; return the first. They rise and are never used again."""
+        """Reserve change numbers, which rise and are never reused; return the first."""
         first = self.newest + 1
         self.newest += count
         return first

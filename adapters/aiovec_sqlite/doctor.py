@@ -1,4 +1,4 @@
-"""The findings of ``aiovec doctor`` about SQLite: the driver, its extension, and one file."""
+"""The SQLite findings of ``aiovec doctor``: the driver, its extension, and one file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .tables import table_names
 def findings(file: Path | None) -> list[Finding]:
     """Return the facts about the driver and, if given, about a store's file.
 
-    Opens the file read-only, and creates no file.
+    Opens the file read-only, and does not create it.
     """
     facts = list(_driver())
     if file is not None:
@@ -130,11 +130,11 @@ def _cure_of(error: AiovecError) -> str:
 
 
 def _uris(path: Path) -> Iterator[str]:
-    """Yield URIs to open the file for reading; the second is used if the first finds a fault.
+    """Yield URIs for reading the file; the caller tries the second if the first shows a fault.
 
     A reader of a WAL database leaves files next to it. If there is no WAL, no process uses the
-    store, and SQLite may read the file as immutable. If a process begins to use it now, the file
-    may look damaged; hence the second URI.
+    store, and SQLite may read the file as immutable. If a process then begins to use the store,
+    the file may look damaged; hence the second URI.
     """
     uri = path.absolute().as_uri()
     if not path.with_name(path.name + "-wal").exists():

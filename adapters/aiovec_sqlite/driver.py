@@ -1,4 +1,4 @@
-"""The SQLite of this process, and new connections with sqlite-vec loaded."""
+"""Choose this process's SQLite driver, and open connections with sqlite-vec loaded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from . import stems
 from .sql.filters import register
 from .sql.folding import count_in
 
-# STRICT tables came with 3.37; the JSON functions are always built in since 3.38.
+# STRICT tables need 3.37; from 3.38 on, the JSON functions are always built in.
 OLDEST_SQLITE = (3, 38, 0)
 
 OPENING = threading.Lock()
-"""Held while a connection opens its file, and while a database is opened as an ordinary file:
-closing that descriptor would drop the locks of a connection that opened the file in between."""
+"""The lock that is held while a connection opens its file, and while code opens a database as an
+ordinary file: closing that file would drop the locks of a connection that opened in between."""
 if hasattr(os, "register_at_fork"):  # otherwise a child might find it locked for ever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
@@ -40,8 +40,8 @@ _CURE = (
 def load_driver() -> Any:
     """Return a module with the interface of ``sqlite3`` that can load extensions.
 
-    ``pysqlite3`` if it is installed: it has a new SQLite that loads extensions everywhere.
-    Otherwise Python's own ``sqlite3``, if it was built with loadable extensions.
+    This is ``pysqlite3`` if it is installed, because its SQLite is new and loads extensions
+    everywhere; otherwise Python's own ``sqlite3``, if it was built with loadable extensions.
     """
     try:
         driver = importlib.import_module("pysqlite3.dbapi2")
@@ -76,7 +76,7 @@ def has_fts5() -> bool:
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
-    """Return a raw connection with sqlite-vec and our functions, in autocommit, for any thread."""
+    """Return an autocommit connection with sqlite-vec and aiovec's functions, for any thread."""
     driver = load_driver()
     limit_heaps()
     with OPENING:

@@ -1,4 +1,4 @@
-"""Translate SQLite's errors at the edge of each thread."""
+"""Translate SQLite's errors to aiovec's before they leave a thread."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ FULL = 13
 CANTOPEN = 14
 NOTADB = 26
 
-# SQLite has no code for these. Names and values in our statements come from the file
-# itself or were checked, so these errors mean that another program changed the file.
+# SQLite has no codes for these errors. Names and values in our statements come from the file
+# itself or were checked, so the errors mean that another program changed the file.
 _DAMAGE = re.compile(
     r"^no such (table|column)|^Could not decode to UTF-8|^malformed JSON"
     r"|user-defined function raised exception|^cannot store \w+ value in"
@@ -52,14 +52,14 @@ _FAILED_IN_VEC0 = re.compile(
 
 
 class DamageError(Exception):
-    """A stored value is one that aiovec never writes.
+    """The file holds a value that aiovec never writes.
 
     Never reaches a user: see ``translate``.
     """
 
 
 def decodes(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Report a function's errors about stored values as damage.
+    """Raise DamageError for a function's errors about stored values.
 
     Tables are STRICT, so a value that cannot be converted is not the value that was written.
     """
@@ -84,7 +84,7 @@ _TEXT_INDEX = re.compile(r"\.text[0-9]{1,19}(?![0-9])")
 
 
 def names_text_index(message: str) -> bool:
-    """Return whether SQLite's message is about the table of a text index."""
+    """Return whether SQLite's message is about a text index's table."""
     return _TEXT_INDEX.search(message) is not None
 
 
@@ -95,7 +95,7 @@ class TextDamageError(DamageError):
         super().__init__(f"the text index of {table!r} is damaged: {reason}; {_REBUILD}")
 
 
-# Errors of the driver's ``Connection.backup`` have no code.
+# Errors from the driver's ``Connection.backup`` have no code.
 _CODES = {
     "database or disk is full": FULL,
     "disk I/O error": IOERR,
@@ -123,12 +123,12 @@ def failures() -> tuple[type[Exception], ...]:
     return (load_driver().Error, DamageError, UnicodeDecodeError)
 
 
-# Less free space than this, in bytes, explains a failure of sqlite-vec, which gives no reason.
+# If fewer bytes than this are free, sqlite-vec, which gives no reason, failed because of that.
 _NO_ROOM = 2**20
 
 
 def translate(error: Exception, target: str) -> AiovecError:
-    """Return the contract's error for an error of the driver or an unreadable value."""
+    """Return aiovec's error for a driver error or an unreadable value."""
     if isinstance(error, AiovecError):
         return error
     code = code_of(error)
@@ -197,7 +197,7 @@ def _is_full(target: str) -> bool:
 
 @contextmanager
 def translated(target: str) -> Iterator[None]:
-    """Translate all errors of the driver."""
+    """Translate all driver errors."""
     try:
         yield
     except AiovecError:
@@ -208,7 +208,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """Name the copy that is written, not the store, in errors of the disk."""
+    """Name the copy that is being written, not the store, in disk errors."""
     try:
         with writing_to(path):
             yield

@@ -1,9 +1,9 @@
-"""Find the best rows by keywords: by lists of words in memory, by FTS5, or by reading the texts.
+"""Find the best rows by keywords, with word lists in memory, with FTS5, or by reading the texts.
 
 Every word is a quoted string in a query to FTS5, so nothing that a user types is an operator.
 
-FTS5 computes the score of each matching row, so a word in half of the rows costs as much as half of
-the table. It answers if there are no lists in memory, and queries that the lists cannot answer.
+FTS5 scores each matching row, so for a word in half of the rows, it scores half of the table. It
+answers if there are no lists in memory, or if they cannot answer a query.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from .text_index import (
 from .tokens import Tokenizer
 from .vectors import MissingRowsError
 
-# The parameters of BM25 in FTS5.
+# FTS5's BM25 parameters.
 K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
 
 Scored = list[tuple[int, float]]
@@ -67,22 +67,22 @@ Scored = list[tuple[int, float]]
 ReadVectors = Callable[[Int64Array], Float32Array]
 """Returns the vectors of rows, NaN where a row has none."""
 Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
-"""Returns the distances of vectors to a point."""
+"""Returns the distances from vectors to a point."""
 
 
 def weight_of(rows: int, having: int) -> float:
-    """Return the weight of a word that occurs in ``having`` of the rows."""
+    """Return the weight of a word that occurs in ``having`` of this many rows."""
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 
 class IndexClause(NamedTuple):
-    """A clause of a query as the index needs it."""
+    """A query clause in the form that the index needs."""
 
     text: str
-    """The words; for a language, their stems."""
+    """The words, or their stems if the index is stemmed."""
     prefix: bool
     columns: tuple[str, ...]
-    """The columns of the index to search; empty for all."""
+    """The index columns to search; empty means all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Lists(Protocol):
 
 
 class SnapshotWords(Protocol):
-    """The words of a table's index in memory, at a snapshot."""
+    """A table's indexed words in memory, at a snapshot."""
 
     @property
     def index(self) -> TextIndex:
@@ -117,7 +117,7 @@ class SnapshotWords(Protocol):
 
 # The trigram tokenizer cannot find shorter parts.
 _GRAM = 3
-# For a longer part, FTS5 would look at each row with one of its grams once for each gram.
+# For a longer part, FTS5 would visit a row once for each of the part's grams that the row has.
 _LONGEST_PART = 128
 # Rows between two checks for a cancelled caller.
 _BLOCK = 1_000
@@ -138,7 +138,7 @@ def search_text(
 
 @dataclass(frozen=True, slots=True)
 class HybridHits:
-    """The hits of a hybrid query by their rowids. Their rows are not read yet."""
+    """A hybrid query's hits by rowid. Their rows have not been read yet."""
 
     query: Query
     hits: Sequence[FusedHit[int]]
@@ -154,8 +154,7 @@ def hybrid_hits(
     far: Sequence[float],
     words: SnapshotWords | None = None,
 ) -> HybridHits:
-    """Search for the query's words, and fuse the rows with the nearest ones and their
-    distances."""
+    """Search for the query's words, and fuse the hits with the nearest rows."""
     best, whole, maker = _ranked(db, ticket, table, query, words)
     near = [*zip(far, nearest, strict=True)]
     known: dict[int, str] = {}
@@ -179,12 +178,12 @@ def found_by_both(
 ) -> list[Found]:
     """Read the rows of hybrid queries that want the same columns.
 
-    Rows that the vector lists do not have are measured.
+    Hits without a distance, which only the words found, are measured here.
     """
     metric, columns = table.schema.metric, searches[0].query.columns
     rows = _rows(db, ticket, table, [hit.key for each in searches for hit in each.hits], columns)
     lacking = [[hit for hit in each.hits if hit.distance is None] for each in searches]
-    # ``found`` measures vectors that have to be read anyway.
+    # If vectors are read anyway, ``found`` measures them.
     if any(lacking) and not columns.vector:
         rowids = np.array([hit.key for hits in lacking for hit in hits], dtype=np.int64)
         vectors, start = read(rowids), 0
@@ -250,7 +249,7 @@ def _ranked(
 
 @contextmanager
 def _as_index_damage(name: str) -> Iterator[None]:
-    """Report damage of the index as such, not as damage of the rows."""
+    """Raise TextDamageError for a damaged index, whose rows may be intact."""
     try:
         yield
     except load_driver().DatabaseError as exc:
@@ -277,7 +276,7 @@ class _Terms:
             if not set(needed).issubset(self.fields):
                 raise being_built(table.name, indexes_of(db, table.name)[-1])
         self._index = index
-        # A clause without a letter that the index has is ignored.
+        # Ignore a clause without any letter that the index keeps.
         self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
         self.positive = [c for c in self.clauses if not c.excluded]
         self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
@@ -296,8 +295,8 @@ class _Terms:
         return IndexClause(text or "", clause.prefix and not self._grams, columns)
 
     def match(self, *, any: bool) -> str:
-        """Return the query for FTS5, which must have at least one word."""
-        # A space between words, not AND, which finds nothing if one of them has no token.
+        """Return the FTS5 query. There must be at least one indexed clause."""
+        # Join words with a space, because AND finds nothing if one of them has no token.
         expression = (" OR " if any else " ").join(map(_expression, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
@@ -310,7 +309,7 @@ class _Terms:
 
 
 def _expression(clause: IndexClause) -> str:
-    """Return a clause in FTS5's language."""
+    """Return a clause in FTS5's query syntax."""
     words = '"' + clause.text.replace('"', '""') + '"'
     if clause.prefix:
         words += " *"
@@ -320,10 +319,10 @@ def _expression(clause: IndexClause) -> str:
 def _best(
     db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
 ) -> Scored:
-    """Return the best of the statement's rows; rows with equal scores are sorted by id."""
+    """Return a statement's best rows; ids decide between equal scores at the limit."""
     rows = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
     if len(rows) > limit and rows[limit][1] == rows[limit - 1][1]:
-        # The inner limit makes SQLite compute the scores first, and look up ids only for these.
+        # The inner LIMIT makes SQLite compute the scores first, and only look up ids of these rows.
         rows = db.execute(
             f"SELECT f.number, f.score FROM ({sql} LIMIT -1) AS f "
             f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number "
@@ -336,7 +335,7 @@ def _best(
 def _matching(
     table: TableLayout, index: TextIndex, match: str, query: Query
 ) -> tuple[str, list[Any]]:
-    """Return SQL for the rows that match and that the filter selects, with bm25() as ``score``."""
+    """Return SQL for the rows that match the query and its filter, with bm25() as ``score``."""
     score = f"bm25({index.table}) AS score"
     if query.where is None:
         return f"SELECT rowid AS number, {score} FROM {index.table} WHERE {index.table} MATCH ?", [
@@ -392,7 +391,7 @@ def _by_scan(
     *,
     any: bool,
 ) -> Scored:
-    """Return the best rows of a query with clauses that have to be searched in the texts."""
+    """Return the best rows for a query with clauses that must be searched for in the texts."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
     if terms.indexed:
@@ -464,6 +463,6 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
 
 
 def _tokens(index: TextIndex, text: str) -> list[str]:
-    """Return the tokens of a text in order, in the form of the index."""
+    """Return a text's tokens in order, in the form that the index has."""
     stemmed = stems(index.stemming, text) if index.stemmed else text
     return Tokenizer(index.analyzer).of_texts([stemmed or ""])[0]

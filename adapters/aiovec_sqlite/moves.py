@@ -1,7 +1,7 @@
-"""The mark of a migration in the file, which every process that has the file open obeys.
+"""The migration mark in the file, which every process that has the file open obeys.
 
 The mark is in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. A writer
-reads the mark in its write transaction, so no write can miss a mark that was committed before.
+reads the mark in its write transaction, so no write can miss a committed mark.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MARK, _GENERATION = "move", "moved"
 
 
 def mark_in(state: Mapping[str, object], target: str) -> MoveMark | None:
-    """Return the mark in the values of ``aiovec_state``."""
+    """Return the mark from the values of ``aiovec_state``."""
     return _record_in(state, target).mark if state.get(_MARK) is not None else None
 
 
@@ -75,7 +75,7 @@ def change(
     if known != replace(before, mark=None):
         _save(tx.db, _GENERATION, asdict(known))
     if after.mark is not None and after.mark.left and not (before.mark and before.mark.left):
-        # All handles of tables become stale, so readers need not check the mark.
+        # All table handles become stale, so readers need not check the mark.
         tx.db.execute("UPDATE aiovec_tables SET epoch = ?", (tx.take(),))
     return before, after
 

@@ -1,7 +1,7 @@
-"""The copy and the words of a table that are kept in memory: load, renew and drop them.
+"""A table's copy and words that are kept in memory: load, renew and drop them.
 
-They are loaded in the background, each in a snapshot of its own, and may lie in scan files. Only
-one of a kind is loaded at a time, so that each load sees the memory that the earlier ones take.
+They are loaded in the background, each in a separate snapshot, and may be in scan files. Only one
+of a kind is loaded at a time, so that each load sees the memory that the earlier ones take.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from .words import TooFewRowsError, Words, rows_to_keep
 LOG = logging.getLogger("aiovec")
 
 TOO_LARGE = "it is larger than the memory for copies"
-# The shares of the memory for copies that one table's masks may take, its words, and the changes
-# of its copy.
+# The shares of the memory for copies that one table's masks, its words, and its copy's changes may
+# take.
 _FOR_MASKS, _FOR_WORDS, _FOR_CHANGES = 1 / 16, 1 / 8, 1 / 2
 # Seconds until the next try after a failure, and until the next look at a table with few texts.
 PAUSE, _UNTIL_MORE = 60.0, 1.0
-# A copy is built again when this share of its scan file's rows has changed, or when more rows of
-# private memory are dead than alive, plus a number. Nothing is built again before this many times
-# the duration of the last build.
+# A copy is rebuilt when this share of its scan file's rows has changed, or when private memory has
+# this many more dead rows than live ones. The next build begins after a pause of this many times
+# the duration of the last one.
 _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
-# A copy with more changes than this share of its rows is built again.
+# A copy with more changes than this share of its rows is rebuilt.
 _FOLLOWED = 1 / 2
-# Seconds between looks at a scan file that another process writes.
+# Seconds between checks of a scan file that another process is writing.
 _LOOK = 0.2
 # Postings of at least this many bytes get a file.
 _WORDS_IN_FILE = 4 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
-"""Makes the store accept a scan file of a table and a kind, or with None no file."""
+"""Makes the store accept the table's scan file of a kind with this token; None means no file."""
 
 
 _T = TypeVar("_T", ResidentCopy, Words)
@@ -75,7 +75,7 @@ class Keeper(ABC):
 
     @abstractmethod
     def has_room(self, wanted: int = 0) -> bool:
-        """Return whether there is memory, after dropping tables that are no longer searched."""
+        """Return whether memory is free; to free some, drop tables that are no longer searched."""
 
     @abstractmethod
     def stale(self, table: TableHandle) -> None:
@@ -83,10 +83,10 @@ class Keeper(ABC):
 
     @abstractmethod
     def ready(self) -> None:
-        """Begin the searches that wait for a copy."""
+        """Start the searches that wait for a copy."""
 
     def clean(self) -> None:
-        """Begin to remove scan files that the store does not count on."""
+        """Begin to remove scan files whose tokens the store does not hold."""
         files = self.files
         if files is not None and files.can_write and not self.closed:
             self.tasks.start(self._clean(files))
@@ -97,7 +97,7 @@ class Keeper(ABC):
 
 
 class Kept(ABC, Generic[_T]):
-    """Something that is kept of a table; its ``value`` is None until it is loaded."""
+    """A table's copy or words; ``value`` is None until they are loaded."""
 
     kind: str
 
@@ -119,21 +119,21 @@ class Kept(ABC, Generic[_T]):
         return 0 if value is None else value.nbytes
 
     def begin(self, before: _T | None = None) -> asyncio.Task[None] | None:
-        """Begin to load it, or to renew the value ``before``; return None if that has to wait."""
+        """Begin to load the value, or to renew ``before``; return None if that has to wait."""
         if self._keeper.closed or self.is_loading or time.monotonic() < self.retry_at:
             return None
         self._task = self._keeper.tasks.start(self._load_until_ready(before))
         return self._task
 
     def drop(self) -> None:
-        """Forget it, and stop loading it."""
+        """Drop the value, and stop loading it."""
         self.value = None
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
     def gets_file(self, size: int) -> bool:
-        """Return whether contents of this size are put into a scan file."""
+        """Return whether contents of this size go into a scan file."""
         files = self._keeper.files
         if files is None or not files.can_write or time.monotonic() < self.file_at:
             return False
@@ -165,7 +165,7 @@ class Kept(ABC, Generic[_T]):
         self._keeper.clean()
 
     async def _load_once(self, before: _T | None) -> bool:
-        """Load it; return False if this has to be tried again."""
+        """Load the value; return False if the caller has to try again."""
         new: list[NewFile] = []
         loaded = False
         try:
@@ -175,7 +175,7 @@ class Kept(ABC, Generic[_T]):
                 await self._keeper.put_token(self.table, self.kind, new[0].token)
                 await in_thread(new.pop().end)
         except OSError:
-            if time.monotonic() < self.file_at:  # the failure was not that of a scan file
+            if time.monotonic() < self.file_at:  # the failure was not in a scan file
                 raise
             self.file_at = time.monotonic() + PAUSE
             if loaded:  # after a failed flush, memory may differ from what was written
@@ -190,22 +190,22 @@ class Kept(ABC, Generic[_T]):
 
     @abstractmethod
     async def _load(self, before: _T | None, new: list[NewFile]) -> bool:
-        """Set a value of a recent snapshot; return False while another process writes its file.
+        """Set a value from a recent snapshot; return False if another process writes its file.
 
-        Append a new scan file to ``new``.
+        A new scan file is appended to ``new``.
         """
 
     @abstractmethod
     def _failed(self, error: Exception) -> None:
-        """Leave the table to the store's file for a while, unless there is a value."""
+        """Handle a failed load; without a value, the store's file answers for a while."""
 
     @abstractmethod
     def _least(self, files: ScanFiles) -> int:
-        """Return the number of bytes from which on it gets a scan file."""
+        """Return the smallest number of bytes for which the value gets a scan file."""
 
     @abstractmethod
     def keep_to_memory(self) -> None:
-        """Drop it if it has outgrown the memory."""
+        """Drop the value if memory is too small."""
 
 
 class KeptCopy(Kept[ResidentCopy]):
@@ -216,10 +216,10 @@ class KeptCopy(Kept[ResidentCopy]):
     def __init__(self, table: TableHandle, keeper: Keeper) -> None:
         super().__init__(table, keeper)
         self.reason = ""
-        """The reason why it could not be loaded."""
+        """The reason why the copy could not be loaded; empty if it was loaded."""
 
     def is_worn(self, state: State) -> bool:
-        """Return whether enough has changed to build the table again."""
+        """Return whether enough has changed to rebuild the copy."""
         if time.monotonic() < self.renew_at:
             return False
         if state.is_mapped or self.gets_file(size_of(state.rows, self.table.schema.dim)):
@@ -227,7 +227,7 @@ class KeptCopy(Kept[ResidentCopy]):
         return state.dead > state.rows + _GONE
 
     def mapped(self, db: sqlite3.Connection, layout: TableLayout) -> ResidentCopy | None:
-        """Return a copy of the table's scan file; None without one."""
+        """Return a copy that maps the table's scan file; None without a file."""
         files, read = self._keeper.files, partial(read_segments, table=layout)
         state = None if files is None else files.find(db, layout, self.kind, read)
         return None if state is None else self._copy_of(layout, state)
@@ -236,7 +236,7 @@ class KeptCopy(Kept[ResidentCopy]):
         return ResidentCopy(layout, int(self._keeper.memory * _FOR_MASKS), state)
 
     async def _load(self, before: ResidentCopy | None, new: list[NewFile]) -> bool:
-        """Load the copy: the one before or its scan file, with newer rows, or a new one."""
+        """Load the copy: update the previous one or its scan file, or build a new one."""
         files, dim = self._keeper.files, self.table.schema.dim
         async with self._keeper.turns[self.kind], self._keeper.readers.aside() as read:
             copy, rows, has_file = await read(partial(self._look, before))
@@ -267,7 +267,7 @@ class KeptCopy(Kept[ResidentCopy]):
     def _look(
         self, before: ResidentCopy | None, db: sqlite3.Connection, ticket: Ticket
     ) -> tuple[ResidentCopy, Int64Array | None, bool]:
-        """Return a copy with all changes; if there is none, an empty one and the rows to load.
+        """Return a copy with all changes; otherwise an empty copy and the rows to load.
 
         The last item is True if the table has a scan file.
         """
@@ -289,7 +289,7 @@ class KeptCopy(Kept[ResidentCopy]):
             self.refuse(str(error))
 
     def keep_to_memory(self) -> None:
-        """If the table has outgrown the memory, leave it to a new scan file or to the file."""
+        """If memory is too small, use a new scan file, or let the store's file answer searches."""
         copy = self.value
         if copy is None or copy.state is None or self._keeper.has_room():
             return
@@ -299,7 +299,7 @@ class KeptCopy(Kept[ResidentCopy]):
             self.refuse(TOO_LARGE)
 
     def refuse(self, reason: str) -> None:
-        """Leave the table to the file for a while."""
+        """Drop the copy, and let the store's file answer searches for a while."""
         self.drop()
         self.retry_at = time.monotonic() + PAUSE
         if reason != self.reason:  # in a thread, because a log may be a file
@@ -330,7 +330,7 @@ class KeptWords(Kept[Words]):
         return self.value
 
     def look_after(self) -> None:
-        """Begin to load the words of a table whose texts are searched, or bring them up to date."""
+        """After a search by words, begin to load the words or to bring them up to date."""
         words = self.value
         if words is None:
             self.begin()
@@ -382,7 +382,7 @@ class KeptWords(Kept[Words]):
         async with keeper.turns[self.kind]:
             async with keeper.readers.aside() as read:
                 words = await read(load)
-            if words is not None and self.value is not None:  # replace words that are up to date
+            if words is not None and self.value is not None:  # be as recent as the old words
                 async with keeper.readers.aside() as read:
                     await read(words.follow)
         if words is None or words.lost:

@@ -1,9 +1,9 @@
-"""Search tables in memory, by their copies and their words, and bound the memory of all tables.
+"""Search tables in memory, with their copies and words, and limit the memory of all tables.
 
 A copy is a list of segments, in a mapped scan file or in memory. The first search of a table in a
-process maps the scan file. If the table has none, the store's file answers, and a build begins;
-later searches wait for it. The file also answers while a build takes very long, and if there is
-neither disk nor memory for a copy.
+process maps the scan file. If the table has none, the store's file answers, and a build begins, for
+which later searches wait. The store's file also answers while a build takes very long, and if there
+is neither disk nor memory for a copy.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .segments import State
 
 _T = TypeVar("_T")
 
-# Searches wait for a build for this share of busy_timeout, and at most this many seconds, before
-# the file answers them, and between its answers. Such an answer takes about as long as the rest of
-# the build, and slows it down.
+# Searches wait for a build for this share of busy_timeout, but at most this many seconds. Then the
+# store's file answers a batch, and the others wait again: such an answer takes about as long as the
+# rest of the build, and slows it down.
 _BUILDS_ALONE, _LONGEST = 1 / 2, 60.0
 # Seconds without a search after which another table may take a table's private memory.
 _IDLE = 60.0
-# Seconds between looks for dropped tables.
+# Seconds between checks for dropped tables.
 _BETWEEN_LOOKS = 1.0
 # Times that a batch renews its snapshot because another batch was quicker.
 _MOST_SNAPSHOTS = 10
@@ -61,7 +61,7 @@ class _SearchedTable:
 
     @property
     def ready(self) -> bool:
-        """True unless searches wait for a build: the copy answers, or without it the file."""
+        """True unless searches wait for a build; the file answers if there is no copy."""
         if self.copy.value is not None or not self.copy.is_loading:
             return True
         return time.monotonic() >= self.answered_at
@@ -105,13 +105,13 @@ class ResidentSearch(Keeper):
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _SearchedTable] = {}  # in the order of their last search
         self._looked_at = 0.0
-        # True once the files of writers that were killed have been removed.
+        # True once the removal of killed writers' files has begun.
         self._cleaned = False
 
     def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> Coroutine[Any, Any, _T]:
-        """Return the result of ``finish`` for exact searches, in a reader's thread."""
+        """Answer exact searches, and return the result of ``finish``, run in a reader's thread."""
         resident = self._of(table)
         # The file answers one query at first; several take longer there than a build.
         answered_without_build = len(queries) == 1 and (resident.queue.batch or not resident.looked)
@@ -120,8 +120,7 @@ class ResidentSearch(Keeper):
         return self._batches.search(resident.queue, queries, finish)
 
     async def search_text(self, table: TableHandle, query: Query, finish: FromEach[_T]) -> _T:
-        """Return the result of ``finish`` for the rows with the best words, in a reader's
-        thread."""
+        """Search by words, and return the result of ``finish``, run in a reader's thread."""
         kept = self._of(table).words
 
         def work(db: sqlite3.Connection, ticket: Ticket, *, by_lists: bool = True) -> _T:
@@ -162,7 +161,7 @@ class ResidentSearch(Keeper):
         return 0 if resident is None else resident.nbytes
 
     def details(self, table: TableHandle) -> dict[str, object]:
-        """Return for ``stats`` how the table is searched, and the number of searches."""
+        """Return details for ``stats``: how the table is searched, and the number of searches."""
         resident = self._tables.get(table.name)
         copy, words = (
             (None, None) if resident is None else (resident.copy.value, resident.words.value)
@@ -205,7 +204,7 @@ class ResidentSearch(Keeper):
         self._batches.begin()
 
     def has_room(self, wanted: int = 0) -> bool:
-        """Return whether there is memory, after removing tables that are no longer searched."""
+        """Return whether memory is free; to free some, unload tables no longer searched."""
         idle = time.monotonic() - _IDLE
         tables = list(self._tables.values())
         left = self.memory - wanted - sum(resident.nbytes for resident in tables)
@@ -231,7 +230,7 @@ class ResidentSearch(Keeper):
         on_scanned: Callable[[], None],
         finish: Callable[[Iterator[dict[int, Found]]], _T],
     ) -> _T:
-        """Return the result of ``finish`` for queries, all in one snapshot."""
+        """Answer queries in one snapshot, and return the result of ``finish``."""
         by_both = any(query.by_both for query in queries)
         copy: ResidentCopy | None = None
         spoiled = False
@@ -257,7 +256,7 @@ class ResidentSearch(Keeper):
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):
-                # ``work`` uses this copy; the last attempt is by the file.
+                # ``work`` uses this copy; the last attempt uses the file.
                 copy = None if attempt == _MOST_SNAPSHOTS else resident.copy.value
                 try:
                     state, finished = await read(work)
@@ -285,7 +284,7 @@ class ResidentSearch(Keeper):
         return finished
 
     def _look_after(self, resident: _SearchedTable, queries: Sequence[Query], state: State) -> None:
-        """Count the queries, check the memory, and build the table again if it is worn."""
+        """Count the queries, check the memory, and rebuild the copy if it is worn."""
         if not self._cleaned:
             self._cleaned = True
             self.clean()

@@ -1,8 +1,8 @@
-"""A table's resident copy: codes in segments, and consistent states of it for scans.
+"""A table's resident copy: codes in segments, and consistent states for scans.
 
 A state never changes. A write makes a new state that shares all unchanged arrays: a removed row
 gets an offset of minus infinity in a copy of its segment's offsets, and a new row is written after
-the rows that older states refer to. So a scan takes no lock and sees one moment.
+the rows that older states refer to. So a scan takes no lock and sees a consistent state.
 
 ``docs/internals/exact-search.md`` derives the error bound of a value from codes. A row is
 x = m·(c/127 + r), with m its largest component, c its codes and r the rounding remainder. Its
@@ -44,21 +44,20 @@ _UNIT = 2.0**-24
 
 
 def rounding(dim: int) -> float:
-    """Return the relative error of a float32 sum of ``dim`` products in any order, with a
-    margin."""
+    """Return a bound for the relative error of a float32 sum of ``dim`` products in any order."""
     return (dim + 32) * _UNIT
 
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, their facts, and their vectors."""
+    """Rows as codes, with their bounds and vectors."""
 
     codes: Int8Array
     scale: Float32Array
     offset: Float32Array
     error: Float32Array
     reach: Float32Array
-    """At least the length of the part that the codes represent."""
+    """An upper bound for the length of the part that the codes represent."""
     vectors: Float32Array
 
     def __len__(self) -> int:
@@ -72,7 +71,7 @@ class RowCodes:
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     """Return the codes of vectors that are 0, or whose largest component is from 1e-15 to 1e15.
 
-    DamageError for any other vector, which would spoil the bound for all rows.
+    Raises DamageError for any other vector, which would spoil the bound for all rows.
     """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
@@ -102,11 +101,11 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
-    """Return the upper halves of rows' codes, the lower halves, and their greatest length.
+    """Return the upper and the lower halves of rows' codes, and the lower ones' greatest length.
 
     A code plus 128 is a number of eight bits, four in either half. Two codes share a byte: one from
-    a row's first half in the lower bits, one from its second half in the upper bits. The length is
-    that of a row's lower halves minus 7.5, their middle.
+    a row's first half in the lower bits, one from its second half in the upper bits. For the
+    length, 7.5, the middle of their values, is subtracted from the lower halves.
     """
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
@@ -143,7 +142,7 @@ class Segment:
     """The first ``count`` rows of arrays that may have room for more.
 
     ``upper`` and ``lower`` are the halves of the codes. ``vectors`` are the rows themselves.
-    ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` bound the rows' facts.
+    ``most_error``, ``most_reach``, ``most_offset`` and ``most_lower`` are maxima over the rows.
     """
 
     mark: object
@@ -250,7 +249,7 @@ class Segment:
         return replace(self, offset=offset, dead=self.dead + len(places))
 
     def places(self, rowids: Int64Array) -> Int64Array:
-        """Return the places of those of the sorted ids that the segment has.
+        """Return the places of the rows that have one of these sorted ids.
 
         A row that was removed and added again has an older place, which does not count.
         """
@@ -272,8 +271,8 @@ class Segment:
 def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
     """Return room for both halves of codes, each beginning at a line of the processor's cache.
 
-    In one array, because NumPy requests large pages only for large arrays, and a scan for many
-    queries takes longer with small pages.
+    Both are in one array, because NumPy requests large pages only for large arrays, and a scan for
+    many queries takes longer with small pages.
     """
     apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
     whole = np.empty(2 * apart + _CACHE_LINE, dtype=np.int8)
@@ -289,7 +288,7 @@ def among(
 ) -> BoolArray:
     """Return a mask of the ``present`` numbers that are among the sorted ``numbers``.
 
-    ``ordered`` tells that ``present`` is sorted too.
+    ``ordered`` means that ``present`` is sorted too.
     """
     if not ordered:
         return np.isin(present, numbers)
@@ -328,12 +327,12 @@ class State:
 
     @cached_property
     def changed(self) -> int:
-        """The rows changed since the scan file; without one, all rows."""
+        """The number of rows changed since the scan file was written; without a file, of all."""
         return sum(part.dead if part.mapped else part.count for part in self.segments)
 
     @cached_property
     def codes(self) -> int:
-        """The number of codes, of dead rows too."""
+        """The number of codes, including those in dead rows."""
         return sum(segment.count * segment.dim for segment in self.segments)
 
     @cached_property
@@ -350,8 +349,7 @@ class State:
 
     @cached_property
     def longest(self) -> float:
-        """An upper bound of the rows' lengths; has no meaning for cosine, which uses unit
-        vectors."""
+        """An upper bound for the rows' lengths; meaningless for cosine, which uses unit vectors."""
         ends = (segment.most_reach + segment.most_error for segment in self.segments)
         return 1.001 * max(ends, default=0.0)
 

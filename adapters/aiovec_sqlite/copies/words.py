@@ -1,12 +1,12 @@
-"""The words of a table in memory: for each word that searches ask for, the rows that have it.
+"""A table's words in memory: for each word that searches use, the rows that have it.
 
 FTS5 keeps the words, but finds the best rows only by scoring every match. The postings
 (``postings.py``) have the rows of all words, as sorted numbers with the counts of matches. Other
-lists, such as the rows of a phrase, are read from FTS5's index when a search asks for them, and
+lists, such as the rows of a phrase, are read from FTS5's index when a search needs them, and then
 kept. Native code finds the best rows in these lists (``docs/internals/keywords.md``).
 
 Rows are numbered as in the postings. When a row changes or is deleted, its number is marked as
-gone. The new state of a changed row gets a number after them, and its texts go to an index in
+gone. A changed row's new state gets a number after these, and its texts go into an index in
 memory.
 """
 
@@ -62,27 +62,27 @@ _FEWEST = 500
 _ROW_BYTES = 13
 # Bytes of a posting: its row and its count.
 _POSTING_BYTES = 5
-# As many rows as the table has, or this number, may change before FTS5 answers and the words are
-# loaded again. From a share of the rows on, they are loaded again while the old ones answer.
+# If more rows change than the postings have, and more than this number, FTS5 answers until the
+# words are reloaded. From a share of the rows on, they are reloaded while the old ones answer.
 _MOST_CHANGED, _WORN = 4096, 1 / 16
-# Characters of changed texts that are added while a search waits, which takes about 150 ms: in
-# all, or for each row of the table. More are added in the background, this many at a time, while
-# FTS5 answers.
+# The most characters of changed texts that are added while a search waits, about 150 ms: in total,
+# or for each row of the table. More are added in the background, this many at a time, while FTS5
+# answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
 # Seconds that a search waits while another one adds changes.
 _PATIENCE = 0.2
-# The shares of the memory that the texts of changed rows and the masks of filters may take.
+# The shares of the memory that the texts of changed rows and the filters' masks may take.
 _FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
-# The memory that the lists of a small index may take. Those of a larger one get twice its size.
+# Bytes that a small index's lists may take; a larger index's lists may take twice its size.
 _LEAST_MEMORY = 2**20
 # A filter runs on the rows of the query's lists if these are at most this many, else on all rows.
 _FEW = 4096
-# FTS5 looks for phrases of more words, and for longer texts of a clause.
+# FTS5 searches for phrases with more words, and for clauses with longer texts.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
-# FTS5 looks for phrases with a word that has more places: all places of a phrase's words are in
-# memory together, at about 35 bytes each.
+# FTS5 searches for a phrase if one of its words has this many places: all places of a phrase's
+# words are in memory together, at about 35 bytes each.
 _PLACES = 2**23
-# Texts whose tokens are kept, and lists of changed rows.
+# The most texts whose tokens are kept, and the most lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 4_000
 # Approximate bytes of a list without its numbers.
 _LIST_BYTES = 700
@@ -102,17 +102,16 @@ class _List:
     rows: UInt32Array
     counts: Counts
     since: int
-    """The number of rows of the part that were gone when the list was read: it lacks their
-    words."""
+    """The number of the part's rows that were gone when the list was read and may lack them."""
     having: int
-    """The number of rows that are not gone, when ``seen`` rows of the part were gone."""
+    """The number of its rows that were not gone when ``seen`` rows of the part were gone."""
     nbytes: int
     """Its private bytes."""
     seen: int = 0
     too_long: bool = False
-    """True for a phrase that FTS5 has to look for."""
+    """True for a phrase that FTS5 has to search for."""
     record: bytes = b""
-    """The first part of its record."""
+    """The list's part of the record that native code reads."""
 
     def __post_init__(self) -> None:
         self.record = _LIST.pack(
@@ -123,7 +122,7 @@ class _List:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that are numbered together. It never changes."""
+    """Rows that are numbered together; a part never changes."""
 
     mark: object
     docs: Int64Array
@@ -132,7 +131,7 @@ class _Part:
     lengths: UInt32Array
     gone: UInt8Array
     shortest: float
-    """A lower bound of the lengths."""
+    """A lower bound for the lengths."""
     ordered: bool
 
     @property
@@ -149,7 +148,7 @@ class _State:
 
     change: int
     segments: tuple[_Part, _Part]
-    """The rows of the postings, and the changed ones."""
+    """The rows of the postings, and the changed rows."""
     rows: int
     tokens: int
     gone: int = 0
@@ -165,10 +164,9 @@ class TooFewRowsError(Exception):
 def rows_to_keep(
     db: sqlite3.Connection, index: TextIndex, most_bytes: int
 ) -> tuple[tuple[Int64Array, UInt32Array], int]:
-    """Return the rows of an index with their lengths, and the bytes of its postings without the
-    words' letters.
+    """Return an index's rows with their lengths, and the size of its postings without letters.
 
-    TooFewRowsError if FTS5 is as fast; AiovecError if only FTS5 can answer.
+    Raises TooFewRowsError if FTS5 is as fast, and AiovecError if only FTS5 can answer.
     """
     docs = index.shadow("docsize")
     few = f"SELECT count(*) FROM (SELECT 1 FROM {docs} LIMIT ?)"
@@ -198,12 +196,12 @@ class Words:
         """The change number of the postings."""
         self.file_bytes = postings.file_bytes
         self.lost = self.spoiled = False
-        """True once they cannot be used any more, and if their file is damaged."""
+        """True once the words cannot be used any more, and once their file proves damaged."""
         self.behind = False
         """True if more has changed than can be added while a search waits."""
         self._table, self._postings = table, postings
         self._most_bytes = most_bytes
-        # Twice the size of the index, if that is less.
+        # At most twice the index's size, but at least ``_LEAST_MEMORY``.
         self._most_in_lists = min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
         self._lock = threading.Lock()
@@ -230,7 +228,7 @@ class Words:
     def mapped(
         cls, db: sqlite3.Connection, table: TableLayout, most_bytes: int, files: ScanFiles | None
     ) -> Words | None:
-        """Return the words of the table's file; None without one that counts in this snapshot."""
+        """Return the words in the table's file; None if no file is valid in this snapshot."""
         index = serving(db, table)
         read = partial(read_postings, table=table, index=index)
         postings = None if files is None else files.find(db, table, "words", read)
@@ -238,14 +236,14 @@ class Words:
 
     @property
     def nbytes(self) -> int:
-        """Private bytes."""
+        """The private bytes."""
         first, second = self._state.segments
         rows = first.count + _ROW_BYTES * second.count
         return self._postings.nbytes + self._bytes + self._masks.nbytes + rows + self._texts_bytes
 
     @property
     def worn(self) -> bool:
-        """True if enough has changed to load them again, before they cannot be used any more."""
+        """True if enough has changed to reload the words, although they can still be used."""
         full = self._texts_bytes > self._most_bytes * _FOR_CHANGED / 2
         most = max(_MOST_CHANGED // 2, self._state.segments[0].count * _WORN)
         return full or self._changed_rows > most
@@ -259,7 +257,7 @@ class Words:
     def at(self, db: sqlite3.Connection, ticket: Ticket) -> WordsAt | None:
         """Return the words at the connection's snapshot; None if FTS5 has to answer.
 
-        OlderSnapshotError if another search has added newer changes.
+        Raises OlderSnapshotError if another search has added newer changes.
         """
         if self.lost or serving(db, self._table) != self.index:
             self.lost = True
@@ -344,7 +342,7 @@ class Words:
         parts: Sequence[_Part],
         lists: Sequence[Sequence[_List]],
     ) -> Sequence[BoolArray | None]:
-        """Return for each part a mask of the rows that the filter selects; None without one."""
+        """Return for each part a mask of the rows that the filter selects; None if there is none."""
         where = request.query.where
         if where is None:
             return [None] * len(parts)
@@ -450,7 +448,7 @@ class Words:
     ) -> tuple[UInt32Array, Counts] | None:
         """Return the rows that match a clause, and the counts, from the table of places ``words``.
 
-        None if a word of a phrase has too many places.
+        Returns None if a word of a phrase has too many places.
         """
         if len(tokens) == 1:
             condition, values = _condition(clause, tokens[0], last=True)
@@ -474,7 +472,7 @@ class Words:
         return as_list(np.bincount((keys >> _PLACE_BITS) // width, minlength=part.count))
 
     def _tokens_of(self, clauses: Sequence[IndexClause]) -> _Tokens:
-        """Return the tokens of clauses as the index has them."""
+        """Return the tokens of clauses in the form that the index has."""
         texts = {clause.text for clause in clauses}
         with self._lock:
             if len(self._tokens) >= _MOST_KNOWN:
@@ -488,9 +486,9 @@ class Words:
     def _advance(
         self, db: sqlite3.Connection, ticket: Ticket, change: int, most: int | None
     ) -> _State | None:
-        """Add the changes up to the snapshot; None if they are too many.
+        """Add the changes up to the snapshot; return None if they are too many.
 
-        With ``most``, at most about so many characters. ``_following`` must be held.
+        With ``most``, add at most about this many characters. ``_following`` must be held.
         """
         state = self._state
         if self.lost or state.change == change:
@@ -522,7 +520,7 @@ class Words:
         return advanced
 
     def _add(self, change: int, changed: Int64Array, texts: Iterable[_Texts]) -> _State | None:
-        """Add the texts of changed rows; None if they take too much memory."""
+        """Add the texts of changed rows; return None if they take too much memory."""
         state = self._state
         first, second = state.segments
         added = list[int]()
@@ -561,7 +559,7 @@ class Words:
 
 
 _Texts = list[tuple[Any, ...]]
-"""Rows, each its rowid and the text of each column of the index."""
+"""Rows, each with its rowid and the texts of the index's columns."""
 
 
 def _texts(
@@ -662,7 +660,7 @@ class _PartOfQuery:
         )
 
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
-        """Return the best rows with their scores, in any order, and all that equal the last."""
+        """Return the best rows with their scores, in any order, including all that equal the last."""
         part, count = self.part, self._count
         if not (self._has_some if some else self._may_have_all):
             return part.rowids[:0], np.empty(0)
