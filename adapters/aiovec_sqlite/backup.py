@@ -178,8 +178,8 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
         # Use the bare driver: the database to replace may have tables of any extension.
         db: sqlite3.Connection = load_driver().connect(str(target), timeout=0, isolation_level=None)
     try:
-        # In WAL mode, every connection holds a lock, even between transactions. Exclusive mode fails
-        # if there is another connection, and keeps the lock after the transaction.
+        # In WAL mode, every connection holds a lock, even between transactions. Exclusive mode
+        # fails if there is another connection, and keeps the lock after the transaction.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("BEGIN EXCLUSIVE")
         db.execute("COMMIT")

@@ -326,7 +326,7 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work, or only this ticket's, unless it is protected from interrupts."""
+        """Interrupt the running work, or only this ticket's, unless it is protected."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return

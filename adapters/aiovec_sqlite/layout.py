@@ -4,8 +4,8 @@
 drops all locks of a process on a file as soon as the process closes any descriptor of the file.
 SQLite keeps its own descriptors open while a lock is held, but it cannot know ours. After an
 ``open`` and ``close`` of a store that this process uses, another process would consider the store
-unused and delete its WAL, with acknowledged rows in it. So this code does not open a file that may
-be a database, except through SQLite.
+unused and delete its WAL, with acknowledged rows in it. So this code opens a file that may be a
+database only through SQLite; ``_keeps_wal`` explains its exception.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .sql.filters import indexed_value
 from .sql.schema import check_schema
 
 _HEADER_BYTES = 100
-# The header's byte for how the file is written: 1 without a WAL, 2 with one.
+# The place of the header's byte for how the file is written: 1 without a WAL, 2 with one.
 _READ_VERSIONS = 18
 _NO_DATABASE = "this is not a SQLite database"
 _MAY_NOT_READ = "this process may not read the file"
@@ -56,7 +56,7 @@ _MAY_NOT_READ = "this process may not read the file"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The numbers that identify the application of a database."""
+    """The numbers that identify a database's application and its layout."""
 
     application_id: int
     version: int
@@ -65,7 +65,7 @@ class Header:
 def read_header(path: Path) -> Header | None:
     """Return the file's header; None if the file is missing or empty.
 
-    Creates no files next to it. CorruptStoreError if it is not a database.
+    Creates no files next to it. Raises CorruptStoreError if the file is not a database.
     """
     try:
         status = path.stat()
@@ -90,8 +90,8 @@ def read_header(path: Path) -> Header | None:
     driver = _any_driver()
     try:
         with opened_as_it_lies(path) as db:
-            # If another process is writing to it, or was killed while writing, the file may be
-            # longer than its header says, and could not be read otherwise.
+            # If another process is writing the file, or was killed while writing, it may be longer
+            # than its header says, and could not be read without this.
             db.execute("PRAGMA writable_schema = ON")
             application, version = (
                 int(db.execute(f"PRAGMA {name}").fetchone()[0])
@@ -125,7 +125,7 @@ def is_database(path: Path) -> bool:
 def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a connection that reads only the file, without its WAL, and creates and locks nothing.
 
-    It reads an inconsistent state if another process is writing to the file.
+    It may read an inconsistent state while another process writes to the file.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     driver = _any_driver()
@@ -135,9 +135,9 @@ def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _any_driver() -> Any:
-    """Return the driver of stores, because only that driver knows their locks.
+    """Return the driver that opens stores, because only that driver knows their locks.
 
-    If no driver can open a store here, another one still tells a database from other files.
+    If no driver here can open a store, return ``sqlite3``, which still recognises databases.
     """
     try:
         return load_driver()
@@ -152,14 +152,14 @@ def _damaged(path: Path, error: Exception) -> CorruptStoreError:
 APPLICATION_ID = 0x61696F76  # "aiov"
 LAYOUT_VERSION = 1
 
-# Times that a file that looks damaged is checked, and the seconds between two checks.
+# The number of checks of a file that looks damaged, and the seconds between two checks.
 _LOOKS = 3
 _BETWEEN_LOOKS = 0.005
 
 # More changes than any store can have: a million a second for 146,000 years.
 _CHANGES = 2**62
 
-# Other fields are text; lists are JSON.
+# Fields of other kinds are TEXT; lists are JSON texts.
 _SQL_TYPES = {"int": "INTEGER", "float": "REAL", "bool": "INTEGER", "datetime": "INTEGER"}
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 
@@ -180,7 +180,7 @@ CREATE_STORE = (
 )
 
 
-# The key of the table's name in the file, in the entry of a table that was renamed.
+# The key of the stem in a renamed table's entry.
 _STEM = "stem"
 _IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
 
@@ -210,26 +210,26 @@ class TableLayout:
     schema: Schema
     epoch: int
     stem: str = ""
-    """The start of the names in the file, which a renamed table keeps."""
+    """The start of its names in the file, which it keeps when it is renamed."""
 
     def __post_init__(self) -> None:
         if not self.stem:
             object.__setattr__(self, "stem", default_stem(self.name))
 
     def entry(self, schema: Schema) -> str:
-        """Return the text in ``aiovec_tables`` for a schema of this table."""
+        """Return the text that ``aiovec_tables`` stores for a schema of this table."""
         if self.stem == default_stem(self.name):
             return schema.to_json()
         return json.dumps({**schema.to_dict(), _STEM: self.stem}, ensure_ascii=False)
 
     @cached_property
     def rows(self) -> str:
-        """The ordinary table, quoted. No user's table can have a dot in its name."""
+        """The quoted name of the ordinary table. Users' table names have no dots."""
         return quoted(f"{self.stem}.rows")
 
     @cached_property
     def vec(self) -> str:
-        """The vec0 table, quoted."""
+        """The quoted name of the vec0 table."""
         return quoted(f"{self.stem}.vec")
 
     @cached_property
@@ -251,7 +251,7 @@ class TableLayout:
 
     @cached_property
     def row_columns(self) -> tuple[str, ...]:
-        """The columns of the ordinary table that hold a row, quoted, in Arrow's order."""
+        """The quoted columns of the ordinary table that hold a row's values, in Arrow's order."""
         names = ["id", *self.schema.fields, *(["payload"] if self.schema.payload else [])]
         return tuple(map(quoted, names))
 
@@ -278,9 +278,9 @@ class TableLayout:
         return statements
 
     def index_statements(self, name: str, schema: Schema) -> list[str]:
-        """Return the statements for the index of a field or of a payload key.
+        """Return the statements that create the index of a field or a payload key.
 
-        SQLite has one kind of index for all of ours.
+        SQLite has only one kind of index, so all of aiovec's kinds are created in the same way.
         """
         if name in schema.payload_indexes:
             value = indexed_value(name.split(".")[1:], "payload")
@@ -291,14 +291,14 @@ class TableLayout:
         return [f"CREATE INDEX {self.index_of(name)} ON {self.rows} ({value})"]
 
     def index_of(self, name: str) -> str:
-        """Return the name of the index of a field or a payload key, quoted."""
+        """Return the quoted name of the index of a field or a payload key."""
         if "." in name:  # SQLite's names ignore case, but keys do not
             name = f"payload.{name.encode().hex()}"
         return quoted(f"{self.stem}.rows.{name}")
 
     @cached_property
     def payload_values(self) -> dict[Ref, str]:
-        """The indexed payload keys, with the SQL of their indexes over the table as ``r``."""
+        """The indexed payload keys, with the SQL of their indexes over the table ``r``."""
         paths = [tuple(name.split(".")[1:]) for name in self.schema.payload_indexes]
         return {Ref("payload", path): indexed_value(path, "r.payload") for path in paths}
 
@@ -311,16 +311,16 @@ def column_definition(name: str, field: Field) -> str:
 def partition_value(value: object) -> str:
     """Return the text that vec0 keeps for the value of a partition field.
 
-    vec0 cannot find rows by a NULL partition key, so null has a text of its own.
+    vec0 cannot find rows by a NULL partition key, so null is stored as an empty text.
     """
     return "" if value is None else f"={value}"
 
 
 def check_header(path: Path, *, to_read: bool = False) -> bool:
-    """Return whether there is a store to open; False if it is missing, or incomplete.
+    """Return whether there is a complete store; raise CorruptStoreError for any other database.
 
-    A file of another application is not touched. A reader cannot complete a store that another
-    process has begun to create: AiovecError if no process completes it.
+    Does not change the file. A reader cannot complete a store that another process has begun to
+    create, so with ``to_read``, this raises AiovecError if no process completes it.
     """
     # SQLite keeps its other files next to the file itself, not next to a link to it.
     path = path.resolve()
@@ -361,7 +361,7 @@ def _look_at(path: Path) -> bool:
             f"{LAYOUT_VERSION}; upgrade aiovec to open it",
         )
     if has_contents(path, "-journal"):
-        # Its creation is in progress or was killed. SQLite rolls back an incomplete one.
+        # A process is creating the store, or was killed. SQLite rolls back an incomplete creation.
         return False
     if has_contents(path, "-wal") and not _keeps_wal(path):
         raise CorruptStoreError(
@@ -384,10 +384,10 @@ def _look_at(path: Path) -> bool:
 def _keeps_wal(path: Path) -> bool:
     """Return whether the file's header says that a WAL may lie next to it.
 
-    Every store's header does. A backup's does not, so a WAL next to it belongs to another file, and
-    SQLite would mix their pages. SQLite does not report this byte. If this process has the file
-    open, the byte is read through that descriptor (see above); if not, the lock keeps connections
-    from opening it now.
+    Every store's header says so. A backup's does not, so a WAL next to it belongs to another file,
+    and SQLite would mix their pages. SQLite does not report this byte. If this process has the file
+    open, the byte is read through that descriptor (see the module's docstring); if not, the lock
+    keeps connections from opening the file now.
     """
     with OPENING:
         status = path.stat()
@@ -402,8 +402,7 @@ def _keeps_wal(path: Path) -> bool:
 
 
 def has_contents(path: Path, suffix: str) -> bool:
-    """Return whether SQLite's file with this suffix, next to a database, exists and is not
-    empty."""
+    """Return whether SQLite's file with this suffix next to a database has any contents."""
     try:
         return Path(f"{path.resolve()}{suffix}").stat().st_size > 0
     except FileNotFoundError:
@@ -413,16 +412,16 @@ def has_contents(path: Path, suffix: str) -> bool:
 def create_store(db: sqlite3.Connection) -> None:
     """Turn an empty database into a store. Of several processes, only one does it.
 
-    Expects an open connection in rollback-journal mode, so that the header is in the file itself as
-    soon as the store exists. Everything is one transaction, so a killed creation leaves an empty
+    The connection must be in rollback-journal mode, so that the header is in the file itself as
+    soon as the store exists. Everything is one transaction, so a killed process leaves an empty
     file, or a file that its journal makes empty again.
     """
-    # A commit of one row writes eight pages to the WAL. 4 KiB make bulk inserts a quarter slower.
+    # A commit of one row writes eight pages to the WAL. With 4 KiB, bulk inserts take longer.
     db.execute("PRAGMA page_size = 8192")
     db.execute("BEGIN")
     try:
-        # Lets optimize return free room in small steps. The first write of the transaction: before
-        # it, this would be a transaction of its own.
+        # Lets optimize return free pages in small steps. This must be the transaction's first
+        # write.
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -470,20 +469,20 @@ def newest_change(db: sqlite3.Connection) -> int:
 
 
 def check_contents(db: sqlite3.Connection) -> None:
-    """Raise DamageError if the contents of every store are missing."""
+    """Raise DamageError if the change number or a table's entry cannot be read."""
     newest_change(db)
     for (name,) in db.execute("SELECT name FROM aiovec_tables").fetchall():
         read_table(db, name)
 
 
-# Most faults to report.
+# The most faults to report.
 _MOST_FAULTS = 5
 
 
 def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
     """Return the first faults that SQLite's ``quick_check`` or ``integrity_check`` finds.
 
-    Faults of text indexes do not count, because the rows have their contents too.
+    Faults in text indexes do not count, because the rows contain the texts too.
     """
     try:
         faults = [str(row[0]) for row in db.execute(f"PRAGMA {check}({_MOST_FAULTS})")]
@@ -499,7 +498,7 @@ def faults_of(db: sqlite3.Connection, check: str) -> list[str]:
 
 @decodes
 def change_number(value: Any) -> int:
-    """Return the change number. DamageError if it leaves no room for the next ones."""
+    """Return a stored change number; raise DamageError if it is out of range."""
     number = int(value)
     if not 0 <= number < _CHANGES:
         raise DamageError(f"the change number is {number}")
@@ -523,7 +522,7 @@ def current_table(db: sqlite3.Connection, handle: TableHandle) -> TableLayout:
 
 # The token of a scan file: the random bytes of its name, and a digest of its head.
 _TOKEN = re.compile(r"[0-9a-f]{96}")
-# Its key in ``aiovec_state``, by the contents of the file.
+# The token's key in ``aiovec_state``, by the kind of the file's contents.
 _TOKEN_KEYS = {"codes": "scan:{}", "words": "scan:words:{}"}
 
 
@@ -534,7 +533,7 @@ def token_of(db: sqlite3.Connection, table: str, kind: str) -> str | None:
     return row[0] if known else None
 
 
-# The start of the keys of a table's notes in ``aiovec_state``. No table's name has a colon.
+# The prefix of the keys of a table's notes in ``aiovec_state``. Table names have no colons.
 _NOTES = "note:{}:"
 
 
@@ -546,7 +545,7 @@ def notes_of(db: sqlite3.Connection, table: str) -> dict[str, str]:
 
 
 def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) -> None:
-    """Store a note with a table, or remove it if it is None."""
+    """Store a table's note, or remove it if ``text`` is None."""
     key = _NOTES.format(table) + name
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if text is not None:
@@ -554,7 +553,7 @@ def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) ->
 
 
 def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) -> None:
-    """Make the store accept this scan file of the table, or none."""
+    """Make the store accept the table's scan file with this token; None means no file."""
     key = _TOKEN_KEYS[kind].format(table)
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if token is not None:
@@ -562,6 +561,6 @@ def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) 
 
 
 def forget_tokens(db: sqlite3.Connection, table: str) -> None:
-    """Make the store accept no scan file of the table."""
+    """Make the store accept none of the table's scan files."""
     for kind in _TOKEN_KEYS:
         put_token(db, table, kind, None)

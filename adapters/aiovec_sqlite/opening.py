@@ -1,4 +1,4 @@
-"""Open the file: check it before it is touched, set up connections, and know its identity."""
+"""Open the file: check it before changing it, set up connections, and remember its identity."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _State = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """The file and its WAL when the store was opened.
+    """The identity of the file and its WAL when the store was opened.
 
     A process that has a file open can still read and write it after it was replaced or removed, but
-    its writes are lost with the last process that has it open. A check costs two calls of ``stat``:
-    15 µs on a loaded machine.
+    its writes are lost once no process has it open. A check calls ``stat`` twice, which takes 15 µs
+    on a loaded machine.
     """
 
     target: str
@@ -59,7 +59,7 @@ class OpenFile:
     # None if SQLite keeps no WAL: on file systems without shared memory, and when it reads the file
     # as immutable.
     wal: _Inode | None
-    # The size and time of a file that is read as immutable.
+    # The size and the modification time of a file that is read as immutable.
     unchanged: _State | None = None
 
     @classmethod
@@ -74,13 +74,13 @@ class OpenFile:
     ) -> OpenFile:
         """Return the file that a connection has just opened.
 
-        Waits up to ``patience`` seconds for processes that lock it, such as the last one that
-        closes it.
+        Waits up to ``patience`` seconds for processes that lock it, such as one that is closing it
+        as the last.
         """
-        # SQLite creates the WAL at its first read.
+        # SQLite creates the WAL when a connection first reads.
         wait = _Patience(path, patience, ticket)
         wait.until_free(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone())
-        # A changed link is noticed by its path, but the WAL lies next to the file itself.
+        # The link's path is checked, so a changed link is noticed; the WAL is next to the file.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
         if inode is None:
@@ -91,9 +91,9 @@ class OpenFile:
         return cls(str(path), inode, wal, wal_inode, unchanged)
 
     def check(self) -> None:
-        """Raise StoreReplacedError if the path now names another file, or none.
+        """Raise StoreReplacedError if the file, or its WAL, was replaced or removed.
 
-        AiovecError if the system call fails.
+        Also if a file read as immutable was changed. Raises AiovecError if the system call fails.
         """
         inode = _inode(self.target)
         if inode != self.inode:
@@ -129,9 +129,9 @@ _RETRY = 0.01
 def open_writer(
     path: Path, settings: SqliteSettings, ticket: Ticket, *, kept: bool = True
 ) -> sqlite3.Connection:
-    """Return the connection that writes; create the store if there is none.
+    """Return a connection that writes; create the store if it does not exist.
 
-    A file that is foreign, newer or damaged raises CorruptStoreError and is not touched. Unless
+    Raises CorruptStoreError for a foreign, newer or damaged file, and does not change it. Unless
     ``kept``, the file is removed with the store, so no commit waits for the disk.
     """
     check_not_inherited(path)
@@ -146,7 +146,7 @@ def open_writer(
             wait.until_free(lambda: _to_wal(db))
             _set_durability(db, settings.durability if kept else "none")
             db.execute("PRAGMA cache_size = -65536")  # KiB
-            # A WAL that grew during a long read is truncated after it was copied into the file.
+            # SQLite truncates a WAL that grew during a long read after copying it into the file.
             db.execute("PRAGMA journal_size_limit = 67108864")
             return db
         except BaseException:
@@ -155,11 +155,11 @@ def open_writer(
 
 
 def _to_wal(db: sqlite3.Connection) -> None:
-    """Switch the file to WAL mode, which every store keeps after it was first opened.
+    """Switch the file to WAL mode, which a store keeps once it has been opened.
 
-    A file with changes but without WAL mode is a backup, or a store that a restore has kept. Before
-    it is used, its change numbers are raised above those of any store that it may replace:
-    otherwise readers with cursors and change numbers of that store would skip rows.
+    A file with changes but without WAL mode is a backup, or an old store that ``restore`` kept.
+    Before it is used, its change number is raised above the numbers of any store that it may
+    replace: otherwise readers with that store's cursors and change numbers would skip rows.
     """
     if not _has_wal_mode(db) and newest_change(db):
         db.execute("BEGIN IMMEDIATE")
@@ -174,9 +174,9 @@ def _to_wal(db: sqlite3.Connection) -> None:
 
 
 def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
-    """Raise the next change numbers above all numbers of this file and of a store that it replaces.
+    """Raise the change number above all numbers of this file and of a store that it replaces.
 
-    Readers of the change feed start again, because their numbers may be those of the other store.
+    Readers of the change feed start again, because their numbers may come from the other store.
     """
     number = _number_above(max(newest_change(db), replaced))
     db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))
@@ -184,10 +184,10 @@ def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
 
 
 def _number_above(number: int) -> int:
-    """Return a change number above those of all stores that came from the same backup.
+    """Return a change number above the numbers of all stores that came from the same backup.
 
-    A backup may be put into use twice, so the number comes from the clock, which runs faster than
-    any store counts. If the clock is slow, the number is raised by more than a store uses in days.
+    A backup may be restored twice, so the number comes from the clock, which runs faster than any
+    store counts. If the clock is slow, the number is raised by more than a store uses in days.
     """
     now = int(time.time() * _CHANGES_A_SECOND)
     return now if now > number else number + _CHANGES_OF_DAYS
@@ -209,13 +209,13 @@ def open_read_only(
 ) -> sqlite3.Connection:
     """Return a connection that cannot write.
 
-    StoreReplacedError if the path no longer names the store's ``file``.
+    Raises StoreReplacedError if the path no longer names the store's ``file``.
     """
     return _set_up(lambda: connect_read_only(path, settings.busy_timeout), file)
 
 
 def check_store_to_read(path: Path) -> None:
-    """Raise ConfigError if there is no store, CorruptStoreError if it is not an aiovec store."""
+    """Raise ConfigError if there is no file, and CorruptStoreError if it is not a store."""
     if not check_header(path, to_read=True):
         raise ConfigError(
             f"there is no store at {path}, and read_only=True creates none", key="target"
@@ -227,9 +227,10 @@ def connect_read_only(
 ) -> sqlite3.Connection:
     """Return a connection that cannot write, but reads a WAL next to the file.
 
-    SQLite needs a lock file to read a database in WAL mode. If it cannot create one, on a read-only
-    medium, it reads the file as immutable, unless there is a WAL, whose changes would be missing,
-    or a rollback journal. ``check`` checks the schema, by default for foreign SQL.
+    SQLite needs a lock file to read a database in WAL mode. If it cannot create one, for example on
+    a read-only medium, the file is read as immutable. If there is a WAL, whose changes would be
+    missing, or a rollback journal, AiovecError is raised. ``check`` checks the schema, by default
+    for foreign SQL.
     """
     uri = path.absolute().as_uri()
     try:
@@ -252,7 +253,7 @@ def connect_read_only(
 
 
 def roll_back(path: Path, timeout: float) -> None:
-    """Roll back the transaction of a killed program, as the next writer would.
+    """Roll back a killed program's transaction, as the next writer would.
 
     Does nothing if there is no journal, or no permission to write.
     """
@@ -279,7 +280,7 @@ def open_reader(
 ) -> sqlite3.Connection:
     """Return a connection that only reads, except for checkpoints and backups. Creates no file.
 
-    StoreReplacedError if the path no longer names the store's ``file``.
+    Raises StoreReplacedError if the path no longer names the store's ``file``.
     """
     check_not_inherited(path)
     uri = f"{path.absolute().as_uri()}?mode=rw"
@@ -313,15 +314,15 @@ _SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL", "none": "OFF"}
 def _set_durability(db: sqlite3.Connection, durability: str) -> None:
     full = durability == "full"
     db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-    # On macOS, fsync by itself leaves data in the drive's own cache.
+    # On macOS, fsync alone leaves data in the drive's cache.
     db.execute(f"PRAGMA fullfsync = {int(full)}")
     db.execute(f"PRAGMA checkpoint_fullfsync = {int(full)}")
 
 
 class _Patience:
-    """The total time that an opening may wait while other processes lock the file.
+    """The total time that opening a store may wait while other processes lock the file.
 
-    The waiting ends if the caller of the opening is cancelled.
+    Waiting ends if the caller is cancelled.
     """
 
     def __init__(self, path: Path, seconds: float, ticket: Ticket) -> None:
@@ -331,7 +332,7 @@ class _Patience:
         self._ticket = ticket
 
     def until_free(self, work: Callable[[], object]) -> None:
-        """Do work that locks the file; retry while another process has it locked."""
+        """Do work that locks the file, and retry while another process holds the lock."""
         while True:
             self._ticket.check()
             try:

@@ -1,4 +1,4 @@
-"""The SQLite backend before it is opened."""
+"""The SQLite backend's plugin: settings, addresses, and findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .settings import MEMORY, SqliteSettings, store_file
 
 
 class SqlitePlugin(BackendPlugin):
-    """One file, or ``:memory:``."""
+    """The plugin for stores in one file, or in ``:memory:``."""
 
     name = "sqlite"
     install = "aiovec"
@@ -44,7 +44,7 @@ class SqlitePlugin(BackendPlugin):
                 )
             if path == f"/{MEMORY}":
                 path = MEMORY
-            # In a URL of SQLAlchemy, which an app may have too, three slashes are relative.
+            # In a SQLAlchemy URL, which an app may have too, three slashes begin a relative path.
             elif path.rfind("/") == 0 and not os.path.exists(path):
                 raise ConfigError(
                     f"{redacted(target)} is the file {path}, which does not exist; write "

@@ -16,9 +16,9 @@ BESIDE = ("-wal", "-shm", "-journal")
 
 
 def store_file(path: str) -> str:
-    """Return the file that a path stands for.
+    """Return the store's file for a path.
 
-    A directory holds ``vectors.sqlite``. A path without a suffix is such a directory, unless it is
+    In a directory, this is ``vectors.sqlite``. A path without a suffix is a directory, unless it is
     an existing file.
     """
     if "\0" in path:
@@ -69,19 +69,19 @@ class SqliteSettings(BackendSettings):
 
     "full": each commit waits for the disk.
 
-    "normal": a power loss may undo the newest writes; the file stays intact. For data that can be
-    computed again."""
+    "normal": a power loss may undo the newest writes; the file stays intact. Use it for data
+    that can be computed again."""
 
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for other calls and other processes before it fails with
     StoreBusyError.
 
-    0 does not wait."""
+    With 0, calls do not wait."""
 
     readers: int = key(4, at_least=1, at_most=64)
     """Number of connections that read at the same time. Readers never wait for writers.
 
-    More than the machine has processor cores help only if reads wait for the disk."""
+    More readers than processor cores help only if reads wait for the disk."""
 
     chunk_size: int = key(256, at_least=8, at_most=4096, multiple_of=8)
     """Vectors that a new table stores side by side, in the layout that sqlite-vec reads.
@@ -89,7 +89,7 @@ class SqliteSettings(BackendSettings):
     An existing table keeps its chunk size. 128 to 256 write fastest."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """Most writing calls in progress, with at most 64 MiB of rows in all; further ones wait.
+    """The most write calls in progress, with at most 64 MiB of rows in all; others wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
@@ -100,15 +100,15 @@ class SqliteSettings(BackendSettings):
     again."""
 
     scan: Literal["auto", "bit", "disk"] = key("auto", choices=("auto", "bit", "disk"))
-    """The search of tables: "auto" by codes, "disk" in the file, "bit" by bit codes, approximately.
+    """The search method: "auto" uses codes, "disk" the file, and "bit" approximate bit codes.
 
     "auto": searched tables get codes of their vectors: in memory, or from 32 MiB on in a scan file
     next to the store, which all processes share. They take rows times (5 * dim + 20) bytes. Codes
     in private memory take at most a quarter of the machine's memory, and at most 4 GiB. The results
     are exact.
 
-    "disk": every search reads the file, and needs no such memory or disk. The results are exact and
-    the same.
+    "disk": every search reads the file, and needs no memory or disk for codes. The results are
+    exact and the same.
 
     "bit": tables whose schema says quantized="bit" are searched in the file by the signs of their
     components, approximately. Other tables are searched as with "auto"."""

@@ -1,10 +1,10 @@
-"""Stems of words in languages other than English, by Snowball.
+"""Snowball stems of words in languages other than English.
 
 FTS5 has no stemmer for these languages, so the index stores the stems: its view and its triggers
 call the SQL function ``aiovec_stems``, which exists only with the package ``pystemmer``.
 
-An index's entry records how it was stemmed. The name of a language alone means stems that depend on
-accents; an index with these keeps them until it is built again.
+An index's entry records how its words were stemmed. A language's name alone means stems that depend
+on accents; such an index keeps them until it is rebuilt.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from aiovec.errors import UnsupportedError
 
 NAME = "aiovec_stems"
 _WORD = re.compile(r"[^\W_]+")
-# After the language's name: words have the same stem with and without accents.
+# A suffix of the language's name: words have the same stem with and without accents.
 _ALIKE = " without accents"
 
 
 def has_stemmer() -> bool:
-    """Return whether the package is installed, without importing it."""
+    """Return whether ``pystemmer`` is installed, without importing it."""
     return find_spec("Stemmer") is not None
 
 
@@ -35,7 +35,7 @@ def register(db: sqlite3.Connection) -> None:
 
 
 def stemming_of(analyzer: str) -> str:
-    """Return how a new index with this analyzer is stemmed; the analyzer itself if it is not."""
+    """Return the stemming of a new index with this analyzer; the analyzer if it has none."""
     return f"{analyzer}{_ALIKE}" if analyzer in LANGUAGES else analyzer
 
 
@@ -63,7 +63,7 @@ def stems(stemming: str, text: str | None) -> str | None:
 def _stem(language: str, word: str) -> str:
     from Stemmer import Stemmer
 
-    # A new one for each call, because threads cannot share a stemmer.
+    # Each call creates a stemmer, because threads cannot share one.
     return str(Stemmer(language).stemWord(word))
 
 

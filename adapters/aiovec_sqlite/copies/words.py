@@ -342,7 +342,7 @@ class Words:
         parts: Sequence[_Part],
         lists: Sequence[Sequence[_List]],
     ) -> Sequence[BoolArray | None]:
-        """Return for each part a mask of the rows that the filter selects; None if there is none."""
+        """Return for each part a mask of the rows that the filter selects; None without a filter."""
         where = request.query.where
         if where is None:
             return [None] * len(parts)
@@ -660,7 +660,7 @@ class _PartOfQuery:
         )
 
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
-        """Return the best rows with their scores, in any order, including all that equal the last."""
+        """Return the best rows with their scores, in any order, including ties with the last."""
         part, count = self.part, self._count
         if not (self._has_some if some else self._may_have_all):
             return part.rowids[:0], np.empty(0)
