@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .store import LancedbBackend
 else:
-    # Importing it imports lancedb, which takes a second and may be missing; ``aiovec doctor`` says
-    # so.
+    # This also imports lancedb, which takes a second and may be missing; ``aiovec doctor`` reports
+    # it then.
     def __getattr__(name):
         if name != "LancedbBackend":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

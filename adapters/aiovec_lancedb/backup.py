@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .settings import LancedbSettings
 
-# Bytes copied at a time, and the most that Lance's caches may hold of the copy while it is checked.
+# Bytes copied at a time, and the limit of each of Lance's caches while the copy is checked.
 _PIECE, _CACHE = 8 * 2**20, 64 * 2**20
 
 Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
@@ -50,11 +50,11 @@ async def write_backup(
 ) -> None:
     """Write to a folder next to ``path``, and rename it to ``path`` when it is complete.
 
-    All tables are opened first, at one moment, and each stays at that version. Of migrations the
-    backup keeps only the store's ``generation``, so apps that a migration sent to this store accept
-    a restored copy. A backup that fails leaves nothing behind. Raises StoreMovedError if a
-    migration has moved the store, whose rows are old, and StaleTableError if a table was renamed or
-    dropped during the backup, so that its files can no longer be read.
+    All tables are opened first, at one moment, and the backup reads each at that version. It keeps
+    only the ``generation`` from the migration's record, so apps that a migration sent to this store
+    accept a restored copy. A backup that fails leaves nothing behind. Raises StoreMovedError if a
+    migration has moved the store, because its rows are old, and StaleTableError if a table was
+    renamed or dropped during the backup, so that its files can no longer be read.
     """
     await session.mark.check_here()
     # A unique name, so that the remains of a killed backup do no harm.
@@ -216,7 +216,7 @@ def _remove(partial: Path) -> None:
 
 
 def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
-    """Return the resolved paths of both, and a generation that apps sent to either store accept.
+    """Return both resolved paths, and a generation that apps sent to either store accept.
 
     Raises an error if ``backup`` is not a backup or ``folder`` cannot contain the copy.
     """
@@ -284,7 +284,7 @@ def _is_store(folder: Path) -> bool:
 
 
 def tables_in(folder: Path) -> list[str]:
-    """Return the names of the tables in a folder. Imports nothing and opens nothing."""
+    """Return the names of the tables in a folder. Reads only the names of its files."""
     return sorted(path.parent.stem for path in folder.glob("*.lance/_versions") if path.is_dir())
 
 

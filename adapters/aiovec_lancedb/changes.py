@@ -1,15 +1,16 @@
-"""The change feed, from the version that Lance keeps with each row: the last one that wrote it.
+"""The change feed, from the version that last wrote each row, which Lance stores with the row.
 
 Tables are created with stable row ids. So a row keeps its id and the version of its last change
 wherever compactions put it, and a row id that an earlier version has and the newest one lacks
 belongs to a deleted row.
 
-A follower goes from one version to a later one, in pages: first the rows deleted between the two,
-then the rows written. A change number names the numbering of the table's history, the two versions,
-and the position between them; so each page has up to ``limit`` changes, and none comes twice. A
-numbering ends with the history: a table that is created again or copied gets another one. Before a
-return to an earlier version, the table gets another numbering, which the return itself undoes like
-all other changes; so if any version in between has a different numbering, the numbering has ended.
+A follower goes from one version to a later one in pages: first the rows deleted between the two,
+then the rows written. A change number encodes the numbering of the table's history, the two
+versions, and the position between them; so each page has up to ``limit`` changes, and none comes
+twice. A numbering ends with the history: a table that is created again or copied gets a new one.
+Before a return to an earlier version, the table gets a new numbering, which the return itself
+undoes like all other changes; so if any version in between has a different numbering, the numbering
+has ended.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from .session import Session, Snapshot
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-# Bits of a row id and of a version number; a place among the changes has both.
+# Bits of a row id and of a version number; a place among the changes consists of both.
 _ROW_BITS, _VERSION_BITS = 36, 28
 _PLACE_BITS = _ROW_BITS + _VERSION_BITS
 UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 # Rows looked up by row id in one request.
 _BLOCK = 10_000
-# Rows in a batch of row ids. In Lance's default batches of 1,024, 1.6 million take 0.2 s, not 0.01.
+# Row ids in a batch. With Lance's default of 1,024, 1.6 million take 0.2 s instead of 0.01 s.
 _SCAN_BATCH = 2**17
-# Places kept from one scan of all rows (2 MiB), and the number of followers they are kept for.
+# The most places kept from one scan of all rows (2 MiB), and the most followers to keep them for.
 _PLANNED, _MOST_PLANS = 2**18, 8
-# Manifests that are read at a time: on object storage, each is a request.
+# Manifests that are read concurrently: on object storage, each takes a request.
 _MANIFESTS = 16
 
 _Keys = npt.NDArray[np.uint64]
@@ -58,7 +59,7 @@ class _Position(NamedTuple):
     target: int = 0
     """The version whose changes the pages hold; 0 between two versions."""
     place: int = 0
-    """The first place that no page has had yet. Deleted rows have places in version 0."""
+    """The first place that no page has included yet. Deleted rows have places in version 0."""
 
     @classmethod
     def of(cls, number: int) -> _Position:
@@ -67,7 +68,7 @@ class _Position(NamedTuple):
         return cls(*divmod(number, 1 << _VERSION_BITS), target, place)
 
     def is_before(self, end: _Position) -> bool:
-        """Return whether the position may belong to the numbering that ends there."""
+        """Return whether the position may belong to the numbering that ``end`` is the end of."""
         return self.numbering == end.numbering and max(self.base, self.target) <= end.base
 
     @property
@@ -93,7 +94,7 @@ async def _end(table: Snapshot) -> _Position:
 
 
 async def renumber(session: Session, lance: AsyncTable) -> None:
-    """Begin another numbering, before a return to an earlier version."""
+    """Begin a new numbering, before the table returns to an earlier version."""
     if numbering_in(await session.run(lance.schema())) is not None:
         await session.annotate(lance, "id", {NUMBERING: new_numbering()})
 
@@ -119,9 +120,9 @@ async def changes(table: Snapshot, since: int, limit: int, plans: Plans) -> Chan
 
 
 async def _check_history(table: Snapshot, at: _Position, end: _Position) -> None:
-    """Raise ChangesPrunedError if the table has returned to an earlier version since.
+    """Raise ChangesPrunedError if the table has returned to an earlier version since ``at``.
 
-    Reads the manifest of every version in between, some at a time.
+    Reads the manifest of every version in between, several at a time.
     """
 
     async def look(versions: range) -> None:
@@ -178,14 +179,14 @@ async def _page(
 
 
 class _Plan(NamedTuple):
-    """Places in their order, from ``first`` on; ``more`` if others follow them."""
+    """Places in order, from ``first`` on; ``more`` is True if others may follow."""
 
     first: int
     places: _Keys
     more: bool
 
     def ahead(self, place: int, limit: int) -> _Keys | None:
-        """Return more places than the limit, or all that are left; None if the plan has fewer."""
+        """Return ``limit + 1`` places, or all the remaining ones; None if the plan lacks some."""
         left = self.places[np.searchsorted(self.places, np.uint64(place)) :]
         enough = place >= self.first and (len(left) > limit or not self.more)
         return left[: limit + 1] if enough else None
@@ -198,7 +199,7 @@ class Plans:
         self._plans: dict[tuple[str, int, int, int], _Plan] = {}
 
     async def ahead(self, new: Snapshot, at: _Position, limit: int) -> _Keys:
-        """Return more places between two versions than the limit, or all that are left."""
+        """Return ``limit + 1`` places between two versions, or all the remaining ones."""
         key = (new.name, at.numbering, at.base, at.target)
         plan = self._plans.pop(key, None)
         places = None if plan is None else plan.ahead(at.place, limit)
@@ -215,7 +216,7 @@ class Plans:
 
 
 async def _places(new: Snapshot, at: _Position, count: int) -> _Keys:
-    """Return the first places after a position: of deleted rows, then of written ones."""
+    """Return the first places from a position on: deleted rows' places, then written rows'."""
     gone = np.empty(0, np.uint64)
     if at.place >> _ROW_BITS == 0:
         gone = await _deleted(new, at, count)
@@ -225,7 +226,7 @@ async def _places(new: Snapshot, at: _Position, count: int) -> _Keys:
 
 
 async def _deleted(new: Snapshot, at: _Position, count: int) -> _Keys:
-    """Return the first row ids after a position that only the earlier version has."""
+    """Return the first row ids, from a position on, that only the earlier version has."""
     if at.base in (0, at.target):
         return np.empty(0, np.uint64)
     old = await _version(new, at.base)
@@ -243,7 +244,7 @@ async def _row_ids(table: Snapshot) -> _Keys:
 
 
 async def _written(table: Snapshot, at: _Position, count: int) -> _Keys:
-    """Return the first places of rows written after a position, in their order."""
+    """Return the first places of written rows, from a position on, in order."""
     query = table.lance.query().select([ROW, UPDATED])
     kept = np.empty(0, np.uint64)
 
@@ -264,7 +265,7 @@ async def _written(table: Snapshot, at: _Position, count: int) -> _Keys:
 
 
 async def _taken(table: Snapshot, keys: _Keys, layout: pa.Schema) -> pa.Table:
-    """Return the rows with these row ids (the lower bits of the keys), in the layout's columns."""
+    """Return the layout's columns of the rows with these row ids (the lower bits of the keys)."""
     rows = await hop(len(keys), lambda: (keys & np.uint64((1 << _ROW_BITS) - 1)).tolist())
     parts = [layout.empty_table()]
     for start in range(0, len(rows), _BLOCK):

@@ -1,8 +1,8 @@
 """The commits of a table: operations that arrive while a commit runs share the next one.
 
-A commit costs Lance some milliseconds and leaves a version and files behind, whatever its size. So
-a group of calls that name their rows takes two commits at most: one inserts, replaces and changes
-rows, and one deletes rows.
+A commit takes Lance a few milliseconds and leaves a version and files behind, whatever its size. So
+a group of calls that name their rows takes at most two commits on a folder: one inserts, replaces
+and changes rows, and one deletes rows. In a bucket, changes take a separate commit.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY
 from .session import Session, Snapshot
 
-# Rows in one commit. With more, the first of its calls would wait long for the last.
+# The most rows in one commit. With more, its first call would wait too long for the last one.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
-# If another commit came first, of a compaction or another writer, the work is repeated at least
-# this many times, and until the call's timeout.
+# If the commit of a compaction or another writer came first, the work is tried again: at least this
+# many times in total, and until the call's timeout.
 _ATTEMPTS = 5
 
 
@@ -48,15 +48,15 @@ class WriteOperation(ABC):
     """True if an open migration refuses it."""
 
     by_hand: bool = False
-    """True if a store that is being filled refuses it, as it refuses all writes but upkeep."""
+    """True if a store that is being filled refuses it: all writes except upkeep's."""
 
     fills: bool = False
     """True if it belongs to an engine's load, or ends it: a load refuses other writes."""
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
-        """Return whether this may be in one group with an earlier ``other``.
+        """Return whether this may join the group of an earlier ``other``.
 
-        Without ``exclusive``, only Lance keeps ids unique in that commit.
+        Without ``exclusive``, other processes may write too, and only Lance keeps ids unique.
         """
         return False
 
@@ -64,8 +64,9 @@ class WriteOperation(ABC):
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
         """Do this and then ``others``, which join it; return the result of each, or its error.
 
-        ``table`` is the newest version of the handle's table, a ``Snapshot``. An error raised here
-        holds for all of them, and nothing was done.
+        ``table`` is a ``Snapshot`` of the newest version of the handle's table; None without a
+        handle. An error raised here applies to all of them; if it is not OutcomeUnknownError,
+        nothing was done.
         """
 
 
@@ -90,7 +91,7 @@ class SeparateWrite(WriteOperation):
 
 
 class OperationCall(WriteCall):
-    """A write of one table."""
+    """A call that writes to one table."""
 
     __slots__ = ("_conflicts", "work")
 
@@ -117,12 +118,12 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
 
 
 class TableCommitter(Committer[OperationCall]):
-    """Commits the operations of one table one after another, one process at a time."""
+    """Commits one table's operations one after another, in one process at a time."""
 
     def __init__(
         self, session: Session, table: str, make_room: Callable[[Snapshot], Awaitable[bool]]
     ) -> None:
-        """``make_room`` frees space on a full disk; it returns whether that was possible."""
+        """``make_room`` frees space on a full disk, and returns whether it could."""
         self.target = session.target
         self._session = session
         self._make_room = make_room
@@ -159,8 +160,8 @@ class TableCommitter(Committer[OperationCall]):
         try:
             outcomes = await self._done([call.work for call in group])
         except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
-            # No retry one by one: either nothing was done and all calls are queued again, or rows
-            # of the first try may exist.
+            # Do not retry the calls one by one: either nothing was done and all calls are queued
+            # again, or rows of the first try may exist.
             outcomes = [copy_of_error(exc) for _ in group]
         except Exception as exc:  # noqa: BLE001 - the callers get it
             if len(group) > 1:  # together they failed; separately, some may succeed
@@ -187,18 +188,18 @@ class TableCommitter(Committer[OperationCall]):
             self._mark = self._session.mark.look()
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
-        """Do operations in one commit unless the mark refuses them; return the result or error of
-        each."""
+        """Do operations in one commit, unless the mark refuses them; return each one's result or
+        error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
         try:
             outcomes = await self._on_newest(first, others)
         finally:
-            # A restore may have moved the folder away in the meantime.
+            # A restore may have moved the folder away during the commit.
             with unknown_outcome(self.target, "its folder could not be checked"):
                 await self._session.check_folder()
-        # No lock excludes the creator of a table or a writer in a bucket, so a mark may be new.
+        # No lock excludes the creator of a table or a writer in a bucket, so look for a new mark.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read after the commit"
             with unknown_outcome(self.target, what):
@@ -227,8 +228,8 @@ class TableCommitter(Committer[OperationCall]):
     async def _obey(self, work: WriteOperation) -> None:
         """Raise an error if, in a bucket, a mark refuses the work.
 
-        Either the mark was set before the version was opened, or the check after the commit sees
-        it.
+        This sees a mark that was set before the version was opened; the check after the commit sees
+        a later one.
         """
         if self._session.exclusive:
             return
@@ -243,8 +244,8 @@ class TableCommitter(Committer[OperationCall]):
     async def _check_mark(self, work: WriteOperation) -> None:
         """Look for a mark that was set while a write committed.
 
-        The process that set it cannot know whether its migration copies the write. So the write is
-        acknowledged if the mark allows it, after the end of a pause; otherwise its outcome is
+        The process that set it cannot know whether its migration copies the write. So after the end
+        of a pause, the write is acknowledged if the mark allows it; otherwise its outcome is
         unknown.
         """
         deadline, look = None, self._session.mark.look

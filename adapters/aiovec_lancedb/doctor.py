@@ -1,4 +1,4 @@
-"""The findings of ``aiovec doctor`` about LanceDB: its packages, and one store."""
+"""What ``aiovec doctor`` reports about LanceDB: its packages and one store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CURE = 'pip install "aiovec[lancedb]"'
 _RESTORE = "go back to an earlier version by revert(), or restore the folder from a backup"
 
-# Most ids that are checked for repeats; a larger table is only read.
+# The most ids that are checked for repeats; a larger table's other ids are only read.
 _MOST_IDS = 5_000_000
 
 
@@ -59,7 +59,7 @@ def _import() -> Finding:
     """Return the finding about importing lancedb, which takes a second."""
     try:
         from . import driver  # noqa: F401 - only to see that it works
-    except Exception as exc:  # noqa: BLE001 - the user wants to know whatever stops it
+    except Exception as exc:  # noqa: BLE001 - the user wants to know about any failure
         cure = f"{_CURE} --force-reinstall"
         return Finding("lancedb import", f"{type(exc).__name__}: {exc}", ok=False, cure=cure)
     return Finding("lancedb import", "succeeds")
@@ -114,7 +114,7 @@ async def _tables(target: str) -> list[Finding]:
 
 
 async def _table(session: Session, name: str) -> Finding:
-    """Return the finding about a table. Reads every id, and every index."""
+    """Return the finding about a table. Reads every id and every index."""
     table = await session.newest(name)
     ids: list[pa.Array] = []
     rows = 0

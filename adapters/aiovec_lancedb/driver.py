@@ -1,4 +1,4 @@
-"""lancedb, imported with its log limited to errors unless the user set it.
+"""lancedb, imported with its log limited to errors, unless the user set the log's level.
 
 The import takes more than a second and reads the environment, so this module is loaded with the
 backend, in a thread.
@@ -20,7 +20,7 @@ from aiovec.backend.memory import limit_heaps, usable_cores
 
 @cache
 def first_process() -> int:
-    """Return the first process that called this: the one that uses lancedb.
+    """Return the id of the first process that called this, the one that uses lancedb.
 
     A forked child must not use lancedb: it lacks the threads and the owners of locks, so calls hang
     or end the process.
@@ -28,14 +28,14 @@ def first_process() -> int:
     return os.getpid()
 
 
-# lancedb's log on the standard error stream, and how far Lance reads ahead of its computation. By
-# default it buffers up to 2 GiB for each scan and opens four files of a table at once, so a hundred
-# simultaneous searches fill any machine's memory. With these limits a scan of a folder is no
-# slower. ``memory`` counts on them.
+# lancedb's log level, and how far Lance reads ahead of its computation. By default it buffers up to
+# 2 GiB for each scan and opens four files of a table at once, so a hundred simultaneous searches
+# fill any machine's memory. With these limits, a scan of a folder is no slower. ``memory`` relies
+# on them.
 #
-# Lance computes in two threads fewer than there are cores, but in one at least. The build of a
-# graph holds one of them to its end, and keyword searches wait for another: on two cores, 33 s of a
-# build of 33 s. With eight, the system shares the cores, and the longest took 0.9 s.
+# By default, Lance computes in two fewer threads than there are cores, but at least one. A graph
+# build occupies one of them until it ends, and keyword searches wait for another: on two cores, for
+# all 33 s of a build. With eight, the system shares the cores, and the longest search took 0.9 s.
 _ENVIRONMENT = {
     "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
@@ -46,13 +46,13 @@ for _name, _value in _ENVIRONMENT.items():
     # Lance reads them at its first scan, so they stay set. The user's own values are kept.
     os.environ.setdefault(_name, _value)
 
-# pyarrow shall use the C library's memory too: its own allocator keeps what Lance's threads free
-# for the thread that allocated it, 70 MiB more after two minutes of a mixed load, and still
-# growing. This holds for the whole process. The environment's setting wins.
+# Make pyarrow use the C library's allocator too: its own one keeps the memory that Lance's threads
+# free for the thread that allocated it, 70 MiB more after two minutes of mixed load, and still
+# growing. This applies to the whole process. The environment's setting takes precedence.
 if sys.platform.startswith("linux") and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
     pa.set_memory_pool(pa.system_memory_pool())
 
-# Lance's threads allocate the large buffers that they read into. With a heap for each thread, the
+# Lance's threads allocate the large buffers that they read into. With one heap per thread, the
 # process keeps twice as much memory between searches as it uses.
 limit_heaps()
 
@@ -67,7 +67,7 @@ from lancedb.query import Occur as Occur
 from lancedb.query import PhraseQuery as PhraseQuery
 
 indexing = _index
-"""The configurations of indexes."""
+"""The configurations of indexes, as a module."""
 
 
 def without_blobs(query: Any) -> Any:

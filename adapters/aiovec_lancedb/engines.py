@@ -1,10 +1,10 @@
-"""The steps of a load by an engine, which writes the files of tables itself.
+"""The steps of a load by an engine, which writes a table's files itself.
 
-An engine writes files that no version refers to yet, and one commit adds all of them. A note on the
-table refuses other writers, in all processes, until then. Lance accepts two appends that began with
-the same version, so each start of a load makes a restored version: Lance refuses every commit that
-began before one. So neither an earlier start of the load nor a write under way can commit
-afterwards, and files that no version refers to belong to nobody.
+An engine writes files that no version refers to yet, and one commit adds all of them. Until then, a
+note on the table makes all processes refuse other writes. Lance accepts two appends that began with
+the same version, so each start of a load restores the newest version: Lance then refuses every
+commit that began earlier. So neither an earlier start of the load nor a write in progress can
+commit afterwards, and nobody needs the files that no version refers to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TablePlace:
 
 
 class Filling:
-    """The load of one engine into one table."""
+    """One engine's load into one table."""
 
     def __init__(self, writes: Writes, handle: TableHandle, run: str, sweep: TableWork) -> None:
         """``sweep`` removes the files that no version of the table refers to."""
@@ -48,9 +48,9 @@ class Filling:
         self._run = run
         self._note = LoadNote(run, filling=True, attempt=uuid.uuid4().hex)
         self.version = 0
-        """The version that the load commits on."""
+        """The version to which the load's commit adds its rows."""
         self.rows: int | None = None
-        """The rows that an earlier start of the run has loaded; None if they are still to load."""
+        """The number of the table's rows if an earlier start of the run has filled it, else None."""
 
     @property
     def before(self) -> int:
@@ -59,7 +59,7 @@ class Filling:
 
     @property
     def guarded(self) -> AbstractContextManager[None]:
-        """Translates errors of Lance in a block, without this store's secrets."""
+        """A block whose Lance errors are translated, without this store's secrets."""
         return self._session.guarded
 
     async def _sweep(self) -> None:
@@ -84,7 +84,7 @@ class Filling:
                 "interrupted; run its command again, or drop the table", 0.0,
             )  # fmt: skip
         if note is not None and note.run == self._run and rows:
-            # The load has committed; only its own note may be missing. No other writer has written.
+            # The load has committed; only its last note may be missing. Nobody else has written.
             if note.filling and note.attempt and rows > note.before:
                 await self._sweep()
                 note = note._replace(filling=False)
@@ -104,7 +104,7 @@ class Filling:
         self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:
-        """Make Lance refuse every commit that began before."""
+        """Make Lance refuse every commit that began earlier."""
         lance, _ = await self._session.open_any(self._table.name)
         await self._session.run(lance.checkout(await self._session.run(lance.version())))
         await self._session.run(lance.restore())
@@ -125,9 +125,9 @@ class Filling:
         return table
 
     async def commit(self, commit: TableWork) -> int:
-        """Have the rows committed, and return their number.
+        """Commit the rows, and return their number.
 
-        ``commit`` adds all of them on the version that the load began with.
+        ``commit`` adds all of them to the version that the load began with.
         """
         with renewed():  # the time of writing the files does not count as waiting for others
             return int(await self._do(partial(self._commit, commit)))
@@ -148,7 +148,7 @@ class Filling:
         return rows - self.before
 
     async def abandon(self) -> None:
-        """Let others write again: nothing was loaded."""
+        """End the load without its rows, and let others write again."""
 
         async def act(_: Snapshot) -> None:
             await self._checked()
@@ -161,7 +161,7 @@ class Filling:
 
 @contextmanager
 def making(maker: IndexMaker) -> Iterator[None]:
-    """Have an engine build the indexes that are built in this task."""
+    """Let an engine build the indexes that this task needs in the block."""
     token = MAKER.set(maker)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Translate lancedb's errors, in one table at the edge.
+"""Translate lancedb's errors, by tables of patterns of their messages.
 
-lancedb raises ValueError, RuntimeError and OSError, and only their text tells them apart. Failed
-requests come as the debug text of nested Rust errors, which may hold an address with a signature
-in it. Tests provoke each of the cases here.
+lancedb raises ValueError, RuntimeError and OSError, and only the messages distinguish them. A
+failed request's message is the debug text of nested Rust errors, which may contain a signed
+address. Tests provoke each of the cases here.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 """The exceptions that lancedb's calls raise."""
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""The ``errno`` of an OSError that means: this process may not write there."""
+"""The values of ``errno`` that mean that this process may not write there."""
 
 # Panics of Rust code, in a call and in an awaited result. The first is not an Exception, and
 # neither class can be imported.
 _PANICS = ("PanicException", "RustPanic")
-# A position in Lance's sources, which does not help users.
+# A line of Lance's source code, which does not help users.
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
 
 
-# The file and the size of a failed write, before its reason.
+# The file and the size of a failed write, which precede the reason.
 _UPLOAD = re.compile(r"(single PUT|[\w ]*multipart upload[\w ]*) of .*?: (?=Generic )")
 
 
@@ -72,12 +72,12 @@ CURE = (
     "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
-"""The end of the reason of a CorruptStoreError for a damaged file."""
+"""How the reason of a CorruptStoreError ends if a file is damaged."""
 _CRASHED = (
     "LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with 'aiovec "
     "doctor'"
 )
-# Patterns of lancedb's messages (the first match counts), the class of the error, and its text or
+# Patterns of lancedb's messages (the first match counts), the error's class, and its text or
 # reason.
 _BEFORE_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
     ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)", NoSuchTableError,
@@ -126,7 +126,7 @@ def crashed(target: str, message: str) -> AiovecError:
 
 
 def translate(error: Exception, target: str) -> Exception:
-    """Return the contract's error, or one of the two above, for an error of lancedb."""
+    """Return the contract's error, or one of those defined above, for a lancedb error."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
     return (
@@ -158,7 +158,7 @@ def is_read_only(error: BaseException) -> bool:
 
 
 def _of_system(error: OSError, target: str) -> AiovecError:
-    """Return the error for a failed system call of Python."""
+    """Return the error for a failed system call made by Python."""
     path = target if error.filename is None else str(error.filename)
     if error.errno in NO_ROOM:
         return StoreFullError(target, f"{path}: {error.strerror}")
@@ -168,7 +168,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
 
 
 class Translated:
-    """Translates every error of lancedb in a block, and removes the secrets from it."""
+    """Translates every lancedb error in a block, and removes the secrets from it."""
 
     def __init__(self, target: str, secrets: Collection[str] = ()) -> None:
         self._target = target
@@ -190,7 +190,7 @@ class Translated:
 
 @contextmanager
 def unknown_outcome(target: str, failure: str) -> Iterator[None]:
-    """Raise OutcomeUnknownError for a failure after a commit may have happened."""
+    """Raise OutcomeUnknownError if the block fails, because a commit may have happened before."""
     try:
         yield
     except (OutcomeUnknownError, StoreReplacedError):
@@ -204,9 +204,9 @@ _REQUEST = re.compile(
     r"|Http error|Error making (a )?request|request_id|non-2xx status|Failed to get AWS credentials"
 )
 _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
-# A server's own message, without its status.
+# The error code and the message in a server's XML response.
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
-# Requests that open a store: for a list of its tables.
+# Requests that open a store by listing its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
 # Failed requests (the first match counts): status, pattern of the text, error class and reason.
 _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (

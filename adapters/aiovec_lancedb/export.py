@@ -1,7 +1,7 @@
 """Export all rows of one version, in constant memory.
 
-Rows come in stored order, by one stream. A cursor names the version and the number of its rows
-already returned, and the next export goes on in that version while it is kept (see
+Rows come in stored order, from one stream. A cursor contains the version and the number of its rows
+already returned; the next export continues in that version as long as it is kept (see
 ``retention``).
 """
 
@@ -33,16 +33,16 @@ from .table import Versions
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-# Most rows of a batch.
+# The most rows in a batch.
 _MOST_ROWS = 4096
-# Approximate bytes of a batch. Lance prepares some batches ahead.
+# The approximate bytes of a batch. Lance prepares some batches ahead.
 _BATCH_BYTES = 4 * 2**20
 _CURSOR = b"@"
 _EXPECTED = "the cursor of a batch that this store exported"
 
 
 class _Cursor(NamedTuple):
-    """The first ``rows`` rows of a version that match the filter were returned."""
+    """A position in a version: its first ``rows`` rows that match the filter were returned."""
 
     table: str
     """The table's incarnation and numbering: another table of the same name, or a copy, has other
@@ -83,7 +83,7 @@ class Export:
     async def batches(
         self, after: bytes | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Yield batches of ``batch_size`` rows, or of fewer large ones, each with its cursor."""
+        """Yield batches of ``batch_size`` rows, or of fewer large rows, each with its cursor."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         cursor = None if after is None else _Cursor.from_bytes(after)
@@ -169,9 +169,9 @@ async def stream_of(
 ) -> AsyncGenerator[pa.RecordBatch, None]:
     """Yield the rows of a table's version, with all columns or only ``names``.
 
-    Rows come in stored order, after the first ``returned`` rows, in batches of ``most`` rows or of
-    a limited size. A share of the memory is held while a batch is read, but not while the caller
-    processes it, because the caller may search.
+    Rows come in stored order, after the first ``returned`` rows, in batches of up to ``most`` rows
+    and a limited size. Each read of a batch holds a share of the memory, which is released while
+    the caller processes the batch, because the caller may search.
     """
     stats: Any = await session.run(lance.stats())
     row = max(1, int(stats["total_bytes"]) // max(1, int(stats["num_rows"])))

@@ -29,29 +29,29 @@ _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
 """The number of the layout that ``docs/internals/lancedb.md`` describes."""
 MOVING = "aiovec.move"
-"""On the id's column: a migration may have left a mark, so every read has to check."""
+"""On the id column: a migration may have left a mark, so every read has to check."""
 
 NUMBERING = "aiovec.changes"
-"""On the id's column: the numbering of the table's changes, if it has stable row ids."""
+"""On the id column: the numbering of the table's changes, if it has stable row ids."""
 
 LOADED = "aiovec.load"
-"""On the id's column: the present or last load of an engine into the table."""
+"""On the id column: an engine's current or last load into the table."""
 
 _NOTES = "aiovec.note."
-"""On the id's column: the start of the keys of notes that a caller keeps with the table."""
+"""On the id column: the prefix of the keys of notes that callers keep with the table."""
 
-# On the id's column: with this key, Lance lets concurrent merges of one id conflict. So two writers
-# of a bucket insert no id twice.
+# On the id column: with this key, Lance makes concurrent merges of one id conflict. So two writers
+# in a bucket insert no id twice.
 _KEY = b"lance-schema:unenforced-primary-key"
 
 PAYLOAD = "payload"
 
 ROW = "_rowid"
-"""Lance's column for the number of a row, by which it is found in the same version."""
+"""Lance's column of row numbers, by which rows of the same version can be read."""
 
 
 def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
-    """Return the Lance schema of a new table; ``moving`` as in ``is_moving``."""
+    """Return the Lance schema of a new table; with ``moving``, it has the note ``MOVING``."""
     arrow = schema.to_arrow()
     place = arrow.get_field_index("id")
     noted: dict[str | bytes, str] = {NUMBERING: new_numbering(), _KEY: "true"}
@@ -63,12 +63,12 @@ def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
 
 
 def new_numbering() -> str:
-    """Return a numbering of changes, above all earlier ones."""
+    """Return a new numbering of changes, greater than all earlier ones."""
     return str(time.time_ns() // 1000)
 
 
 def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
-    """Return a note on the id's column."""
+    """Return a note on the id column."""
     place = arrow.get_field_index("id")  # another program's table may lack it
     text: bytes | None = (
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
@@ -87,12 +87,12 @@ def notes_in(arrow: pa.Schema) -> dict[str, str]:
 
 
 def as_notes(change: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return a change of the notes of callers as one of the notes on the id's column."""
+    """Return a change of callers' notes as a change of the notes on the id column."""
     return {_NOTES + name: text for name, text in change.items()}
 
 
 def numbering_in(arrow: pa.Schema) -> int | None:
-    """Return the numbering of a table's changes; None where its rows have no stable ids."""
+    """Return the numbering of a table's changes; None if its rows have no stable ids."""
     noted = _note_in(arrow, NUMBERING)
     return int(noted) if noted is not None and noted.isdigit() else None
 
@@ -102,12 +102,12 @@ def added_column(name: str, field: Field) -> pa.Schema:
 
 
 def options_of(field: Field) -> dict[str, str]:
-    """Return the notes on a column that give its field other options."""
+    """Return the notes on a column that contain its field's options."""
     return {_FIELD.decode(): json.dumps(field.to_dict())}
 
 
 def renamable(schema: Schema, name: str) -> dict[str, str]:
-    """Return the notes on a column that keep its field when the column is renamed."""
+    """Return the notes with which a column keeps its field when it is renamed."""
     notes = options_of(schema.fields[name])
     if schema.embed is not None and schema.embed.field == name:
         notes[_EMBEDDED.decode()] = "1"
@@ -115,11 +115,11 @@ def renamable(schema: Schema, name: str) -> dict[str, str]:
 
 
 class LoadNote(NamedTuple):
-    """The note about the load of an engine into a table.
+    """The note about an engine's load into a table.
 
     While it is ``filling``, nobody else writes. ``attempt`` distinguishes one start of the run from
     the next, and is empty until writes that began before it can no longer commit. ``before`` is the
-    number of rows at its beginning.
+    number of rows when the load began.
     """
 
     run: str
@@ -132,13 +132,14 @@ class LoadNote(NamedTuple):
 
 
 def load_in(arrow: pa.Schema) -> LoadNote | None:
-    """Return the note about the last load of an engine."""
+    """Return the note about an engine's last load."""
     noted = _note_in(arrow, LOADED)
     return None if noted is None else LoadNote(*json.loads(noted))
 
 
 def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Return an epoch, which changes with the table's incarnation and fields. Used in each call."""
+    """Return the epoch, which changes with the table's incarnation and fields. Each call reads it.
+    """
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
@@ -155,8 +156,8 @@ def is_moving(arrow: pa.Schema) -> bool:
 
 
 def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
-    """Return the notes for the id's column of a copy: no sign of a migration, no load, and another
-    numbering. Empty if the table has none of these."""
+    """Return the changes of the id column's notes in a copy: no sign of a migration, no load, and a
+    new numbering. Empty if the table has none of these."""
     notes: dict[str, str | None] = {
         NUMBERING: new_numbering(), MOVING: None, LOADED: None,
     }  # fmt: skip
@@ -199,7 +200,7 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
 
 
 def _altered(original: Schema, arrow: pa.Schema) -> Schema:
-    """Return the schema that the table was created with, with its present fields.
+    """Return the schema that the table was created with, but with its current fields.
 
     A field without a column was dropped or renamed.
     """

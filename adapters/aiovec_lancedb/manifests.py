@@ -1,7 +1,7 @@
-"""The versions of a table in a folder, and their files, by the names of the manifests.
+"""The versions of a table in a folder, and their files, according to the manifests.
 
-A manifest is a Protocol Buffer, which contains strings unchanged: the names of the files of rows
-and of the transaction. It also contains the UUID of each index, as bytes.
+A manifest is a Protocol Buffer, which contains strings unchanged: the names of the row files and
+the transaction file. It also contains the UUID of each index, as bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from uuid import UUID
 from aiovec.backend.files import remove_abandoned
 
 _NEWEST = 2**64 - 1
-# The name of a file of rows or of a transaction. A byte before it may look like a part of it, so
+# The name of a row file or transaction file. The byte before it may look like a part of it, so
 # names are compared by their ends, which are random.
 _NAME = re.compile(rb"[\w-]+\.(?:lance|txn)")
 _END = 30
-# The end of the name of a file that is being written.
+# The suffix of a file that is being written.
 _UNFINISHED = "#1"
 
 
@@ -40,7 +40,7 @@ class Manifests:
         return times
 
     def empty_version(self) -> str | None:
-        """Return advice for an empty newest manifest, as after a power cut."""
+        """Return advice if the newest manifest is empty, as after a power cut; else None."""
         versions = self._versions()
         if not versions or self._manifest(versions[0][1]):
             return None
@@ -51,9 +51,9 @@ class Manifests:
     def remove_before(self, first: int, files: int = 0) -> bool:
         """Remove the versions before the first to keep, and the files that only these refer to.
 
-        Needs no room on the disk. Return False, and remove nothing, if a version has a tag or a
-        branch, or if fewer than ``files`` files of rows are found in the newest manifest, because
-        then this code cannot read the manifests. Files of deletions stay; they are small.
+        This needs no room on the disk. Return False, and remove nothing, if a version has a tag or
+        a branch, or if the newest manifest names fewer than ``files`` row files, because then this
+        code cannot read the manifests. Deletion files stay; they are small.
         """
         versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
         in_newest = _ends(manifest for *_, manifest in versions[:1])
@@ -108,7 +108,7 @@ def version_of(name: str) -> int | None:
 def needs(manifest: bytes, name: str) -> bool:
     """Return whether a version may need this file of its table.
 
-    Files of deletions, which are small, always count as needed.
+    Deletion files, which are small, always count as needed.
     """
     folder, _, file = name.partition("/")
     if folder == "_indices":
@@ -117,7 +117,7 @@ def needs(manifest: bytes, name: str) -> bool:
 
 
 def _ends(manifests: Iterable[bytes]) -> set[str]:
-    """Return the ends of the names of files in these manifests."""
+    """Return the ends of the file names in these manifests."""
     return {name[-_END:].decode() for manifest in manifests for name in _NAME.findall(manifest)}
 
 

@@ -42,7 +42,7 @@ def _tried(act: Callable[[], _T]) -> _T:
 
 _RECORD = "_move.json"
 _IN_BUCKET = f"{FOLDER}/{_RECORD}"
-# Attempts at a change of the object that other processes also change.
+# The most attempts to change the object while other processes keep changing it.
 _ATTEMPTS = 20
 
 
@@ -62,7 +62,7 @@ def write_generation(folder: Path, generation: int) -> None:
 
 
 class MarkFile:
-    """The mark in a folder: a file. Every method does I/O: not on the event loop."""
+    """The mark in a folder: a file. Every method does I/O, so call none on the event loop."""
 
     poll = 0.01
     """Seconds between two checks of a mark that pauses writers."""
@@ -78,7 +78,8 @@ class MarkFile:
         return None
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        """Replace the record in one step. ``change`` may be called again; None changes nothing."""
+        """Replace the record in one step, unless ``change``, which may be called again, returns
+        None."""
         lock = lock_file(self._folder / "_move.lock", patience=_PATIENCE)
         if lock is None:
             raise StoreBusyError("another process is changing the mark of the migration", _PATIENCE)
@@ -90,7 +91,7 @@ class MarkFile:
             unlock_file(lock)
 
     def _replace(self, text: bytes) -> None:
-        # Every writer of the store reads it, so it gets the permissions of the other files.
+        # Every writer of the store reads it, so it gets the other files' permissions.
         partial = self._folder / f"_move.{uuid.uuid4().hex}.partial"
         try:
             with partial.open("xb") as file:
@@ -106,7 +107,7 @@ class MarkFile:
 class MarkObject:
     """The mark in a bucket: an object, with the methods of ``MarkFile``.
 
-    Each change is conditional on the object that was read, so none is lost; no clock is compared.
+    Each change is conditional on the object that was read, so none is lost. No clock matters.
     """
 
     poll = 0.2
@@ -130,13 +131,14 @@ MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` creates its storage; None if it cannot have any."""
+    """The mark as one store sees it. ``make`` creates its storage; it is None if there can be none.
+    """
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target
         self._make = make
         self.run: str | None = None
-        """The migration's run that this store acts for."""
+        """The migration run that this store acts for."""
 
     @property
     def supported(self) -> bool:
@@ -149,7 +151,7 @@ class StoreMark:
 
     @cached_property
     def _storage(self) -> MarkStorage:
-        """Created at the first check of the mark, in a thread."""
+        """The storage, created in a thread at the first check of the mark."""
         if self._make is None:
             raise UnsupportedError(
                 "a migration while the app writes", "lancedb",

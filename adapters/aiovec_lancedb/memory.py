@@ -1,9 +1,9 @@
-"""The memory of a store: shares of it for reads.
+"""A store's memory, of which reads take shares.
 
-Lance reads ahead of its computation, and the sort behind a flat search keeps the batches that its
+Lance reads ahead of its computation, and the sort in a flat search keeps the batches that its
 candidates come from. So one search may hold a copy of all vectors, and a hundred searches a hundred
 copies (``python -m bench lancedb``). Work that reads many rows takes a share of the memory, and
-waits until it is free.
+waits until its share is free.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiovec.backend.limits import Gate, Slot, current_deadline, read_gate
 
-# Work that takes less than this need not wait: it ends before its turn would come.
+# Work that takes fewer bytes need not wait: it ends before its turn would come.
 _FREE = 2 * 2**20
 
-# The sort behind a flat search discards batches once it holds this many unneeded rows: 20 batches
-# of 8,192.
+# The sort in a flat search discards batches once it holds this many unneeded rows: 20 batches of
+# 8,192.
 _ROWS_HELD = 20 * 8192
-# Most bytes that are read ahead of the computation (see ``driver``), plus a quarter, because data
-# comes in pieces of a few MiB and buffers are rounded up.
+# The most bytes that are read ahead of the computation (see ``driver``), plus a quarter, because
+# data comes in pieces of a few MiB and buffers are rounded up.
 _READ_AHEAD = 256 * 2**20
 _ROUNDED = 1.25
 _PLAN = 4 * 2**20
@@ -28,14 +28,14 @@ _KEPT = 128 * 2**20
 # Estimated bytes of a row without its vector, and of an id when only ids are read.
 _ROW_BYTES = 512
 _ID_BYTES = 64
-# A row of the result as Arrow, as float64 where it is measured, and as Python values.
+# A row of the result in Arrow, as float64 (two copies) for exact distances, and as Python values.
 _COPIES = 4
 
 SCAN_BATCH = 4096
 """Rows in a batch of a scan."""
 
 STREAM_BYTES = int(_ROUNDED * _READ_AHEAD)
-"""The bytes that reading rows batch by batch may hold at once."""
+"""The bytes that a read of rows, batch by batch, may hold at a time."""
 
 
 def scan_bytes(rows: int, dim: int) -> int:
@@ -58,7 +58,8 @@ def result_bytes(rows: int, dim: int, row: int) -> int:
 
 
 class ReadAdmission(Gate):
-    """Shares of the memory that reads may take. Each waits for up to ``busy_timeout`` seconds."""
+    """Shares of the memory for reads. Each read waits for its share up to ``busy_timeout`` seconds.
+    """
 
     def __init__(self, busy_timeout: float, memory: int = 0) -> None:
         super().__init__("other reads use all of search_memory")
@@ -84,7 +85,7 @@ class ReadAdmission(Gate):
         return self.enter(current_deadline(self._busy_timeout), size)
 
     def turn(self) -> Slot:
-        """Hold a slot among the reads that have their share; more at a time would not be faster."""
+        """Hold a slot for a read that has its share; more reads at a time would not be faster."""
         return self._turns.enter(current_deadline(self._busy_timeout))
 
     def close(self, error: Exception) -> None:

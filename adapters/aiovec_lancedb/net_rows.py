@@ -23,13 +23,13 @@ _IN_COLUMNS: Row = MappingProxyType({})
 class NetRows:
     """The rows that a group's operations name, before and after these operations.
 
-    ``existing`` are those in the table: rows that may be changed, and other rows with only the
-    values of ``looked_at``. The rows in ``written`` are to be written, and the rows with the ids in
+    ``existing`` are the table's rows: rows that may be changed, and other rows with only the values
+    of ``looked_at``. The rows in ``written`` are to be written, and the rows with the ids in
     ``gone`` to be deleted afterwards: a row that is written and then deleted is in both, so that
     each operation takes effect in one commit.
 
-    Of the written rows, ``changes`` are changes of existing rows, and rows with the ids in ``free``
-    replace any row with that id. All others have ids that the table lacks.
+    Written rows with the ids in ``changes`` change existing rows, and those with the ids in
+    ``free`` replace any row with that id. All others have ids that the table lacks.
     """
 
     def __init__(self, schema: Schema, existing: Mapping[str, Row]) -> None:
@@ -50,7 +50,7 @@ class NetRows:
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
-        """Return each existing id whose row a filter selects, which ``is_known``."""
+        """Return the existing ids whose rows match ``where``, a filter that ``is_known``."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: Batch) -> None:
@@ -65,8 +65,8 @@ class NetRows:
         return not self._before.isdisjoint(self.written)
 
     def put(self, rows: Batch, *, replaces: bool, alone: bool) -> None:
-        """Write complete rows. Unless ``replaces``, the table lacks their ids. Many rows are
-        ``alone`` in their group, and stay columns."""
+        """Write complete rows. Unless ``replaces``, the table lacks their ids. Rows that are
+        ``alone`` in their group stay columns."""
         if alone:
             new, self._many = dict.fromkeys(rows.ids, _IN_COLUMNS), rows
         else:
@@ -118,7 +118,7 @@ def looked_at(schema: Schema) -> list[str]:
 def is_known(where: Expr | None, schema: Schema) -> bool:
     """Return whether a filter can be applied to rows in memory.
 
-    Only the filters for expired and for live rows can, which calls on expiring tables have.
+    Only the filters for expired rows and for live rows can; calls on expiring tables have them.
     """
     match where:
         case None:

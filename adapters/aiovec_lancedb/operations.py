@@ -1,8 +1,8 @@
-"""Inserting, replacing, changing and deleting rows: each one commit of Lance, or one of a group.
+"""Insert, replace, change and delete rows, each operation in one commit of Lance.
 
-They run while no other writer does (see ``commit``), so a looked-up row is still current
-when it is written. In a group, the rows that its calls name are read, the calls are applied to them
-in memory in their order, and the resulting rows are written.
+On a folder, no other writer runs at the same time (see ``commit``), so a looked-up row is still
+current when it is written. For a group, the rows that its calls name are read, the calls are
+applied to them in memory in order, and the resulting rows are written.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ _WORTH_A_CHECK = 100
 _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
 # Rows in a batch.
 _BATCH = 2**17
-# Bytes of rows up to which a merge uses the index over the ids. Lance then holds the rows several
-# times in a pool of 150 MB for each core, or fails. Without the index there is no limit.
+# The most bytes of rows that a merge looks up in the index over the ids. Lance then holds several
+# copies of the rows in a pool of 150 MB per core, or fails. Without the index there is no limit.
 _MOST_BY_INDEX = 32 * 2**20
-# Rows of the table for each merged row above which the index is faster than reading all ids:
-# 53 rows took 26 ms with it and 19 ms without among 40,000, 50 and 60 ms among 200,000.
+# Rows of the table per merged row above which the index is faster than reading all ids: merging 53
+# rows took 26 ms with it and 19 ms without it among 40,000, but 50 and 60 ms among 200,000.
 _ROWS_BY_INDEX = 3000
 # Up to this many ids are looked up by an IN, however small the table is.
 _FEW = 64
 # Rows whose payloads are changed at a time.
 _CHANGED_AT_ONCE = 512
-# A change of up to this many rows may join a group, which reads the rows whole and writes them
-# again. Each of them counts as several rows of the group, so at most 256 old rows are in memory.
+# A change of up to this many rows may join a group, which reads and rewrites whole rows. Each of
+# them counts as several rows of the group, so at most 256 old rows are in memory.
 _MOST_CHANGED = 64
 _SIZE_OF_CHANGED = 32
 # For ``hop``: values to process for each row of a group.
@@ -92,15 +92,15 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
 # The condition of a merge that replaces no row.
 _NEVER = "FALSE"
 OnConflict = Literal["fail", "skip", "replace", "move"]
-"""``move`` is ``replace`` that may also change a row's partition."""
+"""``move`` is like ``replace``, but may also change a row's partition."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOperation(WriteOperation):
     """A write of rows of one table, whose result is a number of rows.
 
-    ``apply`` applies it, in a group, to the named rows in memory, or raises its error and changes
-    nothing. ``direct`` has Lance do it in a separate commit: if the operation selects rows by a
+    In a group, ``apply`` applies it to the named rows in memory, or raises its error and changes
+    nothing. ``direct`` lets Lance do it in a separate commit: if the operation selects rows by a
     filter or names too many, or is the only one and need not read a row.
     """
 
@@ -111,8 +111,8 @@ class RowsOperation(WriteOperation):
     direct: Callable[[Snapshot], Awaitable[int]] | None
     size: int
     by_rows: bool = False
-    """True if it is applied in memory even when it is the only one: to merge a column of one row,
-    Lance reads all of 40,000 in 340 ms."""
+    """True if it is applied in memory even when it is the only one: to merge a column of one row
+    among 40,000, Lance reads them all, which takes 340 ms."""
 
     by_hand = True
 
@@ -137,10 +137,10 @@ class RowsOperation(WriteOperation):
 
 
 async def _apply(table: Snapshot, group: Sequence[RowsOperation]) -> list[Any]:
-    """Apply operations in their order to the rows that they name, and write the results.
+    """Apply operations in order to the rows that they name, and write the results.
 
-    One commit completes each operation. In a bucket other processes may write between two commits:
-    operations on rows that they have written get a ConflictError.
+    Each operation takes effect in one commit. In a bucket, other processes may write between two
+    commits: operations on rows that they have written get a ConflictError.
     """
     rows_named = sum(len(operation.named) for operation in group)
     cost = rows_named * _COLUMNS_A_ROW
@@ -218,7 +218,7 @@ def _to_look_up(
     worth = few and table.name not in table.session.replacing
     if partition_fields(table.schema) or worth:
         existing, unknown = existing | unknown, set()
-    # Reading these as well is cheaper than a request.
+    # Reading these as well is cheaper than another request.
     if changed and len(existing) <= _MOST_CHANGED:
         changed, existing = changed | existing, set()
     return list(changed), list(existing), bool(unknown)
@@ -237,7 +237,7 @@ def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
 
 
 def _unchanged(rows: NetRows, old: pa.Table) -> str:
-    """Return the condition that a row was not written since it was read: it would have moved."""
+    """Return the condition that a row has not been rewritten, and so moved, since it was read."""
     places = zip(old["id"].to_pylist(), old[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
     return f"target.{ADDRESS} IN ({', '.join(changed)})"
@@ -253,11 +253,11 @@ async def _write(
 ) -> int:
     """Write rows that were looked up; return how many rows they replaced.
 
-    A folder has one writer at a time, so the look-up still holds. In a bucket only Lance keeps ids
-    unique, among merges without an index: an existing row is replaced only where the ``condition``
-    holds, and a new one is written only if the merge ``inserts``. If that leaves rows out, because
-    others were faster, the new rows are deleted again: ConflictError, and the caller can repeat the
-    call, which replaces the other rows with the same values.
+    A folder has one writer at a time, so the look-up is still valid. In a bucket only Lance keeps
+    ids unique, among merges without an index: an existing row is replaced only if it meets the
+    ``condition``, and a new one is written only if the merge ``inserts``. If that leaves rows out,
+    because others were faster, the inserted rows are deleted again, and ConflictError is raised.
+    The caller can repeat the call, which replaces the other rows with the same values.
     """
     session = table.session
     if session.exclusive and not merge:
@@ -341,7 +341,7 @@ def _stored(value: Any) -> Any:
 
 
 async def existing_rows(table: Snapshot, ids: Sequence[str]) -> dict[str, Row]:
-    """Return the rows that exist of these ids, with only the values of ``looked_at``."""
+    """Return the existing rows with these ids, with only the values of ``looked_at``."""
     rows_of_ids: dict[str, Row] = {}
 
     def add(rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None) -> None:
@@ -367,7 +367,7 @@ async def existing_rows(table: Snapshot, ids: Sequence[str]) -> dict[str, Row]:
 
 
 async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None:
-    """Return the condition for the rows that both select; None for all rows."""
+    """Return the condition for rows with these ids that match ``where``; None for all rows."""
     parts = []
     if ids is not None:
         parts.append(await hop(len(ids), ids_to_sql, ids))
@@ -383,7 +383,7 @@ def delete(handle: TableHandle, change: Delete) -> RowsOperation:
     async def direct(table: Snapshot) -> int:
         condition = await selection(ids, where) or "TRUE"
         # Counting the rows first would take most of a delete's time.
-        # Its type hints are incomplete.
+        # The result's type hints are incomplete.
         done: Any = await table.session.run(table.lance.delete(condition))
         return int(done.num_deleted_rows)
 
@@ -431,8 +431,9 @@ def update_rows(handle: TableHandle, change: UpdateRows) -> RowsOperation:
         if alike and not change.payloads:
             tables = [await hop(cost_of(part), _table_of, part, schema) for part in parts]
             return await _set_columns(table, pa.concat_tables(tables))
-        # Lance sets the same columns of all rows, so the other values are read. The call has as
-        # many rows in memory, and only one writes at a time, so this takes no share of the memory.
+        # Lance sets the same columns in all rows, so the missing values are read. The call already
+        # has as many rows in memory, and only one call writes at a time, so this takes no share of
+        # the memory.
         named = {name for part in parts for name in part.fields}
         columns = Columns(
             tuple(name for name in schema.fields if name in named),
@@ -460,8 +461,8 @@ def _table_of(part: Batch, schema: Schema) -> pa.Table:
 async def _set_columns(table: Snapshot, rows: pa.Table) -> int:
     """Replace columns of the existing rows with these ids; return how many exist.
 
-    Not by the index over the ids: Lance would write the columns of all rows of a file again, and
-    remove the file from their indexes.
+    Does not use the index over the ids: with it, Lance would rewrite the columns of all rows of a
+    file, and remove the file from their indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
     done = await table.session.run(_merge(table, builder, rows))
@@ -471,9 +472,9 @@ async def _set_columns(table: Snapshot, rows: pa.Table) -> int:
 def _merge(table: Snapshot, builder: LanceMergeInsertBuilder, rows: pa.Table) -> Awaitable[Any]:
     """Merge rows whose vectors have been checked.
 
-    LanceDB's client takes a null for a bad vector. It also takes lists of floats named "vector" for
-    vectors, and refuses all lengths but one. It does not look into an opaque column, which it casts
-    to the table's type.
+    LanceDB's client treats a null as a bad vector. It also treats lists of floats named "vector" as
+    vectors, and refuses all lengths except one. It does not inspect an opaque column, which it
+    casts to the table's type.
     """
     field = table.schema.fields.get("vector")
     if field is not None and field.kind == "list[float]" and "vector" in rows.column_names:
@@ -525,7 +526,7 @@ class _Update:
         if self.change.vector is not None and without_vector(self.change.vector[None, :])[0]:
             values[schema.vector] = "NULL"
         elif self.change.vector is not None:
-            # Each number is a float32, so Lance's float64 and its cast keep it exactly.
+            # Each number is a float32, so Lance's float64 and its cast preserve it exactly.
             numbers = ",".join(map(repr, self.change.vector.astype(float).tolist()))
             values[schema.vector] = f"[{numbers}]"
         return values

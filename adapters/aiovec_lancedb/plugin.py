@@ -1,4 +1,4 @@
-"""The LanceDB backend before it is opened. Does not import lancedb, which may be missing."""
+"""The LanceDB backend's plugin. It does not import lancedb, which may be missing."""
 
 from __future__ import annotations
 

@@ -23,17 +23,17 @@ from .sorting import key_columns, sorted_numbers
 from .sql.filters import condition_sql, ids_to_sql
 
 ADDRESS = "_rowaddr"
-"""Lance's column for the place of a row, which changes when the row is written again."""
+"""Lance's column of row addresses. A row's address changes when the row is written again."""
 
 _K = TypeVar("_K", str, int)
 _T = TypeVar("_T")
 
-# Ids in one query, and bytes of rows if a meter counts them: then the first blocks are small, and
-# the size of their rows tells the size of the next block.
+# The most ids in one query, and the bytes of its rows if a meter counts them: then the first block
+# is small, and the size of the rows read determines the size of the next block.
 _BLOCK, _BLOCK_BYTES = 10_000, 8 * 2**20
-# Lance takes no larger limit or offset; it is far above the possible rows of a fragment.
+# Lance accepts no larger limit or offset; a fragment cannot have nearly as many rows.
 MOST = 2**31 - 1
-# For ``hop``: a literal, especially of the payload, takes as long to turn into SQL as this many
+# For ``hop``: turning a literal into SQL, especially for the payload, takes as long as this many
 # values of a record.
 _COST = 16
 
@@ -48,12 +48,12 @@ async def condition_of(where: Expr | None) -> str | None:
 async def rows_by_id(
     table: Snapshot, ids: Sequence[str], columns: Columns, *, address: bool = False
 ) -> pa.Table:
-    """Return the rows with these ids, in any order; with ``address``, also each row's place."""
+    """Return the rows with these ids, in any order; with ``address``, also their addresses."""
     return await _rows_by(table, ids, ids_to_sql, columns, ADDRESS if address else None)
 
 
 async def rows_by_number(table: Snapshot, numbers: Sequence[int], columns: Columns) -> pa.Table:
-    """Return the rows with these numbers, in any order, with the numbers.
+    """Return the rows with these numbers, together with the numbers, in any order.
 
     It reads no index, so it takes two thirds of the time of a read by ids.
     """
@@ -71,7 +71,7 @@ async def _rows_by(
     columns: Columns,
     beside: str | None,
 ) -> pa.Table:
-    """Return the rows with these keys, and Lance's column ``beside``."""
+    """Return the rows with these keys, including Lance's column ``beside``, if given."""
     names = column_names(table.schema, columns)
     layout = table.schema.to_arrow()
     if beside is not None:
@@ -141,8 +141,8 @@ async def find(table: Snapshot, read: Find[_T]) -> _T:
         numbers = await sorted_numbers(batches, order_by, limit, offset)
         return await get_by_number(table, numbers, columns, finish)
     # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query
-    # fails. Vectors are read afterwards for the matches only: a sort would hold those of the whole
-    # table.
+    # fails. Vectors are read afterwards, for the matches only: a sort would hold the whole table's
+    # vectors.
     later = columns.meter is not None or (columns.vector and limit <= _BLOCK)
     sorted_by = tuple(order.ref.name for order in order_by)
     first = Columns(sorted_by) if later else columns

@@ -1,8 +1,8 @@
-"""The versions that upkeep keeps: recent ones, and those with long reads, tags or branches.
+"""The versions that upkeep keeps: recent ones, and those that long reads, tags or branches use.
 
-On a folder a pin keeps a version, in every process: a locked file that is named after the version.
-The system frees it when its process ends, however that ends. On object storage reads are unknown,
-and versions are kept for longer.
+On a folder, a pin makes every process keep a version. It is a locked file named after the version,
+which the system unlocks when its process ends, even by a crash. On object storage, reads are
+unknown, so versions are kept for longer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _numbers = itertools.count()
 
 
 class Pins:
-    """The versions that are kept of each table: those with pins, and those of the settings.
+    """Each table's kept versions: pinned ones, and those that the settings keep.
 
     Without a folder there are no pins.
     """
@@ -47,7 +47,7 @@ class Pins:
         self._folder = None if folder is None else folder / _READERS
 
     def pin(self, table: str, version: int) -> Pin:
-        """Keep a version: the newest, or one that was the newest a moment ago."""
+        """Return a pin, which keeps the version while its block runs."""
         if self._folder is None:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
@@ -56,7 +56,7 @@ class Pins:
         """Return the first version to keep; None if all are kept.
 
         Lance removes no versions if one of them has a tag, so a tag is a pin too. So is the start
-        of a branch: Lance keeps it only if the branch was created through the same form of address.
+        of a branch: Lance keeps it only if the branch was created by the same form of the address.
         """
         pinned = await in_thread(self._pinned, table.name) + await table.referred_to()
         return self.retention.first_kept(versions, datetime.now(UTC), min(pinned, default=None))
@@ -71,8 +71,8 @@ class Pins:
 class Pin:
     """Keeps a version while its block runs.
 
-    A class, not a generator: when a loop shuts down, it closes async generators in any order, which
-    breaks nested ones.
+    It is a class, not a generator: when a loop shuts down, it closes async generators in any order,
+    which breaks nested ones.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -144,11 +144,11 @@ def _pinned(folder: Path) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The versions that are kept: the newest, and each for which one of these holds.
+    """The rule that decides which versions are kept.
 
-    It is, or is newer than, a pinned version. It was the newest until less than ``grace`` ago, so
-    that it may be being read. Or it was the newest at some moment within ``keep``, and is one of
-    the ``most`` newest.
+    The newest version is kept. An older one is kept if it or an older one is pinned, if it was
+    replaced less than ``grace`` and ``keep`` ago, so that it may still be read, or if it was
+    replaced less than ``keep`` ago and is one of the ``most`` newest.
     """
 
     keep: timedelta
@@ -160,7 +160,7 @@ class Retention:
     ) -> Version | None:
         """Return the oldest version to keep; None if all are kept.
 
-        ``versions`` come in order, the oldest first.
+        ``versions`` are in order, the oldest first.
         """
         first = len(versions) - 1
         while first > 0:

@@ -1,11 +1,12 @@
-"""The connection of one store, and tables opened through it.
+"""One store's connection, and tables opened through it.
 
 A call works on one version of its table, the newest when it begins, so it sees every acknowledged
-write of every process. Each way to open a table does more than the one before:
+write of every process. Each way to open a table does more than the previous one:
 
 - ``Session.open_any`` returns lancedb's table and its Arrow schema, whatever created it.
 - ``Session.newest`` opens a table by name, for callers without a handle.
-- ``Session.opened`` opens it by handle, for writes and upkeep: StaleTableError if that is outdated.
+- ``Session.opened`` opens it by handle, for writes and upkeep, or raises StaleTableError if the
+  handle is outdated.
 - ``Session.reading`` does so for a read, during which others may drop the table.
 - ``Versions.reading`` (``table``) is for an app's reads: it keeps the newest version between
   reads, and waits for memory.
@@ -67,7 +68,7 @@ _T = TypeVar("_T")
 _PAGE = 1000
 # For ``hop``: characters of SQL that lancedb parses in the time of one value of a record.
 _CHARACTERS_A_VALUE = 8
-# Timeout in seconds for the first requests to a server, which LanceDB would repeat for minutes.
+# Timeout in seconds for the first requests to a server, which LanceDB would retry for minutes.
 _PATIENCE = 60.0
 _FORKED = (
     "LanceDB does not survive a fork. Open stores after the fork, or start processes with spawn or "
@@ -78,11 +79,11 @@ _FORKED = (
 _METADATA_CACHE = 64 * 2**20
 # Number of replaced indexes after which the caches are created again. Lance's cache counts only
 # bytes: until it is full, it keeps parts of each replaced index, and up to three open descriptors
-# of its removed files.
+# of the index's removed files.
 _REPLACED = 16
-# Seconds after which the calls on earlier caches have ended.
+# Seconds after which calls that use earlier caches have ended.
 _UNDER_WAY = 2.0
-# Answers cached for one version.
+# The most answers cached for one version.
 _MOST_ANSWERS = 256
 # Pauses in seconds between checks of tables or versions with missing files, which may be in the
 # middle of a drop.
@@ -91,9 +92,9 @@ _LOOKS = (0.02, 0.1, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A table at one version, which ``lance`` reads until it checks out another.
+    """A table at one version, which ``lance`` reads until it checks out another one.
 
-    Answers about the version are kept.
+    It caches answers about the version.
     """
 
     session: Session
@@ -130,12 +131,12 @@ class Snapshot:
         return int(await self._once("version", self.lance.version))
 
     async def rows(self, condition: str | None = None) -> int:
-        """Return the number of rows of the version, or of the rows that a condition selects."""
+        """Return the number of the version's rows, or of those that match a condition."""
         count = partial(self.lance.count_rows, condition)
         return int(await self._once(f"rows {condition or ''}", count))
 
     async def indexes(self) -> list[Any]:
-        """Return Lance's description of each index that the version has."""
+        """Return Lance's descriptions of the version's indexes."""
         known = "indexes" in self.answers
         indexes: list[Any] = await self._once("indexes", self.lance.list_indices)
         if not known:
@@ -143,12 +144,12 @@ class Snapshot:
         return indexes
 
     async def stats(self) -> Mapping[str, Any]:
-        """Return Lance's sizes of the version."""
+        """Return Lance's statistics of the version, such as its number of bytes."""
         sizes: Mapping[str, Any] = await self._once("stats", self.lance.stats)
         return sizes
 
     async def referred_to(self) -> list[int]:
-        """Return the versions that have a tag or began a branch, from any program."""
+        """Return the versions with a tag, or at the start of a branch, created by any program."""
         with self.session.guarded:
             tags, branches = await self.lance.tags.list(), await self.lance.branches.list()
         return [tag["version"] for tag in tags.values()] + [
@@ -180,10 +181,10 @@ class Version(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The newest version of a table for a handle with this epoch.
+    """A table's newest version for handles with this epoch.
 
-    It is current while its manifest is the newest. Until ``fresh_until``, it counts as current
-    without a check, if this store has not written to the table since.
+    It is current as long as its manifest is the newest. Until ``fresh_until``, it counts as current
+    without a check, unless this store has written to the table since.
     """
 
     table: Snapshot
@@ -195,7 +196,7 @@ class Newest(NamedTuple):
 
 @dataclass(slots=True)
 class Connections:
-    """lancedb's connections of a store, and data that lives as long as they do."""
+    """A store's lancedb connections, and data that lives as long as they do."""
 
     writer: AsyncConnection
     reader: AsyncConnection
@@ -203,9 +204,9 @@ class Connections:
     newest: dict[str, Newest] = field(default_factory=dict)
     """The kept versions of tables. They refer to Lance's caches."""
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    """The UUIDs of the indexes that each table had when last opened, by table and index name."""
+    """The UUIDs of each table's indexes when last listed, by table and index name."""
     replaced: int = 0
-    """The number of indexes that were replaced."""
+    """The number of indexes that were replaced since the connections were opened."""
 
     def kept(self, handle: TableHandle) -> Newest | None:
         """Return the kept version of a table, unless it belongs to another table of that name."""
@@ -213,7 +214,7 @@ class Connections:
         return kept if kept is not None and kept.epoch == handle.epoch else None
 
     def note(self, table: str, indexes: Sequence[Any]) -> None:
-        """Count the indexes that are not those of the version seen before."""
+        """Count the indexes that have replaced those in the version seen last."""
         for index in indexes:
             key, uuid = (table, index.name), index.index_uuid
             self.replaced += self.uuids.get(key, uuid) != uuid
@@ -240,10 +241,10 @@ def _caches(settings: LancedbSettings) -> Any:
 
 
 async def _freed(connection: AsyncConnection) -> None:
-    """Have Lance free the caches of a connection, once the calls under way have ended.
+    """Let Lance free a connection's caches, after calls in progress have ended.
 
-    Python would hold the GIL while it frees them: 50 ms for 12,000 parts of indexes. So the last
-    reference to them is that of a running call, which Lance drops in its own thread.
+    Python would hold the GIL while it frees them: 50 ms for 12,000 parts of indexes. So a running
+    call has the last reference to them, which Lance drops in one of its threads.
     """
     await asyncio.sleep(_UNDER_WAY)
     last = asyncio.ensure_future(connection.list_tables(limit=1))
@@ -257,7 +258,7 @@ async def _freed(connection: AsyncConnection) -> None:
 async def _looked_up(
     look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
 ) -> _T:
-    """Return the result of ``look``; repeat it after each pause while something is missing."""
+    """Return the result of ``look``; retry it after each pause while something is missing."""
     for pause in _LOOKS:
         with suppress(missing):
             return await look()
@@ -290,14 +291,14 @@ class Session:
     def __init__(
         self, target: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
     ) -> None:
-        """With ``in_use`` the session obeys a migration's mark, unlike one that only inspects."""
+        """With ``in_use``, the session obeys a migration's mark; without, it only inspects tables."""
         self._target = target
         self.settings = settings
         self.target = target.shown
         self.folder = target.folder
-        """The folder of the tables, if they lie in one."""
+        """The folder of the tables, if they are in one."""
         self.exclusive = not target.in_bucket
-        """True if a table has one writer at a time; in a bucket other processes write too."""
+        """True if a table has one writer at a time; in a bucket, other processes may write too."""
         self.admission = ReadAdmission(settings.busy_timeout)
         """Shares of the memory for reads."""
         self._connections: Connections | None = None
@@ -307,20 +308,20 @@ class Session:
         self._let_go: Callable[[], object] = lambda: None
         self._closed = False
         self.closing = False
-        """True once no new call may begin; calls under way continue."""
+        """True once no new call may begin; calls in progress continue."""
         self._key = ""
         self.replacing: set[str] = set()
         """Tables whose last upsert replaced rows."""
         # Names in a bucket that are known to be tables.
         self._known: set[str] = set()
-        # Locks are waited for in separate threads, so that no other work waits behind them.
+        # Waits for locks use separate threads, so that they delay no other work.
         self._lock_threads = asyncio.Semaphore(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
         """A migration's mark, as this store sees it."""
         self.secrets = target.secrets(settings)
         self.guarded = _Guarded(self)
-        """Translates lancedb's errors in a block, without this store's secrets. In a closed store,
-        any error is a StoreClosedError."""
+        """A block whose lancedb errors are translated, without this store's secrets. In a closed
+        store, any error becomes a StoreClosedError."""
 
     @property
     def forked(self) -> bool:
@@ -344,7 +345,7 @@ class Session:
                     self._connections = await self._connect()
                     await self._connections.writer.list_tables(limit=1)
             await self.check_folder()
-            # Equal for all stores on the same tables; each store in memory has a different one.
+            # Stores on the same tables have equal keys; each store in memory has a different one.
             self._key = await in_thread(lambda: self._target.key)
             self._key += f" {id(self)}" if self._target.in_memory else ""
         except TimeoutError:
@@ -361,9 +362,9 @@ class Session:
         return Connections(writer, reader)
 
     async def note_indexes(self, table: str, indexes: Sequence[Any]) -> None:
-        """Note the indexes of a version. If many were replaced, renew connections and caches.
+        """Note a version's indexes. If many were replaced, renew the connections and caches.
 
-        Running calls continue with the earlier ones.
+        Calls in progress continue with the earlier ones.
         """
         connections = self.connections
         connections.note(table, indexes)
@@ -402,7 +403,7 @@ class Session:
     def _hold(self, folder: Path) -> tuple[int, int] | None:
         """Keep the folder open, and return its inode, which no other folder can then get.
 
-        Otherwise a folder that is removed and created again may have the same inode.
+        Otherwise a folder that was removed and created again may have the same inode.
         """
         with suppress(OSError, AttributeError):  # Windows cannot open folders
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -413,11 +414,11 @@ class Session:
 
     @property
     def new_tables(self) -> dict[str, str]:
-        """The storage options, which define how Lance creates a table."""
+        """The storage options, including those that define how Lance creates a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
     async def close(self) -> None:
-        """End the connections, and free Lance's caches in a thread."""
+        """Close the connections, and free Lance's caches in a thread."""
         self._closed = True
         await self._earlier.cancel()
         await in_thread(self._close)
@@ -431,21 +432,21 @@ class Session:
         self._let_go()
 
     def check_not_closed(self, error: Exception) -> None:
-        """Raise StoreClosedError for an error of a call that was stopped by closing the store."""
+        """Raise StoreClosedError if an error comes from a call that the store's close stopped."""
         if self._closed and not isinstance(error, StoreClosedError):
             raise StoreClosedError(self.target) from error
 
     def check(self) -> AsyncConnection:
-        """Return the connection; raise StoreClosedError if it cannot be used."""
+        """Return the connection for writes; raise StoreClosedError if it cannot be used."""
         return self.connections.writer
 
     @property
     def connections(self) -> Connections:
-        """The current connections; StoreClosedError if they cannot be used."""
+        """The current connections. Raises StoreClosedError if they cannot be used."""
         if self._connections is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
-            # Its threads do not exist in this process, so a call would never end.
+            # lancedb's threads do not exist in this process, so a call would never end.
             raise StoreClosedError(
                 self.target, f"it was opened before this process was forked. {_FORKED}"
             )
@@ -464,22 +465,22 @@ class Session:
         return None if self.folder is None else self.folder / FOLDER
 
     def lock(self, table: str) -> TableLock:
-        """Return the lock of that name, which all stores on these tables share."""
+        """Return a table's lock, which all stores on these tables share."""
         file = None if self.lock_folder is None else self.lock_folder / f"{table}.lock"
         return TableLock(f"{self._key}\n{table}", file, self.check_folder_here, self._lock_threads)
 
     async def lease(self, table: str) -> UpkeepLease | None:
-        """Return the lease that keeps other processes' upkeep off in a bucket; None elsewhere."""
+        """Return the lease that stops other processes' upkeep in a bucket; None elsewhere."""
         if not self._target.in_bucket:
             return None
         return UpkeepLease(await in_thread(lambda: self.bucket), table)
 
     @asynccontextmanager
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
-        """Hold the write locks of the tables. Raises StoreBusyError if one of them is not free.
+        """Hold the write locks of the tables.
 
-        If one is not free within ``limit`` seconds, all are released: calls that wait for the first
-        must not fail because of the last.
+        If one is not free within ``limit`` seconds, release all of them and raise StoreBusyError:
+        calls that wait for the first must not fail because of the last.
         """
         deadline = Deadline(limit)
         async with AsyncExitStack() as locks:
@@ -492,7 +493,8 @@ class Session:
             yield
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
-        """Return the place of a migration's mark; None if not all writers take a lock."""
+        """Return what creates the storage of a migration's mark; None if not all writers use locks.
+        """
         if self.lock_folder is not None:
             return partial(MarkFile, self.lock_folder)
         return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None
@@ -520,8 +522,8 @@ class Session:
         return name in await self.names()
 
     def _has_more_than_a_transaction(self, name: str) -> bool:
-        """Return whether a bucket has a table, and not only a transaction, which a killed creation
-        by LanceDB itself leaves."""
+        """Return whether a bucket has more of a table than a transaction, which remains if LanceDB
+        is killed while it creates the table."""
         return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
 
     async def names(self) -> list[str]:
@@ -539,7 +541,8 @@ class Session:
             if not token:
                 break
         if self._target.in_bucket:
-            # One request each, as many at a time as there are threads, and once for each table.
+            # Each check is a request; as many run at a time as there are threads. Each table is
+            # checked once.
             known = self._known.intersection(names)
             new = [name for name in names if name not in known]
             exist = await asyncio.gather(*map(self.has, new))
@@ -559,7 +562,7 @@ class Session:
                 table = await connection.open_table(name)
                 return table, await table.schema()
 
-        try:  # files are also missing while another call drops the table, or creates it again
+        try:  # files are also missing while another call drops or recreates the table
             return await _looked_up(look)
         except CorruptStoreError as exc:
             files = None if self.folder is None else Manifests(self.folder, name)
@@ -571,7 +574,7 @@ class Session:
     async def listed_versions(self, table: Snapshot) -> list[Version]:
         """Return every kept version, the oldest first, with the modification time of its manifest.
 
-        Reads no manifest; in a bucket it takes one request for a thousand versions.
+        It reads no manifest. In a bucket, it takes one request for each thousand versions.
         """
         if self.folder is not None:
             times = await in_thread(Manifests(self.folder, table.name).times)
@@ -584,7 +587,7 @@ class Session:
         return [Version(number, datetime.fromtimestamp(at, UTC)) for number, at in sorted(times)]
 
     async def newest(self, name: str) -> Snapshot:
-        """Open a table by its name; raise TableNotFoundError if it does not exist."""
+        """Open a table by name; raise TableNotFoundError if it does not exist."""
 
         async def look() -> tuple[AsyncTable, pa.Schema]:
             try:
@@ -597,7 +600,7 @@ class Session:
                 await self.mark.check_here()
                 raise TableNotFoundError(name, names) from exc.__cause__
 
-        try:  # a table is listed a moment before it can be read
+        try:  # a new table is listed a moment before it can be read
             table, arrow = await _looked_up(look, StaleTableError)
         except StaleTableError as exc:
             reason = f"no version of table {name!r} can be read"
@@ -615,13 +618,13 @@ class Session:
         reads: bool = False,
         checked: bool = False,
     ) -> Snapshot:
-        """Return the table as it is now; raise StaleTableError if the handle is out of date.
+        """Return the table's newest version; raise StaleTableError if the handle is outdated.
 
         With ``altered``, its fields may differ, as long as it was not dropped. With ``checked``,
         the caller checks the store's folder.
         """
         table, arrow = await self.open_any(handle.name, reads=reads)
-        if not checked:  # it may belong to another folder, or to an older copy
+        if not checked:  # the table may belong to another folder, or to an older copy
             await self.check_folder()
         if epoch_of(arrow) != handle.epoch:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
@@ -643,7 +646,7 @@ class Session:
     async def check_not_dropped(self, handle: TableHandle) -> None:
         """Raise StaleTableError if the table was dropped, so that its files are missing.
 
-        A drop removes one object of a bucket after another, so it may be under way.
+        A drop removes one object of a bucket after another, so it may still be in progress.
         """
         for pause in () if self.exclusive else _LOOKS:
             await self.opened(handle)
@@ -657,7 +660,7 @@ class Session:
     async def batches(
         self, query: Any, length: int | None = None, where: str | None = None
     ) -> Batches:
-        """Begin to read the rows of a query that a condition selects, ``length`` rows a batch."""
+        """Begin to read a query's rows that match ``where``, in batches of ``length`` rows."""
         with self.guarded:
             prepared = await self._prepared(query, where)
             return Batches(self, await prepared.to_batches(max_batch_length=length))
@@ -665,8 +668,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. With ``most``, which is their largest number, no last request
-        is needed to find the end."""
+        """Return all rows of a query. With ``most``, their largest possible number, it needs no last
+        request to find the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()
@@ -677,7 +680,7 @@ class Session:
         return pa.Table.from_batches(batches, schema=stream.schema)
 
     async def _prepared(self, query: Any, where: str | None) -> Any:
-        if where is not None:  # lancedb parses it at once
+        if where is not None:  # lancedb parses it immediately, in this thread
             query = await hop(len(where) // _CHARACTERS_A_VALUE, query.where, where)
         return without_blobs(query)
 
@@ -709,18 +712,18 @@ def _tables_in(folder: Path) -> list[str]:
 
 
 def _is_table(path: Path) -> bool:
-    """Return whether a folder has a version, or rows without a version, as a damaged table does.
+    """Return whether a folder has a version, or rows without a version like a damaged table.
 
-    Otherwise a killed or failed creation left it.
+    Otherwise it remains from a killed or failed creation.
     """
     versions, data = path / "_versions", path / "data"
     return _has(versions, lambda name: bool(version_of(f"_versions/{name}"))) or _has(data, bool)
 
 
 def _has(folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Return whether a folder has a matching name.
+    """Return whether a folder has a file with a matching name.
 
-    Stops at the first, as there may be thousands.
+    Stops at the first match, because there may be thousands of files.
     """
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         return any(wanted(entry.name) for entry in entries)

@@ -20,13 +20,13 @@ class LancedbSettings(BackendSettings):
 
     For example { aws_access_key_id = "…", aws_secret_access_key = "…", aws_region = "eu-central-1"
     }. Options that are missing here come from environment variables such as AWS_ACCESS_KEY_ID,
-    which is the better place for secrets."""
+    which are the better place for secrets."""
 
     region: str = not_empty("us-east-1")
     """Region of a db:// address. Its key comes from the environment variable LANCEDB_API_KEY."""
 
     host: str = ""
-    """Address of the service behind db://. Empty means LanceDB's own."""
+    """Address of the service behind db://. Empty means LanceDB's own service."""
 
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for other calls and other processes before it fails with
@@ -35,7 +35,7 @@ class LancedbSettings(BackendSettings):
     0 does not wait."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """Most writing calls in progress, with at most 64 MiB of rows in all; further ones wait.
+    """The most write calls in progress, with at most 64 MiB of rows in total; others wait.
 
     They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
@@ -55,34 +55,34 @@ class LancedbSettings(BackendSettings):
     search_memory: str = memory_size("auto")
     """Memory for concurrent exports, large reads and searches without an index, such as "512 MiB".
 
-    Further ones wait. One that needs more than all of it runs alone. "auto" is a quarter of the
+    Others wait. One that needs more than the whole amount runs alone. "auto" is a quarter of the
     machine's memory, at most 4 GiB."""
 
     scan_limit: str = memory_size("1 GiB")
-    """Vectors that a search without a usable index may read, such as "4 GiB".
+    """The most bytes of vectors that a search without a usable index may read, such as "4 GiB".
 
-    A search that would read more raises UnsupportedError, unless it asks for exact=True. 1 GiB, as
-    "auto" too, takes about a second from a disk."""
+    A search that would read more raises UnsupportedError, unless it has exact=True. "auto" is 1
+    GiB, which takes about a second to read from a disk."""
 
     index_cache: str = memory_size("auto")
-    """Memory for the parts of indexes that searches read again, such as "2 GiB".
+    """Memory for the parts of indexes that searches use repeatedly, such as "2 GiB".
 
     "auto" is a quarter of the machine's memory, at most 4 GiB."""
 
     metadata_cache: str = memory_size("auto")
     """Memory for the places of rows in files, such as "256 MiB".
 
-    More of it saves requests to object storage where a store has many tables or files. "auto" is 64
+    More memory saves requests to object storage if a store has many tables or files. "auto" is 64
     MiB."""
 
     read_freshness: float = key(0.0, at_least=0, at_most=3600)
     """Seconds for which a read may miss the writes of other stores and processes, such as 1.0.
 
-    Each read then saves a request to object storage. 0 sees every write that was acknowledged
-    before. A store always sees its own writes."""
+    Each read then saves a request to object storage. With 0, a read sees every write that was
+    acknowledged before it began. A store always sees its own writes."""
 
     upkeep: Literal["here", "elsewhere"] = key("here", choices=("here", "elsewhere"))
-    """The processes that compact files, build indexes and remove old versions in the background.
+    """Which processes compact files, build indexes and remove old versions in the background.
 
     "here": each process that opens the store for writing, one process at a time for each table.
 
@@ -98,19 +98,20 @@ class LancedbSettings(BackendSettings):
 
     "none": no index; only create_index() builds one.
 
-    Or a kind: "hnsw_sq", "ivf_pq", "ivf_flat" or "ivf_rq"."""
+    Otherwise, a kind: "hnsw_sq", "ivf_pq", "ivf_flat" or "ivf_rq"."""
 
     index_from: int = key(20_000, at_least=256, at_most=1_000_000_000)
-    """Rows from which a table gets that index.
+    """The number of rows from which a table gets a vector index.
 
-    With fewer rows a search without an index is fast enough: about 10 ms for 20_000 rows of 384
+    With fewer rows, a search without an index is fast enough: about 10 ms for 20_000 rows of 384
     dimensions."""
 
     recall_target: float = key(0.95, above=0, below=1)
-    """Share of the true nearest rows that a search with an index finds.
+    """Share of the true nearest rows that a search with an index should find.
 
-    After a build, searches are tried with and without the index, and the table keeps the smallest
-    effort that reaches this recall. create_index(recall=…) sets another for a table."""
+    After a build, searches with and without the index are compared, and the table keeps the
+    smallest effort that reaches this recall. create_index(recall=…) sets another one for a
+    table."""
 
     def scan_bytes(self) -> int:
         """``scan_limit`` in bytes."""
@@ -118,6 +119,6 @@ class LancedbSettings(BackendSettings):
         return 2**30 if size is None else size
 
     def kept_versions(self) -> timedelta:
-        """``keep_versions`` as a time."""
+        """``keep_versions`` as a timedelta."""
         number, unit = self.keep_versions.split()
         return timedelta(**{unit.rstrip("s") + "s": int(number)})

@@ -1,6 +1,6 @@
 """Sort rows by keys of the payload, which Lance cannot do.
 
-The keys of all rows that a filter selects are read batch by batch, and only the first ``offset +
+The keys of all rows that match a filter are read batch by batch, and only the first ``offset +
 limit`` rows are kept.
 """
 
@@ -20,14 +20,14 @@ from aiovec.backend.threads import hop
 from .layout import ROW
 from .sql.values import PayloadValue, name
 
-# Further rows held before a sort: fewer sorts, for some megabytes more.
+# Additional rows held before a sort: fewer sorts, for a few more megabytes.
 _MOST_WAITING = 65_536
 # For ``hop``: the work of sorting a row by one key, in values.
 _COST_A_KEY = 8
 
 
 def kind_of(value: Any) -> int | None:
-    """Return the rank of a JSON value's type in the order of types; None for null, lists and
+    """Return the rank of a JSON value's type in our order of types; None for null, lists and
     objects."""
     match value:
         case bool():
@@ -54,9 +54,9 @@ def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
 async def sorted_numbers(
     batches: AsyncIterable[pa.RecordBatch], order_by: Sequence[Order], limit: int, offset: int
 ) -> list[int]:
-    """Return the numbers of sorted rows, ``limit`` at most, from ``offset`` on.
+    """Return the numbers of up to ``limit`` sorted rows, from ``offset`` on.
 
-    The batches have ``key_columns``.
+    The batches have the columns of ``key_columns``.
     """
     most = offset + limit
     kept: list[pa.Table] = []
@@ -78,7 +78,7 @@ async def sorted_numbers(
 
 
 def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> pa.Table:
-    """Return the first rows of all tables, ``most`` at most."""
+    """Return the first rows of all tables together, at most ``most``, in order."""
     table = pa.concat_tables(tables)
     keys = [
         (column, "descending" if order.descending else "ascending")
@@ -106,7 +106,7 @@ def _parts(n: int) -> list[str]:
 
 
 def _columns_of(texts: Iterable[str | None]) -> list[pa.Array]:
-    """Return the type, nearest float, an int's difference from it, and text, of each scalar."""
+    """Return columns of each scalar's type, nearest float, an int's difference from it, and text."""
     values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
     rows = [_parts_of(value) for value in values]
     return [pa.array([row[n] for row in rows], type) for n, type in enumerate(_PART_TYPES)]

@@ -1,4 +1,4 @@
-"""LancedbBackend: tables of LanceDB in a folder, memory, object storage, or the service."""
+"""LancedbBackend: LanceDB tables in a folder, memory, object storage, or the managed service."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ _SHARE_OF_PATIENCE = 1 / 2
 
 
 class LancedbBackend(Backend):
-    """Tables of LanceDB. ``target`` is a folder or a URL.
+    """LanceDB tables. ``target`` is a folder or a URL.
 
-    It promises nothing against power loss: Lance does not flush its files to the disk.
+    A power cut may lose or damage data: Lance does not flush its files to the disk.
     """
 
     name: ClassVar[str] = "lancedb"
@@ -147,7 +147,7 @@ class LancedbBackend(Backend):
         return ability in _ABLE or (ability == "moves" and self._session.mark.supported)
 
     async def close(self) -> None:
-        if self._session.forked:  # work under way belongs to the parent
+        if self._session.forked:  # work in progress belongs to the parent
             return
         self._session.admission.close(StoreClosedError(self.target))
         self._tables.gate.close(StoreClosedError(self.target))
@@ -245,7 +245,7 @@ class LancedbBackend(Backend):
     # Engines
 
     def place_of(self, table: str) -> TablePlace:
-        """Return a table's address in Lance. UnsupportedError if only this process can open it."""
+        """Return a table's address in Lance; raise UnsupportedError if an engine cannot open it."""
         if self._target.in_memory or self._target.managed:
             raise UnsupportedError("engines", self.name, f"not on {self.target}")
         return TablePlace(
@@ -268,7 +268,7 @@ class LancedbBackend(Backend):
         filled.upkeep.wrote()
 
     async def by_engine(self, table: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        """Have an engine compact a table, and build the indexes over ids and fields again."""
+        """Let an engine compact a table, and rebuild its indexes over ids and fields."""
         await self._writable(table.name).upkeep.by_engine(table, compact)
 
     # Writing
@@ -287,8 +287,8 @@ class LancedbBackend(Backend):
                 return await self._update(table, change)
 
     async def _update(self, table: TableHandle, change: Update) -> int:
-        # A change of payloads takes its share of the memory before its turn among the writers:
-        # other calls may hold a share and wait for one of these.
+        # A change of payloads takes its share of the memory before it queues as a write, because
+        # other calls may hold a share while they queue.
         most = None if change.ids is None else len(change.ids)
         dim = 0 if change.vector is None else len(change.vector)
         versions = self._versions(table)
@@ -390,7 +390,7 @@ class LancedbBackend(Backend):
         async with self._versions(table).pin(version):
             await tables.check_whole(self._session, table, version)
             with renewed():  # the time of reading the version does not count as waiting for others
-                # It ends the load of an engine: Lance refuses every commit that began before it.
+                # A revert ends an engine's load: Lance refuses every commit that began before it.
                 change = SeparateWrite(
                     tables.revert, table, changes_schema=True, fills=True, args=(version,)
                 )
@@ -417,7 +417,7 @@ class LancedbBackend(Backend):
         self._check_writable()
         before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
-            with suppress(AiovecError):  # if the sign stays, it only costs readers a check
+            with suppress(AiovecError):  # if a sign stays, it only costs readers a check
                 await self._set_signs(self._settings.busy_timeout)
         return before, after
 
@@ -425,14 +425,15 @@ class LancedbBackend(Backend):
         mark = (await self.move_record()).mark
         if mark is not None and mark.state == OPEN:
             await self._set_signs(limit)
-        # In a bucket, a write that read an earlier mark reads this one before it is acknowledged.
+        # In a bucket, a write that has read an earlier mark reads this one before it is
+        # acknowledged.
         elif self._session.exclusive:
             for name in await self._session.names():
                 async with self._session.locked([name], limit):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """Make the readers of each table check the mark, after all earlier writes."""
+        """Set each table's sign of whether readers have to check the mark, after earlier writes."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

@@ -1,4 +1,4 @@
-"""Counts of each value, and the smallest and largest value, of a field, the id or a payload key.
+"""Count the values, or find the smallest and largest value, of a field, the id or a payload key.
 
 Lance has no aggregates, so the column is read batch by batch.
 """
@@ -26,20 +26,20 @@ from .table import Versions
 
 # Rows or values processed at a time, which blocks every Python thread for about a millisecond.
 BATCH = 2048
-# Most distinct values that are counted in a small share of the memory. If there are more, the share
-# assumes a distinct value for each row.
+# The most distinct values that are counted with a small share of the memory. With more values, the
+# share assumes a distinct value for each row.
 _FEW = 20_000
 # Bytes of texts and lists that take as long to process as one short value.
 BYTES_A_VALUE = 64
 
 _Key = tuple[int, Any]
-"""The rank of a value's type in the order of types, and the value."""
+"""The rank of a value's type in our order of types, and the value."""
 
 
 async def value_counts(
     versions: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
-    """Return the most frequent values with their counts; equally frequent ones in value order."""
+    """Return the most frequent values with their counts; equally frequent ones in order of value."""
     columns = Columns((), payload=True) if ref.path else Columns((ref.name,))
     for most in (_FEW, MOST):
         async with versions.reading(handle, most, columns) as table:
@@ -59,7 +59,7 @@ async def _value_counts(
     def add(values: pa.Array) -> None:
         keys = _keys(values, ref)
         counts.update(keys)
-        # 1 and 1.0 are one value, an int if any of them is.
+        # 1 and 1.0 are one value, which is an int if any of its occurrences is.
         ints.update(key for key in keys if type(key[1]) is int)
 
     column = PayloadValue(ref.path).as_items if ref.path else name(ref.name)
@@ -78,7 +78,7 @@ async def _value_counts(
 
 
 async def bounds(table: Snapshot, ref: Ref, where: Expr | None) -> tuple[Value, Value] | None:
-    """Return the smallest and the largest value; None if there is none."""
+    """Return the smallest and the largest value; None if there are no values."""
     ends: list[_Key] = []
 
     def widen(values: pa.Array) -> list[_Key]:
@@ -103,7 +103,7 @@ async def _batches(table: Snapshot, column: str, where: Expr | None) -> Batches:
 
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
-    """Return the values that are not null; of a list, each distinct item."""
+    """Return the keys of the values that are not null; for a list, of each distinct item."""
     # Arrow cannot drop the nulls of text views, which values of nested payload keys may be.
     present = [value for value in python_values(values) if value is not None]
     if not ref.path:
@@ -120,7 +120,7 @@ def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
 
 
 def _scalars(values: Iterable[Any]) -> Iterator[_Key]:
-    """Yield the keys of values of the payload, but not of null, lists and objects."""
+    """Yield the keys of payload values, except null, lists and objects."""
     for value in values:
         if (kind := kind_of(value)) is not None:
             yield kind, value + 0.0 if isinstance(value, float) else value

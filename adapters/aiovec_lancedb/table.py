@@ -1,13 +1,13 @@
-"""The versions of a table, for reads, and the queue of its writes.
+"""A table's versions, for reads, and the queue of its writes.
 
 Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
 each read first checks that it is still the newest, by the names in the folder of versions, as Lance
-does when it looks for the newest version. That costs a third of opening the table again. If in
+does when it looks for the newest version. The check costs a third of opening the table again. If in
 doubt, the read opens it again. So a read sees every write that was acknowledged before it began.
 
-A table of Lance that refreshes itself (``read_consistency_interval`` of 0) would do the same for
-twice the processor time: its version does not show that the table was dropped and created again,
-so its schema has to be read too. In a bucket that would be two requests, and opening takes one.
+A Lance table that refreshes itself (with a ``read_consistency_interval`` of 0) would do the same
+for twice the CPU time: its version does not show that the table was dropped and created again, so
+its schema has to be read too. In a bucket this would take two requests, and opening takes one.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _FEW = 1000
 _ID = Columns(())
 # Seconds for which the measured size of a table's rows is used.
 _SIZES_FOR = 10.0
-# A file younger than this many nanoseconds may be replaced by another with the same times, because
-# the clock of file times moves on only every few milliseconds.
+# A file younger than this many nanoseconds may be replaced by another one with the same times,
+# because the clock of file times advances only every few milliseconds.
 _TOO_YOUNG = 100_000_000
-# The name of a manifest: 2**64 - 1 less its version, so the newest comes first. Tables of old
-# versions of Lance had other names.
+# The name of a manifest: 2**64 - 1 minus its version, so the newest comes first. Manifests of old
+# Lance versions have other names.
 _NAME = re.compile(r"[0-9]{20}\.manifest\Z")
 
 
 ManifestIdentity = tuple[str, int, int, int, int]
-"""Distinguishes a manifest from one of the same name in a table that was dropped and recreated: by
-name, inode, size and times."""
+"""The name, inode, size and times of a manifest, which distinguish it from a manifest with the same
+name after the table was dropped and recreated."""
 
 
 def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
-    """Return the identity of the newest manifest, or None if it is too young to trust, or unlisted.
+    """Return the newest manifest's identity; None if it is too young to trust, or cannot be read.
 
     Reads the disk.
     """
@@ -71,22 +71,22 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
 
 
 class Versions:
-    """The versions of a table: the newest, which reads open, and those that are pinned."""
+    """A table's versions: the newest, which reads open, and pinned ones."""
 
     def __init__(self, name: str, session: Session, pins: Pins) -> None:
         self.name = name
         self.session = session
         self.pins = pins
-        # Counts the writes of this store, which every later read has to see.
+        # The number of this store's writes, which every later read has to see.
         self._writes = 0
-        # The bytes of a row without its vector, and the time until which this figure is used.
+        # The average bytes of a row without its vector, and the time until which they are valid.
         self._row_bytes, self._row_until = 0, 0.0
-        # A check of the disk that waits for the end of an earlier one.
+        # A check of the disk that is waiting for an earlier one to end.
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
         self._looking = asyncio.Lock()
 
     async def snapshot(self, handle: TableHandle) -> Snapshot:
-        """Return the newest version, which is the kept one if that is still current."""
+        """Return the newest version: the kept one if it is still current, or else open it."""
         connections = self.session.connections
         now, writes = time.monotonic(), self._writes
         kept = connections.kept(handle)
@@ -104,14 +104,14 @@ class Versions:
                 table = kept.table
             await table.indexes()
         if not fresh:
-            # The check came before the opening. If the manifest belonged to another version, or to
-            # another table of this name, the next check will differ.
+            # The check came before the table was opened. If the manifest belonged to another
+            # version, or to another table of this name, the next check will return another one.
             until = now + self.session.settings.read_freshness
             connections.newest[self.name] = Newest(table, handle.epoch, manifest, writes, until)
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
-        """Check which version is the newest, together with all reads that wait for the same check.
+        """Check which version is the newest; reads that wait for a check share the next one.
 
         A check that has already begun may miss writes that this read has to see.
         """
@@ -139,11 +139,11 @@ class Versions:
         beside: Callable[[Snapshot], Awaitable[int]] | None = None,
         version: Snapshot | None = None,
     ) -> AsyncIterator[Snapshot]:
-        """Open the newest version, or continue in ``version``, for a read of up to ``results`` rows
-        with these columns.
+        """Open the newest version, or continue with ``version``, for a read of up to ``results``
+        rows with these columns.
 
-        ``times`` is the number of such results, and ``beside`` returns the bytes that the read may
-        hold in addition.
+        The read returns rows ``times`` times, as one of several queries does. ``beside`` returns
+        the bytes that the read may hold in addition.
         """
         table, admission = version or await self.snapshot(handle), self.session.admission
         try:
@@ -167,9 +167,9 @@ class Versions:
     async def changing(
         self, handle: TableHandle, most: int | None, dim: int
     ) -> AbstractAsyncContextManager[object]:
-        """Return a share of the memory for changing the payloads of ``most`` rows, or of all.
+        """Return a share of the memory for changing the payloads of ``most`` rows, or of all rows.
 
-        ``dim`` is 0 if no vectors change with them.
+        ``dim`` is 0 unless the call also changes vectors.
         """
         row = self._known_row_bytes()
         if row is None or most is None or most > _FEW:
@@ -204,19 +204,19 @@ class Versions:
         return self._row_bytes if time.monotonic() < self._row_until else None
 
     def pin(self, version: int) -> Pin:
-        """Keep a version, the newest or one that was the newest a moment ago, during a block."""
+        """Return a pin, which keeps a version while its block runs."""
         return self.pins.pin(self.name, version)
 
     def has_changed(self) -> None:
-        """Make every later read of this store check for a newer version."""
+        """Make this store's later reads check for a newer version."""
         self._writes += 1
 
 
 class Writes:
-    """The queue of a table's writes. Writes that wait at the same time share a commit."""
+    """The queue of a table's writes. Writes that wait at the same time may share a commit."""
 
     def __init__(self, versions: Versions, gate: Gate) -> None:
-        """``gate`` admits the store's writing calls."""
+        """``gate`` admits the store's write calls."""
         self.versions = versions
         committer = TableCommitter(versions.session, versions.name, self._make_room)
         self._commits = GroupCommit(committer, gate)
@@ -224,10 +224,10 @@ class Writes:
     async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
         """Queue an operation, and return its result after its commit.
 
-        StoreBusyError if it cannot begin within ``limit`` seconds, or ``busy_timeout``. If the
-        caller is cancelled before it begins, it is never done; if cancelled later, it is done all
-        the same, unless it has to be repeated after a conflict. This is settled when the call
-        returns, however often it is cancelled.
+        Raises StoreBusyError if it cannot begin within ``limit`` seconds, or ``busy_timeout``. If
+        the caller is cancelled before the operation begins, it is never done; if cancelled later,
+        it is still done, unless a conflict requires a retry. Its outcome is settled when the call
+        returns, however often the caller is cancelled.
         """
         session = self.versions.session
         if session.closing:
@@ -241,7 +241,7 @@ class Writes:
             self.versions.has_changed()
 
     async def _make_room(self, table: Snapshot) -> bool:
-        """On a folder, remove the versions that nobody needs; return whether there were any.
+        """On a folder, remove the versions that nobody needs; return whether it removed any.
 
         Lance removes versions only after a compaction, for which a full disk has no room.
         """
@@ -258,7 +258,7 @@ class Writes:
 
     @property
     def idle(self) -> bool:
-        """True if no write waits or runs."""
+        """True if no write is waiting or running."""
         return self._commits.idle
 
     async def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""Create, alter and drop tables, each while nobody else writes the table."""
+"""Create, alter and drop tables, while nobody else writes to the same table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# The name of a table's folder during its removal; no other folder has a name of this form.
+# The name of a table's folder while it is removed; no other folder has a name of this form.
 _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
@@ -73,13 +73,13 @@ async def create_table(session: Session, name: str, schema: Schema) -> None:
 
 
 async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> None:
-    """Write the first version of a table, unless there is one.
+    """Write the first version of a table, unless it exists.
 
     LanceDB's ``create_table`` checks for the table, checks again when it commits, and overwrites a
     table that another process has created in between, even one with rows. So the version is created
     in a local folder, and its only file, the manifest, is put into the bucket by one conditional
-    write. Afterwards the caller reads whose table it is, even if the answer was lost, or upkeep has
-    already removed the first version of another process's table.
+    write. Afterwards the caller checks who created the table, even if the answer was lost, or
+    upkeep has already removed the first version of another process's table.
     """
     with session.guarded:
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
@@ -116,8 +116,8 @@ async def check_exists(session: Session, name: str) -> None:
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, even a damaged one. In a folder it goes in one step, so a kill leaves all or
-    nothing."""
+    """Drop a table, even a damaged one. In a folder it disappears in one step, so a killed drop
+    leaves the whole table or nothing."""
     await check_exists(session, name)
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
@@ -125,7 +125,7 @@ async def drop_table(session: Session, name: str) -> None:
 
 
 def _put_away(folder: Path, name: str) -> bool:
-    """Rename a table's folder, and remove it. Return False if it cannot be renamed, as on Windows
+    """Rename a table's folder and remove it. Return False if it cannot be renamed, as on Windows
     while one of its files is open."""
     away = folder / _DROPPED.format(name, uuid.uuid4().hex)
     try:
@@ -151,7 +151,7 @@ async def add_field(name: str, field: Field, table: Snapshot) -> None:
 
 
 async def alter_field(name: str, field: Field, table: Snapshot) -> None:
-    """Give a field other options, and drop the indexes that it no longer wants."""
+    """Give a field new options, and drop the indexes that it no longer needs."""
     await table.session.annotate(table.lance, name, options_of(field))
     # The table is altered already; upkeep does the rest if this fails.
     with suppress(AiovecError):
@@ -163,7 +163,7 @@ async def drop_or_rename(change: DropField | RenameField, table: Snapshot) -> No
     if isinstance(change, DropField):
         await table.session.run(table.lance.drop_columns([name]))
         return
-    # First, so that the column is a field under either name. Alone, this changes nothing.
+    # This comes first, so that the column is a field under either name. Alone, it changes nothing.
     await table.session.annotate(table.lance, name, renamable(table.schema, name))
     renaming: Any = {"path": name, "rename": change.new}
     await table.session.run(table.lance.alter_columns(renaming))
@@ -176,8 +176,8 @@ async def rename_table(
     new: str,
     alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]],
 ) -> None:
-    """Rename the folder of a table, while nobody creates one of the new name."""
-    # Checked before waiting for the new name, too: of two calls that swap two names, one ends here.
+    """Rename a table's folder, while nobody creates a table with the new name."""
+    # Check before waiting for the new name, too: of two calls that swap two names, one ends here.
     await check_exists(session, old)
     await check_free(session, new)
     async with alone([new]):
@@ -202,15 +202,15 @@ async def put_notes(change: Mapping[str, str | None], table: Snapshot) -> None:
 async def revert(version: int, table: Snapshot) -> None:
     """Make a version the newest again.
 
-    If this is stopped between its commits, the table is as before, and followers of its changes
-    begin again. After the last commit, its history shows them the revert.
+    If it is stopped between its commits, the table's rows are unchanged, and followers of its
+    changes begin again. After the last commit, the table's history shows them the revert.
     """
     session = table.session
     await _check_out(table, version)
     old = await session.run(table.lance.schema())
     newest, _ = await session.open_any(table.name)
     await renumber(session, newest)
-    # This handle restores its own version, whatever others have committed since.
+    # This handle restores the version that it has checked out, whatever was committed since.
     await session.run(table.lance.restore())
     load = load_in(old)
     if load is not None and load.filling:  # the note of a load in that version no longer applies
@@ -231,10 +231,10 @@ async def set_sign(session: Session, table: str) -> None:
 
 
 async def check_whole(session: Session, handle: TableHandle, version: int) -> None:
-    """Read all of a version. Raises InvalidArgumentError if that fails.
+    """Read a whole version; raise InvalidArgumentError if some of its files are missing.
 
-    If upkeep was killed while it removed the version, the manifest is still there, and Lance would
-    make it the newest whatever files are missing.
+    If upkeep was killed while it removed the version, the manifest still exists, and Lance would
+    make it the newest even if files are missing.
     """
     try:
         async with session.reading(handle) as table:
@@ -250,7 +250,7 @@ async def check_whole(session: Session, handle: TableHandle, version: int) -> No
 
 
 async def _check_out(table: Snapshot, version: int) -> None:
-    """Check a kept version out."""
+    """Check out a kept version."""
     kept = [kept.number for kept in await table.session.listed_versions(table)]
     if version not in kept:
         expected = f"a version that still exists, from {kept[0]} to {kept[-1]}"

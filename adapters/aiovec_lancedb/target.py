@@ -34,7 +34,7 @@ array, so such a table could be neither read nor compacted. Writes and searches 
 
 @dataclass(frozen=True)
 class StoreTarget:
-    """A backend's target: an absolute path or a URL."""
+    """The backend's target: an absolute path or a URL."""
 
     target: str = field(repr=False)  # may contain secrets
 
@@ -60,15 +60,15 @@ class StoreTarget:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder, if the store lies in one on this machine."""
+        """The store's folder, if it is in one on this machine."""
         return None if is_url(self.target) else Path(self.target)
 
     @cached_property
     def written(self) -> str:
         """The address for connections that write.
 
-        Lance's own writer of local files does not report that its last write to a file failed, as
-        on a full disk. The writer for object storage does; this is the folder's address for it.
+        Lance's own writer for local files does not report if its last write to a file fails, as on
+        a full disk. The writer for object storage does; this is the folder's address for it.
         """
         if self.folder is None:
             return self.target
@@ -76,11 +76,11 @@ class StoreTarget:
 
     @cached_property
     def key(self) -> str:
-        """The same for every store of this process on these tables. Reads the disk."""
+        """A key that is equal for all of this process's stores on these tables. Reads the disk."""
         return os.path.realpath(self.target) if self.folder is not None else self.target
 
     def secrets(self, settings: LancedbSettings) -> frozenset[str]:
-        """Return the secrets that no message of LanceDB's may repeat."""
+        """Return the secrets that LanceDB's messages must not repeat."""
         return secrets_in(self.target, settings.storage_options) | secrets_in(settings.host)
 
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
