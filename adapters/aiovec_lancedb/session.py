@@ -291,7 +291,7 @@ class Session:
     def __init__(
         self, target: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
     ) -> None:
-        """With ``in_use``, the session obeys a migration's mark; without, it only inspects tables."""
+        """With ``in_use``, the session obeys a migration's mark; otherwise it only inspects."""
         self._target = target
         self.settings = settings
         self.target = target.shown
@@ -668,8 +668,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. With ``most``, their largest possible number, it needs no last
-        request to find the end."""
+        """Return all rows of a query. ``most`` is their largest possible number; with it, no last
+        request is needed to find the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()

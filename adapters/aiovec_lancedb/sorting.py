@@ -106,7 +106,7 @@ def _parts(n: int) -> list[str]:
 
 
 def _columns_of(texts: Iterable[str | None]) -> list[pa.Array]:
-    """Return columns of each scalar's type, nearest float, an int's difference from it, and text."""
+    """Return columns: each scalar's type, nearest float, an int's difference from it, and text."""
     values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
     rows = [_parts_of(value) for value in values]
     return [pa.array([row[n] for row in rows], type) for n, type in enumerate(_PART_TYPES)]

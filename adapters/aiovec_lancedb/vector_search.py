@@ -1,7 +1,7 @@
 """Find the nearest rows: Lance finds candidates, and their distances are measured here in float64.
 
-So hits have the same ranks and distances however they were found, and as on any other backend. A
-call asks the index first, with the effort that its recall needs. Queries that the index cannot
+So hits have the same ranks and distances with and without an index, and on every backend. A call
+first searches the index, with the effort that its recall needs. Queries that the index cannot
 answer are answered exactly, with memory for a scan of the whole table.
 """
 
@@ -46,20 +46,20 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _EPSILON = 2.0**-23
-# Candidates beyond the limit of an exact search, because float32 sums may put ties in another
-# order.
+# Candidates beyond the limit of an exact search, because float32 sums may reorder ties.
 _NEAR_TIES = 16
-# The largest component of a query when Lance measures dot products. Lance ranks by 1 - dot, in
+# The largest component of a query for which Lance computes dot products. Lance ranks by 1 - dot, in
 # which small products would vanish next to the 1; scaling by a power of two is exact.
 _LARGEST_COMPONENT = 2.0**60
-# Bytes of vectors that one query may bring into memory. Above, a search measures every row.
+# The most bytes of vectors that one query may load. If it needs more, a scan measures every row.
 _CANDIDATE_BYTES = 64 * 2**20
-# Exact queries that share a scan: 32 take a quarter of the time of single ones, and 64 no less.
+# Exact queries that share a scan: 32 take a quarter of the time of 32 single ones; 64 save no more.
 _TOGETHER = 32
-# Up to this many surplus rows, handing them on costs less than leaving them out.
+# Passing on up to this many surplus rows costs less than removing them.
 _FEW_MORE = 24
-# If a filter selects up to this many rows, all of them are read and measured: that takes about as
-# long as looking for them in every partition of an index, and a tenth of Lance's time for it.
+# If a filter selects up to this many rows and the index finds too few of them, all of them are read
+# and measured: that takes about as long as a search in every partition of the index, and a tenth of
+# the time of Lance's exact search.
 _FEW = 1000
 
 
@@ -75,7 +75,7 @@ async def search_vectors(
 ) -> _T:
     """Find rows for each query, all in one version, and return the result of ``finish``.
 
-    If bytes are counted, the searches find numbers of rows, by which the rows are then read.
+    If bytes are counted, the searches return only row numbers, by which the rows are read later.
     """
     table: Snapshot | None = None
     nearest: dict[int, Nearest] = {}
@@ -102,9 +102,9 @@ async def search_vectors(
 
 
 async def nearest(table: Snapshot, query: Query, *, every_row: bool) -> Nearest | None:
-    """Return the nearest rows of an opened table, by an index unless ``every_row`` is measured.
+    """Return an opened table's nearest rows, by an index unless ``every_row`` is to be measured.
 
-    None if every row has to be measured, for which ``searching`` has taken no memory.
+    Returns None if every row has to be measured, but ``searching`` has taken no memory for that.
     """
     index = None if every_row else await usable_index(table)
     if index is not None:
@@ -122,7 +122,7 @@ def searching(
     version: Snapshot | None = None,
     beside: Callable[[Snapshot], Awaitable[int]] | None = None,
 ) -> AbstractAsyncContextManager[Snapshot]:
-    """Open the table with memory for a scan of ``every_row``, or of the rows that no index covers.
+    """Open the table with memory for a scan of ``every_row``, or of the rows without an index.
 
     ``beside`` returns the bytes that the read may hold in addition.
     """
@@ -147,7 +147,7 @@ async def _by_index(table: Snapshot, query: Query, index: InUse) -> Nearest | No
     effort = Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)
     if effort == Effort():  # the caller named none
         effort = index.effort.for_limit(query.limit)
-        # A graph is walked until it has found enough rows of the filter, wherever they are.
+        # A graph search continues until it has found enough matches of the filter.
         if condition is not None and not index.kind.graph:
             effort = effort.under_filter(query.limit)
     measure = tuning.measure is not False
@@ -163,8 +163,8 @@ async def _by_index(table: Snapshot, query: Query, index: InUse) -> Nearest | No
     built = with_effort(built, effort.bounded(requested))
     candidates = await table.session.fetch(built, requested, condition)
     if len(candidates) < query.limit:
-        # A filter is counted only now, because counting takes about as long as the search, and
-        # vectors are looked at last, because all of them are read for that.
+        # The filter's matches are counted only now, because counting takes about as long as the
+        # search. Null vectors are counted last, because that reads all vectors.
         selected = await table.rows(condition)
         if len(candidates) < selected and table.schema.vector_nullable:
             selected = await table.rows(_with_vector(table, condition))
@@ -206,7 +206,7 @@ async def _check_scan(table: Snapshot, queries: Sequence[Query], reason: str) ->
 async def _exactly(table: Snapshot, queries: Sequence[Query]) -> list[Nearest]:
     """Return the true nearest rows of each query.
 
-    Rows that float32 cannot tell from the last hit are read by another query.
+    Rows that float32 cannot distinguish from the last hit are read by another query.
     """
     answers: dict[int, Nearest] = {}
     most = _CANDIDATE_BYTES // (4 * table.schema.dim)  # candidates
@@ -260,7 +260,7 @@ async def _finished(
 ) -> _T:
     """Return the result of ``finish``; if bytes are counted, read the rows of the results first.
 
-    ``results`` is emptied: freeing the tables of many queries takes long, so the thread does it.
+    It empties ``results`` in the thread, because freeing the tables of many queries takes long.
     """
     rows = None
     cost = cost_of(*(near.rows for near in results))
@@ -302,9 +302,9 @@ def _lance_query(
     exact: bool = False,
     measure: bool = True,
 ) -> AsyncVectorQuery:
-    """Return one query for the nearest rows of each vector, ``limit`` at most.
+    """Return one query for the nearest rows of each vector, at most ``limit`` for each.
 
-    To ``measure`` the rows, their vectors are read.
+    With ``measure``, it also reads the rows' vectors.
     """
     columns = replace(queries[0].columns, vector=True) if measure else queries[0].columns
     names = column_names(table.schema, columns)
@@ -315,9 +315,9 @@ def _lance_query(
 
 
 def _scale(table: Snapshot, query: Query) -> np.float32:
-    """Return the factor that brings a query into the range in which Lance can measure.
+    """Return the factor that scales an exact query to a range in which Lance measures precisely.
 
-    Index codes do not limit the range.
+    Searches by index codes need no scaling.
     """
     largest = float(np.abs(query.vector).max(initial=0.0))
     if table.schema.metric != "dot" or not largest:
@@ -326,10 +326,10 @@ def _scale(table: Snapshot, query: Query) -> np.float32:
 
 
 def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the places of queries that share a scan, which have one filter, and the rows to request
-    for each.
+    """Yield the places of queries with the same filter that share a scan, and the number of rows to
+    request for each query.
 
-    Their candidates fit into memory, ``most`` of them, unless a single query needs more.
+    A scan has at most ``most`` candidates, unless a single query needs more.
     """
     groups: dict[int, list[int]] = {}
     for place, query in enumerate(queries):
@@ -347,9 +347,9 @@ def _distances(table: Snapshot, query: Query, rows: pa.Table | pa.RecordBatch) -
 
 
 def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) -> Float64Array:
-    """Return Lance's distances as distances of the metric.
+    """Convert Lance's distances to the metric's distances.
 
-    By codes it gives the cosine distance twice (https://github.com/lancedb/lancedb/issues/3530).
+    ``by_codes``, Lance doubles cosine distances (https://github.com/lancedb/lancedb/issues/3530).
     """
     numbers: Float64Array = candidates.column("_distance").to_numpy().astype(np.float64)
     if metric == "dot":
@@ -373,8 +373,8 @@ def _ranked(
 ) -> tuple[Nearest, float | None]:
     """Return the best candidates by the distances of their vectors.
 
-    If there may be more rows than the ``requested`` candidates, also return the distance by Lance
-    up to which a row may be as near as the best; None if only candidates can be.
+    If rows beyond the ``requested`` candidates may be as near as the best ones, also return the
+    largest distance that Lance may compute for them; otherwise None.
     """
     near = _distances(table, query, candidates)
     best = nearest_first(near, query.limit)
@@ -386,7 +386,7 @@ def _ranked(
     if worst - near[best[-1]] > 2 * error:
         return answer, None
     reached = candidates.column("_distance").to_numpy()[best].max()
-    if table.schema.metric == "l2":  # Lance's are squared
+    if table.schema.metric == "l2":  # Lance's distances are squared
         error = 4 * error * worst
     reach = np.float32(reached + 4 * float(_scale(table, query)) * error)
     return answer, float(np.nextafter(reach, np.float32(np.inf)))

@@ -1,8 +1,8 @@
 """Build indexes while others write, measure them, and note the results with the table.
 
-A build reads one version of the table and commits at its end. Lance merges it with the writes made
-since; newer rows are searched without the index until upkeep adds them. So writers never wait for a
-build. A cancelled build leaves the table as it was.
+A build reads one version of the table and commits when it ends. Lance merges it with later writes;
+newer rows are searched without the index until upkeep adds them. So writers never wait for a build.
+A cancelled build does not change the table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .effort import FEWEST_QUESTIONS, GIVEN, KEY, MOST_QUESTIONS, OWN, Tuned
 from .fields import index_name, lacking
 from .info import InUse, vector_index
 
-# Attempts at a build that other commits conflict with.
+# The most attempts at a build if other commits conflict with it.
 _ATTEMPTS = 3
 
 SETTLED = timedelta(minutes=10)
@@ -39,16 +39,16 @@ SETTLED = timedelta(minutes=10)
 
 
 IndexMaker = Callable[[str, str, Any, str], Awaitable[bool]]
-"""Builds an index of a table, over a column, from a configuration of lancedb and with a name; it
-returns False to leave that to LanceDB."""
+"""Builds a table's index over a column, from a lancedb configuration, with a name; returns False to
+leave the build to LanceDB."""
 
 MAKER: ContextVar[IndexMaker | None] = ContextVar("aiovec_maker", default=None)
-"""Builds the indexes in this task in place of LanceDB, by an engine."""
+"""An engine's function that builds this task's indexes instead of LanceDB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A requested build that is possible."""
+    """A checked request for an index build."""
 
     kind: str
     options: Mapping[str, int]
@@ -58,7 +58,7 @@ class Build:
 
 
 async def note(tuned: Tuned, table: Snapshot) -> Snapshot:
-    """Keep the notes about the table's index with the table, and return it with them."""
+    """Store the notes about the table's index with the table; return the table's new version."""
     await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
     return await table.advanced()
 
@@ -72,10 +72,10 @@ async def drop(index: str, table: Snapshot) -> None:
 
 
 async def reopened(session: Session, handle: TableHandle) -> Snapshot:
-    """Return the same table as it is now, even with other fields.
+    """Return the table's newest version, even if its fields have changed.
 
     Raises StoreBusyError while an engine fills it: that engine removes files that no version refers
-    to yet, and a build's are among them.
+    to yet, which would include a build's files.
     """
     table = await session.opened(handle, altered=True)
     table.check_not_filled()
@@ -83,22 +83,22 @@ async def reopened(session: Session, handle: TableHandle) -> Snapshot:
 
 
 class Asked:
-    """Searches of a table's users, with which its index is measured."""
+    """Users' search vectors for a table, with which its index is measured."""
 
     def __init__(self) -> None:
-        # Distinct vectors of searches, the newest last, and vectors that a user passed.
+        # Distinct searched vectors, the newest last, and vectors that a user passed.
         self._asked: dict[bytes, None] = {}
         self._given: Float32Array | None = None
 
     @property
     def is_full(self) -> bool:
-        """True if no more questions would be kept."""
+        """True if as many searched vectors are kept as possible."""
         return len(self._asked) >= MOST_QUESTIONS
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
-        """Keep searched vectors as questions that the vector index is measured with.
+        """Keep searched vectors as queries for measuring the vector index.
 
-        Return whether enough are new to make another measurement worth it.
+        Return whether enough of them are new to make another measurement worth it.
         """
         before = len(self._asked)
         for vector in vectors:
@@ -121,7 +121,7 @@ class Asked:
         """Return the questions, if there are enough of this length."""
         if self._given is not None and self._given.shape[1] == dim:
             return recall.Questions(self._given, GIVEN)
-        # Vectors of other lengths were for an earlier table of this name.
+        # Vectors of other lengths were for an earlier table with this name.
         known = [key for key in self._asked if len(key) == 4 * dim]
         if len(known) < FEWEST_QUESTIONS:
             return None
@@ -130,14 +130,14 @@ class Asked:
 
 
 class Builds:
-    """Builds and measures the indexes of a table, one at a time."""
+    """Builds and measures a table's indexes, one at a time."""
 
     def __init__(self, writes: Writes) -> None:
         self._writes = writes
         self._session = writes.versions.session
         self.asked = Asked()
         self.doing: str | None = None
-        """A phrase for the current work on the indexes."""
+        """A phrase that describes the current work on the indexes, if any."""
 
     async def plan(
         self,
@@ -158,21 +158,22 @@ class Builds:
         if not rows:
             raise InvalidArgumentError("kind", kind, "'auto', because the table has no rows yet")
         if auto:
-            # In a bucket each reader would fetch all of a graph, and no engine builds one.
+            # In a bucket, each reader would fetch a whole graph; engines cannot build graphs.
             graph = self._session.exclusive and MAKER.get() is None
             kind = kinds.chosen_kind(table.schema, rows, graph=graph, settled=settled)
         plan = kinds.plan_of(kind, options, rows, table.schema.dim)
         return Build(kind, plan, auto, target, rows)
 
     async def is_settled(self, table: Snapshot) -> bool:
-        """Return whether nobody has written to a table lately."""
+        """Return whether the table has had no commit for the time ``SETTLED``."""
         versions = await self._session.listed_versions(table)
         return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
     async def plan_again(
         self, table: Snapshot, index: InUse | None, *, settled: bool = False
     ) -> Build:
-        """Return the build of the present index or, without one, of the settings."""
+        """Plan to build the current index again, or one by the settings if "auto" chose it or there
+        is none."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.plan(table, index.kind.name, dict(known.options), known.target)
@@ -188,7 +189,7 @@ class Builds:
             await self._keep(table, tuned)
             return
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
-        if noted.kind != build.kind:  # the effort belongs to another kind
+        if noted.kind != build.kind:  # the effort was for another kind
             changes |= {"effort": None, "recall": None}
         tuned = tuned.with_changes(**changes, built_rows=build.rows, measured_rows=0)
         # Until the build succeeds, searches use the existing index. If the process ends before the
@@ -199,19 +200,19 @@ class Builds:
         await self.measure(await self._keep(table, tuned))
 
     async def build_id_index(self, table: Snapshot) -> Snapshot:
-        """Build the index over the ids, for calls by id; return the table with it."""
+        """Build the index over the ids, for calls by id; return the table's new version."""
         return await self._build(table, "id", indexing.BTree(), "building the index of the ids")
 
     async def build_lacking(self, table: Snapshot, *, whole: bool = False) -> Snapshot:
-        """Build the indexes that the fields want and lack, or with ``whole`` lack for some rows;
-        return the table with them."""
+        """Build the indexes that the fields need and lack; with ``whole``, also those that do not
+        cover all rows. Return the table's new version."""
         fields, analyzer = table.schema.fields, table.schema.analyzer
         for name, config in lacking(await table.indexes(), fields, analyzer, whole=whole):
             table = await self._build(table, name, config, f"indexing {name}")
         return table
 
     async def _build(self, table: Snapshot, column: str, config: Any, activity: str) -> Snapshot:
-        """Build one index; return the table with it."""
+        """Build one index; return the table's new version."""
         maker = MAKER.get()
         for attempt in range(1, _ATTEMPTS + 1):
             name = index_name(await table.indexes(), column, config)
@@ -236,7 +237,7 @@ class Builds:
         return await table.advanced()
 
     async def measure(self, table: Snapshot) -> None:
-        """Find the effort for the index as it is now, and note it with the table."""
+        """Find the effort that the current index needs, and note it with the table."""
         index = await vector_index(table)
         if index is None:
             return

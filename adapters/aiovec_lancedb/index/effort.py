@@ -1,7 +1,7 @@
-"""The effort of a search in a vector index, and the recall measured for it: kept with the table.
+"""The effort of searches with a vector index, and its measured recall, in a note with the table.
 
-The note lies as JSON in the metadata of the vector's column. Each call opens its table again, so it
-reads the note with the table: on object storage too, and in every process.
+The note is JSON in the metadata of the vector column. Each call reads the note with its version of
+the table, so it applies in every process, also on object storage.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 KEY = "aiovec.index"
-"""The name of the metadata on the vector's column."""
+"""The metadata key on the vector column."""
 
 MEASURED_HITS = 10
-"""Hits of each search that measures the recall."""
+"""The number of hits of each search that measures the recall."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
-"""Limits on a user's questions: fewer measure the recall too roughly, and more are not kept."""
+"""Limits on users' questions: fewer measure the recall too roughly, and more are not kept."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origin of the questions that an index was measured with."""
 
 EVERY_PARTITION = 2**20
-"""A value for ``nprobes`` above any index's partitions. Lance searches those that exist."""
+"""A value of ``nprobes`` above any index's number of partitions: Lance then searches all of them."""
 
-# Per search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each requested candidate,
-# however few rows there are, and aborts the process if the system has no more memory.
+# The most candidates of a search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each
+# requested candidate, however few rows exist, and aborts the process if the memory is too small.
 MOST_CANDIDATES = 2**20
-# The refine of a search with a filter, in multiples of the refine measured without one. The nearest
-# rows of a filter lie further from the query, so their distances differ by less and codes confuse
-# more of them: product codes that found 98 of 100 neighbours with ``refine=10`` found 89 under a
-# topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m bench lancedb``). Codes that
-# needed no refine confuse so few that searching the other partitions makes up for them.
+# The refine of a search with a filter, in multiples of the refine measured without a filter. The
+# nearest matches of a filter are further from the query, so their distances differ by less, and
+# codes confuse more of them: product codes that found 98 of 100 neighbours with ``refine=10`` found
+# 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m bench lancedb``).
+# Codes that need no refine confuse so few that the search of all partitions makes up for it.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
 
 
@@ -51,7 +51,7 @@ class Effort(_Noted):
     refine: PositiveInt | None = None
 
     def for_limit(self, limit: int) -> Effort:
-        """Return the effort for more hits than were measured: more partitions, a larger ``ef``."""
+        """Return the effort for more hits than measured: more partitions, or a larger ``ef``."""
         times = limit / MEASURED_HITS
         if times <= 1:
             return self
@@ -64,21 +64,21 @@ class Effort(_Noted):
     def margin(self, limit: int, *, fine: bool) -> int:
         """Return the number of candidates to request beyond the limit.
 
-        With ``refine`` Lance reads the vectors of the best codes and ranks by them; without it we
-        do, for codes put near rows in another order. More candidates hardly find more: of 10
-        neighbours, 4 bits for each dimension found 0.938 without a margin and 0.967 with 6 or 16;
-        ``fine`` codes, of 8 bits and more, 0.989 without, and 0.999 with 2, 3 and 7.
+        With ``refine``, Lance reads the vectors of the best codes and ranks by them; without it, we
+        do that, because codes reorder near rows. More candidates hardly find more: with 4 bits per
+        dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967 with 6 or 16;
+        with ``fine`` codes of 8 bits and more, 0.989 without a margin, and 0.999 with 2, 3 and 7.
         """
         if self.refine:
             return 0
         return 2 + limit // 16 if fine else 6 + limit // 8
 
     def under_filter(self, limit: int) -> Effort:
-        """Return the effort under a filter for an index of partitions: all of them, more
+        """Return the effort with a filter, for an index of partitions: all partitions, and more
         candidates.
 
-        The rows that a filter selects may lie anywhere, even only in the partitions furthest from
-        the query. So the number of probes measured without the filter says nothing.
+        A filter's matches may be anywhere, even only in the partitions furthest from the query. So
+        the number of probes measured without the filter says nothing.
         """
         refine = self.refine
         if refine is not None:
@@ -87,7 +87,7 @@ class Effort(_Noted):
         return Effort(nprobes=EVERY_PARTITION, ef=self.ef, refine=refine)
 
     def bounded(self, requested: int) -> Effort:
-        """Return the effort within Lance's limits for this many hits, whatever a caller set."""
+        """Return the effort, limited to what Lance accepts for this many hits."""
         nprobes, ef, refine = self.nprobes, self.ef, self.refine
         most = max(requested, MOST_CANDIDATES)
         if nprobes is not None:
@@ -103,14 +103,14 @@ class Effort(_Noted):
 
 
 class Tuned(_Noted):
-    """The note about the vector index of a table.
+    """The note about a table's vector index.
 
     ``kind`` is None if no index was built. The index finds the share ``recall`` of the nearest rows
     with ``effort``. This was measured when the table had ``measured_rows`` rows (0: not yet), for
-    the recall ``sought``, with ``questions`` questions of the origin ``whose``.
+    the target recall ``sought``, with ``questions`` questions of the origin ``whose``.
 
     ``built_rows`` is 0 for an index that another program built. ``begun`` is the note about a build
-    that has begun, until its end or the next measurement.
+    that has begun, until it ends or the next measurement.
     """
 
     kind: str | None = None
@@ -132,7 +132,7 @@ class Tuned(_Noted):
 
 
 def with_effort(query: Any, effort: Effort) -> Any:
-    """Return the query of lancedb with the effort set."""
+    """Return the lancedb query with the effort set."""
     if effort.nprobes is not None:
         query = query.nprobes(effort.nprobes)
     if effort.ef is not None:

@@ -1,9 +1,9 @@
-"""Indexes over fields, as the schema says: for filters, and for keyword search.
+"""The indexes over fields that the schema asks for: for filters, and for keyword search.
 
 They are created with their columns, while these are empty. Later rows are scanned until upkeep adds
-them. Only the vector index has to wait for rows. An index for filters makes filters faster and
-never changes an answer. An index for keyword search also defines for Lance where words begin and
-end, in the rows that it covers and in all others, so an empty one serves too.
+them. Only the vector index has to wait for rows. An index for filters makes filters faster, and
+never changes a result. An index for keyword search also defines where Lance's words begin and end,
+in the rows that it covers and in all others, so an empty one is useful too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..session import Session
 def config_of(field: Field) -> Any:
     """Return the arguments of lancedb's ``create_index`` for the field; None without an index.
 
-    Lance has no bitmaps over floats and times. Its only index for CONTAINS is over lists, but not
-    over lists of floats.
+    Lance has no bitmap indexes over floats and times. Its index for CONTAINS covers lists, except
+    lists of floats.
     """
     if field.is_list:
         return None if field.item_kind == "float" else indexing.LabelList()
@@ -34,7 +34,7 @@ def config_of(field: Field) -> Any:
 def text_config(analyzer: str) -> Any:
     """Return the arguments for keyword search: words of any length, including stop words.
 
-    Without positions there are no phrases.
+    It stores positions, which phrases need.
     """
     return indexing.FTS(
         with_position=True,
@@ -47,7 +47,7 @@ def text_config(analyzer: str) -> Any:
 
 
 def configs_of(field: Field, analyzer: str) -> list[Any]:
-    """Return the arguments of ``create_index`` for each index that the field wants."""
+    """Return the arguments of ``create_index`` for each index that the field needs."""
     texts = [text_config(analyzer)] if field.text else []
     return [config for config in (config_of(field), *texts) if config is not None]
 
@@ -56,7 +56,7 @@ def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
     """Return the name for an index; None lets Lance choose. A field may have two indexes."""
     if not serves_text(_type_of(config)):
         return None
-    # The index of a field that was renamed keeps its name.
+    # The index of a renamed field keeps its name.
     taken = set()
     for index in indexes:
         if index.columns == [column] and serves_text(index.index_type):
@@ -69,7 +69,7 @@ def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
 async def index_fields(
     session: Session, lance: Any, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Create the indexes that the fields want and the table lacks."""
+    """Create the indexes that the fields need and the table lacks."""
     indexes = await session.run(lance.list_indices())
     for name, config in lacking(indexes, fields, analyzer):
         named = index_name(indexes, name, config)
@@ -79,7 +79,7 @@ async def index_fields(
 def lacking(
     indexes: Iterable[Any], fields: Mapping[str, Field], analyzer: str, *, whole: bool = False
 ) -> list[tuple[str, Any]]:
-    """Return the indexes to create for fields that lack one, or with ``whole`` one of all rows."""
+    """Return the indexes that fields lack; with ``whole``, also those that leave out rows."""
     existing = {
         (column, serves_text(index.index_type))
         for index in indexes
@@ -95,7 +95,7 @@ def lacking(
 
 
 async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:
-    """Drop the indexes over a column that its field does not want."""
+    """Drop the indexes over a column that its field does not need."""
     wanted = [_type_of(config) for config in configs_of(field, "plain")]
     for index in await session.run(lance.list_indices()):
         if index.columns == [name] and index.index_type not in wanted:
@@ -112,10 +112,10 @@ def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
 
 
 def serves_text(index_type: str) -> bool:
-    """Return whether it is a keyword index. All other kinds serve filters."""
+    """Return whether this is the type of keyword indexes. All other types serve filters."""
     return index_type == indexing.FTS.__name__
 
 
 def _type_of(config: Any) -> str:
-    """Return Lance's name for the type of such an index."""
+    """Return Lance's name for the type of an index with these arguments."""
     return type(config).__name__

@@ -1,4 +1,4 @@
-"""The indexes of a table in the contract's terms."""
+"""A table's indexes, in the contract's terms."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS
 # Details of the build that say nothing about the index.
 _LEFT_OUT = ("runtime_hints",)
 _IN_USE = "vector index in use"
-# An index is used while its recall is at most this much below the target. An index that stays
-# below, such as a graph over rows that nearly all share a vector, leaves searches exact.
+# An index is used if its recall is at most this much below the target. With a worse one, such as a
+# graph over rows that nearly all share a vector, searches are exact.
 _TOLERATED = 0.1
 # The effort for an index that has not been measured.
 _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
@@ -28,8 +28,8 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 class InUse:
     """The index over the vectors, with its note.
 
-    Upkeep splits and joins partitions but keeps their size, so a measurement holds until the table
-    has grown.
+    Upkeep splits and joins partitions but keeps their size, so a measurement is valid until the
+    table has grown.
     """
 
     name: str
@@ -37,41 +37,42 @@ class InUse:
     segments: int
     rows_unindexed: int
     partition_size: int | None
-    """The size of partitions that upkeep aims at; without it, upkeep joins nearly all of them."""
+    """The partition size that upkeep aims for; if None, upkeep joins nearly all partitions."""
     tuned: Tuned
     target: float
     """The recall that searches should have."""
 
     @property
     def by_aiovec(self) -> bool:
-        """True if aiovec built it, so that upkeep may build it again."""
+        """True if aiovec built the index, so that upkeep may rebuild it."""
         return self.tuned.built_rows > 0
 
     @property
     def effort(self) -> Effort:
-        """The effort of a search; until it is measured, the search reads the whole index."""
+        """The effort of a search. Until it is measured, searches probe every partition."""
         ef = _UNMEASURED_EF if self.kind.graph else None
         refine = None if self.kind.fine else _UNMEASURED_REFINE
         return self.tuned.effort or Effort(nprobes=EVERY_PARTITION, ef=ef, refine=refine)
 
     @property
     def usable(self) -> bool:
-        """True if searches use the index: if it was not measured, or finds enough."""
+        """True if searches use the index: it has not been measured, or its recall is sufficient."""
         return self.tuned.recall is None or self.tuned.recall >= self.target - _TOLERATED
 
     @property
     def recall(self) -> float | None:
-        """The recall measured for that effort; None since a build that was not measured yet."""
+        """The recall measured for that effort; None if the index has not been measured since its
+        build."""
         return self.tuned.recall if self.tuned.measured_rows else None
 
     @property
     def measured_by(self) -> str:
-        """The number of questions behind the recall, and their origin."""
+        """The number and the origin of the questions that measured the recall."""
         return f"{self.tuned.questions} {self.tuned.whose}"
 
 
 async def vector_index(table: Snapshot) -> InUse | None:
-    """Return the index over the vectors; None without one."""
+    """Return the index over the vectors, if any."""
     if _IN_USE not in table.answers:
         table.answers[_IN_USE] = _in_use(await table.indexes(), table)
     in_use: InUse | None = table.answers[_IN_USE]
@@ -89,7 +90,7 @@ def _in_use(indices: list[Any], table: Snapshot) -> InUse | None:
     for index in indices:
         kind = BY_TYPE.get(index.index_type)
         if kind is not None and index.columns == [table.schema.vector]:
-            # A build may have been killed after its index was committed and before it was noted.
+            # A build may have been killed after its index was committed, but before its note was.
             tuned = Tuned(target=note.target)
             for noted in (note.begun, note):
                 if noted is not None and noted.kind == kind.name:
@@ -107,7 +108,7 @@ def _in_use(indices: list[Any], table: Snapshot) -> InUse | None:
 
 
 async def unindexed_rows(table: Snapshot) -> dict[str, int]:
-    """Return for each indexed column the number of rows that one of its indexes does not cover."""
+    """Return, for each indexed column, the most rows that one of its indexes does not cover."""
     rows: dict[str, int] = {}
     for index in await table.indexes():
         if len(index.columns) == 1:
@@ -124,7 +125,7 @@ async def has_id_index(table: Snapshot) -> bool:
 async def infos_of(table: Snapshot) -> list[IndexInfo]:
     """Return the indexes over vectors and fields, by name.
 
-    The index over the ids is left out: upkeep builds it unasked, like an internal one.
+    The index over the ids is left out, because it is internal: upkeep builds it.
     """
     in_use = await vector_index(table)
     indices = [index for index in await table.indexes() if index.columns != ["id"]]
@@ -158,7 +159,7 @@ def _info(index: Any, in_use: InUse | None) -> IndexInfo:
 async def stats(
     table: Snapshot, doing: str | None, failure: str | None, optimized: datetime | None
 ) -> TableStats:
-    """Return the facts of a table, including the work under way and the last failed build."""
+    """Return a table's statistics, including the current work and the last failed build."""
     sizes = await table.stats()
     rows = int(sizes["num_rows"])
     details: dict[str, Any] = {

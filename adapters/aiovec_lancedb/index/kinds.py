@@ -1,4 +1,4 @@
-"""The kinds of vector index, their options, and which one "auto" takes."""
+"""The kinds of vector index, their options, and the choice of "auto"."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ AUTO = "auto"
 NONE = "none"
 _RECALL = "recall"
 
-# Vectors per partition that the partitions are trained on, and the rounds of the training. Lance's
-# defaults, 256 and 50, take ten times as long for partitions that find no more (``python -m bench
-# lancedb``).
+# Vectors per partition for training the partitions, and the rounds of the training. Lance's
+# defaults, 256 and 50, take ten times as long, for no better recall (``python -m bench lancedb``).
 _SAMPLE_RATE = 64
 _ROUNDS = 20
-# Bits for each dimension of a rotated code: with four, hardly any candidate's vector has to be
-# read; with one, about ten times as many.
+# Bits per dimension of a rotated code. With four, few candidates' vectors have to be read; with
+# one, about ten times as many.
 _BITS = 4
 # Partitions of an index: about the square root of the rows, but at least this many rows in each.
 _LEAST_ROWS = 64
 _MOST_PARTITIONS = 16_384
-# Numbers in the vectors of a graph that "auto" builds: 260,000 rows of 384, in about four minutes
-# on one core. 60,000 rows took 56 s, and codes 12 s. A table that has settled gets a graph of up to
-# 1,040,000 rows, in 17 minutes on two cores.
+# The most numbers in the vectors of a graph that "auto" builds: 260,000 rows of 384 dimensions take
+# about four minutes on one core. 60,000 rows took 56 s, and codes 12 s. A settled table gets a
+# graph of up to 1,040,000 rows, which takes 17 minutes on two cores.
 _MOST_OF_A_GRAPH, _MOST_IF_SETTLED = 100_000_000, 400_000_000
 
 _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rate")
@@ -39,8 +38,8 @@ _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rat
 class Kind:
     """One kind: its name, its class in lancedb, its type in Lance, and its options.
 
-    ``refine`` is the number of candidates per hit whose vectors Lance reads, if the codes do not
-    distinguish them.
+    ``refine`` is the number of candidates per hit whose vectors Lance reads, because the codes do
+    not distinguish them; None if the codes do.
     """
 
     name: str
@@ -51,17 +50,17 @@ class Kind:
 
     @property
     def graph(self) -> bool:
-        """True if a graph is searched, with ``ef``, within each partition."""
+        """True if each partition has a graph, which is searched with ``ef``."""
         return "m" in self.options
 
     @property
     def fine(self) -> bool:
-        """True if its codes put rows nearly in their order."""
+        """True if its codes rank rows nearly correctly."""
         return self.graph or self.whole
 
     @property
     def whole(self) -> bool:
-        """True if the index keeps the vectors as they are."""
+        """True if the index contains whole vectors, not codes."""
         return self.name == "ivf_flat"
 
 
@@ -78,7 +77,7 @@ BY_TYPE = {kind.type: kind for kind in KINDS.values()}
 
 
 def named(kind: object) -> str:
-    """Return the name of a kind, "auto" among them, or raise InvalidArgumentError."""
+    """Return the name of a kind, or "auto"; raise InvalidArgumentError for other values."""
     if kind != AUTO and (not isinstance(kind, str) or kind not in KINDS):
         raise InvalidArgumentError("kind", kind, "one of " + ", ".join([AUTO, *KINDS]))
     return kind
@@ -87,7 +86,7 @@ def named(kind: object) -> str:
 def checked_options(
     kind: str, options: Mapping[str, Any], schema: Schema
 ) -> tuple[float | None, dict[str, int]]:
-    """Return the requested recall and the options of the kind, or raise InvalidArgumentError."""
+    """Return the requested recall and the kind's options, or raise InvalidArgumentError."""
     known = () if kind == AUTO else KINDS[kind].options
     for name in options:
         if name != _RECALL and name not in known:
@@ -125,11 +124,11 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str:
-    """Return the kind that "auto" builds: a ``graph`` if possible and built within minutes.
+    """Return the kind that "auto" builds: a graph, if ``graph`` allows it and it takes minutes.
 
-    For a table that has ``settled``, a larger graph is worth its build. Otherwise it is rotated
-    codes in partitions, whose searches cost more but whose build takes a fifth of the time, or
-    whole vectors in partitions if codes cannot have the length.
+    For a table that has ``settled``, a larger graph is worth its build. Otherwise the kind is
+    rotated codes in partitions, whose searches cost more but whose build takes a fifth of the time,
+    or whole vectors in partitions if codes do not support the number of dimensions.
     """
     if graph and rows * schema.dim <= (_MOST_IF_SETTLED if settled else _MOST_OF_A_GRAPH):
         return "hnsw_sq"
@@ -155,15 +154,15 @@ def _partitions_for(rows: int) -> int:
 
 
 def _sub_vectors(dim: int) -> int:
-    """Return one part for 8 dimensions, or the largest smaller number that divides the length."""
+    """Return one part per 8 dimensions, or the next smaller number that divides the length."""
     return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
 
 
 def config_of(kind: str, plan: Mapping[str, int], rows: int, metric: str) -> Any:
     """Return the arguments of lancedb's ``create_index``.
 
-    Lance gets the size of partitions, not their number: it keeps the size with the index and
-    follows it in each ``optimize``. Without it, the first ``optimize`` joined 343 partitions into
+    Lance gets the size of partitions instead of their number: it stores the size with the index and
+    applies it in each ``optimize``. Without it, the first ``optimize`` joined 343 partitions into
     8.
     """
     options = dict(plan)

@@ -1,14 +1,14 @@
-"""Measure the recall of searches with an index, and the effort for a recall that is high enough.
+"""Measure the recall of searches with an index, and the effort for a sufficient recall.
 
 The recall is measured by distance: a hit counts if it is at most as far from the question as the
 last of the true nearest rows, so rows with the same vector are interchangeable.
 
-If enough questions of the table's users are known, they are used. Otherwise questions are made in
-four ways: stored vectors, each of which does not count as its own hit; points beyond them, as seen
-from a neighbour; points between two of them; and rows moved from their neighbourhood towards that
-of another row. The recall of the last kind is nearest to that of questions unlike the rows, such as
-words that are searched in texts; in clustered data, another kind may have a lower one. So the kind
-with the lowest recall counts.
+If enough of users' searches are known, they are the questions. Otherwise this module makes
+questions of four kinds: stored vectors, which do not count as their own hits; points beyond them,
+as seen from a neighbour; points between two of them; and rows moved from their neighbourhood
+towards another row's. The last kind's recall is the most similar to that of questions unlike the
+rows, such as words that are searched in texts; in clustered data, another kind may have a lower
+recall. So the kind with the lowest recall counts.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, with_effort
 from .kinds import Kind
 
 # Rows from which questions are made, rows from which their neighbours are chosen, and the share of
-# the other row in a point beyond a row and in a point between two.
+# the other row in a point beyond a row and in a point between two rows.
 _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
-# Neighbours whose mean stands for a neighbourhood, and how far a row is moved towards another one.
+# Neighbours whose mean represents a neighbourhood, and how far a row is moved towards another one.
 _AROUND, _MOVED = 16, 0.7
 _STEP = 1.5
 _LEAST_EF, _WIDEST_EF = 26.0, 1500
@@ -47,8 +47,8 @@ _TIE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions, their origin, and the number of groups that take turns. If there are several, the
-    first group has rows."""
+    """Questions, their origin, and the number of groups, to which they belong in turn. With several
+    groups, the first one's questions are rows."""
 
     vectors: Float32Array
     whose: str
@@ -66,10 +66,9 @@ async def measure(
     table: Snapshot, kind: Kind, partitions: int, questions: Questions, target: float
 ) -> Measured | None:
     """Return the least effort that finds the share ``target`` of the nearest rows, even with the
-    error of the measurement subtracted, or else the greatest effort.
+    measurement's error subtracted, or else the greatest effort.
 
-    More effort finds more, so the efforts are halved until one is left. None for a table without
-    vectors.
+    More effort finds more, so this is a binary search. Returns None for a table without vectors.
     """
     nearest = await _nearest(table, questions)
     if not nearest.counts.any():
@@ -91,8 +90,8 @@ async def measure(
 async def _recall(
     table: Snapshot, kind: Kind, effort: Effort, questions: Questions, nearest: _Nearest
 ) -> tuple[float, float]:
-    """Return the recall of searches with this effort, and its error: of the group of questions
-    with the lowest."""
+    """Return the recall of searches with this effort, and its error, for the group of questions
+    with the lowest recall."""
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
 
@@ -105,7 +104,7 @@ async def _recall(
         return rows
 
     hits = await together([partial(search, n) for n in range(len(points))], _AT_ONCE)
-    # The vectors of all hits are read at once: a search that reads them takes three times as long.
+    # The vectors of all hits are read together: searches that read them take three times as long.
     query = table.lance.take_row_ids(sorted(set().union(*hits))).select([ROW, vector])
     taken = await table.session.run(query.to_arrow())
 
@@ -125,7 +124,7 @@ async def _recall(
 
 
 def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
-    """Yield rising efforts."""
+    """Yield efforts in ascending order."""
     if kind.graph:
         ef = _LEAST_EF
         while ef < _WIDEST_EF * _STEP:
@@ -143,7 +142,7 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
 
 
 async def make_questions(table: Snapshot) -> Questions:
-    """Make questions as described above."""
+    """Make questions from stored rows, of the four kinds described above."""
     vector = table.schema.vector
     rows = await table.rows()
     chance = np.random.default_rng()
@@ -178,8 +177,8 @@ def _units(vectors: Float64Array) -> Float64Array:
 
 
 class _Nearest(NamedTuple):
-    """The nearest rows of each question: the closeness of the furthest that counts, their number,
-    and 1 if the question is itself a row, which comes in addition."""
+    """The nearest rows of each question: the closeness of the furthest one that counts, their
+    number, and 1 if the question is itself a row, which its searches find in addition."""
 
     least: Float64Array
     counts: Int64Array
@@ -187,7 +186,7 @@ class _Nearest(NamedTuple):
 
 
 async def _nearest(table: Snapshot, questions: Questions) -> _Nearest:
-    """Find the nearest rows of each question. Reads the table once, in constant memory."""
+    """Find the nearest rows of each question, in one read of the table, in constant memory."""
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     nearest = np.full((len(points), 1), -np.inf, dtype=np.float32)
     longest = 0.0
