@@ -138,8 +138,7 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
 
 
 def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Return the epoch, which changes with the table's incarnation and fields. Each call reads it.
-    """
+    """Return the epoch, which changes with the incarnation and the fields. Each call reads it."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)

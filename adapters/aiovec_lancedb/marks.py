@@ -131,8 +131,7 @@ MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` creates its storage; it is None if there can be none.
-    """
+    """The mark as one store sees it. ``make`` creates its storage; None if it can have none."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target

@@ -58,8 +58,7 @@ def result_bytes(rows: int, dim: int, row: int) -> int:
 
 
 class ReadAdmission(Gate):
-    """Shares of the memory for reads. Each read waits for its share up to ``busy_timeout`` seconds.
-    """
+    """Shares of the memory for reads. Each waits for up to ``busy_timeout`` seconds."""
 
     def __init__(self, busy_timeout: float, memory: int = 0) -> None:
         super().__init__("other reads use all of search_memory")

@@ -493,8 +493,7 @@ class Session:
             yield
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
-        """Return what creates the storage of a migration's mark; None if not all writers use locks.
-        """
+        """Return a function that creates the mark's storage; None if not all writers use locks."""
         if self.lock_folder is not None:
             return partial(MarkFile, self.lock_folder)
         return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None

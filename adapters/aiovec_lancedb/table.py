@@ -61,7 +61,7 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
     try:
         name = min(os.listdir(versions))
         if not _NAME.match(name):
-            return None  # for example a file being written
+            return None  # for example, a file being written
         seen = os.stat(versions / name)
     except (OSError, ValueError):
         return None

@@ -26,7 +26,7 @@ MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origin of the questions that an index was measured with."""
 
 EVERY_PARTITION = 2**20
-"""A value of ``nprobes`` above any index's number of partitions: Lance then searches all of them."""
+"""A value of ``nprobes`` above any index's number of partitions: Lance then searches them all."""
 
 # The most candidates of a search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each
 # requested candidate, however few rows exist, and aborts the process if the memory is too small.

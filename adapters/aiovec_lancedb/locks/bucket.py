@@ -1,4 +1,4 @@
-"""Conditional writes in a bucket: a table's first version, and the mark of a migration."""
+"""Conditional writes in a bucket: of first versions of tables, marks of migrations, and leases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..errors import translate
 
 _TIMEOUTS = {"timeout": "5s", "connect_timeout": "5s"}
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-# Options of the HTTP client, which LanceDB takes together with those of the storage.
+# Options of the HTTP client, which LanceDB accepts among the storage options.
 _CLIENT = frozenset(
     {
         "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type",
@@ -42,7 +42,7 @@ _FAILURES = (BaseError, OSError, ValueError)
 
 
 class Bucket:
-    """The objects of one store. Every method makes requests: not on the event loop."""
+    """The objects of one store. Every method makes requests, so call none on the event loop."""
 
     def __init__(self, url: str, shown: str, options: Mapping[str, str]) -> None:
         self._url = url
@@ -51,11 +51,11 @@ class Bucket:
 
     @cached_property
     def _store(self) -> Any:
-        """Create the client. Makes no request."""
+        """The client. Creating it makes no request."""
         config: dict[str, str] = {}
         client: dict[str, str] = dict(_TIMEOUTS)
         named = {key.lower(): value for key, value in os.environ.items()}
-        # The client reads the rest of the environment itself, but not these.
+        # The client reads the other variables itself, but not these.
         client |= {k: named[p + k] for p in _PREFIXES for k in _CLIENT if named.get(p + k)}
         for key, value in self._options.items():
             name = key.lower()
@@ -75,12 +75,12 @@ class Bucket:
             self._client({key: value}, {})
         except UnknownConfigurationKeyError:
             return False
-        except Exception:  # noqa: BLE001 - a known key, with a value that is not enough by itself
+        except Exception:  # noqa: BLE001 - a known key, whose value alone is not enough
             return True
         return True
 
     def get(self, path: str) -> tuple[bytes | None, Any]:
-        """Return an object and the mode for ``put`` that replaces only this version of it."""
+        """Return an object, and the mode with which ``put`` replaces only this version of it."""
         with self._translated():
             try:
                 answer = obstore.get(self._store, path)
@@ -91,8 +91,8 @@ class Bucket:
             return bytes(answer.bytes()), version
 
     def put(self, path: str, content: bytes, mode: Any = "create") -> bool:
-        """Write an object; return False if another process has changed it, or an earlier request of
-        this call whose answer was lost."""
+        """Write an object; return False if another process has changed it, or if an earlier request
+        of this call, whose answer was lost, has written it."""
         with self._translated():
             try:
                 obstore.put(self._store, path, content, mode=mode)
@@ -101,7 +101,7 @@ class Bucket:
             return True
 
     def folders(self, path: str) -> set[str]:
-        """Return the names directly below this path that have objects."""
+        """Return the names of the folders directly below this path."""
         with self._translated():
             prefixes = obstore.list_with_delimiter(self._store, path)["common_prefixes"]
             return {name.rstrip("/").rpartition("/")[2] for name in prefixes}

@@ -18,15 +18,15 @@ from .local import FOLDER
 if TYPE_CHECKING:
     from .bucket import Bucket
 
-# Seconds after which a holder that does not renew it counts as dead: the default wait of a call.
+# Seconds after which a holder that has not renewed it counts as dead: the default busy_timeout.
 _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """An object that names the process that does a table's upkeep, and when its right to it ends.
+    """An object that names the holder, which does a table's upkeep, and the lease's end.
 
-    It only saves work: upkeep is also correct while another one runs. So its times may come from
-    different clocks, and a holder that loses it continues.
+    It only saves work: upkeep is correct even while another process does it too. So the times may
+    come from different clocks, and a holder that loses the lease continues.
     """
 
     def __init__(self, bucket: Bucket, table: str) -> None:
@@ -67,6 +67,6 @@ class UpkeepLease:
             await to_its_end(end())
 
     async def give_back(self) -> None:
-        """Let others take the lease, if it is held. If this fails, the lease runs out."""
+        """Let others take the lease, if it is held. If this fails, the lease expires later."""
         with suppress(AiovecError):
             await to_its_end(in_thread(self.take, 0.0))

@@ -1,8 +1,8 @@
-"""The right to write to a table: one holder at a time, in all threads of a process.
+"""The right to write to a table: one holder at a time among a process's threads.
 
-On a folder, a locked file also keeps other processes out; the system frees it when its process
-ends, however that ends. So a process can look an id up and then write, with nobody in between. In a
-bucket it cannot, see ``operations``.
+On a folder, a locked file also excludes other processes; the system unlocks it when its process
+ends, even by a crash. So a process can look up an id and then write, and nobody writes in between.
+In a bucket this is not possible: see ``operations``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from aiovec.backend.threads import in_thread, to_its_end
 from ..errors import Translated
 
 FOLDER = ".aiovec"
-"""A folder next to the tables' folders, with a file for each table name."""
+"""The folder of the locks and the migration's mark, next to the tables' folders."""
 
 ONE_TRY = 0.1
 """Seconds that one try for a lock may take before the waiting calls are checked again: some may
-have been cancelled or have run out of time."""
+have been cancelled or have reached their timeout."""
 
 _in_process: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 _first = threading.Lock()
@@ -36,11 +36,10 @@ def _lock_of(key: str) -> threading.Lock:
 
 
 class TableLock:
-    """The lock of one table, for tasks of one store.
+    """One table's lock, for the tasks of one store.
 
-    ``check`` raises an error if the folder was removed, because the lock's file would create it
-    again. ``threads`` limits the threads that wait for locks, so that no other work waits behind
-    them.
+    ``check`` raises an error if the folder was removed, because taking the lock would create it
+    again. ``threads`` limits the threads that wait for locks, so that they do not delay other work.
     """
 
     def __init__(
@@ -55,9 +54,10 @@ class TableLock:
         self._held = False
 
     async def take(self, patience: float, first: Callable[[], None] = lambda: None) -> bool:
-        """Take the lock within some seconds; return whether it was taken. If cancelled, it was not.
+        """Take the lock within ``patience`` seconds; return whether it was taken.
 
-        ``first`` is called under the lock, which is released if it raises.
+        A cancelled call does not hold the lock. ``first`` is called under the lock, which is
+        released if ``first`` raises an error.
         """
 
         def acquire() -> bool:
@@ -94,7 +94,7 @@ class TableLock:
     async def release(self) -> None:
         """Release the lock, if it is held.
 
-        In a thread, because on a network drive it is a request.
+        It does so in a thread, because on a network drive it is a request.
         """
         try:
             await to_its_end(in_thread(self._release, limit=self._thread))

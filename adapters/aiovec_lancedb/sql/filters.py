@@ -1,11 +1,11 @@
 """A bound filter as one SQL condition, for Lance's parser and DataFusion.
 
-The condition is NULL where the filter is neither true nor false. Of the user's text, it has only
-names that the schema checked and literals: see ``literal``.
+The condition is NULL for rows for which the filter is neither true nor false. It contains the
+user's text only as names that the schema has checked, and as literals: see ``literal``.
 
 Lance's parser (lancedb 0.40) refuses about 50 levels of nesting, and its time is exponential in the
-depth of ``NOT (``, but AND and OR in a row are unlimited. So NOT is carried down to the conditions,
-AND stands within OR without parentheses, and the deepest term comes first.
+depth of ``NOT (``, but sequences of AND or OR are unlimited. So NOT is moved down to the
+conditions, AND within OR has no parentheses, and the deepest term comes first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiovec.errors import FilterError
 
 from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, no, text
 
-# Levels of a condition on a column and of one on a payload key, which takes one more for each key.
+# Nesting levels of a condition on a column, and of one on a payload key, without one for each key.
 _COLUMN_DEPTH = 2
 _PAYLOAD_DEPTH = 8
 _MOST_DEPTH = 46
@@ -42,7 +42,7 @@ def condition_sql(expr: Expr) -> str:
 
 
 def ids_to_sql(ids: Sequence[str]) -> str:
-    """Return the condition for the rows with these ids, at least one."""
+    """Return the condition for the rows with these ids. Needs at least one id."""
     return encoded(f"{name('id')} IN ({', '.join(map(text, ids))})")
 
 
@@ -53,7 +53,7 @@ def id_range_to_sql(low: str, high: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of SQL; ``joined`` by a word, or a single condition."""
+    """A piece of SQL: terms ``joined`` by a word, or a single condition."""
 
     sql: str
     depth: int
@@ -61,7 +61,7 @@ class _Part:
 
 
 class _Lance(Dialect[_Part]):
-    """``column`` returns the SQL of a column."""
+    """Lance's SQL for filters. ``column`` returns the SQL for a column's name."""
 
     __slots__ = ("_column",)
 
@@ -87,12 +87,12 @@ class _Lance(Dialect[_Part]):
 def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
     if len(parts) == 1:
         return parts[0]
-    # AND binds closer than OR, so only an OR within an AND needs parentheses.
+    # AND binds more tightly than OR, so only an OR within an AND needs parentheses.
     operands = [
         _Part(f"({part.sql})", part.depth + 1) if word == "AND" and part.joined == "OR" else part
         for part in parts
     ]
-    # The first term is parsed on the level of the whole, the others one level below.
+    # The first term is parsed at the level of the whole, the others one level below.
     operands.sort(key=lambda part: -part.depth)
     depth = max(operands[0].depth, operands[1].depth + 1)
     return _Part(f" {word} ".join(part.sql for part in operands), depth, word)
@@ -127,7 +127,7 @@ class _Column(Operand[str]):
 
 
 class _PayloadKey(PayloadValue, Operand[str]):
-    """A number is an int or a float, and compares exactly like a field of that type."""
+    """A payload key. A number is an int or a float, and compares exactly like such a field."""
 
     def compares(self, op: str, value: Value) -> str:
         if isinstance(value, bool):
@@ -148,7 +148,7 @@ class _PayloadKey(PayloadValue, Operand[str]):
         return self._numbers(lambda ref: In(ref, tuple(values)), negate=negate)
 
     def _numbers(self, condition: Callable[[Ref], Expr], *, negate: bool) -> str:
-        """Return a condition on the value as an int, or else as a float, each exact."""
+        """Return an exact condition on the value as an int, or else as a float."""
         forms = []
         columns: Mapping[str, str] = {"i": self.as_int, "f": self.as_float}
         for column, sql in columns.items():

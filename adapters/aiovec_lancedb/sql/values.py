@@ -1,14 +1,14 @@
 r"""Names and values in Lance's SQL, and conditions on a payload key.
 
-Lance takes filters as text only, so every literal is written here and nowhere else. Tried with
-lancedb 0.40: a quote is doubled, a backslash in a literal is just a backslash, and a name in
-backticks keeps its case.
+Lance accepts filters only as text, so every literal is written here and nowhere else. In lancedb
+0.40, a quote is doubled, a backslash in a literal is just a backslash, and a name in backticks
+keeps its case.
 
-Lance keeps JSON in binary form and has functions for it, but they convert between types
-(``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows with an array there. So a
-value is read in one of two exact forms: as JSON text, whose first character shows its type, or, if
-a text's own characters matter, from the bytes themselves. There is no CASE; instead ``nullif``
-makes NULL of values of another type.
+Lance stores JSON in binary form and has functions for it, but they convert between types
+(``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows whose value is an array.
+So a value is read in one of two exact forms: as JSON text, whose first character shows its type,
+or, if a text's own characters matter, from the bytes themselves. There is no CASE; instead,
+``nullif`` turns values of other types into NULL.
 
 Lance writes JSON text as Python does, except for some exponents: a test compares every character
 and many numbers.
@@ -30,7 +30,7 @@ from aiovec.backend import ANY_CHARACTER, ANY_TEXT, Kind, Value, same_letter
 
 _LEAST_INT = -(2**63)
 
-# The columns' types in Lance's SQL, for a null of the type.
+# The columns' types in Lance's SQL, for a NULL of that type.
 _ARROW_TYPES: dict[Kind, str] = {
     "text": "Utf8",
     "int": "Int64",
@@ -57,7 +57,7 @@ def text(value: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """Return a value of a column's exact type."""
+    """Return a value as a literal of its column's exact type."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, str):
@@ -80,8 +80,8 @@ def timestamp(value: datetime) -> str:
 def encoded(sql: str) -> str:
     """Return the same text, with its UTF-8 form cached by Python.
 
-    lancedb asks for the UTF-8 on the event loop; making it takes milliseconds for a megabyte. Arrow
-    asks Python for it in the same way, so Python encodes the text here.
+    lancedb asks for the UTF-8 on the event loop; encoding a megabyte takes milliseconds. Arrow asks
+    Python for it in the same way, so Python encodes the text here.
     """
     if not sql.isascii():
         pa.scalar(sql)
@@ -89,7 +89,7 @@ def encoded(sql: str) -> str:
 
 
 def listed(values: Iterable[Any]) -> str:
-    """Return values for an IN."""
+    """Return values as literals, separated by commas."""
     return ", ".join(map(literal, values))
 
 
@@ -107,13 +107,13 @@ def assigned(value: Any, kind: Kind) -> str:
 
 
 def like(value: str, pattern: str, *, ignore_case: bool, negate: bool) -> str:
-    """Return a match of a text with a marked pattern. Lance's LIKE escapes with a backslash."""
+    """Return the condition that a text matches a pattern. Lance's LIKE escapes with a backslash."""
     if not ignore_case:
-        # Not by translate(), which takes 100 ms for a pattern of a megabyte.
+        # translate() would take 100 ms for a pattern of a megabyte.
         written = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         written = written.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")
         return f"{value} {no(negate)}LIKE {text(written)}"
-    # Lance's ILIKE folds case by another version of Unicode.
+    # Lance's ILIKE folds case by another Unicode version.
     body = pattern.strip(ANY_TEXT)
     begin = "" if pattern.startswith(ANY_TEXT) else "^"
     end = "" if pattern.endswith(ANY_TEXT) else "$"
@@ -130,20 +130,20 @@ def _either_case(character: str) -> str:
 
 
 def equals_list(column: str, values: Sequence[Value], *, negate: bool) -> str:
-    """Return the equality of a column of lists with a list. Lance has no literal for an empty
-    one."""
+    """Return the condition that a column's list equals a list. Lance has no literal for an empty
+    list."""
     operator = "<>" if negate else "="
     if not values:
         return f"array_length({column}) {operator} 0"
     return f"{column} {operator} make_array({listed(values)})"
 
 
-# Lance takes a key of this form for an index of an array.
+# Lance treats a key of this form as an array index.
 _PLACE_IN_ARRAY = re.compile(r"[+-]?[0-9]+\Z")
-# A scalar's bytes: a head, then a word of type (1 is text) and length, then the UTF-8 text.
+# A scalar's bytes: a header, then a word with type (1 is text) and length, then the UTF-8 text.
 _TEXT_IN_HEX = "200000001.{7}(.*)$"
-# Depth of arrays and objects within an item of an array up to which CONTAINS sees the next items.
-# Lance's regular expressions allow about 60 levels; a payload may have a hundred.
+# The nesting depth of an array's item up to which CONTAINS sees the items after it. Lance's regular
+# expressions allow about 60 levels; a payload may have a hundred.
 _DEEPEST = 48
 
 
@@ -161,11 +161,11 @@ class PayloadValue:
             for i, key in enumerate(path)
             if i and _PLACE_IN_ARRAY.match(key)
         ]  # fmt: skip
-        # At least one character: concat treats NULL as empty.
+        # The pattern requires a character, because concat treats NULL as empty.
         self._as_json = self._guarded(_json_of(self._value), "(.+)$")
 
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
-        """Return the part of ``sql`` that ``pattern`` has in parentheses; NULL below an array."""
+        """Return the part of ``sql`` that matches the group in ``pattern``; NULL below an array."""
         if not self._objects and not always:
             return sql
         heads = "".join(f"left({_json_of(container)}, 1), " for container in self._objects)
@@ -194,7 +194,7 @@ class PayloadValue:
 
     @property
     def as_float(self) -> str:
-        """A float for every number, so it counts only if ``as_int`` is NULL."""
+        """The value as a float. Ints are converted too, so it counts only if ``as_int`` is NULL."""
         return f"TRY_CAST({self._as_json} AS DOUBLE)"
 
     def is_null(self, *, negate: bool) -> str:
@@ -227,14 +227,14 @@ class PayloadValue:
         return self._matches(rf"^\[{items}\]$", negate=negate)
 
     def _matches(self, pattern: str, *, negate: bool) -> str:
-        """Return whether the JSON text of an array matches a pattern."""
+        """Return the condition that the JSON text of an array matches a pattern."""
         sql = f"{no(negate)}regexp_like({self._as_json}, {text(pattern)})"
         return self._only(sql, "[", negate=negate)
 
     def _only(self, sql: str, first: str, *, negate: bool) -> str:
-        """Return ``sql`` where the JSON text begins with ``first``, and NULL elsewhere.
+        """Return ``sql`` if the JSON text begins with ``first``, and NULL otherwise.
 
-        Elsewhere ``sql`` is FALSE, or with ``negate`` TRUE, and is turned into NULL.
+        ``sql`` must then be FALSE, or TRUE with ``negate``; this turns it into NULL.
         """
         begins = f"starts_with({self._as_json}, {text(first)})"
         if negate:

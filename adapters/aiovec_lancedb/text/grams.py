@@ -1,9 +1,9 @@
 """Keyword search for parts of words: a clause is a substring, also across words.
 
-Lance's tokenizer "ngram" makes a token of every three characters, and then puts it in lower case
-without accents. A longer query matches rows with any of its grams, so every third gram of a clause
-is a separate condition. That selects a few rows too many; their texts are checked here. A clause
-of one or two characters has no gram: unless another clause selects, the whole table is read.
+Lance's tokenizer "ngram" makes a token (gram) of each three successive characters, in lower case
+and without accents. A longer query matches rows with any of its grams, so every third gram of a
+clause is a separate condition. These select a few rows too many, so their texts are checked here. A
+clause of one or two characters has no gram: if no other clause has one, the whole table is read.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from .query import (
 )  # fmt: skip
 
 _GRAM = 3
-# Grams of one clause in the query. More would hardly exclude another row.
+# The most grams of one clause in the query. More would hardly exclude more rows.
 _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
-# BM25's constant: how little further occurrences in a row add to its score.
+# BM25's constant k1, which limits how much repeated occurrences in a row add to its score.
 _K1 = 1.2
-# Rows requested beyond the limit when some may not match, and the factor for the next request when
+# Rows requested beyond the limit because some may not match, and the factor for the next request if
 # too few do.
 _MORE, _TIMES = 64, 8
 
@@ -71,13 +71,13 @@ def folded(text: str) -> str:
 
 
 def letters(text: str) -> str:
-    """Return the text letter by letter as in the index; combining accents stay."""
+    """Return the text with each letter as in the index; combining accents stay."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A clause in its compared form, and the fields to search."""
+    """A clause, folded for comparisons, and the fields to search."""
 
     text: str
     fields: tuple[str, ...]
@@ -89,7 +89,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class Matching:
-    """Decides by their texts which rows match a query."""
+    """Decides which rows match a query, by their texts."""
 
     wanted: Sequence[_Wanted]
     any: bool
@@ -112,7 +112,7 @@ class Matching:
         return int(rows.nbytes // BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
-        """Yield the texts of each row in their compared form."""
+        """Yield the texts of each row, folded for comparisons."""
         columns = [rows.column(name).to_pylist() for name in self.fields]
         for row in zip(*columns, strict=True):
             values = zip(self.fields, row, strict=True)
@@ -132,7 +132,7 @@ class Matching:
 
 
 async def search(table: Snapshot, query: Query, where: str | None, *, any: bool) -> pa.Table:
-    """Return the best rows that match all clauses, or any, ranked."""
+    """Return the best rows that match all clauses, or any clause, ranked."""
     cost = sum(len(clause.text) for clause in query.clauses)
     matching = await hop(cost, Matching.of, table.schema, query, any)
     if not matching.positive:
@@ -158,12 +158,12 @@ def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | No
         alternatives = tuple(each for group in groups for each in group)
         complete = len(groups) == len(wanted) and 0 < len(alternatives) <= MOST // _MOST_GRAMS
         return matching_all([alternatives]) if complete else None
-    # Every group excludes rows, so a part of them is enough.
+    # Every group excludes rows, so some of the groups are enough.
     return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
 
 
 def _group(clause: TextClause, schema: Schema) -> Group:
-    """Return queries, at least one of which each matching row matches; none for a short clause."""
+    """Return queries, of which each row with the clause matches one; none for a short clause."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:
@@ -185,7 +185,7 @@ def _grams(text: str) -> list[str]:
 async def _by_scan(
     table: Snapshot, matching: Matching, query: Query, where: str | None
 ) -> pa.Table:
-    """Read every text. A row's rank depends on how often it has each clause, as in BM25."""
+    """Read every text, and rank rows by how often they contain each clause, as in BM25."""
     best = RANKING.empty_table()
 
     def take(batch: pa.RecordBatch) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The tokens and places for snippets, which Lance does not make."""
+"""Make snippets of hits, which Lance cannot do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from aiovec.backend.contract import Query, Snippets
 from .grams import folded
 from .query import forms_of, tokens_of
 
-# A character with its combining accents, which are one in the form that is compared.
+# A character with its combining accents, which are one character in the folded text.
 _CHARACTER = re.compile(r".[\u0300-\u036f]*", re.DOTALL)
 
 
 def snippets_of(schema: Schema, query: Query) -> Snippets | None:
-    """Return the function that makes the snippets of a search; None if it wants none."""
+    """Return the function that makes a search's snippets; None if the search requests none."""
     if query.highlight is None:
         return None
     clauses, marks = query.clauses, query.highlight
@@ -34,7 +34,7 @@ def snippets_of(schema: Schema, query: Query) -> Snippets | None:
 
 def _places(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
     """Yield the places of clauses in a text, in any case, with or without accents."""
-    # For each character of the folded text, the part of the text that it comes from.
+    # For each character of the folded text, the part of the original text that it comes from.
     whole, origins = "", list[tuple[int, int]]()
     for match in _CHARACTER.finditer(text):
         piece = folded(match[0])

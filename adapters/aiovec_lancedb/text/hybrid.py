@@ -1,4 +1,4 @@
-"""Hybrid search: a vector and a keyword search of one version, whose lists are fused."""
+"""Hybrid search: a vector search and a keyword search of one version, whose results are fused."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ async def _fused(
     whole: int,
     finish: FromEach[_T],
 ) -> _T:
-    """Fuse the rows of both lists, and read those that are hits.
+    """Fuse the results of both searches, and read the rows of the hits.
 
-    The first ``whole`` rows of ``matching`` have all words.
+    The first ``whole`` rows of ``matching`` contain all words.
     """
     metric = table.schema.metric
     numbers: dict[str, int] = {}

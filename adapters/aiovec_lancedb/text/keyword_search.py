@@ -1,4 +1,4 @@
-"""Keyword search: Lance selects and ranks the rows that match."""
+"""Keyword search: Lance selects and ranks the matching rows."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ from .query import RANKING, SCORE, ask, fetch, fields_of, first, query_of, text_
 
 _T = TypeVar("_T")
 
-# For ``hop``: a clause takes as long to turn into Lance's form as copying this many values.
+# For ``hop``: turning a clause into Lance's form takes as long as copying this many values.
 _COST = 32
-# A search whose limit cuts between rows with equal scores ranks this many times more rows, up to
-# this many: 100,000 took 0.6 s, and 2,560 three times as long as 40. Few rows equal the last one.
+# If the limit separates rows with equal scores, the search ranks this many times as many rows, up
+# to this many more: 100,000 took 0.6 s, and 2,560 three times as long as 40. Usually, few rows have
+# the last hit's score.
 _MORE, _MOST_EQUAL = 4, 10_000
-# Scores of two queries may differ by their rounding.
+# A row's scores in two queries may differ by rounding.
 _SURELY_LESS = 1 - 1e-6
 _WORD = re.compile(r"[^\W_]+")
-# Prefixes in one query, and words that all of them together stand for. 10,000 words took Lance 5 s,
-# and two such prefixes minutes.
+# The most prefixes in one query, and the most words in place of all of them together. 10,000 words
+# for one prefix took Lance 5 s, and two such prefixes took minutes.
 _MOST_PREFIXES, _MOST_WORDS = 16, 200
-# Letters of all prefixes in the regular expression by which Lance selects texts. One of 2,000
-# letters takes seconds to compile, and one of 10,000 is an error.
+# The most letters of all prefixes in the regular expression by which Lance selects texts. One of
+# 2,000 letters takes seconds to compile, and one of 10,000 is an error.
 _MOST_LETTERS = 32
 # Letters that may be Latin with an accent.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
@@ -65,8 +66,8 @@ async def search_text(
 
 
 async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> int:
-    """Return the bytes of texts that a search may read: of rows that no index covers, or, for
-    prefixes and parts of words, of all."""
+    """Return the bytes of the texts that a search may read: those of rows that no index covers, or,
+    for prefixes and parts of words, those of all rows."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
     unindexed = text_columns(await table.indexes()).values()
     rows = await table.rows() if every else max(unindexed, default=0)
@@ -76,7 +77,7 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> i
 async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Table, int]:
     """Return the best rows with these columns and their scores, best first.
 
-    Also return the number of first rows that have all words.
+    Also return how many rows, which come first, contain all words.
     """
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await table.indexes())):
@@ -92,7 +93,7 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
     if query.match != "best" or query.wanted < 2:
         rows = await matching(any=query.match == "any")
         return rows, 0 if query.match == "any" else rows.num_rows
-    # The few rows that have all words are nearly always among the best that have any of them.
+    # The few rows with all words are nearly always among the best rows with any of the words.
     having = await _having_all(table, query, words, where)
     more: pa.Table = None if having is None else await matching(any=True)
     whole: pa.Table = None
@@ -104,7 +105,7 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
             return whole, whole.num_rows
         more = await matching(any=True) if more is None else more
 
-    # If no word begins with a prefix, Lance was not asked, and the types are not Lance's.
+    # If no word begins with a prefix, the empty table does not come from Lance, nor do its types.
     ranks = [part for part in (whole, more) if part.num_rows] or [more]
 
     def combined() -> pa.Table:
@@ -126,10 +127,10 @@ def pairs(rows: pa.Table) -> list[tuple[str, float]]:
 async def _having_all(
     table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
 ) -> dict[int, float] | None:
-    """Return the numbers and scores of all rows that match all clauses, also of deleted rows, which
-    indexes keep; None if they are more than the limit.
+    """Return the numbers and scores of all rows that match all clauses, even of deleted rows, which
+    indexes keep; None if there are more than the limit.
 
-    It reads no column, which takes most of a query's time.
+    It reads no column, because reading columns takes most of a query's time.
     """
     cost = _cost_of(query, words)
     if table.schema.analyzer == "ngram":
@@ -144,8 +145,8 @@ async def _having_all(
 
 
 def _among(rows: pa.Table, having: Mapping[int, float], limit: int) -> pa.Table | None:
-    """Return the ranked rows with these numbers, and with their scores, best first; None if there
-    are others."""
+    """Return the ranked rows whose numbers are in ``having``, with the scores from there, best
+    first; None if some of the numbers are not among the rows."""
     if not having.keys() <= {*rows.column(ROW).to_pylist()}:
         return None
     rows = rows.filter(pc.is_in(rows.column(ROW), value_set=pa.array([*having], pa.uint64())))
@@ -186,11 +187,11 @@ async def _matching(
 async def _cut(
     table: Snapshot, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
 ) -> pa.Table:
-    """Return the best rows of one more than requested; equal ones by id.
+    """Return the best of ``rows``, which are one more than requested; equal ones in order of id.
 
-    Of rows with equal scores Lance returns any. Where the limit parts them, it has to rank more, by
-    their numbers alone, until all of them are known, or too many. Then their ids are read, which
-    deleted rows do not have.
+    Of rows with equal scores, Lance returns any. If the limit separates such rows, Lance has to
+    rank more rows, without their columns, until all equal ones are known, or too many. Then their
+    ids are read, which deleted rows do not have.
     """
     limit, ranked = query.limit, rows
     *_, least, beyond = sorted(rows.column(SCORE).to_pylist(), reverse=True)
@@ -212,11 +213,11 @@ async def _cut(
 async def _beginnings(
     table: Snapshot, query: Query, where: str | None
 ) -> dict[TextClause, list[str]]:
-    """Return for each clause with a prefix the most frequent words that begin with it.
+    """Return, for each clause with a prefix, the most frequent words that begin with it.
 
-    Lance looks up whole words, so the texts are read; Lance selects the texts that may have a
-    prefix. Only the last word of a phrase is a prefix. Prefixes beyond the limit count as whole
-    words.
+    Lance can look up only whole words, so this reads the texts that may contain a prefix, which
+    Lance selects. Only the last word of a phrase is a prefix. Prefixes beyond the limit count as
+    whole words.
     """
     clauses = [clause for clause in query.clauses if clause.prefix]
     words = {clause: [clause.text] for clause in clauses[_MOST_PREFIXES:]}
@@ -241,7 +242,7 @@ async def _count_words(
 ) -> None:
     """Count the words of a field for each clause with a prefix, in one read of its texts.
 
-    Words are compared without accents, but counted with them: these may decide the stem.
+    Words are compared without accents, but counted with them, because accents may change the stem.
     """
     prefixes = {clause: letters(clause.text) for clause in clauses}
     patterns = {
@@ -264,14 +265,14 @@ async def _count_words(
 
 
 def _lower(word: str) -> str:
-    """Return a word in lower case as in the index: letter by letter, also a final sigma."""
+    """Return a word in lower case as in the index: letter by letter, even a final sigma."""
     if word.isascii():
         return word.lower()
     return "".join(letter if letter == "İ" else letter.lower() for letter in word)
 
 
 def _any_of(prefixes: Sequence[str]) -> str:
-    """Return a regular expression, as SQL, that each text with one of the prefixes matches."""
+    """Return a regular expression, as SQL, that matches every text with one of the prefixes."""
     most = max(1, _MOST_LETTERS // len(prefixes))
     loosely = {
         r"[^\p{L}\p{N}]+".join(
@@ -283,7 +284,7 @@ def _any_of(prefixes: Sequence[str]) -> str:
 
 
 def _loosely(letter: str) -> str:
-    """Return a regular expression of Rust for a letter, with or without an accent."""
+    """Return a Rust regular expression for a letter, with or without an accent."""
     return f"[{letter}{_LATIN}]" if letter.isascii() and letter.isalpha() else letter
 
 
@@ -294,7 +295,7 @@ async def _with_columns(table: Snapshot, ranked: pa.Table, columns: Columns) -> 
 
 
 async def _read(table: Snapshot, ranked: pa.Table, columns: Columns) -> pa.Table:
-    """Return the rows that exist, in the same order, with these columns."""
+    """Return the ranked rows that still exist, in the same order, with these columns."""
     numbers = await hop(ranked.num_rows, ranked.column(ROW).to_pylist)
     rows = await rows_by_number(table, numbers, columns)
 

@@ -1,19 +1,19 @@
-"""Keyword searches as Lance's queries.
+"""Translate keyword searches into Lance's queries.
 
 This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py`` checks them):
 
-- The tokenizer "simple" takes runs of letters and digits, by Unicode. After that, words are put in
-  lower case, then stemmed (english), then Latin letters lose their accents, ß becomes ss, æ ae, ø
-  o, ł l, dotless i i. A combining accent after a letter ends the word.
-- A PhraseQuery finds its words next to each other, in one column; a MatchQuery with AND finds rows
-  with all words in one column, with OR with any. A BooleanQuery of them, over several columns,
-  selects exactly, whatever the limit, and scores by the sum of BM25.
-- A filter selects first. Rows that an index does not cover are tokenized at each search by the
-  rules of the index, and no row is found by a text that it no longer has.
-- Queries without a word find nothing, and so does a conjunction with one, so they are left out.
-- Lance plans a BooleanQuery recursively: with a thousand conditions the stack of its thread can
-  overflow, which ends the process. So words are joined into one MatchQuery where it means the same,
-  and of more than ``MOST`` conditions only the ones of the longest clauses count.
+- The tokenizer "simple" splits a text into runs of Unicode letters and digits. Then words are
+  lowercased, then stemmed (english), then Latin letters lose their accents, and ß becomes ss, æ ae,
+  ø o, ł l, and dotless i i. A combining accent after a letter ends the word.
+- A PhraseQuery finds its words next to each other, in one column. A MatchQuery finds rows with all
+  words in one column (AND), or with any of them (OR). A BooleanQuery of these, over several
+  columns, selects exactly, whatever the limit, and scores by the sum of BM25.
+- A filter is applied first. Rows that an index does not cover are tokenized at each search by the
+  index's rules, and no row is found by a text that it no longer has.
+- A query without a word finds nothing, nor does a conjunction with one, so they are left out.
+- Lance plans a BooleanQuery recursively: with a thousand conditions, its thread's stack can
+  overflow, which ends the process. So words are joined into one MatchQuery if it means the same,
+  and beyond ``MOST`` conditions, only those for the longest clauses count.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def matching_all(groups: Sequence[Group], excluded: Group = ()) -> FullTextQuery
 
 
 def first_groups(groups: Iterable[Group], most: int) -> list[Group]:
-    """Return the first groups, at least one, with at most this many queries."""
+    """Return the first groups with at most ``most`` queries in total, but at least one group."""
     taken: list[Group] = []
     count = 0
     for group in groups:
@@ -73,13 +73,13 @@ def first_groups(groups: Iterable[Group], most: int) -> list[Group]:
     return taken
 
 
-# Their type hints require arguments that have defaults.
+# The classes' type hints require arguments that have defaults.
 _MATCH: Any = MatchQuery
 _PHRASE: Any = PhraseQuery
 
 
 def words_query(words: str, name: str, operator: Literal["AND", "OR"]) -> FullTextQuery:
-    """Return a query for rows with these words, all or any, in one field."""
+    """Return a query for rows with all, or any, of these words in one field."""
     query: FullTextQuery = _MATCH(words, name, operator=operator)
     return query
 
@@ -101,7 +101,7 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
 
 
 def query_of(schema: Schema, query: Query, words: Words, *, any: bool) -> FullTextQuery | None:
-    """Translate a query of words, for the analyzers "plain" and "english"; None finds nothing."""
+    """Translate a query, for all analyzers except "ngram"; return None if it matches nothing."""
     clauses = [clause for clause in query.clauses if _has_word(clause)]
     clauses.sort(key=lambda clause: -len(clause.text))
     positive = [clause for clause in clauses if not clause.excluded]
@@ -129,7 +129,7 @@ def _has_word(clause: TextClause) -> bool:
 
 
 def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]]:
-    """Return for each field the single words to find only in this field."""
+    """Return, for each field, the single words that are searched only in this field."""
     by_field: dict[str, list[str]] = {}
     for clause in clauses:
         word, names = _word(schema, clause), fields_of(clause, schema)
@@ -139,7 +139,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
 
 
 def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
-    """Return queries, at least one of which each row matches that matches any of the clauses."""
+    """Return queries, of which a row matches at least one if it matches any of the clauses."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
@@ -156,12 +156,12 @@ def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -
 
 
 def _word(schema: Schema, clause: TextClause) -> str | None:
-    """Return a clause that is one word for Lance; None for a phrase or a prefix."""
+    """Return the word of a clause that is one word for Lance; None for a phrase or a prefix."""
     forms = forms_of(schema, clause.text)
     return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
 
-# A combining accent within a word, where Lance parts it.
+# A combining accent within a word, where Lance splits it.
 _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
@@ -169,9 +169,9 @@ def forms_of(schema: Schema, text: str) -> list[str]:
     """Return the forms in which stored texts may have these words, because Lance distinguishes
     them.
 
-    An accented letter is stored as one character, or as the letter and a combining accent. For a
-    few characters, normalizing writes another one. Lance stems words before it puts away their
-    accents, so a word has a form for each stem that it has when it is written otherwise.
+    An accented letter may be stored as one character, or as the letter and a combining accent.
+    Normalization replaces a few characters by others. Lance stems words before it removes their
+    accents, so a word has another form for each different stem of its other spellings.
     """
     forms = [text]
     if not text.isascii():
@@ -203,7 +203,7 @@ def tokens_of(analyzer: str, text: str) -> list[str]:
     return [token.text for token in tokens]
 
 
-# A condition of every row, which no index answers. It reads no column.
+# A condition that all existing rows meet, which no index answers. It reads no column.
 _EXISTING = f"{ROW} >= 0"
 
 
@@ -215,12 +215,12 @@ async def ask(
     limit: int,
     cost: int,
 ) -> pa.Table:
-    """Return the best rows that match, with their number and score. ``cost`` is that of the
-    query, for ``hop``.
+    """Return the best matching rows, with their numbers and scores. ``cost`` is the query's cost,
+    for ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
-    under a filter that another index answers. So if an answer is not full, ask for one row more,
-    without columns, which also returns deleted rows. If there is one more, ask for the best
+    with a filter that another index answers. So if there are fewer rows than requested, request one
+    more than those, without columns, which also returns deleted rows. If it comes, request the best
     existing rows.
     """
     names = column_names(table.schema, columns)
@@ -241,7 +241,7 @@ async def fetch(
     limit: int,
     cost: int,
 ) -> pa.Table:
-    """Return what Lance ranks first, with these columns; without any, deleted rows too."""
+    """Return the rows that Lance ranks first, with these columns; without any, deleted rows too."""
 
     def build() -> AsyncFTSQuery:
         with table.session.guarded:
@@ -253,7 +253,7 @@ async def fetch(
 
 
 def first(ranked: pa.Table, limit: int) -> pa.Table:
-    """Return the best rows, best first; equal ones by id."""
+    """Return the best rows, best first; rows with equal scores are in order of id."""
     if not ranked.num_rows:
         return ranked
     order = [(SCORE, "descending"), ("id", "ascending")]
@@ -263,4 +263,4 @@ def first(ranked: pa.Table, limit: int) -> pa.Table:
 RANKING = pa.schema([
     pa.field("id", pa.utf8(), False), pa.field(ROW, pa.uint64()), pa.field(SCORE, pa.float32()),
 ])  # fmt: skip
-"""The columns of ranked rows of which no field was read."""
+"""The columns of ranked rows without their fields."""

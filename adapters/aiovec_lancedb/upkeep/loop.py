@@ -1,11 +1,11 @@
 """The upkeep of a store's tables: compactions, and builds and measurements of indexes.
 
-One task of a store looks after one table after another: it compacts after some commits, and does
-all that is due once a table is quiet. It also checks each table once when the store opens it, for
-work that an earlier process left undone. Of several processes on one store, one at a time does the
-upkeep of a table.
+A store has one task for the upkeep of one table after another: it compacts a table after some
+commits, and does all due work once the table is quiet. It also checks each table once after the
+store opens it, for work that an earlier process left undone. If several processes use a store, one
+at a time does a table's upkeep.
 
-Long work runs while others write. No write ever fails because of it: Lance repeats a write whose
+Long work runs while others write. No write ever fails because of it: Lance retries a write whose
 files were rewritten, and a compaction that conflicts with a write is tried again.
 """
 
@@ -73,40 +73,41 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
 # a request.
 _REMOVALS = (0.25, 2.0, 30.0)
-# Small files that a table may have: a read by id takes 1.7 ms without any and 6 ms with 16. A
+# The most small files of a table: a read by id takes 1.7 ms without any and 6 ms with 16. A
 # compaction rewrites all files that are not full, so one more is allowed for every 64 MiB in them.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
-# Number of surplus versions at which upkeep removes them.
+# The number of surplus versions above which upkeep removes them.
 _VERSIONS_OVER = 16
-# Rows that an index may leave out before a compaction adds them: a scan takes no time yet.
+# The most rows that an index may leave out before a compaction adds them; scanning so few is fast.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
-# Bytes of a table that is rewritten while its writers wait, which takes less than a second. A
+# The most bytes that a compaction rewrites while writers wait, which takes less than a second. A
 # larger one is first tried while they write.
 _SOON_DONE = 64 * 2**20
 _ATTEMPTS = 2
 
 # Seconds without a commit after which a table is quiet, and the longest wait for that.
 _QUIET, _LONGEST_WAIT = 1.0, 30.0
-# After an upkeep, the store rests this many times as long, so that upkeep takes a fifth of the
-# time. The rest is at most this many seconds, because writes during an index build leave files that
-# wait for compaction.
+# After the upkeep of a table, the table rests this many times as long, so that upkeep takes a fifth
+# of the time. The rest is at most this many seconds, because writes during an index build leave
+# files that wait for compaction.
 _REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until the next check after an error, and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
 # Seconds between tries for the upkeep's lock, between tries for its lease, and between tables.
 _POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
-# Growth after which an index is measured again, and after which one of "auto" is built again.
+# Growth after which an index is measured again, and after which "auto" rebuilds its index.
 _GROWN, _OUTGROWN = 1.5, 4.0
-# Parts of an index, each searched separately, above which it is built again. Upkeep adds one for
-# every 2 % more rows, and merges them when it splits a partition: never in a graph of one.
+# Parts of an index, each searched separately, above which it is rebuilt. Upkeep adds one for every
+# 2 % more rows, and merges them when it splits a partition, but never in a graph of one partition.
 _MOST_SEGMENTS = 32
-# Rows from which the ids get an index: in 400,000, a get of one id took 20 ms without and 2.3 with.
+# Rows from which the ids get an index: with 400,000 rows, it reduced a get of one id from 20 ms to
+# 2.3 ms.
 _IDS_FROM = 20_000
 
-# Tables that a store remembers, unless more of them have work under way. Calls of a forgotten table
-# go on.
+# The most tables that a store remembers, unless more of them have work in progress. Calls on a
+# forgotten table continue.
 _MOST_TABLES = 256
 
 # Errors that say nothing about the index itself.
@@ -114,7 +115,7 @@ _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedErro
 
 
 class Upkeep:
-    """The upkeep of one table: the work that is due, its tasks, and their results."""
+    """The upkeep of one table: the due work, its tasks, and their results."""
 
     def __init__(self, writes: Writes, tables: OpenTables) -> None:
         self.name = writes.versions.name
@@ -133,13 +134,13 @@ class Upkeep:
         self._look_at = math.inf
         self._rest_until = 0.0
         self._seen = False
-        # The time of the oldest version that the last removal kept. A removal may leave some
-        # before it.
+        # The time of the oldest version that the last removal meant to keep. A removal may leave
+        # older ones.
         self._kept_from = _LONG_AGO
-        # True if the last removal failed; that was logged.
+        # True if the last removal failed, which was logged.
         self._removal_failed = False
-        # Rows of the table when an index could not be built: more of them are worth another
-        # attempt.
+        # The number of rows when an index could not be built: after growth, another attempt is
+        # worth it.
         self._failed_rows = 0
 
     @property
@@ -176,7 +177,7 @@ class Upkeep:
             self._tables.begin()
 
     def searched(self, vectors: Iterable[Float32Array]) -> None:
-        """Keep searched vectors; measure the index again if they make that worth it."""
+        """Keep searched vectors; check the index soon if they make a new measurement worth it."""
         if self.builds.asked.searched(vectors):
             self._look_after_in(min(_QUIET, self._look_at - time.monotonic()))
 
@@ -185,11 +186,11 @@ class Upkeep:
         self._tables.begin()
 
     def loading(self) -> None:
-        """Note a bulk load: no index is built until it is over."""
+        """Note a batch of a bulk load, during which upkeep builds no index."""
         self._busy_since = time.monotonic()
 
     async def maintain(self) -> None:
-        """Do the work that is due, once."""
+        """Do the due work once, and plan the next check."""
         now = time.monotonic()
         busy_since = now if self._busy_since is None else self._busy_since
         quiet = now - self._last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
@@ -205,7 +206,7 @@ class Upkeep:
         self._rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
 
     async def _pass(self, *, quiet: bool) -> None:
-        """Do the work that is due. A failure is logged, and the work tried again."""
+        """Do the due work. A failure is logged, and the work is tried again later."""
         later = math.inf
         try:
             async with self.locked(seconds=0.0):
@@ -217,7 +218,7 @@ class Upkeep:
             later = _QUIET
         except (StoreClosedError, StoreMovedError):
             pass
-        except StoreBusyError as exc:  # another process does it, or large reads have the memory
+        except StoreBusyError as exc:  # another process does it, or large reads use the memory
             later = _AFTER_OTHERS
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, self.name, exc)
@@ -234,12 +235,12 @@ class Upkeep:
     async def _look_after(
         self, table: Snapshot, *, quiet: bool = True, everything: bool = False
     ) -> None:
-        """Do the work that is due, or ``everything``, under the upkeep's lock.
+        """Do the due work, or ``everything``, under the upkeep's lock.
 
-        Each step gets the table as the one before has left it.
+        Each step gets the version of the table that the previous step has left.
         """
         table.check_not_filled()
-        # Free room first.
+        # Free disk space first.
         if everything or await self._wants_compaction(table, quiet=quiet):
             table = await self._compact(table)
         table = await self.builds.build_lacking(table)
@@ -272,11 +273,11 @@ class Upkeep:
         return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
     def _look_after_grace(self) -> None:
-        """Check again once no one can be reading the versions that are still too new to remove."""
+        """Check again when nobody can still read the versions that are now too new to remove."""
         self._look_after_in(self._versions.pins.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Snapshot) -> tuple[int, int, int]:
-        """Return a table's rows and files, and the bytes of the files that are not full."""
+        """Return the numbers of rows and files, and the bytes of the files that are not full."""
         stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
@@ -289,7 +290,7 @@ class Upkeep:
             scan_bytes(min(rows, _FULL_FILE), table.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
-                # On a full disk, a commit removes old versions and tries again.
+                # On a full disk, the commit below removes old versions and tries again.
                 with suppress(StoreBusyError, StoreFullError):
                     table = await self._optimize(table, alone=False)
                     break
@@ -301,20 +302,20 @@ class Upkeep:
         self._versions.has_changed()
         if self._session.folder is not None:
             await in_thread(Manifests(self._session.folder, self.name).remove_unfinished)
-        # Writes, searches and the compaction leave freed memory in the heap of each thread: 100 MiB
-        # after a minute of a mixed load. It takes some 10 ms, without the GIL.
+        # Writes, searches and the compaction leave freed memory in each thread's heap: 100 MiB
+        # after a minute of mixed load. Returning it takes about 10 ms, without the GIL.
         await in_thread(give_back)
         self._look_after_grace()
         self.optimized = datetime.now(UTC)
         return table
 
     async def _optimize(self, table: Snapshot, *, alone: bool = True) -> Snapshot:
-        """Have Lance merge small neighbouring files, add new rows to indexes, and remove old
-        versions; return the table as it is then. ``alone`` means that nobody else writes.
+        """Let Lance merge small neighbouring files, add new rows to indexes, and remove old
+        versions; return the table's new version. ``alone`` means that nobody else writes.
 
-        Lance's ``optimize`` does all three, and then removes every version older than an age, even
-        one that is being read. So the call that removes versions has nothing else to do, gets the
-        age of the oldest version to keep plus a timeout, and is ended by that timeout.
+        Lance's ``optimize`` does all three, and removes every version older than an age, even one
+        that is being read. So the call that removes versions has nothing else to do. Its age is the
+        age of the oldest version to keep plus a timeout, after which it is cancelled.
         """
 
         async def optimize(age: timedelta) -> None:
@@ -326,7 +327,7 @@ class Upkeep:
             listed = await self._session.listed_versions(table)
             if await self._versions.pins.first_kept(table, listed) is None:
                 break
-            # Lance compares the times within the manifests, not those of their files.
+            # Lance compares the times within the manifests, not the files' times.
             versions = await table.versions()
             first = await self._versions.pins.first_kept(table, versions)
             if first is None:
@@ -349,7 +350,7 @@ class Upkeep:
         return table
 
     async def _note_failed_removal(self, error: AiovecError) -> None:
-        """Log that Lance keeps old versions, once until a removal succeeds."""
+        """Log that old versions could not be removed, only once until a removal succeeds."""
         if not self._removal_failed:
             self._removal_failed = True
             text = "old versions of the table %r could not be removed and stay: %s"
@@ -358,10 +359,10 @@ class Upkeep:
     # Indexes
 
     async def _look_after_indexes(self, table: Snapshot) -> None:
-        """Build the index over the ids, and build or measure the index over the vectors, if the
-        table has grown enough.
+        """Build the index over the ids, and build or measure the vector index, if that is due.
 
-        If the latter cannot be built, searches stay as they are, and ``stats`` shows the reason.
+        If the vector index cannot be built, searches stay as they are, and ``stats`` shows the
+        reason.
         """
         rows = await table.rows()
         if rows >= _IDS_FROM and not await has_id_index(table):
@@ -392,7 +393,7 @@ class Upkeep:
         return index.by_aiovec and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
     async def _wants_graph(self, table: Snapshot, index: InUse | None, rows: int) -> bool:
-        """Return whether "auto" builds a graph now in place of the codes that it built at once."""
+        """Return whether "auto" now builds a graph to replace the codes that it built first."""
         if index is None or index.kind.graph or not index.tuned.auto:
             return False
         automatic = self._session.settings.index == kinds.AUTO and self._session.exclusive
@@ -409,14 +410,14 @@ class Upkeep:
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
         outgrown = rows >= _GROWN * tuned.measured_rows
-        # If a build of the same kind did not end well, the index may be the new one.
+        # If a build of the same kind was interrupted, the index may already be the new one.
         unknown = tuned.begun is not None and tuned.begun.kind == tuned.kind
         return bool(more) or outgrown or unknown or index.target > tuned.sought
 
     # Requests of users
 
     async def optimize(self, handle: TableHandle) -> None:
-        """Do the whole upkeep now."""
+        """Do all upkeep now."""
         await self._do(handle, partial(self._look_after, everything=True))
 
     async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
@@ -425,7 +426,7 @@ class Upkeep:
         await self._do(handle, self.builds.measure)
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        """Have an engine compact a table, and build the indexes over ids and fields again."""
+        """Let an engine compact a table, and rebuild its indexes over ids and fields."""
 
         async def act(table: Snapshot) -> None:
             with self._session.guarded:
@@ -480,7 +481,7 @@ class Upkeep:
             await self._writes.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
-        """Give a field of the table these options, and the indexes that they want."""
+        """Give a field of the table these options, and build the indexes that they require."""
 
         async def act(_: Snapshot) -> None:
             change = SeparateWrite(alter_field, handle, changes_schema=True, args=(name, field))
@@ -494,7 +495,10 @@ class Upkeep:
 
     @asynccontextmanager
     async def dropping(self) -> AsyncIterator[None]:
-        """Stop all builds of the table: they would commit to the next table of that name."""
+        """Stop the table's builds and exclude new ones while it is dropped or renamed.
+
+        Otherwise a build could commit to a later table with the same name.
+        """
         await self.stop()
         async with self.locked():
             yield
@@ -502,9 +506,9 @@ class Upkeep:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Exclude other upkeep of the table, by any process, waiting up to ``seconds`` for its end.
+        """Exclude other upkeep of the table, by any process; wait up to ``seconds`` for it to end.
 
-        Time limits of the block begin after the wait: the store's own upkeep may take long.
+        Time limits in the block begin after the wait, because this store's upkeep may take long.
         """
         lock = self._session.lock(f"{self.name}.upkeep")
         lease = await self._session.lease(self.name)
@@ -513,7 +517,7 @@ class Upkeep:
             if not await lock.take(0.0):
                 return False
             leased = False
-            try:  # a lease that is taken while the call is cancelled runs out by itself
+            try:  # a lease that is taken while the call is cancelled expires later
                 leased = lease is None or await in_thread(lease.take)
             finally:
                 if not leased:
@@ -541,9 +545,9 @@ class Upkeep:
     async def _do(
         self, handle: TableHandle, act: Callable[[Snapshot], Awaitable[None]], *, wait: bool = True
     ) -> None:
-        """Do the work in a task, under the lock. Dropping the table or its index ends it.
+        """Do the work in a task, under the lock. Dropping the table or its index cancels the task.
 
-        If a waiting caller is cancelled, the task ends too.
+        If a waiting caller is cancelled, the task is cancelled too.
         """
 
         async def work() -> None:
@@ -584,7 +588,7 @@ class Upkeep:
         return task
 
     async def stop(self) -> None:
-        """End the upkeep under way."""
+        """Cancel the upkeep in progress, and wait until it has ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -595,7 +599,7 @@ class Upkeep:
 
 @dataclass(slots=True)
 class Table:
-    """A table of a store, as long as the store remembers it. It need not exist."""
+    """A store's table, as long as the store remembers it. It need not exist."""
 
     versions: Versions
     writes: Writes
@@ -603,7 +607,7 @@ class Table:
 
     @property
     def idle(self) -> bool:
-        """True if nothing is under way or waits."""
+        """True if no write or upkeep is running or waiting."""
         return self.writes.idle and self.upkeep.idle
 
 
@@ -616,9 +620,9 @@ class OpenTables:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
-        """Admits the writing calls."""
+        """Admits write calls."""
         retention = retention_of(session.settings, on_folder=session.folder is not None)
-        # A migration reads the changes since its beginning, however long it takes.
+        # A migration reads all changes since it began, however long it takes.
         self.pins = Pins(session.lock_folder, retention, session.mark.is_open)
         self._tables: dict[str, Table] = {}
         self._loop = Background()
@@ -645,7 +649,7 @@ class OpenTables:
             table.upkeep = Upkeep(table.writes, self)
 
     def begin(self) -> None:
-        """Do the upkeep of each table when it is due."""
+        """Start or wake the task that does each table's upkeep when it is due."""
         if self.background and not self.session.closing:
             self._wake.set()
             if self._task is None or self._task.done():
@@ -667,9 +671,9 @@ class OpenTables:
             await asyncio.sleep(_BETWEEN)
 
     async def close(self) -> None:
-        """End the upkeep, and wait for the writes that were accepted.
+        """Cancel the upkeep, and wait for the accepted writes.
 
-        Upkeep that is still due is for the next store that opens a table.
+        The next store that opens a table does the upkeep that is still due.
         """
         self.session.closing = True
         await self._loop.cancel()
