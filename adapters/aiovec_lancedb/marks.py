@@ -1,4 +1,4 @@
-"""The mark of a migration, a record next to the tables."""
+"""A migration's mark: a record next to the tables."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class StoreMark:
             raise CorruptStoreError(self._target, unreadable_mark(exc)) from exc
 
     def is_open(self) -> bool:
-        """Return whether a migration away from the store is under way."""
+        """Return whether a migration away from the store is in progress."""
         mark = self.read().mark
         return mark is not None and mark.state in (OPEN, PAUSED)
 

@@ -46,7 +46,7 @@ class NetRows:
         return id in self._now
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids that exist."""
+        """Return the existing ones of these ids."""
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:

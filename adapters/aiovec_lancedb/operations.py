@@ -118,8 +118,8 @@ class RowsOperation(WriteOperation):
 
     @property
     def repeatable(self) -> bool:
-        """True if it may be applied in memory in a bucket, where it is repeated if other writers
-        were faster. When several rows change, readers would see some changes before the others.
+        """True if it may be applied in memory in a bucket, where it is retried if other writers
+        were faster. If several rows change, readers would see some changes before the others.
         """
         return self.kind != "change" or len(self.named) == 1
 

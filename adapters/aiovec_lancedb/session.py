@@ -200,7 +200,7 @@ class Connections:
 
     writer: AsyncConnection
     reader: AsyncConnection
-    """Reads a folder with less processor time, but must not write: see ``StoreTarget.written``."""
+    """Reads a folder with less CPU time, but must not write: see ``StoreTarget.written``."""
     newest: dict[str, Newest] = field(default_factory=dict)
     """The kept versions of tables. They refer to Lance's caches."""
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -502,7 +502,7 @@ class Session:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The client for conditional writes in a bucket. Use it in a thread: it may be imported."""
+        """The client for conditional writes in a bucket. Use it in a thread: this may import it."""
         try:
             from .locks.bucket import Bucket
         except ImportError as exc:

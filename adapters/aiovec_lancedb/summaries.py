@@ -92,7 +92,7 @@ async def bounds(table: Snapshot, ref: Ref, where: Expr | None) -> tuple[Value, 
 
 
 def _cost(batch: pa.RecordBatch) -> int:
-    """Return the work of processing the values, in short values."""
+    """Return the cost of processing the values, measured in short values."""
     return int(batch.num_rows + batch.get_total_buffer_size() // BYTES_A_VALUE)
 
 

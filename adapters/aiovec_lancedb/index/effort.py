@@ -44,7 +44,7 @@ class _Noted(BaseModel):
 
 
 class Effort(_Noted):
-    """The settings of one search in lancedb. None leaves a choice to lancedb."""
+    """The effort settings of a lancedb search. None leaves the choice to lancedb."""
 
     nprobes: PositiveInt | None = None
     ef: PositiveInt | None = None

@@ -131,7 +131,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Translate every error of the object storage."""
+        """Translate every error of the object storage in a block."""
         try:
             yield
         except AiovecError:

@@ -64,7 +64,7 @@ _FOLDING = _Folding()
 
 
 def folded(text: str) -> str:
-    """Return the text in the form for comparisons."""
+    """Return the text, folded for comparisons."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", text).translate(_FOLDING)
@@ -108,7 +108,7 @@ class Matching:
         return [clause for clause in self.wanted if not clause.excluded]
 
     def cost(self, rows: pa.Table | pa.RecordBatch) -> int:
-        """Return the work of searching the rows for each clause, in values to copy."""
+        """Return the cost of searching the rows for each clause, measured in values to copy."""
         return int(rows.nbytes // BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
