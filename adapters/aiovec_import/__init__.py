@@ -1,5 +1,5 @@
-"""Files in and out: ``aiovec import`` and ``aiovec export``.
+"""Import and export files: ``aiovec import`` and ``aiovec export``.
 
-``sources`` defines the terms; ``stores`` has a reader for each kind of other store, using its own
-client.
+``sources`` defines the terms. ``stores`` has a reader for each other kind of store, which uses that
+store's own client.
 """

@@ -1,4 +1,4 @@
-"""Parquet and Arrow IPC, read and written a batch at a time."""
+"""Read and write Parquet and Arrow IPC, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .files import FileReader
 from .sources import BYTES_AT_ONCE, Chunk, ForeignTable
 
 _CARRIED = b"aiovec.schema"
-# Rows that are searched for the length of the vectors.
+# Number of rows to search for the length of the vectors.
 _FEW = 1000
-# Bytes of a Parquet column that are read ahead.
+# Bytes to read ahead of a Parquet column.
 _BUFFER_BYTES = 1024 * 1024
 
 
@@ -47,7 +47,7 @@ class ArrowFile(FileReader):
             self.settle(names, Schema.from_json(carried))
 
     def _open(self) -> Any:
-        """Open the file at its beginning."""
+        """Open the file from its beginning."""
         self._file.seek(0)
         if self.form == "parquet":
             return pq.ParquetFile(self._file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
@@ -100,7 +100,7 @@ class ArrowFile(FileReader):
 
 
 def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
-    """Return a column in the form for ``insert``: ids, and dates in the payload, as text."""
+    """Convert a column for ``insert``: integer ids, and dates in the payload, become text."""
     kind = column.type
     if name == "id" and pa.types.is_integer(kind):
         return column.cast(pa.utf8())
@@ -116,7 +116,7 @@ def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
-    """Return the type with text in place of types that JSON lacks, also in lists and structs."""
+    """Replace types that JSON lacks by text, also in lists and structs."""
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)))
     if pa.types.is_struct(kind):
@@ -130,9 +130,9 @@ def _as_text(kind: pa.DataType) -> pa.DataType:
 
 
 class _ParquetWriter:
-    """Writes rows to a Parquet file, vectors that may be null as lists of any length.
+    """Writes rows to a Parquet file; nullable vectors become lists of variable length.
 
-    pyarrow before 26 can neither write nor read a null in lists of fixed length.
+    pyarrow before 26 can neither write nor read nulls in a column of fixed-size lists.
     """
 
     def __init__(self, file: IO[bytes], columns: pa.Schema) -> None:
@@ -140,7 +140,7 @@ class _ParquetWriter:
             if pa.types.is_fixed_size_list(column.type) and column.nullable:
                 columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
         self._columns = columns
-        # A dictionary is never worth it for the numbers of vectors.
+        # Only texts repeat often enough for a dictionary; the numbers of vectors do not.
         texts = [column.name for column in columns if pa.types.is_string(column.type)]
         self._writer = pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=texts)
 
@@ -156,9 +156,9 @@ class _ParquetWriter:
 
 
 def _as_list(vectors: pa.FixedSizeListArray, kind: pa.DataType) -> pa.ListArray:
-    """Return vectors as lists of this type, in which a null has no items.
+    """Convert vectors to lists of this type, in which a null has no items.
 
-    Arrow's cast keeps the items of a null, which Parquet does not accept.
+    Arrow's cast would keep the items of a null, which Parquet does not accept.
     """
     valid = vectors.is_valid()
     ends = np.cumsum(valid.to_numpy(zero_copy_only=False)) * vectors.type.list_size
@@ -167,7 +167,7 @@ def _as_list(vectors: pa.FixedSizeListArray, kind: pa.DataType) -> pa.ListArray:
 
 
 def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema) -> Any:
-    """Return a writer of a format. The columns carry the schema."""
+    """Return a writer for a format. The metadata of the columns contains the schema."""
     if form == "parquet":
         return _ParquetWriter(file, columns)
     return (ipc.new_file if form == "arrow" else ipc.new_stream)(file, columns)

@@ -20,7 +20,7 @@ from aiovec.errors import DimensionMismatchError, InvalidRowError, InvalidVector
 
 from .sources import CAME_BEFORE, Chunk, Reject
 
-# Arrow and Python raise the last ones for values that no column can hold.
+# Arrow and Python raise the last four for values that no column can hold.
 _FAULTS = (
     InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,
     RecursionError, UnicodeError,
@@ -54,9 +54,9 @@ class CheckedRows:
 def check_chunk(
     chunk: Chunk, schema: Schema, *, last_counts: bool, new_ids: bool = False
 ) -> CheckedRows:
-    """Check a chunk once, so that its rows enter the store as a ``Batch``.
+    """Check a chunk, so that its rows can be stored as a ``Batch`` without a second check.
 
-    Of rows with the same id, the first is imported, or with ``last_counts`` the last. With
+    If rows have the same id, the first is imported, or with ``last_counts`` the last. With
     ``new_ids``, the rows have no ids and get new ones.
     """
     rows, places, rejects = chunk.rows, chunk.places, list(chunk.rejects)
@@ -73,7 +73,7 @@ def check_chunk(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the fault of a row, without its position in a chunk that users never see."""
+    """Return the fault of a row, without its position in the chunk, which users never see."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
     if isinstance(error, DimensionMismatchError):
@@ -86,7 +86,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _check_length(rows: Any, schema: Schema) -> None:
-    """Refuse a whole column of vectors of the wrong length, because no row could be imported."""
+    """Raise DimensionMismatchError if all vectors have the wrong length."""
     if isinstance(rows, pa.Table) and schema.vector in rows.column_names:
         kind = rows.schema.field(schema.vector).type
         if pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:
@@ -96,10 +96,10 @@ def _check_length(rows: Any, schema: Schema) -> None:
 def _halved(
     rows: Any, places: Sequence[int | str], schema: Schema, new_ids: bool, rejects: list[Reject]
 ) -> CheckedRows:
-    """Return the rows that pass together, splitting those that fail in halves."""
+    """Return the rows that pass the checks. Rows that fail together are split into halves."""
     tables: list[pa.Table] = []
     kept: list[int | str] = []
-    # A stack, not recursion, so that the rows come out in their order without deep frames.
+    # A stack instead of recursion: the rows stay in order, and the call stack stays flat.
     waiting = [(rows, places)]
     while waiting:
         rows, places = waiting.pop()

@@ -25,10 +25,10 @@ from .sources import CAME_BEFORE, NO_LIST, Chunk, Wanted, refuse
 
 @dataclass
 class RowImport(Import):
-    """The tables of a source. A row that cannot be imported is listed, and the rest is imported.
+    """An import of a source's tables. Rows that cannot be imported are listed as rejects.
 
-    A new table is created with the first of its rows. If a table cannot be read, the others are
-    still imported; for a single table, or with ``strict``, the error is raised.
+    A new table is created when its first rows are written. If a table cannot be read, the others
+    are still imported; for a single table, or with ``strict``, the error is raised.
     """
 
     going_on: ClassVar[str] = "with --upsert the import continues"
@@ -41,7 +41,7 @@ class RowImport(Import):
         )
 
     async def parts(self) -> AsyncGenerator[Any, None]:
-        """Read the next chunk ahead; yield each with the load that it belongs to."""
+        """Yield each chunk with its load, and read the next chunk ahead."""
         for load in self.loads:
             schema = load.used_schema
             chunks = self.source.read(load.source, schema, rows_at_once(schema))
@@ -85,7 +85,7 @@ class RowImport(Import):
         self.refuse_rejects()
 
     async def write(self, store: VectorStore, part: Any) -> None:
-        """Write rows; rows whose id already exists become rejects."""
+        """Write rows; without ``upsert``, rows whose id already exists become rejects."""
         load: Load
         rows: CheckedRows
         load, rows = part
@@ -118,10 +118,9 @@ class RowImport(Import):
 
 @dataclass
 class RowUpdate(Import):
-    """All rows of a file change in one commit, or none if one of them is bad.
+    """An update by the rows of a file: all change in one commit, or none if one of them is bad.
 
-    With ``strict``, every id must exist. ``count`` is the number of rows with anything besides an
-    id.
+    With ``strict``, every id must exist. ``count`` is the number of rows to update.
     """
 
     going_on: ClassVar[str] = ""
@@ -147,7 +146,7 @@ class RowUpdate(Import):
         yield await in_thread(self._rows)
 
     def _rows(self) -> list[Any]:
-        """Return the rows that have anything besides their ids, or Arrow tables of them."""
+        """Return the rows that have anything besides an id; all rows of Arrow tables."""
         (load,) = self.loads
         schema, rows = load.used_schema, []
         with reading(self.source.name):

@@ -1,6 +1,6 @@
-"""CSV by RFC 4180: names in the first row, lists, objects and vectors as JSON.
+"""Read and write CSV as in RFC 4180, with column names in the first row.
 
-An empty cell without quotes is null, and ``""`` is an empty text.
+Lists, objects and vectors are JSON. An empty cell without quotes is null; ``""`` is an empty text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .jsonlines import json_values, vector_texts
 from .sources import Chunk, ForeignTable, Reject
 
-# Begins a row that is appended to the file. If the parser does not reach it, a cell with an
+# Begins the row that is appended to the file. If the parser does not reach that row, a cell with an
 # unclosed quote has swallowed it.
 _END = uuid.uuid4().hex
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
@@ -35,15 +35,15 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
-    Without a schema, the type of a column depends on all its cells, while pyarrow looks at one
-    block only; a column of mixed types is text. Columns that the schema does not name are text in
-    the payload.
+    Without a schema, the type of a column depends on all its cells, because pyarrow would look at
+    one block only; a column of mixed types is text. Columns that the schema does not name become
+    text in the payload.
     """
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._names = self._header()
-        # One pass finds the lengths of the vectors, from the first batch, and the types.
+        # One pass over the file finds the types. Its first batch has the lengths of the vectors.
         self._pass = self._batches()
         self._first, _, rejects = next(self._pass)
         if not (self._first or rejects or self._given or self._existing):
@@ -72,7 +72,7 @@ class CsvFile(FileReader):
         }
 
     def _header(self) -> list[str]:
-        """Return the names in the first line."""
+        """Return the column names in the first line."""
         try:
             line = self._file.readline(LONGEST_LINE).decode("utf-8-sig")
             names = next(csv.reader([line], strict=True), [])
@@ -109,7 +109,7 @@ class CsvFile(FileReader):
                     payload = row.pop("payload", {})
                     fault = _fault(payload, row, schema)
                     if fault is None:
-                        # A declared field wins over a key of its name, as everywhere.
+                        # A declared field wins over a payload key of the same name, as everywhere.
                         rows.append({**payload, **row})
                         places.append(number)
                     else:
@@ -117,7 +117,7 @@ class CsvFile(FileReader):
                 yield Chunk(rows, places, rejects)
 
     def _batches(self) -> Iterator[tuple[pa.RecordBatch, list[int], list[Reject]]]:
-        """Yield cells as text with their row numbers, and before them the rows of a wrong width."""
+        """Yield cells as text, their row numbers, and rejects for rows of the wrong width."""
         width, number = len(self._names), 2
         bad: dict[int, Reject] = {}
         file = CheckedFile(self._file, self._lock, f"\n{_END}{',' * width}")
@@ -143,12 +143,12 @@ class CsvFile(FileReader):
     def _cells(
         self, file: CheckedFile, columns: dict[str, pa.DataType], wrong: Any
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the cells, the last ones only once it is known that no quote is left open."""
+        """Yield the cells; the last ones only after a check that no quote is left open."""
         last = None
         try:
             for cells in pa.csv.open_csv(
                 file,
-                # Only without threads does pyarrow report the number of a skipped row.
+                # pyarrow reports the number of a skipped row only if it uses no threads.
                 pa.csv.ReadOptions(use_threads=False, block_size=LONGEST_LINE),
                 pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=wrong),
                 pa.csv.ConvertOptions(
@@ -177,8 +177,8 @@ class CsvFile(FileReader):
         return [kinds.get(new) for new in names.values()]
 
 
-# Patterns of JSON's literals, so a code with a leading zero is text. The first that fits all cells
-# is used.
+# Patterns of JSON literals, so a code with a leading zero is text. The first pattern that matches
+# all cells decides.
 _CELLS = (
     ("int", r"0|-?[1-9][0-9]{0,18}"),
     ("float", r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]+)?"),
@@ -188,7 +188,7 @@ _CELLS = (
 
 
 def _kinds_of_cells(cells: pa.Array) -> set[str]:
-    """Return the kind of cells without nulls, as ``kinds_in`` names it."""
+    """Return the kind of cells that are not null, as ``kinds_in`` names it."""
     if not len(cells):
         return set()
     for kind, pattern in _CELLS:
@@ -213,10 +213,11 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
 
 
 class CheckedFile(io.RawIOBase):
-    """A file from its beginning, with a row appended. UnicodeDecodeError if it is not UTF-8.
+    """Reads a file from its beginning, then an appended row.
 
-    It has its own position, because pyarrow reads ahead in a thread, which may still run when the
-    file is read again. The reader sets ``is_whole`` when it reaches the appended row.
+    Raises UnicodeDecodeError if the file is not UTF-8. It has its own position, because pyarrow
+    reads ahead in a thread, which may still run when the file is read again. The reader sets
+    ``is_whole`` when it reaches the appended row.
     """
 
     def __init__(self, file: Any, lock: threading.Lock, last: str) -> None:
@@ -225,7 +226,7 @@ class CheckedFile(io.RawIOBase):
         self._place = 0
         self._last = last.encode()
         self.is_whole = False
-        # pyarrow prints a traceback for a bad row that it cannot decode.
+        # Check the encoding first: pyarrow prints a traceback for a bad row that it cannot decode.
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def readable(self) -> bool:
@@ -243,7 +244,7 @@ class CheckedFile(io.RawIOBase):
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
-    """Return the value of a cell. A cell that does not fit stays text, which the store refuses."""
+    """Return the value of a cell. A cell that does not fit stays text, and the store refuses it."""
     if cell is None or kind in (None, "text", "datetime"):
         return cell
     if kind == "bool":
@@ -262,7 +263,7 @@ def csv_header(names: Iterable[str]) -> str:
 
 
 def csv_lines(batch: pa.RecordBatch, vector: str | None) -> Iterator[str]:
-    """Yield each row as a line. Text, JSON and datetimes are in quotes, null is empty."""
+    """Yield each row as a line. Text, JSON and datetimes are quoted; null is an empty cell."""
     columns: list[Sequence[str]] = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name == vector:

@@ -1,4 +1,4 @@
-"""Documents into a table of passages."""
+"""Import documents into a table of passages."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .syncing import Item, Row, SyncImport
 class DocumentImport(SyncImport):
     """An import of documents, whose passages replace those of earlier versions.
 
-    Passages are replaced even if an app stored them. ``reasons`` says why documents cannot be
-    imported.
+    Passages are replaced even if an app stored them. ``reasons`` has the reason for each document
+    that cannot be imported.
     """
 
     unit: ClassVar[str] = "document"
@@ -102,7 +102,7 @@ class DocumentImport(SyncImport):
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
-        # Check before anything of a wrong folder is stored.
+        # With a wrong folder, this raises an error before anything is stored.
         if self.wanted.delete and self.load.exists:
             await self.find_gone(store, self.source.has)
 
@@ -116,8 +116,8 @@ class DocumentImport(SyncImport):
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
         if self.gone:
-            # Another import may have added documents since. If none is left, the folder may be
-            # unmounted.
+            # Another import may have stored documents that were added since. If none is left, the
+            # folder may be unmounted.
             present = await in_thread(documents_in, self.wanted)
             self.gone = {
                 id: name

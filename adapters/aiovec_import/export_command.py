@@ -1,6 +1,6 @@
 """``aiovec export``: write a table, or a part of it, to a file.
 
-Like every command, it imports little.
+Like every command's module, it imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ async def export(
 ) -> Shown:
     """Write a consistent snapshot of a table to a file that aiovec import can read.
 
-    Others can read and write the table in the meantime. The file appears when it is complete. With
-    -, rows go to standard output and messages to standard error.
+    Other programs can read and write the table during the export. The file appears when it is
+    complete. With -, rows go to standard output and messages to standard error.
     """
     from aiovec.backend.threads import in_thread
 

@@ -1,4 +1,4 @@
-"""The common part of all feeds: locks, and rows that are set aside."""
+"""The common part of all feeds: locks, and rows that were set aside."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .syncing import Change, Item, SyncImport
 LOG = logging.getLogger("aiovec.watch")
 
 AT_ONCE = 500
-"""Most rows or documents in one step."""
+"""The most rows or documents to read and compare at a time."""
 MOST_REFUSED = 1000
-"""Most names of refused rows or documents to remember."""
+"""The most names of refused rows or documents to remember."""
 AGAIN_SECONDS = 3600.0
 """Seconds after which refused rows or documents are tried again."""
 
@@ -35,7 +35,7 @@ _NO_COUNTS: Counter[str] = Counter()
 
 
 class SourceFeed(Feed):
-    """A source that is followed. By default, it is checked for changes every ``every`` seconds."""
+    """A followed source. By default, it is checked for changes every ``every`` seconds."""
 
     def __init__(
         self, store: VectorStore, source: str, job: SyncImport, every: float, document: str = ""
@@ -49,8 +49,8 @@ class SourceFeed(Feed):
         self._stepping = asyncio.Lock()
         self._locks: ExitStack | None = None
         self._stands_by = False
-        # Number of steps begun, the last step that left no work, and whether no step has failed
-        # since.
+        # The numbers of the current step and of the last step that left no work, and whether no
+        # step has failed since.
         self._begun = self._done = 0
         self._is_known = False
         self._again_at = time.monotonic() + AGAIN_SECONDS
@@ -62,13 +62,15 @@ class SourceFeed(Feed):
         return not self._stands_by
 
     def _take(self) -> None:
-        """Take the locks and keep them in ``self``, so that ``close`` releases them after a
-        cancellation."""
+        """Store the locks in ``self``, so that ``close`` releases them even after a cancellation.
+
+        If another process has the source's lock, take none.
+        """
         place = self.source if is_url(self.source) else os.path.realpath(self.source)
         with ExitStack() as locks:
             if not self._lock(locks, "source", place):
                 return
-            # The rows that the feed may delete: all rows of its base, or the rows of one document.
+            # Lock the rows that the feed may delete: all rows of its base, or of one document.
             own = [("rows", "", bool(self.document)), ("document", self.document, False)]
             for kind, name, shared in own if self.document else own[:1]:
                 if not self._lock(locks, kind, name, shared=shared):
@@ -136,7 +138,7 @@ class SourceFeed(Feed):
         return True
 
     async def _bring(self, job: SyncImport, chunks: Iterator[Chunk]) -> int:
-        """Bring items that a reader has read into the store; return their number."""
+        """Bring the items of a reader's chunks into the store; return their number."""
         count = 0
         while (part := await in_thread(job.following, chunks)) is not None:
             count += len(part[0])
@@ -167,7 +169,7 @@ class SourceFeed(Feed):
         return await job.apply(self.store, change)
 
     async def _embeds(self) -> bool:
-        """Return whether the embedder accepts any text at the moment."""
+        """Return whether the embedder accepts another text now."""
         try:
             await self.store.search(self.table, new_id(), limit=1)  # a text that is not cached
         except EmbeddingError:
@@ -188,5 +190,5 @@ class SourceFeed(Feed):
 
 
 def shown(id: object) -> str:
-    """Return an id as valid Unicode, also if it comes from bytes that are not UTF-8."""
+    """Return an id as valid Unicode, even if it comes from bytes that are not UTF-8."""
     return str(id).encode(errors="replace").decode()

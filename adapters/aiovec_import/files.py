@@ -1,4 +1,4 @@
-"""Files with one table: their formats, their schemas, and their column of vectors."""
+"""Files with one table: their formats, their schemas, and their vector columns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMAT_OF = {  # by suffix
 }
 
 MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)"
-"""Stands for a datetime with a time zone, written as text; its kind is "moment"."""
+"""Matches a datetime with a time zone, written as text; its kind is "moment"."""
 
 
 def no_file(path: Path | str) -> ConfigError:
@@ -69,19 +69,19 @@ def reading(path: Path | str | None) -> Iterator[None]:
 
 
 def field_of_texts(kinds: set[str]) -> Field | None:
-    """Return the field of values in a text file; None for payload values."""
+    """Return the field for values of these kinds in a text file; None for payload values."""
     if kinds and kinds <= {"datetime", "moment"}:
         return Field("datetime")
     return field_of_kinds({"text" if kind == "moment" else kind for kind in kinds})
 
 
 def rows_at_once(schema: Schema) -> int:
-    """Return the rows of one write, or of one part of an export."""
+    """Return the number of rows in one write, or in one batch of an export."""
     return min(max(_BYTES_OF_A_WRITE // (4 * schema.dim), 64), 10_000)
 
 
 def format_of(path: Path, given: str | None) -> str:
-    """Return the format that the user gave, or the format of the file's suffix."""
+    """Return the format that the user named, or else the format of the file's suffix."""
     name = given or FORMAT_OF.get(path.suffix.lower())
     if name is None:
         formats = ", ".join(dict.fromkeys(FORMAT_OF.values()))
@@ -99,7 +99,7 @@ def names_format(path: Path) -> bool:
 
 
 def path_and_table(source: str) -> tuple[Path, str]:
-    """Return the path, and the name of the table after a ``#`` that does not belong to the path."""
+    """Return the path, and the table after a ``#``, unless the ``#`` is a part of the path."""
     path = os.path.expanduser(source)
     before, _, table = path.rpartition("#")
     if not before or is_url(source) or os.path.lexists(path):
@@ -108,7 +108,7 @@ def path_and_table(source: str) -> tuple[Path, str]:
 
 
 def default_table(source: str, is_query: bool) -> str:
-    """Return the name of the table that a source goes to if the user names none."""
+    """Return the name of the table for a source if the user names none."""
     path, name = path_and_table(source)
     if is_url(source):
         name = source.partition("#")[2]
@@ -118,7 +118,7 @@ def default_table(source: str, is_query: bool) -> str:
 
 
 def schema_file(path: Path) -> Path:
-    """Return the path of the schema of a file whose format cannot contain one."""
+    """Return the path of the schema for a file whose format cannot contain a schema."""
     return path.with_name(f"{path.name}.schema.json")
 
 
@@ -142,7 +142,7 @@ class FileReader(Reader):
         self.form: str = form
         self._path, self._file, self._wanted = path, file, wanted
         self._given, self._existing = given, existing
-        # The column of the ids; None if the rows get new ids.
+        # The id column; None if the rows get new ids.
         self._id_column = None if wanted.wants_new_ids else wanted.id_column or "id"
         self._vector = ""
         self._begin()
@@ -167,7 +167,7 @@ class FileReader(Reader):
         return ConfigError(f"{self.name} {fault}", file=self.name, key=key)
 
     def check_names(self, names: list[str]) -> None:
-        """Refuse several columns with the same name, and a file without ids."""
+        """Raise ConfigError if columns have the same name, or if the id column is missing."""
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise self.wrong(
                 f"has several columns with one name ({', '.join(map(repr, twice)):.200})"
@@ -182,9 +182,9 @@ class FileReader(Reader):
     def settle(
         self, names: Collection[str], carried: Schema | None = None, remark: str = ""
     ) -> None:
-        """Find the column of the vectors, and set the schema of the rows.
+        """Find the vector column, and set the schema of the rows.
 
-        The schema comes from the user, the file, the table, or else from the columns.
+        The schema comes from the user, else the file, else the table, else the columns.
         """
         wanted = self._wanted.vector_column
         known = self._given or carried

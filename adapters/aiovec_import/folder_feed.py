@@ -23,21 +23,22 @@ from .loading import create
 from .sources import NO_LIST, Wanted
 from .syncing import Item
 
-# The system's events are delivered once none has followed for this long, or after the longest wait.
+# Events are delivered once no other has followed for the step, or at the latest after the debounce
+# time.
 _STEP_MS, _DEBOUNCE_MS = 50, 400
-# The watcher may start after the first scan, so the folder is scanned again this long after its
-# start.
+# The watcher may start after the first scan, so the folder is scanned again this long after the
+# watcher's start.
 _SETTLED_MS = 1000
 
 State = tuple[int, ...]
 
 
 class FolderFeed(SourceFeed):
-    """Documents of files and folders.
+    """Follows a folder of documents, or one document.
 
-    The system's events only mean that something may have changed. Which files have changed follows
-    from their time, size and inode, so events need not be exact, and a lost event is made up for
-    after ``every`` seconds.
+    The system's events only mean that something may have changed. The feed finds changed files by
+    their times, sizes and inodes. So events need not be exact, and a lost event only delays a
+    change by up to ``every`` seconds.
     """
 
     def __init__(self, store: VectorStore, wanted: Wanted, every: float, document: str) -> None:
@@ -71,7 +72,7 @@ class FolderFeed(SourceFeed):
         states = await in_thread(_with_lost, present, states, self._states)
         again = self._is_time_for_refused()
         if not states or (self._is_copied and states == self._states and not again):
-            return False  # the file is missing; perhaps it is not mounted
+            return False  # nothing has changed, or the file is missing: perhaps it is not mounted
         job = self._job(present)
         await job.find(self.store)
         before = self._states
@@ -97,7 +98,7 @@ class FolderFeed(SourceFeed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Start a thread that watches the place, again if another file or folder is there now."""
+        """Watch the path in a thread; start a new one if the path leads to another file now."""
         top = state_of(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()
@@ -116,7 +117,7 @@ def _states(documents: Documents) -> dict[str, State]:
 def _with_lost(
     documents: Documents, states: Mapping[str, State], before: Mapping[str, State]
 ) -> dict[str, State]:
-    """Keep the known states of documents in folders that cannot be read."""
+    """Return the states, with the previous ones of documents in folders that cannot be read."""
     lost = before.keys() - states.keys() if states else ()
     return {**states, **{source: before[source] for source in lost if documents.has(source)}}
 
@@ -137,7 +138,7 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
     from watchfiles import watch
 
     reported = False
-    # No watches left, a removed folder, or a closed event loop.
+    # The system has no watches left, the folder was removed, or the event loop is closed.
     with suppress(OSError, RuntimeError):
         for changes in watch(
             place,
@@ -156,6 +157,6 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
 
 
 def _may_matter(_: object, path: str) -> bool:
-    """Return whether a change may be of a document, not of a store in the same folder."""
+    """Return whether a change may concern documents, not only a store in the same folder."""
     name = Path(path)
     return name.suffix.lower() in SUFFIXES or name.name == ".gitignore" or not os.path.isfile(path)

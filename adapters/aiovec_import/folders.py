@@ -26,7 +26,7 @@ KINDS = ", ".join(sorted(SUFFIXES))
 
 @dataclass
 class Documents(Reader):
-    """The files with documents by source, and the number of other files by suffix or reason."""
+    """Document files by their sources, and the number of other files by suffix or reason."""
 
     form = "documents"
     place = "document"
@@ -55,7 +55,7 @@ class Documents(Reader):
         return (source, data, modified), len(data)
 
     def has(self, source: str) -> bool:
-        """Return whether a document exists, or lies in a folder that cannot be read."""
+        """Return whether a document exists, or is in a folder that cannot be read."""
         return source in self.files or source.startswith(self._unread)
 
     @cached_property
@@ -63,11 +63,11 @@ class Documents(Reader):
         return tuple(source for source in self.files if source.endswith("/"))
 
     def close(self) -> None:
-        """Do nothing: each document is closed after it was read."""
+        """Do nothing: each document is closed once it has been read."""
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
-    """Return files by their suffixes or reasons: ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
+    """Count files by suffix or reason, as in ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
 
     An excluded folder counts as one file.
     """
@@ -82,7 +82,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
 def documents_of(wanted: Wanted) -> Documents | None:
     """Return the documents among the sources; None if the sources have rows. Blocks.
 
-    A folder is one of documents if it contains one, or if it is not a store of another program.
+    A folder counts as documents if it contains one, or if it is not another program's store.
     """
     if wanted.form or wanted.query or any(map(is_url, wanted.sources)):
         return None
@@ -94,10 +94,9 @@ def documents_of(wanted: Wanted) -> Documents | None:
 def documents_in(wanted: Wanted) -> Documents:
     """Find the documents among the sources, if any. Blocks.
 
-    Folders are walked recursively, following links. Names that begin with a dot, files that a
-    ``.gitignore`` or ``exclude`` matches and, with ``include``, files that it does not match are
-    left out. A subfolder that cannot be read is listed with a slash after its name, and fails like
-    a document.
+    Folders are searched recursively, and links are followed. Left out are names that begin with a
+    dot, files that a ``.gitignore`` or ``exclude`` matches, and files that ``include`` does not
+    match. An unreadable subfolder is listed with a slash after its name, and fails like a document.
     """
     found = Documents()
     globs = Globs(wanted.include) if wanted.include else None, Globs(wanted.exclude)
@@ -125,7 +124,7 @@ def _walked(
 ) -> dict[str, Path]:
     """Return the documents in a folder by their relative paths, and unreadable subfolders.
 
-    A folder that several links lead to is walked once. Other files are counted as ``left_out``.
+    A folder that several links lead to is searched once. Other files are counted in ``left_out``.
     """
     files: dict[str, Path] = {}
     unread, seen = [], set()

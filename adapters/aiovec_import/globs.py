@@ -1,4 +1,4 @@
-"""The files that paths, globs and URLs name."""
+"""Find the files that paths, globs and URLs name."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 def files_of(sources: Sequence[str]) -> dict[str, str]:
-    """Return the files of the sources, with globs expanded, each with its size and time of change.
+    """Return the files that sources name, each with its size and modification time as one text.
 
-    The size and the time are one text. A source that is not a file, such as ``chroma:DIR`` or
-    ``-``, stays unchanged, with an empty text. Raises ConfigError if a glob matches no file.
+    Globs are expanded. A source that is not a file, such as ``chroma:DIR`` or ``-``, is returned
+    unchanged with an empty text. Raises ConfigError if a glob matches no file.
     """
     versions: dict[str, str] = {}
     for source in sources:
@@ -38,7 +38,7 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
 
 
 def file_system_of(url: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a URL, and the path within it."""
+    """Return the file system of a URL, and the path in it."""
     try:
         place, path = fs.FileSystem.from_uri(url)
     except pa.ArrowInvalid as exc:

@@ -1,4 +1,4 @@
-"""Globs in the syntax of ``.gitignore``, which exclude files from an import."""
+"""Globs in ``.gitignore`` syntax, which include files in an import or exclude them."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Globs:
         self._all = re.compile("|".join(parts), re.DOTALL)
 
     def say(self, path: str) -> bool | None:
-        """Return whether the globs match a path; None if none decides.
+        """Return True if a glob matches a path, False if a "!" glob does, or None.
 
-        A folder's path ends in "/".
+        The path of a folder ends in "/".
         """
         found = self._all.fullmatch(path)
         return self._says[found.lastindex - 1] if found and found.lastindex else None
 
     def name(self, path: str) -> bool:
-        """Return whether the globs match a file, or otherwise a folder that contains it."""
+        """Return whether the globs match a file or, if none does, the nearest folder above it."""
         names = accumulate(re.findall("[^/]*/|[^/]+", path))
         said = (self.say(name) for name in reversed([*names]))
         return next((bool(each) for each in said if each is not None), False)
 
 
 def _translated(glob: str) -> str | None:
-    """Return a glob as a regular expression; None for a comment or an invalid glob."""
+    """Convert a glob to a regular expression; return None for a comment or an invalid glob."""
     name = glob.removesuffix("/")
     if not name or glob.startswith("#"):
         return None
@@ -76,8 +76,8 @@ def _meaning(token: re.Match[str]) -> str:
 
 
 Rules = list[tuple[Globs, str, int]]
-"""The globs of each ``.gitignore``, with the prefix to add to a path, and the number of characters
-to remove from it, to make it relative to the file's folder."""
+"""The globs of each ``.gitignore``, and how to make a path relative to its folder: a prefix to add,
+and the number of characters to remove."""
 
 
 def rules_in(folder: Path, before: str = "", skip: int = 0) -> Rules:
@@ -93,7 +93,8 @@ def rules_in(folder: Path, before: str = "", skip: int = 0) -> Rules:
 def rules_above(top: Path) -> Rules:
     """Return the globs of the folders above a folder, up to the root of its repository.
 
-    Return none if they exclude the folder itself: a user who names it wants its files.
+    Return none outside a repository, or if they exclude the folder itself: a user who names it
+    wants its files.
     """
     rules: Rules = []
     here = Path(os.path.abspath(top))
@@ -109,6 +110,6 @@ def rules_above(top: Path) -> Rules:
 
 
 def is_ignored(path: str, rules: Rules) -> bool:
-    """Return whether rules exclude a path. The rules of the nearest folder count first."""
+    """Return whether rules exclude a path. The rules of the nearest folder have priority."""
     says = (globs.say(before + path[skip:]) for globs, before, skip in reversed(rules))
     return next((said for said in says if said is not None), False)

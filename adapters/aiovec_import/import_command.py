@@ -1,6 +1,6 @@
-"""``aiovec import``: documents, files of rows, or another program's store, into a store.
+"""``aiovec import``: import documents, files of rows, or another program's store.
 
-Like every command, it imports little.
+Like every command's module, it imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -138,15 +138,16 @@ async def import_(
 ) -> Shown:
     """Import documents, files of rows, or the tables of another program's store.
 
-    Creates the store and the table if they do not exist. Documents are cut into passages, which
-    are the rows of one table. Several files of rows go into one table, whose fields come from the
-    first file.
+    The command creates the store and the table if they do not exist. Documents are cut into
+    passages, which are the rows of one table. Several files of rows go into one table, whose fields
+    come from the first file.
 
-    The same command again imports only documents, and rows with --embed, that are new or changed.
+    If you repeat the command, it imports only new and changed documents, and rows with --embed.
     Rows that bring vectors are refused if their id exists, unless --upsert replaces them.
 
-    What cannot be imported is listed with the reason, and the rest is imported. Exits with 1 if
-    something was left out. With --engine, all rows are added in one commit, or none if one is bad.
+    Items that cannot be imported are listed with the reason, and the rest is imported. The exit
+    status is 1 if anything was left out. With --engine, all rows are added in one commit, or none
+    if one is bad.
     """
     from aiovec.backend import check_table_name
     from aiovec.backend.files import schema_in
@@ -239,7 +240,7 @@ async def _of_rows(
 
 
 async def _schema_of(at: At, table: str) -> Schema | None:
-    """Return the schema of the table that the rows go to, if it exists."""
+    """Return the schema of the target table, if the table exists."""
     async with AsyncExitStack() as exits:
         with suppress(TableNotFoundError, InvalidNameError, ConfigError):
             store = await replace(at, exits=exits).open(reading=True)
@@ -248,7 +249,7 @@ async def _schema_of(at: At, table: str) -> Schema | None:
 
 
 def _mapped(fields: list[str] | None) -> dict[str, str]:
-    """Return the names that ``--fields`` gives to the fields of a passage."""
+    """Return the fields of the table that ``--fields`` names, by the fields of a passage."""
     from aiovec.documents import SCHEMA
 
     names: dict[str, str] = {}
@@ -263,7 +264,7 @@ def _mapped(fields: list[str] | None) -> dict[str, str]:
 def _import_readers(sources: Sequence[str]) -> None:
     """Import the modules that read rows.
 
-    Without pyarrow, first report what is wrong with a path.
+    If pyarrow is missing, errors in the paths are reported first.
     """
     from aiovec.backend import needs_arrow
 
@@ -284,7 +285,7 @@ def _import_readers(sources: Sequence[str]) -> None:
 
 
 def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
-    """Return the tables to import; ConfigError if there are several, but options for one table."""
+    """Return the tables to import; ConfigError if there are several and the options are for one."""
     from .files import reading
 
     with reading(source.name):
@@ -300,7 +301,7 @@ def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
 
 
 def _list_of(files: list[str], table: str | None, source: Reader) -> Path:
-    """Return a path for the rejects: next to the file, or in the current folder if that fails."""
+    """Return a path for the rejects: next to a single file if possible, or the current folder."""
     path = Path(source.name)
     is_next_to = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
     last = re.split(r"[/\\:]", source.name.partition("?***")[0].rstrip("/"))[-1]

@@ -1,4 +1,4 @@
-"""JSON Lines: each row the flat mapping that ``insert`` takes, datetimes in RFC 3339."""
+"""Read and write JSON Lines: flat mappings as for ``insert``, with datetimes in RFC 3339."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aiovec.backend import (
 from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .sources import Chunk, ForeignTable, Reject, in_parts
 
-# Lines whose values are examined together to find the types of the fields.
+# Number of lines to examine together for the types of the fields.
 _SOME = 1000
 # Vector components in memory at a time: as Python floats, they take eight times the memory.
 _NUMBERS_AT_ONCE = 1_000_000
@@ -59,7 +59,7 @@ class JsonLines(FileReader):
             columns: dict[str, list[Any]] = {}
             for _, line in batch:
                 row = None
-                # The line is rejected later, when its rows are read.
+                # An invalid line is rejected later, when the rows are read.
                 with suppress(ValueError, RecursionError):
                     row = json.loads(line)
                 for name, value in row.items() if isinstance(row, dict) else ():
@@ -82,13 +82,12 @@ class JsonLines(FileReader):
         return {names[key]: item for key, item in value.items()}
 
     def _lines(self) -> Iterator[tuple[tuple[int, dict[str, Any] | Reject], int]]:
-        """Yield the number and the object or reject of each line that is not empty, with its
-        bytes."""
+        """Yield the number and the object or reject of each non-empty line, and its length."""
         for number, text in self._texts():
             yield (number, _object(number, text)), len(text)
 
     def _texts(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the number and the text of each line that is not empty."""
+        """Yield the number and the text of each non-empty line."""
         self._file.seek(0)
         number = 0
         while text := self._file.readline(LONGEST_LINE):
@@ -102,7 +101,7 @@ class JsonLines(FileReader):
 
 
 def _kinds_of(values: list[Any]) -> set[str]:
-    """Return the kinds of values, as ``kinds_in`` does; text may stand for datetimes."""
+    """Return the kinds of values like ``kinds_in``, but "moment" if all texts are datetimes."""
     kinds = kinds_in(values)
     texts = (value for value in values if isinstance(value, str))
     if "text" in kinds and all(re.fullmatch(MOMENT, text) for text in texts):
@@ -140,7 +139,7 @@ def lines_of(batch: pa.RecordBatch, vector: str | None) -> Iterator[str]:
         if payload:  # a declared field wins over a payload key of the same name, as everywhere
             row = {**row, **json.loads(payload), **row}
         line = json.dumps(row, ensure_ascii=False)
-        # Each line is an object with at least an id, so the brace can be reopened.
+        # Each line is an object with at least an id, so another member can follow.
         if vectors is not None:
             line = f"{line[:-1]}, {json.dumps(vector)}: {next(vectors)}}}"
         yield f"{line}\n"
@@ -152,7 +151,7 @@ def vector_texts(column: pa.Array) -> list[str]:
     flat = pa.array(matrix.reshape(-1), type=pa.float32())
     texts = flat.cast(pa.utf8())
     # JSON's -0 is an integer, and the shortest text of a float32 may round to another float32 when
-    # it is parsed as float64. Both are rare; then all digits are written.
+    # it is parsed as float64. In these rare cases, all digits are written.
     back = texts.cast(pa.float64()).to_numpy().astype(np.float32)
     negative_zero = bool(((matrix == 0) & np.signbit(matrix)).any())
     if negative_zero or not np.array_equal(back, matrix.reshape(-1)):
@@ -166,7 +165,7 @@ def vector_texts(column: pa.Array) -> list[str]:
 
 
 def json_values(column: pa.Array) -> list[Any]:
-    """Return the values of a column in JSON's types."""
+    """Return the values of a column as JSON types."""
     values = python_values(column)
     if pa.types.is_timestamp(column.type):  # in RFC 3339
         return [None if v is None else v.isoformat().replace("+00:00", "Z") for v in values]

@@ -37,10 +37,10 @@ _REASONS = 50
 class Load:
     """A table to import: its target, its options, and the results for its rows.
 
-    ``schema`` is the user's at first, and later the table's. Each row is imported (``rows``) or
+    ``schema`` is first the user's schema, and later the table's. Each row is imported (``rows``) or
     listed as a reject (``rejected``); ``missing`` counts rows that the source counted but did not
-    return. ``created`` is True if the table is new, and ``problem`` says why the rest of the source
-    cannot be read. ``skipped`` lists the files of an engine's load that was already complete.
+    return. ``created`` is True if the import created the table, and ``problem`` is the reason why
+    the rest cannot be read. ``skipped`` lists the files of a load that an engine completed before.
     """
 
     source: ForeignTable
@@ -96,7 +96,7 @@ class Import(ABC):
     going_on: ClassVar[str]
     unit: ClassVar[str] = "row"
     knows_changes: ClassVar[bool] = False
-    """True if it compares the source with the table, so that a dry run can count the changes."""
+    """True if the import compares the source with the table, so that a dry run counts changes."""
 
     wanted: Wanted
     source: Reader
@@ -116,7 +116,7 @@ class Import(ABC):
 
     @property
     def failed(self) -> dict[str, str]:
-        """The tables that could not be read, or not completely, with the reasons."""
+        """The tables that could not be read completely, with the reasons."""
         problems = {load.table: load.problem for load in self.loads if load.problem}
         return {**problems, **self.source.failed}
 
@@ -162,9 +162,9 @@ class Import(ABC):
             )
 
     def is_over(self) -> bool:
-        """Finish an import without parts: create empty tables, and return whether that was all.
+        """Return whether an import that yielded no parts is over, so that it needs no store.
 
-        ConfigError if there were rows, but none could be imported.
+        ConfigError if a table could not be read, or if there were rows but none could be imported.
         """
         if any(load.problem for load in self.loads):
             listed = "; ".join(f"{name}: {problem}" for name, problem in self.failed.items())
@@ -196,15 +196,15 @@ async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGene
             yield part
     finally:
         coming.cancel()
-        # No thread may still read when the source is closed.
+        # The source must not be closed while a thread still reads it.
         await asyncio.gather(coming, return_exceptions=True)
 
 
 async def find_table(store: VectorStore, load: Load, wanted: Wanted) -> None:
-    """Settle the schema: of the existing table, or of the table to create."""
+    """Set ``load.schema`` to the schema of the existing table, or of the table to create."""
     schema = wanted_schema(load, wanted)
     if load.schema is None and schema.quantized and not store.supports("quantized"):
-        # It was inferred from the file, not given by the user.
+        # The schema was inferred from the file, not given by the user.
         schema = replace(schema, quantized=None)
     try:
         existing = await store.schema(load.table)
@@ -253,7 +253,7 @@ def wanted_schema(load: Load, wanted: Wanted) -> Schema:
 
 
 async def create(store: VectorStore, load: Load) -> None:
-    """Create the table, unless it exists."""
+    """Create the table if it does not exist."""
     if load.exists:
         return
     try:

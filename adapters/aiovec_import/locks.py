@@ -1,4 +1,4 @@
-"""Locks between processes: SQLite's own, on empty files; they end with the process."""
+"""Locks between processes: SQLite's file locks on empty files, which end with the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiovec.errors import AiovecError
 
 
 class FileLock:
-    """A lock that is held until ``close`` or the end of this process."""
+    """A lock that this process has until ``close``, or until the process ends."""
 
     def __init__(self, path: str, db: sqlite3.Connection) -> None:
         self._path, self._db = path, db
@@ -23,8 +23,8 @@ class FileLock:
         while True:
             before, db = _number(path), None
             try:
-                # No timeout: callers that wait try again. This opens the file, and the query below
-                # reads it.
+                # No timeout: callers that wait try again. A shared lock is taken only by the query
+                # below.
                 db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
                 db.execute("BEGIN" if shared else "BEGIN EXCLUSIVE")
                 db.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -34,7 +34,7 @@ class FileLock:
                 if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                     return None
                 raise AiovecError(f"the lock {path} cannot be taken: {exc}") from exc
-            # If the file was created or removed since, the locked file may be another one.
+            # If the file was created or removed in between, the lock may be on another file.
             if before is not None and _number(path) == before:
                 return cls(path, db)
             db.close()
@@ -57,7 +57,7 @@ def _number(path: str) -> int | None:
 
 
 def lock_path(place: str, *named: str) -> str:
-    """Return the path of the lock with this name, in the folder of a file or folder.
+    """Return the path of the lock with these names, next to a file or folder.
 
     If the path is not on this machine, or its folder is not writable, the lock is in the folder for
     temporary files.

@@ -1,7 +1,7 @@
-"""From a SOURCE of the command line to the reader of its rows.
+"""Find the reader for the rows of a SOURCE on the command line.
 
 A file is recognized by its suffix, or by ``--format``, before any kind of store is tried.
-Everything else is a store that another program wrote.
+Anything else must be a store that another program wrote.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def opened(
     wanted: Wanted, files: Mapping[str, str], existing: Schema | None = None,
     as_files: bool = False,
 ) -> Reader:  # fmt: skip
-    """Open the store or the files that sources name; ``files`` are the files with globs expanded.
+    """Open the store or the files that the sources name; ``files`` has the results of globs.
 
     ``existing`` is the schema of the target table. With ``as_files``, the sources are files, not a
     store.
@@ -78,9 +78,9 @@ class Opener:
     existing: Schema | None = None
 
     def open(self, source: str) -> Reader:
-        """Open a path, a URL or ``NAME:PLACE``; after a ``#`` comes the table of a store.
+        """Open a path, a URL or ``NAME:PLACE``; ``#TABLE`` at the end chooses a table of a store.
 
-        "-" is standard input, which is first read into a temporary file.
+        "-" is standard input, which is first copied to a temporary file.
         """
         if source == "-":
             path = Path("standard input")
@@ -99,7 +99,7 @@ class Opener:
         with reading(path):
             if not path.exists():
                 raise no_file(path)
-            # Before anything else opens the file: see ``Source.recognise``.
+            # This must come before anything else opens the file: see ``Source.recognise``.
             recognised, unusable = source_for(path)
             if recognised is not None:
                 return self._store(recognised, str(path), table, str(path))
@@ -145,7 +145,7 @@ class Opener:
     def _file(self, path: Path, form: str, file: Any, described: Path | None = None) -> FileReader:
         """Return the reader of an open file.
 
-        ``described`` may be a file with the schema of a text file.
+        ``described`` is the path at which the schema of a text file may be.
         """
         with reading(path):
             try:
@@ -170,7 +170,7 @@ class Opener:
 
 
 class Files(Reader):
-    """Several files as one table, whose fields come from the first of them."""
+    """Several files as one table, whose fields come from the first file."""
 
     place = "place"
 
@@ -201,11 +201,11 @@ class Files(Reader):
                 yield chunk
 
     def close(self) -> None:
-        """Do nothing: each file is closed after it was read."""
+        """Do nothing: each file is closed once it has been read."""
 
 
 def _unknown(path: Path) -> str:
-    """Return the error for a file or folder that no reader recognizes."""
+    """Return the error text for a file or folder that no reader recognizes."""
     if not path.is_dir():
         suffixes = ", ".join(FORMAT_OF)
         return (

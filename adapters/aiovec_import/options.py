@@ -1,6 +1,6 @@
-"""The options of import, watch and update.
+"""Common options of import, watch and update.
 
-``OF_SOURCES`` are the arguments of ``aiovec.watch``, which import also takes.
+``OF_SOURCES`` are the arguments of ``aiovec.watch``, which ``aiovec import`` also takes.
 """
 
 from __future__ import annotations

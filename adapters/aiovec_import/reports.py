@@ -1,4 +1,4 @@
-"""The report of an import: lines and notes for people, made from its facts."""
+"""The report of an import: lines and notes for users, made from the import's facts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def reported(facts: Facts) -> tuple[list[str], list[str]]:
 
 
 def of_found(source: Reader, tables: Sequence[ForeignTable]) -> Shown:
-    """Return the lines of a dry run about rows with vectors."""
+    """Return the report of a dry run on rows with vectors."""
     facts, cells = [], []
     for table in tables:
         schema, rows = table.schema, "?" if table.rows is None else table.rows
@@ -61,7 +61,7 @@ def of_found(source: Reader, tables: Sequence[ForeignTable]) -> Shown:
 
 
 def _counts(table: str, facts: Facts, written: str) -> str:
-    """Return the line about documents, or rows with texts."""
+    """Return the line that counts documents, or rows with texts."""
     counts = {name: facts.get(name, 0) for name in (*COUNTS, "failed")}
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     wrote = "would write" if facts["dry_run"] else "wrote"
@@ -91,7 +91,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _before(tables: Sequence[Facts], failed: Mapping[str, str]) -> list[str]:
-    """Return the facts that are known before the rows are read."""
+    """Return the notes that are known before the rows are read."""
     notes = []
     for table in tables:
         omitted = [f"not imported: {omitted}" for omitted in table["omitted"]]
@@ -100,7 +100,7 @@ def _before(tables: Sequence[Facts], failed: Mapping[str, str]) -> list[str]:
 
 
 def _of_table(facts: Facts, table: str) -> Iterator[str]:
-    """Yield a line for each kind of row that was not imported, with the reason."""
+    """Yield lines about rows that were not imported, with the reasons, and about cut-off texts."""
     for reason, rows in [*facts["reasons"].items()][:_REASONS_SHOWN]:
         yield f"{table}: rejected {counted(rows)}: {reason}"
     if facts["skipped"]:

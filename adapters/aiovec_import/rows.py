@@ -1,4 +1,4 @@
-"""Sources of rows with texts that are followed, and their readers."""
+"""Sources of rows with texts for watches, and their readers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .stores.queue import AppDatabase
 from .stores.sql import QUERY, SqliteTable
 from .texts import TextImport
 
-# With one of these, the rest of a URL may be of a password that has a "#".
+# If the text after a "#" contains one of these, it may belong to a password that contains "#".
 _NO_TABLE = re.compile(r"[@:/?=&]")
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A source of rows with texts to follow.
+    """A source of rows with texts that a watch follows.
 
     Python's own SQLite reads files that the app may have open: see stores/queue.py.
     """
@@ -37,7 +37,7 @@ class Rows:
     store: VectorStore
     wanted: Wanted
     copy: str = ""
-    """A copy of a file, which is read instead of the file."""
+    """The path of a file's copy, which is read instead of the file."""
 
     @property
     def source(self) -> str:
@@ -45,7 +45,7 @@ class Rows:
 
     @property
     def shown(self) -> str:
-        """The source for messages: without secrets, and with the table of a database's URL."""
+        """The source for messages: without secrets, but with the table in a database URL."""
         place, number_sign, table = self.source.partition("#")
         is_hidden = _NO_TABLE.search(table)
         return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"
@@ -109,7 +109,7 @@ class SqliteRows(Reader):
         self._app = AppDatabase(path)
         try:
             with self._app.reading():
-                # A view contains a single statement, which can only read.
+                # A view can contain only one statement, which can only read.
                 if wanted.query is not None:
                     self._app.db.execute(f"CREATE TEMP VIEW {QUERY} AS {wanted.query}")
                 self._app.db.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""Runs an import for a command: with progress, a list of rejects, and a report."""
+"""Run an import for a command, with progress, a list of rejects, and a report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def run_import(
         target = await _imported(at, job, embedder)
         done = True
     except AiovecError as exc:
-        if job.kept:  # the error only covers the rows of its own call
+        if job.kept:  # the error itself only describes the rows of the failed call
             exc.add_note(f"kept before that: {job.kept}")
         raise
     finally:
@@ -49,9 +49,10 @@ async def run_import(
 
 
 async def _imported(at: At, job: Import, embedder: str | None) -> str:
-    """Import into a store, which is created once there is something to write; return its place.
+    """Import into a store, and return its location.
 
-    Until then, a store in memory answers in its place.
+    A missing store is created once there is something to write. Until then, an in-memory store is
+    used instead.
     """
 
     async def opened(place: Place) -> VectorStore:
@@ -71,7 +72,7 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
             load.seen = partial(_advance, bar, task)
         memory = replace(place, address=place.plugin.memory, file=None)
         vectors = await opened(place if exists else memory)
-        if job.wanted.strict and not job.wanted.dry_run:  # the report shows all reasons instead
+        if job.wanted.strict and not job.wanted.dry_run:  # a dry run reports all reasons instead
             await job.check(vectors)
         async with aclosing(job.parts()) as parts:
             part = await anext(parts, None)
@@ -83,16 +84,16 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
                 part = await anext(parts, None)
         changed = await job.finish(vectors)
     if changed and not job.wanted.dry_run:
-        # A script has nothing that builds the indexes later.
+        # After a script's command, no running app may build the indexes.
         await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
     return vectors.target if exists else str(place)
 
 
 async def use_embedder(vectors: VectorStore, embedder: str, table: str, new: Schema) -> None:
-    """Give a store the embedder for a table that exists, or that is created with a schema.
+    """Give a store the embedder for a table, which exists or will be created with ``new``.
 
-    ModelMismatchError if the table's vectors are from another one: the command may find nothing new
-    and need no embedder.
+    ModelMismatchError if another model made the table's vectors. A command that finds nothing new
+    would not notice, because it embeds nothing.
     """
     old = await vectors.schema(table) if table in await vectors.tables() else None
     give_embedder(vectors, old or new, embedder)

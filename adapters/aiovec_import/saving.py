@@ -71,7 +71,7 @@ async def save(
         )
         async with contextlib.aclosing(batches):
             async for batch in batches:
-                # Under the file's own metadata, without the cursor of the export.
+                # Use the file's own metadata, without the export's cursor.
                 arrays = [batch.column(name) for name in columns.names]
                 await in_thread(writer.write, pa.RecordBatch.from_arrays(arrays, schema=columns))
                 rows += batch.num_rows
@@ -84,9 +84,9 @@ async def save(
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
-    """Return the columns of the file, and the schema to write into it, if it has the vectors.
+    """Return the columns of the file, and the schema to write; None for a file without vectors.
 
-    The schema of a selection is that of a table with only the selected columns.
+    The schema of a selection describes a table with only the selected columns.
     """
     if select is None:
         return full.to_arrow(), full
@@ -101,7 +101,7 @@ def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Sche
 
 
 def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> None:
-    """Refuse to write without a folder, or over a file that must not be replaced."""
+    """Raise ConfigError if the folder is missing, or if a file must not be replaced."""
     if not os.path.isdir(path.parent):
         raise ConfigError(f"there is no folder {path.parent}")
     for each in [path, schema_file(path)] if form in TEXTS else [path]:
@@ -116,8 +116,8 @@ def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> N
 class FileWriter:
     """Writes rows to a temporary file and renames it at the end, or writes to a stream.
 
-    ``schema`` is the schema for a table that imports the file; None if it has no vectors. A text
-    format cannot contain it, so it is written to a second file next to the first.
+    ``schema`` is the schema of a table to import the file into; None if the file has no vectors. A
+    text format cannot contain it, so it is written to a second file next to the first.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class FileWriter:
         self._is_file = stream is None
         self._rows: Any = None
         self.files: tuple[Path, ...] = (path,) if self._is_file else ()
-        """The files that are written."""
+        """The files to write."""
         if self._is_file and form in TEXTS and schema is not None:
             self.files = (path, schema_file(path))
 
@@ -185,7 +185,7 @@ class FileWriter:
             if self._rows is not None:
                 self._rows.close()  # left open, it would write when it is garbage collected
         if self._is_file:
-            with contextlib.suppress(OSError):  # there may be no room for the rest
+            with contextlib.suppress(OSError):  # the disk may be too full for the rest
                 if self._file is not None:
                     self._file.close()
             self._part.unlink(missing_ok=True)

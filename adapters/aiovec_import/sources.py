@@ -1,8 +1,8 @@
-"""Tables of a file, or of a store that another program wrote, read chunk by chunk.
+"""Read the tables of a file, or of a store that another program wrote, chunk by chunk.
 
-Kinds of stores are found through the entry-point group ``aiovec.sources``: an entry names a
-subclass of ``Source``, and its own name chooses it in texts such as ``chroma:DIR#docs``. A reader
-works without an event loop; its caller runs each call in a thread.
+Each entry point in the group ``aiovec.sources`` adds a kind of store: it refers to a subclass of
+``Source``, and its name is the prefix in texts such as ``chroma:DIR#docs``. A reader works without
+an event loop; its caller runs each call in a thread.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _T = TypeVar("_T")
 
 GROUP = "aiovec.sources"
 
-# Chunks have fewer rows if their texts are large.
+# Bytes after which a chunk ends, even if it has few rows.
 BYTES_AT_ONCE = 32 * 2**20
 _LONGEST_NAME = 63
 
-# The reason of a reject whose id another row of the source already had.
+# The reason for rejecting a row if an earlier row of the source has the same id.
 CAME_BEFORE = "an earlier row of the source has this id"
 
 
@@ -59,7 +59,7 @@ class RejectsFile:
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """Add rows of a table to the list; ``place`` is the word for a place in the source."""
+        """Add a table's rejects to the list; ``place`` is the word for a place in the source."""
         with writing_to(self.path):
             for reject in rejects:
                 if not self.count:
@@ -82,7 +82,7 @@ class RejectsFile:
             self.say(f"{self.path} cannot be written: {exc.strerror}; its lines follow")
 
     def close(self, done: bool) -> None:
-        """Complete the list. ``done`` is True if all rows were read."""
+        """Close the list. If all rows were read (``done``) without rejects, remove an earlier one."""
         if self._file is not None:
             with writing_to(self.path):
                 self._file.close()
@@ -92,7 +92,7 @@ class RejectsFile:
 
 
 NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
-"""For an update, which has no rejects, and for feeds, which name what they set aside."""
+"""A list for updates, which have no rejects, and for feeds, which log what they set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,10 @@ class Chunk:
 
 
 def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
-    """Yield values, which come with their bytes, in lists of up to ``size``, fewer if large."""
+    """Yield values, each given with its number of bytes, in lists of up to ``size``.
+
+    Lists of large values are shorter.
+    """
     part: list[_T] = []
     nbytes = 0
     for value, length in values:
@@ -126,12 +129,12 @@ def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
 class ForeignTable:
     """A table that a reader offers.
 
-    ``name`` is a valid table name in aiovec, ``origin`` the name in the source, and ``layout`` a
-    word for its kind there. ``rows`` is None if counting takes long. ``notes`` explain what is
-    imported differently than one may expect, and ``omitted`` which columns with values are not
-    imported, and why. With ``new_ids``, its rows have no ids and get new ones. ``part`` is for the
-    reader only. With ``texts``, its rows have no vectors; they are computed from a text, and
-    ``base`` names the source in these rows.
+    ``name`` is a valid table name in aiovec, ``origin`` is the name in the source, and ``layout``
+    describes its kind there. ``rows`` is None if counting takes long. ``notes`` explain what is
+    imported differently than a user may expect, and ``omitted`` lists columns that are not
+    imported, with the reasons. With ``new_ids``, its rows get new ids. Only the reader uses
+    ``part``. With ``texts``, its rows have no vectors; these are computed from a text, and ``base``
+    names the source in the rows.
     """
 
     name: str
@@ -147,7 +150,7 @@ class ForeignTable:
     base: str = ""
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Return the facts that are known before its rows are read, for ``--json``."""
+        """Return the facts that are known before the rows are read, for ``--json``."""
         origin = {"origin": self.origin, "layout": self.layout}
         return {"name": name, **origin, "notes": self.notes, "omitted": self.omitted}
 
@@ -158,11 +161,11 @@ Names = str | Iterable[str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A user's wishes: the arguments of ``aiovec.watch``, or the options of a command.
+    """A user's request: the arguments of ``aiovec.watch``, or the options of a command.
 
-    ``sources`` are named as the user writes them, and ``base`` names them in their rows. ``origin``
-    is the table in the source, or ``query`` selects its rows; ``id_column``, ``vector_column`` and
-    ``dtype`` describe its columns, and ``form`` its files.
+    ``sources`` are as the user writes them, and ``base`` names them in their rows. ``origin`` is
+    the table in the source, or ``query`` selects its rows; ``id_column``, ``vector_column`` and
+    ``dtype`` describe its columns, and ``form`` is the format of its files.
 
     ``table`` is the table of the store. A new table gets ``schema`` or, if the source names none,
     ``metric`` and ``model``; ``text`` and ``index`` list its fields with a keyword index or a
@@ -202,7 +205,7 @@ class Wanted:
 
     @classmethod
     def of(cls, sources: Sequence[str], **options: Any) -> Wanted:
-        """Build this from arguments or options, of which None counts as absent."""
+        """Build the request from arguments or options; None counts as absent."""
         given = {name: value for name, value in options.items() if value is not None}
         for name in {"text", "index", "include", "exclude"} & given.keys():
             names: Names = given[name]
@@ -216,7 +219,7 @@ class Wanted:
 
     @property
     def is_of_texts(self) -> bool:
-        """True if the rows have no vectors, and they are to be computed from a text."""
+        """True if the rows have no vectors, and a text to compute them from."""
         return self.embed is not None and self.vector_column is None
 
     @property
@@ -225,7 +228,7 @@ class Wanted:
         return self.id_column == "none"
 
     def embed_of(self, fields: Mapping[str, Field]) -> Embed | None:
-        """Return ``embed`` for a table with these fields; ConfigError if it names no text."""
+        """Return ``embed`` for a table with these fields; ConfigError if it names no text field."""
         if self.embed is None:
             return None
         texts = [name for name, field in fields.items() if field.kind == "text"]
@@ -257,20 +260,20 @@ class Reader(ABC):
     """The word for the place of a row, such as "rowid"."""
 
     remark: str = ""
-    """A note for the user about the result."""
+    """A note for the user about the import."""
 
     failed: Mapping[str, str] = {}
-    """Tables that cannot be imported, with the reasons; complete once ``tables`` was called."""
+    """Tables that cannot be imported, with the reasons; complete after a call of ``tables``."""
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
-        """Return the tables to import; ConfigError if none, or if the user has to name one."""
+        """Return the tables to import; ConfigError if there is none, or the user must name one."""
 
     @abstractmethod
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
-        """Yield the rows of a table from the first one, up to ``size`` at once.
+        """Yield the rows of a table from the beginning, up to ``size`` at a time.
 
-        Their vector is named as in ``schema``.
+        The vector has the name that ``schema`` gives it.
         """
 
     def backup(self, path: Path) -> None:
@@ -282,7 +285,7 @@ class Reader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the file. May be called twice."""
+        """Close the source. May be called twice."""
 
 
 class Source(Reader):
@@ -291,7 +294,7 @@ class Source(Reader):
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Return whether the file or folder is of this kind. Reads only its beginning.
+        """Return whether a file or folder is of this kind. Read only its beginning.
 
         A database file must only be opened by the database's own library: closing it would drop the
         locks that this process holds on it.
@@ -330,7 +333,7 @@ def kind_in(text: str) -> str:
 
 
 def _kind(name: str) -> type[Source]:
-    """Return an installed kind of sources."""
+    """Load an installed kind of source."""
     entry_point = installed(GROUP)[name]
     try:
         kind = entry_point.load()
@@ -347,7 +350,7 @@ def _kind(name: str) -> type[Source]:
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a column's name, with "_" appended if it is in use, also with fewer "_" at its end."""
+    """Return a column's name, with "_" appended if it is in use, with or without final "_"s."""
     return f"{name}_" if name.rstrip("_") in taken else name
 
 

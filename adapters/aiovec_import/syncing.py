@@ -1,8 +1,8 @@
-"""The synchronisation of documents, of rows with texts, and of watched tables.
+"""Synchronise documents, rows with texts, and watched tables with a table of the store.
 
-The state of a document, or of a source's row, is its rows in the table. It is unchanged if all of
-them exist with the hash of its current content. Nothing else records the state, so applying a
-change twice has no effect, and repeating the command continues a killed import.
+A document, or a row of the source, is unchanged if all its rows exist in the table with the hash of
+its current content. Nothing else records the state. So applying a change twice has no effect, and
+repeating the command continues a killed import.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from .files import reading
 from .loading import Import, Load, create, read_ahead
 from .sources import Chunk, Reject
 
-# Rows or documents to read and compare at a time, and most rows of one write.
+# Rows or documents to read and compare at a time. A write ends with the item that reaches this
+# number of rows.
 _AT_ONCE = 1000
-# Most rows of one delete.
+# The most rows in one delete.
 _DELETED_AT_ONCE = 500
 _FOREIGN = "another import or an app stored the row with this id; --upsert replaces it"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKS = ("base", "hash", "parts", "source")
 
 COUNTS = ("new", "changed", "unchanged", "empty", "deleted")
-"""The result for an item."""
+"""The possible results for an item."""
 
 Row = dict[str, Any]
 _Stored = dict[str, tuple[str | None, str | None, int | None]]
-"""Ids of an item's rows in the table, each with its base, its hash and the number of rows."""
+"""An item's rows in the table, by id: the base, the hash, and the item's number of rows."""
 
 
 class Item(NamedTuple):
-    """A document, or a row of a source, by its name there: the path, or the id.
+    """A document or a row of a source. Its ``name`` there is the path or the id.
 
-    ``place`` is its place in the source, and ``Sync.rows`` makes rows from ``content``. Without a
-    ``hash``, it has no text or no longer exists in the source, and the table keeps no row of it.
+    ``place`` is its place in the source. ``SyncImport.rows`` makes rows from ``content``. Without a
+    ``hash``, it has no text or no longer exists in the source, so its rows are deleted.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """The rows to write for some items, by the items' names, and the ids of rows to delete.
+    """The rows to write for some items, by the names of the items, and the ids of rows to delete.
 
     ``counts`` has the number of items that are new, changed, unchanged, empty and deleted.
     """
@@ -81,7 +82,7 @@ class Change:
 
 
 class Seen:
-    """A set of items' names, as hashes of 64 bits."""
+    """A set of item names, stored as 64-bit hashes."""
 
     def __init__(self) -> None:
         self._hashes: set[int] = set()
@@ -100,14 +101,14 @@ class Seen:
 class SyncImport(Import):
     """Brings the new and changed items of one source into a table.
 
-    The base names the source in its rows. Only rows of this base are replaced and deleted; with
-    ``upsert``, rows of others with the same ids are also replaced. With a ``cutter``, texts become
-    passages. With ``any_lengths``, passages of another size and overlap stay as long as their text
-    does not change.
+    The base names the source in its rows. Only rows with this base are replaced and deleted; with
+    ``upsert``, other rows with the same ids are also replaced. With a ``cutter``, texts become
+    passages. With ``any_lengths``, passages of another size and overlap are kept until their text
+    changes.
 
     ``counts`` has the number of items that are new, changed, unchanged, empty and deleted, and the
-    number of rows that were ``written``, or would be. ``gone`` lists rows to delete, with the names
-    of their items, because the source no longer has the items.
+    number of rows that were ``written``, or would be. ``gone`` maps the ids of rows to delete to
+    the names of their items, which the source no longer has.
     """
 
     going_on: ClassVar[str] = "the same command continues"
@@ -150,14 +151,14 @@ class SyncImport(Import):
 
     @abstractmethod
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
-        """Return the cutter for an existing table, whose model may have a tokenizer."""
+        """Return the cutter, if any; the model's tokenizer may cut off texts after ``most`` tokens."""
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
         self._store = store
         self.cutter = self.cutter_for(*await StoreInternals(store).tokenizer(self.schema))
         stored = await self.lengths(store) if self.load.exists else None
-        # Without a size, existing rows keep theirs.
+        # Unless the user chooses lengths, existing passages keep theirs.
         self.any_lengths = bool(
             self.load.exists and self.cutter and not (self.wanted.chunk_size or self.wanted.overlap)
         )
@@ -167,11 +168,11 @@ class SyncImport(Import):
 
     @abstractmethod
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
-        """Convert what a reader has read to items, and return rejects for the rest. Slow."""
+        """Convert a reader's chunk to items, and return rejects for the rest. Slow."""
 
     @abstractmethod
     def rows(self, item: Item) -> list[Row]:
-        """Return the rows of the table for an item, or raise DocumentError. Slow."""
+        """Return the rows to store for an item, or raise DocumentError. Slow."""
 
     def name(self, field: str) -> str:
         """Return the table's name for a field of an import."""
@@ -183,17 +184,16 @@ class SyncImport(Import):
         return name if name in self.schema.fields else f"payload.{name}"
 
     def _imported(self, where: Expr) -> Expr:
-        """Return a filter for rows that imports stored; other rows may also have a source."""
+        """Restrict a filter to rows that imports stored; other rows may also have a source."""
         where = where & F[self._ref("hash")].is_not_null()
         return where if self.cutter is None else where & F[self._ref("parts")].is_not_null()
 
     async def changes(
         self, store: VectorStore | None, items: Sequence[Item]
     ) -> AsyncGenerator[Change, None]:
-        """Yield the changes for some items, at least one; without a store, every item is new.
+        """Yield at least one change for some items; without a store, every item is new.
 
-        Rows are only made for new and changed items, in a thread, at most as many at a time as one
-        write has.
+        A thread makes the rows, only for new and changed items, and only for one write at a time.
         """
         state = await self._state(store, [item.name for item in items]) if store and items else {}
         change, waiting = Change(), deque[tuple[Item, _Stored]]()
@@ -219,7 +219,7 @@ class SyncImport(Import):
             change = Change()
 
     def _make(self, change: Change, waiting: deque[tuple[Item, _Stored]]) -> None:
-        """Make the rows of the next items, as many as fit into one write."""
+        """Make the rows of the next items for one write."""
         count = 0
         while waiting and count < _AT_ONCE:
             item, stored = waiting.popleft()
@@ -234,7 +234,7 @@ class SyncImport(Import):
             change.gone += stored.keys() - {row["id"] for row in rows}
 
     def _is_same(self, stored: _Stored, digest: str) -> bool:
-        """Return whether these rows are all the rows of an item with this hash."""
+        """Return whether an item's stored rows are complete and have this hash."""
         marks = {
             (self.base if self.of_any_base else base, known, parts)
             for base, known, parts in stored.values()
@@ -248,7 +248,7 @@ class SyncImport(Import):
         return self.wanted.upsert or all(base == self.base for base, *_ in stored.values())
 
     async def _state(self, store: VectorStore, names: Sequence[str]) -> dict[str, _Stored]:
-        """Return the rows of the table by the names of their items."""
+        """Return the stored rows of items, by the items' names."""
         select = [*map(self._ref, _MARKS)]
         if self.cutter is None:
             rows = await store.get(self.table, names, select=select[:2], include_vector=False)
@@ -264,7 +264,7 @@ class SyncImport(Import):
         return state
 
     async def apply(self, store: VectorStore, change: Change) -> list[Reject]:
-        """Write a change; items whose rows another writer has stored since become rejects."""
+        """Write a change; return rejects for items whose rows another writer has just stored."""
         rejects: list[Reject] = []
         while change.new:
             try:
@@ -281,9 +281,9 @@ class SyncImport(Import):
         return rejects
 
     async def _taken(self, store: VectorStore, change: Change, ids: set[str]) -> list[Reject]:
-        """Remove items from a change if their rows were stored since by someone else.
+        """Remove items from a change if another writer has just stored their rows.
 
-        Rows that an import of this source stored are replaced.
+        Rows that another import of this source has just stored are replaced.
         """
         taken = {
             name: row["id"] for name, rows in change.new.items() for row in rows if row["id"] in ids
@@ -302,14 +302,14 @@ class SyncImport(Import):
 
     @property
     def embedded(self) -> str:
-        """The field of the texts."""
+        """The text field that vectors are computed from."""
         embed = self.schema.embed
         if embed is None:
             raise ConfigError(f"table {self.table!r} computes no vectors from texts", key="--embed")
         return embed.field
 
     async def _keep_vectors(self, store: VectorStore, rows: list[Row]) -> None:
-        """Give rows whose texts have not changed the vectors that they have in the table."""
+        """Copy the stored vectors to rows whose texts have not changed."""
         column = self.embedded
         ids = [row["id"] for row in rows]
         stored = {row.id: row for row in await store.get(self.table, ids, select=[column])}
@@ -320,8 +320,8 @@ class SyncImport(Import):
                 row[self.schema.vector] = old.vector
 
     async def _replace(self, store: VectorStore, rows: list[Row], gone: Sequence[str]) -> None:
-        """Upsert rows, and remove others, in one call if rows of the table can expire."""
-        # A row that is only set to expire has no values for the other fields.
+        """Upsert rows and remove others, in one call if rows of the table can expire."""
+        # Rows to remove are replaced by expired ones, which have no values for the other fields.
         nullable = all(field.nullable for field in self.schema.fields.values())
         expires = self.schema.expires if nullable else None
         if gone and expires is not None:
@@ -334,7 +334,7 @@ class SyncImport(Import):
     async def lengths(self, store: VectorStore) -> tuple[int, int] | None:
         """Return the size and the overlap of this source's passages in the table.
 
-        ConfigError if the table has whole texts of the source and the import makes passages, or
+        ConfigError if the table has whole texts of the source but the import makes passages, or
         vice versa.
         """
         is_own, has_hash = F[self._ref("base")] == self.base, F[self._ref("hash")].is_not_null()
@@ -354,10 +354,9 @@ class SyncImport(Import):
     async def rows_without(
         self, store: VectorStore, has: Callable[[str], bool]
     ) -> tuple[dict[str, str], int]:
-        """Return rows of items that the source no longer has, and the number of all items.
+        """Return the rows of items that the source no longer has, by id, with the items' names.
 
-        The rows are ids with the names of their items. All items are those of the source in the
-        table.
+        Also return the number of items in the table that imports of this source stored.
         """
         gone, own = {}, Seen()
         select = [] if self.cutter is None else [self._ref("source")]
@@ -402,7 +401,7 @@ class SyncImport(Import):
                     load.seen(read)
 
     def following(self, chunks: Iterator[Chunk]) -> tuple[list[Item], list[Reject]] | None:
-        """Return the next items, and the rejects. Runs in a thread."""
+        """Return the next items and rejects; None at the end. Runs in a thread."""
         with reading(self.source.name):
             chunk = next(chunks, None)
         return None if chunk is None else self.items(chunk)
@@ -422,7 +421,7 @@ class SyncImport(Import):
         await self.note(self.load, rejects)
 
     async def find_gone(self, store: VectorStore, has: Callable[[str], bool]) -> None:
-        """Find items that the source no longer has; ConfigError if those are most of its items."""
+        """Find items that the source no longer has; ConfigError if they are most of its items."""
         self.gone, own = await self.rows_without(store, has)
         names = {*self.gone.values()}
         if len(names) * 2 > own and not (self.wanted.delete_all or self.wanted.dry_run):

@@ -1,4 +1,4 @@
-"""Follow a table of an app's SQLite database by a queue of its changes."""
+"""Follow a table of an app's SQLite database through a queue of its changes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .texts import TextImport
 
-# Seconds between checks for commits: right after a change, and some seconds later.
+# Seconds between checks for commits: right after a change, and from 7.5 seconds later on.
 _LOOK, _LAST_LOOK = 0.025, 0.1
-# Seconds after which the time of the last check is reported, and between two marks of a quiet
-# queue.
+# Seconds after which ``changed`` returns without a change, and between two writes of the mark while
+# the queue has no changes.
 _TELL, _LAZY = 1.0, 0.5
 _NEVER = Versions(0, 0, 0, 0)
 # The name used for rows with a null in their key.
@@ -45,11 +45,11 @@ _T = TypeVar("_T")
 
 
 class TableFeed(SourceFeed):
-    """A table of SQLite whose triggers write the keys of changed rows to a queue.
+    """A SQLite table whose triggers write the keys of changed rows to a queue.
 
-    ``docs/internals/adr/0025`` describes the design. The mark is the store's note for the source's
-    base; it is read in each step, because the store may have been restored, reverted or moved
-    since.
+    ``docs/internals/adr/0025`` describes the design. The store keeps the mark as its note for the
+    source's base. Each step reads the mark, because the store may have been restored, reverted or
+    moved.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
@@ -61,14 +61,14 @@ class TableFeed(SourceFeed):
         self._queue: Any = None
         # The versions of the database when it was opened, and at the last step.
         self._versions = self._stepped = _NEVER
-        # The mark in the store, as text and parsed, and the current mark; None if there is none
-        # that fits the queue.
+        # The mark in the store, as text and parsed, and the current mark; None if no mark fits the
+        # queue.
         self._noted: str | None = ""
         self._put_mark: Mark | None = None
         self._mark: Mark | None = None
         self._noted_at = self._stepped_at = self._changed_at = 0.0
-        # A comparison of all rows: its mark, the position of the last key, all ids, and repeated
-        # ids.
+        # The comparison of all rows: its mark, the position of the last compared key, all ids, and
+        # repeated ids.
         self._copying: Mark | None = None
         self._copied, self._ids = 0, Seen()
         self._repeated: list[str] = []
@@ -106,7 +106,7 @@ class TableFeed(SourceFeed):
         name = str(self._wanted.origin)
         queue = Queue(self._path, name)
         try:
-            # Read before the columns, so that a later change of the columns is noticed.
+            # Read the versions before the columns, so that a later change of columns is noticed.
             versions = queue.versions()
             with queue.reading():
                 table = SqliteTable(queue.db, name, self._wanted)
@@ -118,7 +118,7 @@ class TableFeed(SourceFeed):
                     key="id_column",
                 )
             queue.keys = table.key
-            queue.removals()  # the app may have a table of the queue's name
+            queue.removals()  # an error if the app has a table of the queue's name
         except BaseException:
             queue.close()
             raise
@@ -131,7 +131,7 @@ class TableFeed(SourceFeed):
         return await self._alone(lambda: method(self._queue, *args))
 
     async def _look(self) -> None:
-        """Open the database again if its schema or its file has changed."""
+        """Reopen the database if its schema or its file has changed."""
         versions = await self._ask(Queue.versions)
         if versions.is_same_file(self._versions):
             self._versions = versions
@@ -196,9 +196,9 @@ class TableFeed(SourceFeed):
         return self._mark != self._put_mark and time.monotonic() >= self._noted_at + _LAZY
 
     def _read(self, mark: Mark, again: Sequence[Key]) -> tuple[Mark, list[Key], _Rows] | None:
-        """Return the next keys, the mark after them, and their rows, from one snapshot.
+        """Return the mark after the next keys, the keys, and their rows, from one snapshot.
 
-        None if the mark does not fit the queue.
+        Return None if the mark does not fit the queue.
         """
         with self._queue.snapshot():
             if mark.shape != self._shape or not self._queue.suits(mark):
@@ -209,13 +209,13 @@ class TableFeed(SourceFeed):
             return replace(mark, applied=last, seen=self._queue.seen()), keys, rows
 
     def _items(self, chunk: Chunk, absent: set[str]) -> tuple[list[Item], list[Reject]]:
-        """Return rows as items; ids without a row become items without a text."""
+        """Convert rows to items; ids without a row become items without a text."""
         rows: dict[str, Any] = {}
         rejects = [*chunk.rejects]
         for row in chunk.rows:
             if row["id"] is None:
                 rejects.append(Reject(_NO_ID, _NO_ID, "a part of its key is null"))
-            # Keys that differ only in case may find the same row twice.
+            # Keys that differ only in case may match the same row.
             elif rows.setdefault(row["id"], row) != row:
                 rejects.append(Reject(row["id"], row["id"], CAME_BEFORE))
         items, refused = self._job.items(Chunk([*rows.values()], [*rows], rejects))
@@ -223,7 +223,7 @@ class TableFeed(SourceFeed):
 
     async def _write(self, job: SyncImport, change: Change) -> list[Reject]:
         if self._mark is not None and change.writes:
-            await self._put(self._mark)  # how new the rows may be: see Mark
+            await self._put(self._mark)  # it records how new the rows may be: see Mark
         return await super()._write(job, change)
 
     async def _bring_rows(
@@ -238,7 +238,10 @@ class TableFeed(SourceFeed):
                 self._keys_of.pop(name, None)
 
     async def _begin_copy(self) -> bool:
-        """Begin a comparison of all rows, if the schema has not changed since the last check."""
+        """Begin a comparison of all rows; create the queue if it is missing or has changed.
+
+        If the schema has changed since the last check, the next step reopens the database instead.
+        """
         await self._job.find(self.store)
         await create(self.store, self._job.load)
         self._mark = None
@@ -255,7 +258,7 @@ class TableFeed(SourceFeed):
         return True
 
     def _copy(self) -> Mark | None:
-        """Copy all keys; return the mark for the current state. None without a queue."""
+        """Copy all keys; return the mark for the current state, or None without a queue."""
         queue, self._ids, self._repeated = self._queue, Seen(), []
         with queue.snapshot():
             if (number := queue.number()) is None:
@@ -271,7 +274,7 @@ class TableFeed(SourceFeed):
         return mark
 
     async def _compare(self, mark: Mark) -> bool:
-        """Compare the next rows; after the last ones, delete those that the source lacks."""
+        """Compare the next rows; after the last ones, delete stored rows that the source lacks."""
         last, keys = await self._ask(Queue.copied, AT_ONCE, self._copied)
         if keys:
             rows = await self._alone(self._table.rows_of_keys, keys, self._job.schema)
@@ -317,7 +320,7 @@ class TableFeed(SourceFeed):
         own = Mark.read(await self._note()) if self._stands_by else self._mark
         if own is None or own.shape != self._shape:
             return None
-        # A caller that cancels this must not also wait for a lock of the app.
+        # A caller that cancels this must not have to wait for a lock of the app.
         return await in_daemon_thread(lambda: self._waiting(own, mark), slots=self._turns)
 
     def _waiting(self, own: Mark, until: int | None) -> int | None:
@@ -339,6 +342,6 @@ class TableFeed(SourceFeed):
 
 
 def _name_of(key: Key) -> str:
-    """Return the name of the row with this key, if the row is refused."""
+    """Return the name by which ``refused`` lists the row with this key."""
     id = id_of(key)
     return _NO_ID if id is None else shown(id)

@@ -1,4 +1,4 @@
-"""Rows of tables, views, queries and files whose vectors are computed from a text."""
+"""Import rows of tables, views, queries and files, and compute their vectors from a text."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 
 @dataclass
 class TextImport(SyncImport):
-    """An import whose vectors are computed from a text: only new and changed rows are written.
+    """An import whose vectors are computed from a text. Only new and changed rows are written.
 
-    With ``passages``, a cutter divides the texts. Otherwise, ``long`` lists ids of rows whose texts
-    the model cuts off after ``most`` tokens.
+    With ``passages``, a cutter divides the texts. Otherwise, ``long`` lists the ids of rows whose
+    texts the model cuts off after ``most`` tokens.
     """
 
     long: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class TextImport(SyncImport):
         rows = []
         for cut in self.cutter.rows(b"", item.name, None, Text(None, [own[self.embedded]])):
             body = cut.pop("body")
-            # A heading is not a value for a column "title", even if that is null.
+            # A heading does not replace the value of a "title" column, even if the value is null.
             row = {**cut, **own, self.embedded: body, **marks}
             rows.append({name: value for name, value in row.items() if value is not None})
         return rows
@@ -126,13 +126,13 @@ class TextImport(SyncImport):
             self.long += await in_thread(self._cut_off, change, self.most)
 
     def _cut_off(self, change: Change, most: int) -> list[str]:
-        """Return the rows with texts of more tokens than the model reads."""
+        """Return the ids of rows whose texts have more tokens than the model reads."""
         rows = change.rows
         counted = self._tokenizer.encode_batch([row.get(self.embedded, "") for row in rows])
         return [row["id"] for row, text in zip(rows, counted, strict=True) if len(text.ids) > most]
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
-        """Create a table without rows, and delete the rows that are gone."""
+        """Create the table even if it has no rows, and delete rows that the source no longer has."""
         if not (self.load.rejected or self.wanted.dry_run):
             await create(store, self.load)
         if not self.counts.total():
@@ -142,7 +142,7 @@ class TextImport(SyncImport):
         return await super().finish(store)
 
     async def find_rest(self, store: VectorStore) -> None:
-        """Find the rows that the source no longer has, after it was read to its end."""
+        """Find the rows that the source no longer has; it must have been read to its end."""
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: no id can be read in {self._nameless:,} of the rows, "
@@ -153,7 +153,7 @@ class TextImport(SyncImport):
 
 
 def _check_names(wanted: Wanted, marks: tuple[str, ...]) -> None:
-    """Raise ConfigError if an option names a column that a field of the import replaces."""
+    """Raise ConfigError if an option names a column that the import renames."""
     named = (("--text", wanted.text), ("--index", wanted.index), ("--embed", wanted.texts))
     for option, names in named:
         for name in names:

@@ -1,6 +1,6 @@
 """``aiovec update``: write the columns of a file into existing rows.
 
-Like every command, it imports little.
+Like every command's module, it imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ async def update(
     ] = False,
     embedder: Embedder = None,
 ) -> Shown:
-    """Set the columns of a file in the rows that have its ids, and keep their other values.
+    """Write the columns of a file into the rows with the same ids, and keep the other columns.
 
-    All rows change in one commit, or none if one is bad. Ids that do not exist are counted, and
-    left out. An empty cell in a CSV file keeps the value; a null in other files sets null. A
-    changed text gets a new vector.
+    All rows change in one commit, or none if one is bad. Ids that do not exist are counted and
+    skipped. An empty cell in a CSV file keeps the value; a null in other files sets null. A row
+    whose text changes gets a new vector.
     """
     from aiovec.backend.threads import in_thread
 

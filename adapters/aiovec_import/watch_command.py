@@ -1,6 +1,6 @@
 """``aiovec watch``: keep a table in step with its source.
 
-Like every command, it imports little.
+Like every command's module, it imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ async def watch(
     The first start copies everything, and creates the store and the table if they do not exist.
     After that, only changes are copied, and rows that the source no longer has are deleted.
 
-    A table of SQLite gets a queue and triggers in its database, which record the keys of changed
-    rows. --stop removes them. --json prints the state when the watch ends.
+    For a SQLite table, the watch creates a queue and triggers in its database, which record the
+    keys of changed rows. --stop removes them. --json prints the state when the watch ends.
     """
     from aiovec.backend.threads import in_thread
 

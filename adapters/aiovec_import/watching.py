@@ -1,4 +1,4 @@
-"""Choose the feed of a source for ``aiovec.watch``, and follow sources by comparing rows."""
+"""Choose the feed for a source of ``aiovec.watch``, and follow sources by comparing rows."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _STILL = 1.0
 
 
 async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFeed:
-    """Return the feed of a source, for this store."""
+    """Return the feed that brings a source into this store."""
     feed: SourceFeed | None = await in_thread(_documents, store, wanted, every)
     if feed is None:
         rows = await in_thread(_rows, store, await _completed(store, wanted))
-        job = await in_thread(rows.opened)  # raises what is wrong with the source
+        job = await in_thread(rows.opened)  # an error if the source cannot be read
         await in_thread(job.source.close)
         has_queue = job.load.source.layout == "table" and await in_thread(rows.is_writable)
         feed = (TableFeed if has_queue else ComparedFeed)(rows, job, every)
@@ -60,7 +60,7 @@ def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed |
 
 
 def _rows(store: VectorStore, wanted: Wanted) -> Rows:
-    """Return a source of rows, whose readers need pyarrow; following a folder does not."""
+    """Return a source of rows. Its readers need pyarrow, which a folder of documents does not."""
     try:
         from .rows import Rows
     except ImportError as exc:
@@ -69,7 +69,7 @@ def _rows(store: VectorStore, wanted: Wanted) -> Rows:
 
 
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
-    """Add the column of the texts, which the table of an earlier import also names."""
+    """Add the text column of an earlier import's table, if the user names none."""
     (source,) = wanted.sources
     _, name = await in_thread(path_and_table, source)
     if wanted.embed is None and (wanted.table or name):
@@ -88,7 +88,7 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
 
 
 def stop_watching(source: str, dry_run: bool) -> list[str]:
-    """Remove the queue and the triggers of a table; return the statements for that."""
+    """Remove the queue and the triggers of a table; return the statements that do so."""
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
@@ -114,8 +114,8 @@ class ComparedFeed(SourceFeed):
         super().__init__(rows.store, rows.shown, job, every)
         self._rows = rows
         self._opened = ExitStack()
-        # A file that lacked most of its rows, when it was first seen, and whether the deletes still
-        # wait.
+        # The state of a file that lacked most of its rows, the time when it was first seen, and
+        # whether the deletes still wait.
         self._shrunk: State = ()
         self._shrunk_at, self._waits = 0.0, False
 
@@ -138,7 +138,7 @@ class ComparedFeed(SourceFeed):
         return False
 
     def _is_new(self, state: State, lost: int) -> bool:
-        """Return whether a file that lacks most of its rows was first seen a short time ago."""
+        """Return whether a file that lacks most of its rows was first seen too recently."""
         if self._shrunk != state:
             self._shrunk, self._shrunk_at = state, time.monotonic()
             about = "%s: %s rows are gone, and are deleted if the next check finds the same file"
@@ -149,7 +149,7 @@ class ComparedFeed(SourceFeed):
         return None if self._waits else await super().waiting(mark)
 
     async def _stands_still(self) -> State:
-        """Return the state of a file of rows once it is no longer written; empty for others."""
+        """Wait until a file of rows is no longer written, and return its state; else return ()."""
         if not self._rows.is_file():
             return ()
         path, before = self._rows.path, State()

@@ -1,4 +1,4 @@
-"""An import by the workers of an engine: each reads whole files, and one commit adds all rows."""
+"""An import by an engine's workers: each reads whole files, and one commit adds all rows."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from .opening import Files, Opener
 
 @dataclass
 class EngineImport(RowImport):
-    """Rows of files that an engine adds to a table in one commit, or not at all.
+    """An import of files by an engine, which adds all rows in one commit, or none.
 
     The table is created if it is missing. A load is identified by its table and by the names, sizes
-    and modification times of its files: repeating it skips all of them.
+    and modification times of its files; repeating a complete load skips all files.
     """
 
     engine: Engine
@@ -66,7 +66,7 @@ class EngineImport(RowImport):
 
 
 def _absolute(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files by paths that are valid in every worker's working directory."""
+    """Return the files by paths that are valid in each worker's working directory."""
     return {
         path if is_url(path) else os.path.abspath(os.path.expanduser(path)): text
         for path, text in files.items()
