@@ -82,7 +82,7 @@ class RejectsFile:
             self.say(f"{self.path} cannot be written: {exc.strerror}; its lines follow")
 
     def close(self, done: bool) -> None:
-        """Close the list. If all rows were read (``done``) without rejects, remove an earlier one."""
+        """Close the list. If all rows were read (``done``) without rejects, remove an old list."""
         if self._file is not None:
             with writing_to(self.path):
                 self._file.close()

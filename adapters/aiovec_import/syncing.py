@@ -151,7 +151,7 @@ class SyncImport(Import):
 
     @abstractmethod
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
-        """Return the cutter, if any; the model's tokenizer may cut off texts after ``most`` tokens."""
+        """Return the cutter, if any; the model may have a tokenizer, and read ``most`` tokens."""
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)

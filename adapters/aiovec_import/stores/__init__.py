@@ -1,1 +1,1 @@
-"""The readers of other stores. ``common`` has what most of them share."""
+"""Readers of other stores. ``common`` contains the code that most of them share."""

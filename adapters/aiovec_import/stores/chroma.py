@@ -1,4 +1,4 @@
-"""Chroma's folder: each collection a table with the documents as its text."""
+"""Read a Chroma folder: each collection becomes a table with the documents as its texts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ChromaSource(CollectionSource):
         listed = self._listed[name]
         first = listed.get(limit=1, include=["embeddings"])["embeddings"]
         dim = len(first[0]) if first is not None and len(first) else None
-        # One of two kinds of indexes has the metric. The configuration is read as JSON, because the
-        # client would create the embedding function, which may need a key.
+        # The configuration has the metric of one of two kinds of index. It is read as JSON, because
+        # the client would create the embedding function, which may need a key.
         made = listed.configuration_json
         index = made.get("hnsw") or made.get("spann") or {}
         kind = "dense" if dim else "none yet"

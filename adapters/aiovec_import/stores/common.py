@@ -1,4 +1,4 @@
-"""The common part of the readers of other stores: a collection becomes a table, a point a row."""
+"""Shared code of the readers of other stores: collections become tables, and points rows."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from ..sources import (
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
 }  # fmt: skip
-# Keys of a text and of the object with its metadata, as LangChain's stores have them.
+# The keys of a text and of the object with its metadata in LangChain's stores.
 _TEXTS_WITH_METADATA = (
     ("text", "metadata"), ("page_content", "metadata"), ("document", "cmetadata"),
     ("content", "langchain_metadata"),
 )  # fmt: skip
-# Number of points from which the type of a key is inferred.
+# Number of points to infer the type of a key from.
 FIRST_POINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A column of vectors. Without ``dim``, it cannot be imported, and ``kind`` describes it.
+    """A vector column. Without ``dim``, it cannot be imported, and ``kind`` describes it.
 
-    ``metric`` is the other store's name for the metric, None if the store names none.
+    ``metric`` is the other store's name for the metric, or None if the store names no metric.
     """
 
     name: str
@@ -61,9 +61,10 @@ class Vectors:
 class Collection:
     """A collection of points. ``rows`` is None if they are not counted.
 
-    ``fields`` has the field of each typed column, None for a column of the payload. ``omitted``
-    lists columns that are not imported, apart from further vectors. ``handle`` is the client's
-    object. ``unfolded`` is the key of an object whose keys are imported as keys of the point.
+    ``fields`` maps each typed column to its field, or to None for a column of the payload.
+    ``omitted`` lists columns that are not imported, except vectors. ``handle`` is the object that
+    the reader uses to read points. ``unfolded`` is the key of an object whose keys are imported as
+    keys of the point.
     """
 
     name: str
@@ -79,10 +80,10 @@ class Collection:
 
 
 class Point(NamedTuple):
-    """A row: its ``fields`` are imported unchanged, its metadata as far as it can be stored.
+    """A row. Its ``fields`` are imported unchanged; its metadata is converted to storable values.
 
-    The metadata may contain fields of the collection. Without a ``place``, the row's number is
-    used.
+    The metadata may contain fields of the collection, which are not converted. Without a ``place``,
+    the row's number is its place.
     """
 
     id: Any
@@ -96,8 +97,8 @@ class CollectionSource(Source):
     """A store of collections, read by its own client. ``layout`` is the word for a collection.
 
     If a collection cannot be imported, the others still are. With ``chooses_ids``, the user can
-    name the column of the ids, with ``takes_dtypes`` the type of the vectors, and with
-    ``takes_queries`` a query.
+    name the id column, with ``takes_dtypes`` the type of the vectors, and with ``takes_queries`` a
+    query.
     """
 
     layout: ClassVar[str]
@@ -153,7 +154,7 @@ class CollectionSource(Source):
     def points(
         self, collection: Collection, vector: str, size: int
     ) -> Iterator[Iterable[Point | Reject]]:
-        """Yield the points of a collection with these vectors, up to ``size`` at once."""
+        """Yield points with the vectors of the named column, up to ``size`` at a time."""
 
     def close(self) -> None:
         """Close the store."""
@@ -194,7 +195,7 @@ class CollectionSource(Source):
         )
 
     def _chosen(self, collection: Collection) -> Vectors | None:
-        """Return the column of vectors that the user names, or the first dense column."""
+        """Return the vector column that the user names, or the first dense one."""
         wanted = self._wanted.vector_column
         able = [vectors for vectors in collection.vectors if vectors.dim]
         chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)
@@ -253,7 +254,7 @@ class CollectionSource(Source):
     ) -> dict[str, Field]:
         """Return fields for the metadata's keys that ``--text``, ``--index`` and ``--embed`` name.
 
-        The first points show the type for an index.
+        The types of keys with an index are inferred from the first points.
         """
         keys = {name: Field(str) for name in self._wanted.texts if name not in columns}
         if indexed := set(self._wanted.index) - columns.keys() - keys.keys():
@@ -292,7 +293,7 @@ class CollectionSource(Source):
 def chunk_of(
     points: Iterable[Point | Reject], collection: Collection, schema: Schema, numbers: Iterator[int]
 ) -> Chunk:
-    """Return points as rows for a table of this schema, each with the next number."""
+    """Convert points to rows for a table of this schema, numbering them with ``numbers``."""
     rows: list[dict[str, Any]] = []
     places: list[int | str] = []
     rejects: list[Reject] = []
@@ -323,7 +324,7 @@ def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Return metadata merged with the keys of the object in it; the metadata's own keys win."""
+    """Merge metadata with the object in it; a key that is in both gets a "_" in the object."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):

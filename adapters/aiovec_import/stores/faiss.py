@@ -1,7 +1,7 @@
-"""FAISS with a docstore, as LangChain's ``FAISS.save_local`` writes them.
+"""Read a FAISS index with a docstore, as LangChain's ``FAISS.save_local`` writes them.
 
-The docstore is a pickle, which could run any code. Here it is read without importing a class: the
-few allowed names become plain objects, and a file with any other name is refused.
+The docstore is a pickle, which could run any code. It is read without LangChain: only LangChain's
+two classes, which become plain objects, and a few types of values are allowed in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .common import Collection, CollectionSource, Point, Vectors, client
 _EXACT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFFlat")
 
 
-# Types of values in metadata; creating one only stores its arguments.
+# Allowed types of values in metadata: creating a value only stores its arguments.
 _VALUES: dict[tuple[str, str], type] = {
     (cls.__module__, cls.__name__): cls for cls in (datetime, date, time, timezone, timedelta, UUID)
 }
@@ -44,7 +44,7 @@ class FaissSource(CollectionSource):
         name = self._path.resolve().name
         files = sorted(self._path.glob("*.faiss"))
         self._files = {file.stem: file for file in files}
-        # LangChain's default name is meaningless.
+        # LangChain's default name is "index", which says less than the folder's name.
         if "index" in self._files and name not in self._files:
             self._files[name] = self._files.pop("index")
         return self._files
@@ -89,7 +89,7 @@ class FaissSource(CollectionSource):
     def _foreign(self, file: Path, index: Any) -> ConfigError:
         """Return the error for an index whose ids only its own program knows.
 
-        It shows the lines of Python that read the index.
+        The error shows Python code that reads the index.
         """
         lines = [f"index = faiss.read_index({file.name!r})"]
         vectors, name = index, "index"
@@ -127,7 +127,7 @@ def _point(id: Any, vector: Any, documents: dict[str, Any]) -> Point:
 
 
 class _Plain:
-    """Replaces an object of LangChain's and keeps its attributes."""
+    """Replaces a LangChain object, and keeps its attributes."""
 
     state: Any = None
 

@@ -1,4 +1,4 @@
-"""LanceDB tables that another program wrote, in a folder or a bucket."""
+"""Read LanceDB tables that another program wrote, in a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class LanceSource(CollectionSource):
 
 
 def _vectors_of(column: pa.Array) -> list[Any]:
-    """Return each vector as an array, None for null."""
+    """Return each vector as an array, or None for a null."""
     whole = column.drop_null()
     flat = whole.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     rows = iter(flat.reshape(len(whole), column.type.list_size))

@@ -1,4 +1,4 @@
-"""Milvus Lite's folder: each collection a table with a field for each typed column."""
+"""Read a Milvus Lite folder: each collection becomes a table with fields for typed columns."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MilvusSource(CollectionSource):
 
     def points(self, collection: Collection, vector: str, size: int) -> Iterator[Iterable[Point]]:
         others = {vectors.name for vectors in collection.vectors if vectors.name != vector}
-        # A collection with an index has to be loaded first: it is released when a process starts.
+        # A collection with an index must be loaded first: a new process has not loaded it yet.
         self._client.load_collection(collection.name)
         pages = self._client.query_iterator(collection.name, batch_size=size, output_fields=["*"])
         try:

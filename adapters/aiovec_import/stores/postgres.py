@@ -1,4 +1,4 @@
-"""PostgreSQL, read in one snapshot: tables with pgvector's columns, and tables of texts."""
+"""Read PostgreSQL in one snapshot: tables with pgvector columns, and tables of texts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TIMES = ("date", "timestamp", "timestamptz")
 _VECTORS = ("vector", "halfvec", "sparsevec")
 _OMITTED = ("bytea", "bit", "varbit", "tsvector")
 
-# An index has the metric, also one of an expression such as embedding::halfvec(3072).
+# The metric comes from an index, even on an expression such as embedding::halfvec(3072).
 _COLUMNS = """
 SELECT c.oid::regclass::text,
     CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,
@@ -60,7 +60,7 @@ def _column(
     name: str, type: str, _dim: int = -1, _metric: str | None = None, key: int | None = None,
     is_indexed: bool = False,
 ) -> Column:  # fmt: skip
-    """Return a column of this type, with the conversion of its values for a row."""
+    """Return a column of this type, with SQL that converts its values for a row."""
     sql, kind = _quoted(name), _KINDS.get(type)
     may_be = None if type in _JSON else Field("float" if type == "numeric" else "text")
     if type in _TIMES:  # PostgreSQL's range is larger than Python's and includes infinity
@@ -119,7 +119,7 @@ class PostgresSource(SqlSource):
             raise ConfigError(f"{fault}; the tables are: {listed:.500}", key="SOURCE")
         if query is None:
             source, columns = self._listed[name]
-        else:  # in parentheses, and by a protocol that accepts a single statement only
+        else:  # parentheses, and the protocol of a named cursor, allow only a single statement
             name, source = "query", f"({query.rstrip().rstrip(';')}\n) AS query"
             with self._db.cursor("shape") as cursor:
                 cursor.execute(f"SELECT * FROM {source} LIMIT 0")
@@ -137,8 +137,8 @@ class PostgresSource(SqlSource):
             yield from batches(cursor, size)
 
     def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
-        # Into a file first: while a transaction is open, migrations of the table wait, and the app
-        # waits for them.
+        # Copy the rows to a file first: while a transaction is open, migrations of the table wait,
+        # and the app waits for them.
         with tempfile.TemporaryFile() as file:
             for rows in super().rows_of_texts(table, size):
                 pickle.dump(rows, file)
@@ -175,7 +175,7 @@ class PostgresSource(SqlSource):
             return Vectors(name, kind="sparse")
         if dim is not None and dim < 0:  # the column was declared without a length
             quoted = _quoted(name)
-            # vector_dims() may be in a schema that is not searched.
+            # vector_dims() may be in a schema outside the search path.
             query = (
                 f"SELECT json_array_length({quoted}::text::json) FROM {source} "
                 f"WHERE {quoted} IS NOT NULL LIMIT 1"
@@ -188,7 +188,7 @@ class PostgresSource(SqlSource):
 
 
 def _connected(psycopg: Any, url: str) -> Any:
-    """Connect to a database. No error or cause of one contains a part of the password."""
+    """Connect to a database. Errors and their causes never contain a part of the password."""
     user, _, rest = url.partition("//")[2].partition("/")[0].rpartition("@")
     hosts = rest.partition("?")[0].split(",")
     ports = [host.rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
@@ -207,7 +207,7 @@ def _connected(psycopg: Any, url: str) -> Any:
 
 
 def _vector(text: str | None) -> Any:
-    """Return a vector, whose text is JSON."""
+    """Parse a vector, whose text is JSON."""
     return None if text is None else np.array(json.loads(text), np.float32)
 
 

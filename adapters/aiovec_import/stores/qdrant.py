@@ -1,4 +1,4 @@
-"""Qdrant: a folder of the client's local mode, a server, and a shard of Qdrant Edge."""
+"""Read Qdrant: a folder of the client's local mode, a server, or a Qdrant Edge shard."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class QdrantSource(CollectionSource):
 
     def close(self) -> None:
         self._client.close()
-        del self._client  # deleting it would close it again: do that here, not on the event loop
+        del self._client  # its deletion closes it again: do that here, not on the event loop
 
 
 class QdrantEdgeSource(CollectionSource):
@@ -67,7 +67,7 @@ class QdrantEdgeSource(CollectionSource):
 
     def collection(self, name: str) -> Collection:
         made = json.loads((self._path / "edge_config.json").read_text("utf-8"))
-        # The file lists them in the order of a hash map, which differs each time it is written.
+        # The file lists vectors in the order of a hash map, which differs after each write.
         dense = sorted((made.get("vectors") or {}).items())
         vectors = [_vectors(each, config) for each, config in dense]
         vectors += [

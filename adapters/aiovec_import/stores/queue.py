@@ -1,9 +1,9 @@
 """The queue of changed rows' keys, which triggers write in an app's own SQLite database.
 
-Only ``Queue.set_up`` and ``Queue.remove`` write to it: transactions of the app that read and then
-write would fail if there were a second writer. This module uses Python's ``sqlite3``, as the app
-does. Two SQLite libraries in one process would not see each other's locks, and each would drop the
-other's when it closes the file.
+In this module, only ``Queue.set_up`` and ``Queue.remove`` write to the database: with a second
+writer, transactions of the app that read and then write would fail. The module uses Python's
+``sqlite3``, as the app does. Two SQLite libraries in one process would not see each other's locks,
+and each would drop the other's locks when it closes the file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ..locks import lock_path
 _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
 _EVENTS = ("insert", "update", "key", "delete", "tail", "emptied")
-# How many of the newest entries the queue keeps, and how many entries pass between two prunings.
+# The number of newest entries that the queue keeps, and the number of entries between two prunings.
 _KEPT, _TAIL = 100_000, 1024
-# Number of entries that identify a queue: the newest, and those 1, 2, 4, ... before it.
+# Entries that identify a queue, counted back from the newest: itself, and 1, 2, 4, ... before it.
 _BEFORE = (0, *(1 << power for power in range(17)))
 _COPY = "temp.aiovec_keys"
 
@@ -39,7 +39,7 @@ Key = tuple[Any, ...]
 
 
 class Versions(NamedTuple):
-    """Numbers that show changes of a database: commits, schema, file, and the file's time."""
+    """Numbers that change with a database: commits, schema, inode, and modification time."""
 
     commits: int
     schema: int
@@ -47,19 +47,20 @@ class Versions(NamedTuple):
     time: int
 
     def is_same_file(self, before: Versions) -> bool:
-        """Return whether the earlier versions are of the same database file, not of a copy.
+        """Return whether this is still the same file with the same schema.
 
-        If the file was written without a commit, it was copied over, or its WAL was checkpointed.
+        A file that was written without a commit was copied over, or its WAL was checkpointed; both
+        count as another file.
         """
         is_copied = self.time != before.time and self.commits == before.commits
         return self[1:3] == before[1:3] and not is_copied
 
 
 class AppDatabase:
-    """An app's database, opened by Python's own SQLite for any thread. ``db`` is the connection.
+    """An app's database, opened by Python's own SQLite. Any thread can use the connection ``db``.
 
-    It is opened for writing if permitted, so that SQLite rolls back a transaction that a killed app
-    left.
+    The file is opened for writing if permitted, so that SQLite can roll back a transaction of a
+    killed app.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +76,7 @@ class AppDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Raise an AiovecError for each error of SQLite."""
+        """Translate each SQLite error to an AiovecError."""
         try:
             yield
         except sqlite3.Error as exc:
@@ -114,13 +115,13 @@ class AppDatabase:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The position of a table in the changes of a queue.
+    """The position of a store's table in the changes of a queue.
 
-    ``queue`` is the queue's own number, and ``shape`` describes what the rows of the table are made
-    from. All entries up to ``applied`` are applied. ``seen`` has digests of the newest entry when
-    rows were last read, and of some earlier ones, by their numbers: no row of the table is newer.
-    ``refused`` lists keys of rows that were set aside; ``forgot`` is True if there were too many to
-    list.
+    ``queue`` is the queue's number, and ``shape`` has the columns and the lengths of passages that
+    the rows were made from. All entries up to ``applied`` have been applied. ``seen`` has the
+    digests, by number, of some entries: the newest one when rows were last read, and earlier ones.
+    No row of the store's table is newer. ``refused`` lists the keys of rows that were set aside;
+    ``forgot`` is True if there were too many to list.
     """
 
     queue: int
@@ -148,10 +149,10 @@ class Mark:
 
 
 class Queue(AppDatabase):
-    """The queue of one table: an entry for each change, in the order of the commits.
+    """The queue of one table, with an entry for each change, in the order of the commits.
 
-    The queue's own number is the key of entry 0. It changes when the queue is created again or
-    emptied. ``keys`` are the columns of the table's key. All methods block.
+    The key of entry 0 is the queue's number, which changes when the queue is recreated or emptied.
+    ``keys`` lists the columns of the table's key. All methods block.
     """
 
     def __init__(self, path: Path, table: str) -> None:
@@ -177,9 +178,10 @@ class Queue(AppDatabase):
     # Set-up
 
     def _triggers(self) -> dict[str, str]:
-        """Return the statements that create the triggers, by their names.
+        """Return the statements that create the triggers, by the names of the triggers.
 
-        A function in a trigger makes bulk writes a fifth slower, even if the trigger does not fire.
+        They call no functions: a function makes bulk writes a fifth slower, even if its trigger
+        does not fire.
         """
         own = [*map(quoted, self.keys)]
         changed = " OR ".join(f"old.{key} COLLATE BINARY IS NOT new.{key}" for key in own)
@@ -209,7 +211,7 @@ class Queue(AppDatabase):
         }
 
     def statements(self) -> list[str]:
-        """Return the statements that create the queue and its triggers again."""
+        """Return the statements that create the queue and its triggers, replacing existing ones."""
         return [
             *self.removals(),
             f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {self._columns})",
@@ -218,13 +220,13 @@ class Queue(AppDatabase):
         ]
 
     def removals(self) -> list[str]:
-        """Return the statements that remove what exists of the triggers and the queue.
+        """Return the statements that remove the triggers and the queue, as far as they exist.
 
-        ConfigError if the app has a table of the queue's name.
+        ConfigError if the app has a table with the queue's name.
         """
         name = _name(self.table)
         columns = self.run("SELECT name FROM pragma_table_info(?, 'main')", (name,))
-        # Triggers may belong to another table if theirs was renamed. Older queues had "done".
+        # Look for the triggers by name: if their table was renamed, they belong to another table.
         triggers = self.run(
             "SELECT name FROM main.sqlite_master WHERE type = 'trigger' "
             f"AND name IN ({', '.join('?' * len(_EVENTS))}) COLLATE NOCASE ORDER BY rowid",
@@ -240,17 +242,17 @@ class Queue(AppDatabase):
         return [*drops, f"DROP TABLE {self._queue}"] if columns else drops
 
     def remove(self) -> list[str]:
-        """Remove the queue and the triggers; return the statements that did it."""
+        """Remove the queue and the triggers; return the executed statements."""
         with self.snapshot("BEGIN IMMEDIATE"):
             for statement in (statements := self.removals()):
                 self.db.execute(statement)
         return statements
 
     def set_up(self, statements: Sequence[str], before: Versions) -> Versions | None:
-        """Create the queue and its triggers; return the versions of the database afterwards.
+        """Create the queue and its triggers; return the new versions of the database.
 
-        If the schema is no longer that of ``before``, the columns may have changed: create nothing
-        and return None.
+        If the schema or the file has changed since ``before``, the columns may have changed, too:
+        create nothing and return None.
         """
         with self.snapshot("BEGIN IMMEDIATE"):
             if not self.versions().is_same_file(before):
@@ -260,7 +262,7 @@ class Queue(AppDatabase):
             return self.versions()
 
     def number(self) -> int | None:
-        """Return the queue's own number; None if the queue or a trigger is missing or changed."""
+        """Return the queue's number; None if the queue or a trigger is missing or changed."""
         existing = dict(
             self.run(
                 "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
@@ -276,7 +278,7 @@ class Queue(AppDatabase):
     # Reading
 
     def suits(self, mark: Mark) -> bool:
-        """Return whether this is the queue of the mark, and has all changes since."""
+        """Return whether the mark is from this queue, and the queue has all changes since then."""
         if self.number() != mark.queue:
             return False
         ((first,),) = self.run(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
@@ -287,7 +289,7 @@ class Queue(AppDatabase):
         return self._digests(seen) == {seq: it for seq, it in seen.items() if seq >= oldest}
 
     def seen(self) -> dict[str, str]:
-        """Return the digests of the newest entry and of some before it."""
+        """Return the digests, by number, of the newest entry and of some earlier ones."""
         last = self.last()
         digests = self._digests(last - before for before in _BEFORE if last > before)
         return {str(seq): digest for seq, digest in digests.items()}
@@ -303,11 +305,11 @@ class Queue(AppDatabase):
         return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the distinct keys of the next entries, and the number of the last entry."""
+        """Return the number of the last of the next entries, and their distinct keys."""
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
-        """Copy the keys of all rows into a temporary file, for ``copied``."""
+        """Copy the keys of all rows to a temporary table, for ``copied``."""
         keys = ", ".join(map(quoted, self.keys))
         self.run(f"DROP TABLE IF EXISTS {_COPY}")
         self.run(f"CREATE TABLE {_COPY} (seq INTEGER PRIMARY KEY, {self._columns})")
@@ -316,7 +318,7 @@ class Queue(AppDatabase):
         )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the next copied keys, and the position of the last one."""
+        """Return the position of the last of the next copied keys, and the keys."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
@@ -327,7 +329,7 @@ class Queue(AppDatabase):
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
         """Return how many entries up to ``until`` wait; None if the mark does not fit the queue.
 
-        LookupError if the queue does not have the entry ``until``.
+        LookupError if the queue has no entry ``until`` yet.
         """
         with self.snapshot():
             last, suits = self.last(), self.suits(mark)

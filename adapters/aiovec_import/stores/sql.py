@@ -1,9 +1,9 @@
 """Tables of SQL databases, and the roles of their columns: ids, vectors, fields, payload.
 
-``SqlTable`` is a table, a view or a query, with vectors or without. ``TextTable`` is one whose rows
-have a text and no vectors, and ``SqliteTable`` reads those of SQLite, all rows or those of some
-keys, through a connection of its caller. ``texts.TextImport`` brings their chunks into a table of
-its ``schema``, completed by the store's embedder.
+``SqlTable`` is a table, a view or a query, with or without vectors. In a ``TextTable``, rows have a
+text and no vectors. ``SqliteTable`` is a ``TextTable`` in SQLite; it reads all rows, or the rows
+with the given keys, through its caller's connection. ``texts.TextImport`` imports the chunks of a
+text table into a table with its ``schema``, completed by the store's embedder.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..sources import Chunk, ForeignTable, Reject, Wanted, free_name, in_parts, 
 from .common import FIRST_POINTS, Collection, CollectionSource, Point, Vectors, chunk_of
 
 QUERY = "aiovec_query"
-"""The view of ``--query``, which hides a table of its name."""
+"""The view of ``--query``; it hides a table of the same name."""
 
 _COPY = "aiovec_copy"
 # Rows to fetch at a time, so that a chunk can end when it has enough bytes.
 _ROWS_AT_ONCE = 64
 _TORN = ("utf-8", "surrogateescape")
 
-# By SQLite's rules for declared types, and bool in addition.
+# SQLite's rules for declared types, with bool added.
 _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, ...]], ...] = (
     ("bool", ("bool",)),
     ("int", ("int",)),
@@ -55,9 +55,9 @@ def _same(value: Any) -> Any:
 class Column(NamedTuple):
     """A column: the SQL that selects it, the field of its type, and the field that it may become.
 
-    ``key`` is its position in the primary key. ``left_out`` is its type if no row can hold its
-    values. ``read`` converts a selected value for a row, or raises ValueError. If ``spread``, the
-    keys of its objects are imported as columns; such a column is the last one.
+    ``key`` is its position in the primary key. ``left_out`` describes its values if they cannot be
+    imported. ``read`` converts a selected value for a row, or raises ValueError. With ``spread``,
+    the keys of its objects are imported as columns; a table has at most one such column.
     """
 
     name: str
@@ -74,9 +74,10 @@ class Column(NamedTuple):
 class SqlTable:
     """A table, a view or a query of any database.
 
-    ``key`` lists the columns whose values form the id, none if rows get new ids, and ``columns``
-    the other columns to import. ``hidden`` lists names of the row's id that are not columns, such
-    as rowid; one is used for rows that have ``vectors`` and no other key.
+    ``key`` lists the columns whose values form the id; it is empty if rows get new ids. ``columns``
+    lists the other columns to import, and the columns of a composite key. ``hidden`` lists names of
+    the row's id that are not columns, such as rowid; they are the key of a table with ``vectors``
+    that has no other key.
     """
 
     def __init__(
@@ -112,14 +113,14 @@ class SqlTable:
         self._spreads = any(column.spread for column in columns)
 
     def select(self, place: str = "NULL", vector: str = "") -> str:
-        """Return the statement that selects the position of each row, its vector, and the rest."""
+        """Return the statement that selects each row's position, vector, key and other columns."""
         sql = {name: column.sql for name, column in self._by_name.items()}
         key = [sql.get(name, name) for name in self.key]
         chosen = [place, sql.get(vector, "NULL"), *key, *(column.sql for column in self.columns)]
         return f"SELECT {', '.join(chosen)} FROM {self.source}"
 
     def point(self, row: Sequence[Any], vector: str = "") -> Point | Reject:
-        """Convert a row of ``select``. Without a position, its key is its place."""
+        """Convert a row of ``select``. If the row has no position, its key is its place."""
         place, found, *rest = row
         count = len(self.key)
         id = id_of(rest[:count]) if count else None
@@ -143,7 +144,7 @@ class SqlTable:
     def collected(
         self, vectors: Sequence[Vectors], rows: int, place: str = "NULL", model: str | None = None
     ) -> Collection:
-        """Return the table as a collection. ``place`` is selected for the position of a row."""
+        """Return the table as a collection. ``place`` is the SQL for the position of a row."""
         fields = {column.name: column.field for column in self.columns if not column.spread}
         return Collection(
             self.name, vectors, rows, (self, place), fields, model, self.left_out, self.new_ids,
@@ -154,7 +155,7 @@ class SqlTable:
 class TextTable(SqlTable):
     """A table whose rows have a text and no vectors.
 
-    ``schema`` is that of the store's table; its dimension and model are the embedder's.
+    ``schema`` is for the store's table, whose embedder adds the dimension and the model.
     """
 
     @cached_property
@@ -175,7 +176,7 @@ class TextTable(SqlTable):
         return Schema(0, fields=kept, embed=wanted.embed_of(kept))
 
     def offered(self, rows: int, database: str) -> ForeignTable:
-        """Return the table to import, for the reader of the database of this name."""
+        """Return the table to import from the database with this name."""
         collection = replace(self.collected([], rows), fields=self.schema.fields)
         return ForeignTable(
             legal_table_name(self.name), self.name, self.layout, rows, self.schema,
@@ -184,7 +185,7 @@ class TextTable(SqlTable):
         )  # fmt: skip
 
     def chunk(self, rows: Iterable[Sequence[Any]], schema: Schema) -> Chunk:
-        """Return rows of ``select`` for a table of this schema."""
+        """Convert rows of ``select`` to a chunk for a table of this schema."""
         collection = replace(self.collected([], 0), fields=self.schema.fields)
         return chunk_of(map(self.point, rows), collection, schema, count(1))
 
@@ -192,7 +193,7 @@ class TextTable(SqlTable):
 class SqliteTable(TextTable):
     """A table of texts in a SQLite database.
 
-    Sets the ``text_factory`` of the connection: a text that is not UTF-8 rejects its own row only.
+    It sets the connection's ``text_factory``: a text that is not UTF-8 rejects only its own row.
     """
 
     def __init__(self, db: Any, name: str, wanted: Wanted) -> None:
@@ -229,15 +230,15 @@ class SqliteTable(TextTable):
         return field_of_kinds(kinds) if kinds else None
 
     def foreign(self, database: str) -> ForeignTable:
-        """Return the table to import, for the reader of the database of this name."""
+        """Count the rows, and return the table to import from the database with this name."""
         (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
         return self.offered(rows, database)
 
     def rows(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield all rows of ``select`` from one snapshot, up to ``size`` at once.
+        """Yield all rows of ``select`` from one snapshot, up to ``size`` at a time.
 
-        They are copied to a temporary file first: until its last row, a reader keeps writers from
-        committing or, in WAL mode, the log from being checkpointed.
+        The rows are copied to a temporary table first. Otherwise, until the last row is read,
+        writers could not commit or, in WAL mode, the log could not be checkpointed.
         """
         self._db.execute(f"DROP TABLE IF EXISTS temp.{_COPY}")
         self._db.execute(f"CREATE TEMP TABLE {_COPY} AS {self.select()}")
@@ -258,8 +259,10 @@ class SqliteTable(TextTable):
 
 
 def columns_of(db: Any, table: str) -> list[tuple[Column, str]]:
-    """Return the columns of a table of SQLite with their declared types, also generated ones, but
-    none that a virtual table hides."""
+    """Return the columns of a SQLite table with their declared types.
+
+    Generated columns are included; columns that a virtual table hides are not.
+    """
     info = db.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
     return [
         (sqlite_column(name, type or "", key or None), type or "")
@@ -268,7 +271,7 @@ def columns_of(db: Any, table: str) -> list[tuple[Column, str]]:
 
 
 def sqlite_column(name: str, type: str, key: int | None = None, partition: bool = False) -> Column:
-    """Return a column of a declared type."""
+    """Return a column with a declared type."""
     declared = type.lower()
     kind = next((k for k, words in _KINDS if any(w in declared for w in words)), None)
     loose = next((k for k, words in _LOOSE if any(w in declared for w in words)), None)
@@ -291,7 +294,7 @@ def _read_as_json(value: Any) -> Any:
 
 
 def id_of(key: Sequence[Any]) -> str | None:
-    """Return the id of a row with this key; None if a part of it is null.
+    """Return the id of a row with this key; None if a part of the key is null.
 
     The parts of a key of several columns are joined by a slash. Within a part, "%" and "/" are
     written "%25" and "%2F", so different keys have different ids. Bytes are written in hexadecimal.
@@ -305,7 +308,7 @@ def id_of(key: Sequence[Any]) -> str | None:
 
 
 def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of a statement, up to ``size`` at once, and fewer if they are large."""
+    """Yield the rows of a statement, up to ``size`` at a time, or fewer large ones."""
     fetched = iter(partial(cursor.fetchmany, min(size, _ROWS_AT_ONCE)), [])
     return in_parts(((row, _bytes_of(row)) for rows in fetched for row in rows), size)
 
@@ -315,28 +318,27 @@ def _bytes_of(row: Iterable[Any]) -> int:
 
 
 def as_text(text: bytes) -> str:
-    """Return a text of SQLite; bytes that are not UTF-8 become lone surrogates."""
+    """Decode a text of SQLite; bytes that are not UTF-8 become lone surrogates."""
     return text.decode(*_TORN)
 
 
 def _is_torn(value: object) -> bool:
-    """Return whether a value is a text from bytes that are not UTF-8."""
+    """Return whether a value is a text that was decoded from bytes that are not UTF-8."""
     return isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value)
 
 
 class SqlSource(CollectionSource):
-    """A database: its tables with vectors are collections, and others may have texts."""
+    """A database. Its tables with vectors are collections; its other tables may have texts."""
 
     chooses_ids = takes_queries = True
 
     @abstractmethod
     def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
-        """Yield the rows of a statement, up to ``size`` at once."""
+        """Yield the rows of a statement, up to ``size`` at a time."""
 
     @abstractmethod
     def of_texts(self) -> tuple[TextTable, str] | None:
-        """Return the table or the query whose rows have a text, and the name of the database; None
-        if vectors are wanted."""
+        """Return the table or query of texts, and the database's name; None to import vectors."""
 
     def tables(self) -> list[ForeignTable]:
         with self.reading():
@@ -363,7 +365,7 @@ class SqlSource(CollectionSource):
                 yield [table.point(row, vector) for row in rows]
 
     def rows_of_texts(self, table: TextTable, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
-        """Yield the rows of a table of texts, while embedding them may take hours."""
+        """Yield the rows of a table of texts. The caller may take hours to embed them."""
         return self.rows(table.select(), size)
 
     def reading(self) -> AbstractContextManager[None]:

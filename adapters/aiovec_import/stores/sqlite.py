@@ -1,7 +1,8 @@
-"""Import from SQLite databases that other programs wrote, for ``aiovec import``.
+"""Read SQLite databases that other programs wrote, for ``aiovec import``.
 
-Four layouts are read: vec0 tables of sqlite-vec; tables with a column of BLOBs that the user
-names; collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``); and those of ``llm``.
+The reader knows sqlite-vec's vec0 tables; tables with a BLOB column that the user names;
+collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``); the collections of ``llm``;
+and tables of texts.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _TYPES = f"choose one of {', '.join(_DTYPES)}"
 _BUSY_SECONDS = 10.0
 _PAGES_AT_ONCE = 4096  # SQLite pages of a backup step
 
-# What a vec0 table declares, such as "embedding float[4] distance_metric=cosine" and
-# "tenant text partition key"; options such as "chunk_size=8" match neither.
+# Patterns of a vec0 table's vectors, such as "embedding float[4] distance_metric=cosine", and of
+# its columns, such as "tenant text partition key". Options such as "chunk_size=8" match neither.
 _VEC0 = re.compile(r"\bUSING\s+[\"'`\[]?vec0[\"'`\]]?\s*\((.*)\)", re.IGNORECASE | re.DOTALL)
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _VECTOR = re.compile(
@@ -55,19 +56,19 @@ _VECTOR = re.compile(
 _PLAIN = re.compile(
     r"\+?\s*(\w+)\s+(\w+)(?:\s+(partition|primary)\s+key)?", re.IGNORECASE | re.DOTALL
 )
-# Internal tables of a vec0 table, which sqlite-vec does not mark as shadow tables.
+# Names of a vec0 table's internal tables that sqlite-vec does not mark as shadow tables.
 _CHUNKS = re.compile(r"_(vector_chunks|metadatachunks|metadatatext)\d\d\Z")
 _ELEMENTS = {"float": "float32", "f32": "float32", "int8": "int8", "i8": "int8", "bit": "bit"}
 
-# The columns of llm's tables that are read.
+# The columns that are read from llm's tables.
 _LLM = {
     "collections": {"id", "name", "model"},
     "embeddings": {"collection_id", "id", "embedding", "content", "metadata"},
 }
 
 _META = "_collection_meta"
-# The name that aiovec.compat.VectorStore gives to vectors, so that it can read the table. It
-# appends one more "_" to keys of such names.
+# The name that aiovec.compat.VectorStore gives to vectors, so that it can read the table. Like
+# aiovec.compat, the import adds a "_" before keys with such names.
 _COLLECTION_VECTOR = "vector"
 _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
@@ -99,11 +100,11 @@ class SqliteSource(SqlSource):
         with _reading(path):
             roll_back(path, _BUSY_SECONDS)
             self._db = connect_read_only(path, _BUSY_SECONDS, _read)
-            # Text that is not UTF-8 rejects its own row only.
+            # A text that is not UTF-8 rejects only its own row.
             self._db.text_factory = as_text
             if self._wanted.query is not None:  # a view takes one statement, which only reads
                 self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {self._wanted.query}")
-            # One snapshot of the file, even if others write during the import.
+            # Read one snapshot of the file, even if others write during the import.
             self._db.execute("BEGIN")
             listed = self._db.execute(
                 "SELECT name, l.type, wr, sql FROM pragma_table_list l "
@@ -115,7 +116,7 @@ class SqliteSource(SqlSource):
             self._vec0 = {
                 name: declared for name, *_, sql in listed if (declared := _declared(sql))
             }
-            # The tables of layouts that name their collections, with the function that reads a
+            # The tables that store named collections, and for each name a function that returns the
             # collection.
             self._known: set[str] = set()
             self._named = {**self._collections(), **self._collections_of_llm()}
@@ -173,7 +174,7 @@ class SqliteSource(SqlSource):
         self, name: str, layout: str, source: str, columns: Sequence[Column],
         vectors: Sequence[Vectors], vec0: str = "", model: str | None = None,
     ) -> Collection:  # fmt: skip
-        """Return a table as a collection. sqlite-vec's own list of rows is counted much faster."""
+        """Return a table as a collection. For a vec0 table, count sqlite-vec's list of rows."""
         names = [vector.name for vector in vectors]
         columns = [
             column if column.field or column.spread or column.name in names
@@ -222,7 +223,7 @@ class SqliteSource(SqlSource):
         return [c.name for c, type in columns_of(self._db, table) if "blob" in type.lower()]
 
     def _collections(self) -> dict[str, Callable[[], Collection]]:
-        """Return the collections that have both of their tables."""
+        """Return the collections whose two tables both exist."""
         if _META not in self._kinds:
             return {}
         names = {column.name for column, _ in columns_of(self._db, _META)}
@@ -239,7 +240,7 @@ class SqliteSource(SqlSource):
         vec, payload = f"vec_{name}", f"payload_{name}"
         (first, *_), columns = self._vec0[vec]
         v, p = quoted(vec), quoted(payload)
-        # The vectors in order. Half a point, without an id or without a vector, is a reject.
+        # Select the vectors in order. A point without an id or without a vector becomes a reject.
         query = (
             f"(SELECT v.rowid AS rowid, orig_id, v.{quoted(first.name)} AS {_COLLECTION_VECTOR}, "
             f"payload_json FROM {v} v LEFT JOIN {p} p ON p.rowid = v.rowid UNION ALL "
@@ -279,7 +280,7 @@ class SqliteSource(SqlSource):
         return self._collected(name, "llm's collection", query, listed, [vector], model=model)
 
     def _blobs_named(self, table: str) -> tuple[Vectors, str]:
-        """Return the column of vectors that the user names, and its type."""
+        """Return the vector column that the user names, and its type."""
         vector, dtype = self._wanted.vector_column, self._wanted.dtype
         columns = [column.name for column, _ in columns_of(self._db, table)]
         if vector not in columns or dtype is None:
@@ -309,7 +310,7 @@ class SqliteSource(SqlSource):
         return None if usual is None else int(usual[0]) // size
 
     def _only_blobs(self, source: str, column: str) -> str:
-        """Return the number of BLOBs as text if a column has no other values; otherwise ""."""
+        """Return the number of BLOBs as text if a column has no other values; else return ""."""
         values, blobs = self._db.execute(
             f"SELECT count(c), total(typeof(c) = 'blob') FROM (SELECT {column} AS c FROM {source})"
         ).fetchone()
@@ -317,13 +318,13 @@ class SqliteSource(SqlSource):
 
 
 def _read(db: Any, path: str) -> None:
-    """Read the schema. It may contain SQL, which is trusted here: the database is the user's."""
+    """Read the schema. SQL in it is trusted, because the database is the user's."""
     db.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Translate errors of SQLite. A failing statement does not mean that the file is damaged."""
+    """Translate SQLite errors. A failing statement does not mean that the file is damaged."""
     try:
         yield
     except failures() as exc:
@@ -336,7 +337,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _declared(sql: str) -> tuple[list[Vectors], list[Column]] | None:
-    """Read the vectors and the columns that a vec0 table declares; None for other tables."""
+    """Return the vectors and columns that a vec0 table declares; None for other tables."""
     made = _VEC0.search(sql)
     if made is None:
         return None
@@ -358,7 +359,7 @@ def _declared(sql: str) -> tuple[list[Vectors], list[Column]] | None:
 
 
 def _vector_of(dtype: str) -> Callable[[Any], Any]:
-    """Return the function that reads a BLOB of numbers."""
+    """Return a function that reads a BLOB as a vector of this type."""
 
     def read(blob: Any) -> Any:
         if isinstance(blob, bytes) and not len(blob) % np.dtype(_DTYPES[dtype]).itemsize:
@@ -372,7 +373,7 @@ def _vector_of(dtype: str) -> Callable[[Any], Any]:
 
 
 def _payload(text: Any) -> dict[str, Any]:
-    """Parse the object in a column of JSON."""
+    """Parse the object in a JSON column."""
     try:
         payload = read_json(text or "{}")
         if not isinstance(payload, dict):
@@ -383,5 +384,5 @@ def _payload(text: Any) -> dict[str, Any]:
 
 
 def _point_payload(text: Any) -> dict[str, Any]:
-    """Return the payload of a point, with the names that ``aiovec.compat`` gives to its keys."""
+    """Return the payload of a point; ``aiovec.compat`` gives the same names to the keys."""
     return {f"_{key}" if _RESERVED.match(key) else key: v for key, v in _payload(text).items()}
