@@ -1,4 +1,4 @@
-"""aiovec as a memory service of Google's Agent Development Kit."""
+"""aiovec as a memory service for Google's Agent Development Kit."""
 
 from .memory import AiovecMemoryService
 

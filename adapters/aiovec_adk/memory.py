@@ -49,13 +49,13 @@ _UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 class AiovecMemoryService(Closable, BaseMemoryService):
     """The memories of all apps and users, in one table of an aiovec store.
 
-    ``store`` is a store of ``aiovec.connect`` or ``aiovec.sync.connect``, or a target such as
+    ``store`` is a store from ``aiovec.connect`` or ``aiovec.sync.connect``, or a target such as
     ``"memory.db"``, which is opened with the ``options`` of ``connect``, such as
     ``embedder="local"``. The first write creates the table. With an embedder, searches find
-    memories by meaning and by words, without one by words only.
+    memories by meaning and by words; without one, by words only.
 
-    ``search`` has further arguments for each search, such as ``rerank=Decay("at", "7d")`` and
-    ``max_distance``. It returns the best ``limit`` memories.
+    ``search`` has more arguments for each search, such as ``rerank=Decay("at", "7d")`` and
+    ``max_distance``. A search returns the best ``limit`` memories.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         self._search = {**(search or {}), "limit": limit}
 
     async def add_session_to_memory(self, session: Session) -> None:
-        """Add the events of a session that have a text. Known and deleted events are skipped."""
+        """Add a session's events that have text; skip known and deleted events."""
         await self.add_events_to_memory(
             app_name=session.app_name,
             user_id=session.user_id,
@@ -88,7 +88,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         session_id: str | None = None,
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Add events that have a text. Known and deleted events are skipped."""
+        """Add events that have text; skip known and deleted events."""
         entries = [
             MemoryEntry(
                 id=event.id,
@@ -104,7 +104,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         rows = {row["id"]: row for row in all_rows if row["text"]}
 
         async def add(table: Table) -> None:
-            # A session is added again after each of its turns: known events are not embedded again.
+            # A session is added again after each turn, so known events are not embedded again.
             known = await table.exists(list(rows))
             new = [row for id, row in rows.items() if id not in known]
             await table.insert(new, on_conflict="skip")
@@ -120,7 +120,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         memories: Sequence[MemoryEntry],
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Add facts, or replace those with the same ids."""
+        """Add facts. A fact replaces an earlier one with the same id."""
         entries = [
             each.model_copy(
                 update={
@@ -137,7 +137,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
     async def search_memory(
         self, *, app_name: str, user_id: str, query: str
     ) -> SearchMemoryResponse:
-        """Return the best memories of a user of an app, the best one first."""
+        """Return the best memories of an app's user, best first."""
 
         async def search(table: Table) -> Sequence[Hit]:
             where = [F.app == app_name, F.user == user_id, F.entry.is_not_null()]
@@ -185,18 +185,18 @@ def _row(app: str, user: str, entry: MemoryEntry, session: str | None = None) ->
 
 
 def _time_of(timestamp: str | None) -> datetime | None:
-    """Return the time of an entry, in any form. Without a zone it is local time, as in ADK."""
+    """Return an entry's ISO time, or None. Without a zone, it is local time, as in ADK."""
     with suppress(ValueError):
         return datetime.fromisoformat(timestamp or "").astimezone(UTC)
     return None
 
 
 def _spaced(text: str) -> str:
-    """Return a text in which letters of scripts without spaces stand alone."""
+    """Return a text with spaces around the letters of scripts that are written without spaces."""
     return re.sub(f"[{_UNSPACED}]", r" \g<0> ", unicodedata.normalize("NFC", text))
 
 
 def _query_of(words: str) -> str:
-    """Return a query for each word or phrase of scripts without spaces, without any syntax."""
+    """Return a query with each word in quotes, so that it has no syntax."""
     parts = re.findall(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+", unicodedata.normalize("NFC", words))
     return " ".join(f'"{_spaced(part)}"' for part in dict.fromkeys(parts[:_MOST_WORDS]))

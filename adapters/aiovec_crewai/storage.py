@@ -55,10 +55,10 @@ _M = TypeVar("_M")
 class AiovecStorage(Closable):
     """The memories of a crew in one table of an aiovec store.
 
-    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
-    ``aiovec.connect`` supports only ``asave``, ``asearch`` and ``adelete``. The first write creates
-    the table. For a target, ``options`` are those of ``aiovec.connect``. A scope includes the
-    scopes below it: "/crew" includes "/crew/agent", but not "/crews". ``zero_as_none`` stores a
+    ``store`` is a store from ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store
+    from ``aiovec.connect`` supports only ``asave``, ``asearch`` and ``adelete``. The first write
+    creates the table. For a target, ``options`` are passed to ``aiovec.connect``. A scope includes
+    the scopes below it: "/crew" includes "/crew/agent", but not "/crews". ``zero_as_none`` stores a
     vector of zeros, which has no direction, as no vector.
     """
 
@@ -99,7 +99,7 @@ class AiovecStorage(Closable):
 
     @blocking(asave)
     def save(self) -> Any:
-        """As ``asave``."""
+        """Like ``asave``."""
 
     def touch_records(self, record_ids: list[str]) -> None:
         """Set the time of the last access of these memories to now."""
@@ -116,7 +116,7 @@ class AiovecStorage(Closable):
     ) -> int:
         """Delete the memories that meet all conditions, and return how many were deleted.
 
-        An empty list of categories or ids selects none.
+        An empty list of categories or ids selects no memory.
         """
         record_ids = [] if categories == [] else record_ids
         where = _where(scope_prefix, categories, metadata_filter, record_ids, older_than)
@@ -127,7 +127,7 @@ class AiovecStorage(Closable):
 
     @blocking(adelete)
     def delete(self) -> Any:
-        """As ``adelete``."""
+        """Like ``adelete``."""
 
     def reset(self, scope_prefix: str | None = None) -> None:
         """Delete the memories of a scope.
@@ -172,7 +172,7 @@ class AiovecStorage(Closable):
 
     @blocking(asearch)
     def search(self) -> Any:
-        """As ``asearch``."""
+        """Like ``asearch``."""
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return the memory with this id, or None."""
@@ -195,7 +195,7 @@ class AiovecStorage(Closable):
         return list(map(_record, rows))
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
-        """Return how many memories a scope has, their categories, dates, and scopes below it."""
+        """Return a scope's number of memories, their categories and dates, and the scopes below."""
         where = _where(scope)
         nothing: tuple[Any, Any] = None, None
         bounds: tuple[Any, Any] | None = self._read(
@@ -262,7 +262,7 @@ def _where(
 
 
 def _path(scope: str | None) -> str:
-    """Return a scope with its leading "/", and "" for all scopes."""
+    """Return a scope with a leading "/", or "" for all scopes."""
     inner = (scope or "").strip("/")
     return f"/{inner}" if inner else ""
 

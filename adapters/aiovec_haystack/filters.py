@@ -1,4 +1,4 @@
-"""Haystack's filters as conditions of aiovec."""
+"""Haystack filters as aiovec conditions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiovec.bridge import all_of, any_of, comparison, shown
 
 
 def condition(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]]) -> Any:
-    """Return the condition for a filter of Haystack.
+    """Return the condition for a Haystack filter.
 
     ``fields`` returns the fields that a name can mean; any of them may match.
     """
@@ -54,7 +54,7 @@ def _ordered(operator: str, value: Any) -> Any:
     """Return the value of a comparison: a number, or a date.
 
     Dates in metadata are ISO texts, which sort correctly only in one zone. So a date with another
-    offset is compared in UTC.
+    offset is converted to UTC.
     """
     if isinstance(value, str):
         try:

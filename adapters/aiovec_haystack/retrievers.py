@@ -1,4 +1,4 @@
-"""Haystack's retrievers for a store of aiovec: by vector, by keywords, and by both."""
+"""Haystack retrievers for an aiovec store: by vector, by keywords, and by both."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _gives_documents = component.output_types(documents=list[Document])
 class _Retriever:
     """The base of the three retrievers.
 
-    ``filter_policy`` says whether the filters of a run replace those of the retriever or narrow
-    them. ``return_embedding`` returns documents with their embedding.
+    ``filter_policy`` says whether the filters of a run replace or narrow the retriever's filters.
+    With ``return_embedding``, documents have their embedding.
     """
 
     _settings: tuple[str, ...] = ("document_store", "filters", "top_k", "return_embedding")
@@ -94,7 +94,7 @@ class AiovecEmbeddingRetriever(_Retriever):
     @_gives_documents
     @blocking(run_async)
     def run(self) -> Any:
-        """As ``run_async``."""
+        """Like ``run_async``."""
 
 
 @component
@@ -115,7 +115,7 @@ class AiovecKeywordRetriever(_Retriever):
     @_gives_documents
     @blocking(run_async)
     def run(self) -> Any:
-        """As ``run_async``."""
+        """Like ``run_async``."""
 
 
 @component
@@ -151,4 +151,4 @@ class AiovecHybridRetriever(_Retriever):
     @_gives_documents
     @blocking(run_async)
     def run(self) -> Any:
-        """As ``run_async``."""
+        """Like ``run_async``."""

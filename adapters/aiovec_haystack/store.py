@@ -25,20 +25,20 @@ from aiovec.bridge import (
 
 from .filters import condition
 
-# The key of a row's payload for the blob and the sparse embedding of a document.
+# The payload key for a document's blob and sparse embedding.
 _PARTS = "_haystack"
 _Filters = dict[str, Any]
 
 
 class AiovecDocumentStore(Closable):
-    """Documents in one table of an aiovec store. Every method also exists as an async method.
+    """Documents in one table of an aiovec store. Every operation also has an async method.
 
-    ``store`` is a target such as ``"documents.db"`` or a store of ``aiovec.sync.connect``; a store
-    of ``aiovec.connect`` supports only the ``_async`` methods. The first write creates the table,
-    for vectors of length ``embedding_dim``, by default the length of the first vector. ``options``
-    are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``), and for a target those
-    of ``aiovec.connect``. Dates in metadata are texts. Write them in UTC, because filters compare
-    in UTC.
+    ``store`` is a target such as ``"documents.db"`` or a store from ``aiovec.sync.connect``; a
+    store from ``aiovec.connect`` supports only the ``_async`` methods. The first write creates the
+    table, for vectors of length ``embedding_dim``, by default the length of the first vector.
+    ``options`` are passed to ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``) and, for a
+    target, to ``aiovec.connect``. Dates in metadata are texts. Write them in UTC, because filters
+    compare in UTC.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AiovecDocumentStore(Closable):
 
     @blocking(count_documents_async)
     def count_documents(self) -> Any:
-        """As ``count_documents_async``."""
+        """Like ``count_documents_async``."""
 
     @in_store
     async def count_documents_by_filter_async(self, filters: _Filters) -> int:
@@ -87,7 +87,7 @@ class AiovecDocumentStore(Closable):
 
     @blocking(count_documents_by_filter_async)
     def count_documents_by_filter(self) -> Any:
-        """As ``count_documents_by_filter_async``."""
+        """Like ``count_documents_by_filter_async``."""
 
     @in_store
     async def filter_documents_async(self, filters: _Filters | None = None) -> list[Document]:
@@ -100,7 +100,7 @@ class AiovecDocumentStore(Closable):
 
     @blocking(filter_documents_async)
     def filter_documents(self) -> Any:
-        """As ``filter_documents_async``."""
+        """Like ``filter_documents_async``."""
 
     @in_store
     async def write_documents_async(
@@ -110,7 +110,7 @@ class AiovecDocumentStore(Closable):
     ) -> int:
         """Write documents, all or none, and return how many were written.
 
-        An id that exists raises DuplicateDocumentError, unless the policy is SKIP or OVERWRITE.
+        An existing id raises DuplicateDocumentError, unless the policy is SKIP or OVERWRITE.
         """
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             raise ValueError("documents are a list of Document")
@@ -132,7 +132,7 @@ class AiovecDocumentStore(Closable):
 
     @blocking(write_documents_async)
     def write_documents(self) -> Any:
-        """As ``write_documents_async``."""
+        """Like ``write_documents_async``."""
 
     async def delete_documents_async(self, document_ids: list[str]) -> None:
         """Delete the documents with these ids. Missing ids are not an error."""
@@ -140,10 +140,10 @@ class AiovecDocumentStore(Closable):
 
     @blocking(delete_documents_async)
     def delete_documents(self) -> Any:
-        """As ``delete_documents_async``."""
+        """Like ``delete_documents_async``."""
 
     async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
-        """Delete all documents; with ``recreate_index``, drop the table until the next write."""
+        """Delete all documents; with ``recreate_index``, drop the table, which writes recreate."""
         if recreate_index:
             await self._bridge.drop()
         else:
@@ -151,7 +151,7 @@ class AiovecDocumentStore(Closable):
 
     @blocking(delete_all_documents_async)
     def delete_all_documents(self) -> Any:
-        """As ``delete_all_documents_async``."""
+        """Like ``delete_all_documents_async``."""
 
     @in_store
     async def delete_by_filter_async(self, filters: _Filters) -> int:
@@ -161,11 +161,11 @@ class AiovecDocumentStore(Closable):
 
     @blocking(delete_by_filter_async)
     def delete_by_filter(self) -> Any:
-        """As ``delete_by_filter_async``."""
+        """Like ``delete_by_filter_async``."""
 
     @in_store
     async def update_by_filter_async(self, filters: _Filters, meta: dict[str, Any]) -> int:
-        """Set these keys of the metadata of matching documents, and return how many matched."""
+        """Set metadata keys of the matching documents, and return how many matched."""
         where = unless_true(condition(filters, self._fields))
         columns = self._bridge.row("", "", None, {})
         row = self._bridge.row("", "", None, meta)
@@ -174,12 +174,12 @@ class AiovecDocumentStore(Closable):
 
     @blocking(update_by_filter_async)
     def update_by_filter(self) -> Any:
-        """As ``update_by_filter_async``."""
+        """Like ``update_by_filter_async``."""
 
     # Metadata
 
     async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
-        """Return the keys of the metadata with the type of their values."""
+        """Return the metadata keys, each with the most frequent type of its values."""
         counts = await self._bridge.read(Table.fields_info, dict[str, dict[str, int]]())
         kinds: dict[str, Any] = {}
         for name, types in counts.items():
@@ -193,11 +193,11 @@ class AiovecDocumentStore(Closable):
 
     @blocking(get_metadata_fields_info_async)
     def get_metadata_fields_info(self) -> Any:
-        """As ``get_metadata_fields_info_async``."""
+        """Like ``get_metadata_fields_info_async``."""
 
     @in_store
     async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
-        """Return the minimum and the maximum of a key, as "min" and "max"."""
+        """Return the least and the greatest value of a metadata key, as "min" and "max"."""
         for field in map(str, self._bridge.fields(metadata_field.removeprefix("meta."))):
             bounds = await self._bridge.read(partial(Table.bounds, field=field), None)
             if bounds is not None:
@@ -206,18 +206,18 @@ class AiovecDocumentStore(Closable):
 
     @blocking(get_metadata_field_min_max_async)
     def get_metadata_field_min_max(self) -> Any:
-        """As ``get_metadata_field_min_max_async``."""
+        """Like ``get_metadata_field_min_max_async``."""
 
     @in_store
     async def count_unique_metadata_by_filter_async(
         self, filters: _Filters, metadata_fields: list[str]
     ) -> dict[str, int]:
-        """Return how many distinct values each key has in the matching documents."""
+        """Return how many distinct values each metadata key has in the matching documents."""
         return {name: len(await self._unique(name, filters)) for name in metadata_fields}
 
     @blocking(count_unique_metadata_by_filter_async)
     def count_unique_metadata_by_filter(self) -> Any:
-        """As ``count_unique_metadata_by_filter_async``."""
+        """Like ``count_unique_metadata_by_filter_async``."""
 
     @in_store
     async def get_metadata_field_unique_values_async(
@@ -228,10 +228,10 @@ class AiovecDocumentStore(Closable):
         size: int = 10,
         filters: _Filters | None = None,
     ) -> tuple[list[Any], int]:
-        """Return a page of the distinct values of a key, sorted, and the number of all.
+        """Return a sorted page of a metadata key's distinct values, and their total number.
 
         Each item of a list is a value, and 1 and 1.0 are two values. With ``search_term``, only
-        values whose text contains it count, ignoring case.
+        values whose text contains it count; case is ignored.
         """
         part = (search_term or "").casefold()
         unique = await self._unique(metadata_field, filters)
@@ -241,10 +241,10 @@ class AiovecDocumentStore(Closable):
 
     @blocking(get_metadata_field_unique_values_async)
     def get_metadata_field_unique_values(self) -> Any:
-        """As ``get_metadata_field_unique_values_async``."""
+        """Like ``get_metadata_field_unique_values_async``."""
 
     async def _unique(self, name: str, filters: _Filters | None) -> list[Any]:
-        """Return the distinct values of a key."""
+        """Return the distinct values of a metadata key."""
         where, key = self._where(filters), name.removeprefix("meta.")
         unique: dict[tuple[type, Any], None] = {}
         for levels, field in zip((1, key.count(".") + 1), self._bridge.fields(key), strict=False):
@@ -287,7 +287,7 @@ class AiovecDocumentStore(Closable):
 async def _values(table: Table, *, field: Any, levels: int, where: Any) -> list[Any]:
     """Return the distinct values of a field, ``levels`` deep in the rows.
 
-    The store counts 1 and 1.0 as one int, so a field with ints is read to tell them apart.
+    The store counts 1 and 1.0 as one int, so the rows with numbers are read to tell them apart.
     """
     values = [*await table.distinct(str(field), where)]
     if str(field).startswith("payload.") and any(type(value) is int for value in values):

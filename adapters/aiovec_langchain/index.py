@@ -1,4 +1,4 @@
-"""An ``AiovecVectorStore`` as a LangChain ``DocumentIndex``, which is a retriever too."""
+"""An ``AiovecVectorStore`` as a LangChain ``DocumentIndex``, which is also a retriever."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class AiovecDocumentIndex(DocumentIndex):
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
-        """Add documents, or replace those with the same ids; all of them or none."""
+        """Add documents, replacing existing ones with the same ids; write all or none."""
         return {"succeeded": self.store.add_documents(list(items), **kwargs), "failed": []}
 
     async def aupsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
-        """As ``upsert``."""
+        """Like ``upsert``."""
         return {"succeeded": await self.store.aadd_documents(list(items), **kwargs), "failed": []}
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
@@ -40,7 +40,7 @@ class AiovecDocumentIndex(DocumentIndex):
         return _deleted(existing)
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
-        """As ``delete``."""
+        """Like ``delete``."""
         existing = _ids_of(await self.aget(ids or []))
         await self.store.adelete(ids, **kwargs)
         return _deleted(existing)
@@ -50,7 +50,7 @@ class AiovecDocumentIndex(DocumentIndex):
         return self.store.get_by_ids(ids)
 
     async def aget(self, ids: Sequence[str], /, **_: Any) -> list[Document]:
-        """As ``get``."""
+        """Like ``get``."""
         return await self.store.aget_by_ids(ids)
 
     def _get_relevant_documents(

@@ -1,4 +1,4 @@
-"""A table of keys and values as a LangChain ``ByteStore``: docstores, caches of embeddings."""
+"""A table of keys and values as a LangChain ``ByteStore``, for docstores and embedding caches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PAGE = 1000
 
 
 class AiovecByteStore(Closable, ByteStore):
-    """A table of an aiovec store as a mapping of keys, of at most 512 bytes, to bytes.
+    """A table of an aiovec store as a mapping from keys of at most 512 bytes to bytes.
 
     ``store`` and ``options`` are as in ``AiovecVectorStore``.
     """
@@ -26,7 +26,7 @@ class AiovecByteStore(Closable, ByteStore):
         table: str = "langchain_bytes",
         **options: Any,
     ) -> None:
-        # Base64: a row holds text.
+        # Values are stored in Base64, because a row holds text.
         schema = table_without_vectors({"value": Field(str, nullable=False)})
         self._bridge = Bridge(store, table, lambda dim: schema, **options)
 
@@ -39,7 +39,7 @@ class AiovecByteStore(Closable, ByteStore):
 
     @blocking(amget)
     def mget(self) -> Any:
-        """As ``amget``."""
+        """Like ``amget``."""
 
     @in_store
     async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
@@ -51,7 +51,7 @@ class AiovecByteStore(Closable, ByteStore):
 
     @blocking(amset)
     def mset(self) -> Any:
-        """As ``amset``."""
+        """Like ``amset``."""
 
     async def amdelete(self, keys: Sequence[str]) -> None:
         """Delete keys. A missing key is not an error."""
@@ -59,7 +59,7 @@ class AiovecByteStore(Closable, ByteStore):
 
     @blocking(amdelete)
     def mdelete(self) -> Any:
-        """As ``amdelete``."""
+        """Like ``amdelete``."""
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yield the keys that begin with ``prefix``, by default all, in order."""
@@ -69,7 +69,7 @@ class AiovecByteStore(Closable, ByteStore):
             after = page[-1]
 
     async def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
-        """As ``yield_keys``."""
+        """Like ``yield_keys``."""
         after = ""
         while page := await self._apage(prefix, after):
             for key in page:
@@ -83,4 +83,4 @@ class AiovecByteStore(Closable, ByteStore):
 
     @blocking(_apage)
     def _page(self) -> Any:
-        """As ``_apage``."""
+        """Like ``_apage``."""

@@ -1,4 +1,4 @@
-"""A table of indexed documents as the ``RecordManager`` of LangChain's indexing."""
+"""A table of indexed documents as a LangChain ``RecordManager``."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class AiovecRecordManager(Closable, RecordManager):
 
     @blocking(acreate_schema)
     def create_schema(self) -> Any:
-        """As ``acreate_schema``."""
+        """Like ``acreate_schema``."""
 
     def get_time(self) -> float:
         """Return the time in seconds."""
         return time.time()
 
     async def aget_time(self) -> float:
-        """As ``get_time``."""
+        """Like ``get_time``."""
         return self.get_time()
 
     async def aupdate(
@@ -71,7 +71,7 @@ class AiovecRecordManager(Closable, RecordManager):
 
     @blocking(aupdate)
     def update(self) -> Any:
-        """As ``aupdate``."""
+        """Like ``aupdate``."""
 
     async def aexists(self, keys: Sequence[str]) -> list[bool]:
         """Return for each key whether it is recorded."""
@@ -80,7 +80,7 @@ class AiovecRecordManager(Closable, RecordManager):
 
     @blocking(aexists)
     def exists(self) -> Any:
-        """As ``aexists``."""
+        """Like ``aexists``."""
 
     async def alist_keys(
         self,
@@ -90,7 +90,7 @@ class AiovecRecordManager(Closable, RecordManager):
         group_ids: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> list[str]:
-        """Return the keys recorded between two times, in these groups or in all."""
+        """Return the keys recorded between two times, in these groups or in all groups."""
         where = [F.id > ""]  # every key
         if before is not None:
             where.append(F.updated_at < before)
@@ -105,7 +105,7 @@ class AiovecRecordManager(Closable, RecordManager):
 
     @blocking(alist_keys)
     def list_keys(self) -> Any:
-        """As ``alist_keys``."""
+        """Like ``alist_keys``."""
 
     async def adelete_keys(self, keys: Sequence[str]) -> None:
         """Delete the records of these keys."""
@@ -113,4 +113,4 @@ class AiovecRecordManager(Closable, RecordManager):
 
     @blocking(adelete_keys)
     def delete_keys(self) -> Any:
-        """As ``adelete_keys``."""
+        """Like ``adelete_keys``."""

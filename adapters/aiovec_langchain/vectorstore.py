@@ -25,13 +25,13 @@ Filter = Mapping[str, Any] | Where
 
 
 class AiovecVectorStore(Closable, VectorStore):
-    """Documents in one table of an aiovec store. Every method also exists as an async method.
+    """Documents in one table of an aiovec store. Every operation also has an async method.
 
-    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"`` or
-    ``"lancedb://notes"``; a store of ``aiovec.connect`` supports only the async methods. The first
-    write creates the table; an existing table works too. ``options`` are those of
+    ``store`` is a store from ``aiovec.sync.connect`` or a target such as ``"notes.db"`` or
+    ``"lancedb://notes"``; a store from ``aiovec.connect`` supports only the async methods. The
+    first write creates the table; an existing table works too. ``options`` are passed to
     ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, and ``text``, the name of the text
-    field), and for a target those of ``aiovec.connect``.
+    field) and, for a target, to ``aiovec.connect``.
 
     Searches take ``filter``: a mapping such as ``{"year": {"$gte": 2020}}``, a condition of
     ``aiovec.F``, or its text. ``hybrid=True`` also searches by keywords; other arguments are passed
@@ -63,7 +63,7 @@ class AiovecVectorStore(Closable, VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> AiovecVectorStore:
-        """Return a store with these texts; the keyword arguments are the constructor's."""
+        """Return a store with these texts; keyword arguments are passed to the constructor."""
         store = cls(embedding, **kwargs)
         store.add_texts(texts, metadatas, ids=ids)
         return store
@@ -78,7 +78,7 @@ class AiovecVectorStore(Closable, VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> AiovecVectorStore:
-        """As ``from_texts``."""
+        """Like ``from_texts``."""
         store = cls(embedding, **kwargs)
         await store.aadd_texts(texts, metadatas, ids=ids)
         return store
@@ -94,9 +94,9 @@ class AiovecVectorStore(Closable, VectorStore):
         batch_size: int | None = None,
         **unknown: Any,
     ) -> list[str]:
-        """Add texts, or replace those with the same ids, and return the ids.
+        """Add texts, replacing documents with the same ids, and return the ids.
 
-        ``batch_size``, which LangChain's indexing passes, is ignored: all texts are one write.
+        ``batch_size``, which LangChain's indexing passes, is ignored: one write adds all texts.
         Other arguments raise TypeError.
         """
         _check_known(unknown)
@@ -113,7 +113,7 @@ class AiovecVectorStore(Closable, VectorStore):
         batch_size: int | None = None,
         **unknown: Any,
     ) -> list[str]:
-        """As ``add_texts``."""
+        """Like ``add_texts``."""
         _check_known(unknown)
         listed = list(texts)
         vectors = await self._embedding.aembed_documents(listed) if listed else []
@@ -127,7 +127,7 @@ class AiovecVectorStore(Closable, VectorStore):
         ids: Sequence[str | None] | None = None,
         texts: Iterable[str] | None = None,
     ) -> list[str]:
-        """Add vectors that exist already, and return the ids.
+        """Add precomputed vectors, and return the ids.
 
         Without ``texts``, each text is the value of the key "data" in the metadata.
         """
@@ -145,16 +145,16 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @blocking(aadd_embeddings)
     def add_embeddings(self) -> Any:
-        """As ``aadd_embeddings``."""
+        """Like ``aadd_embeddings``."""
 
     @in_store
     async def adelete(
         self, ids: Sequence[str] | None = None, *, filter: Filter = None, **unknown: Any
     ) -> bool | None:
-        """Delete the documents with these ids, or all that match a filter. Pass one of the two.
+        """Delete documents by their ids, by a filter, or by both.
 
-        In LangChain, ``ids=None`` deletes everything. Here it is an error, because a variable that
-        was never set would also delete everything; call ``delete_collection`` instead.
+        In LangChain, ``ids=None`` deletes everything. Here, without a filter, it is an error,
+        because an unset variable would also delete everything; call ``delete_collection`` instead.
         """
         refuse_options(unknown, where="filter")
         where = self._bridge.where(filter)
@@ -167,7 +167,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @blocking(adelete)
     def delete(self) -> Any:
-        """As ``adelete``."""
+        """Like ``adelete``."""
 
     async def adelete_collection(self) -> None:
         """Delete everything. The next write creates the table again."""
@@ -175,7 +175,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @blocking(adelete_collection)
     def delete_collection(self) -> Any:
-        """As ``adelete_collection``."""
+        """Like ``adelete_collection``."""
 
     # Reading
 
@@ -187,14 +187,14 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @blocking(aget_by_ids)
     def get_by_ids(self) -> Any:
-        """As ``aget_by_ids``."""
+        """Like ``aget_by_ids``."""
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """Return the ``k`` documents nearest to a text."""
         return _without_scores(self.similarity_search_with_score(query, k, **kwargs))
 
     async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """As ``similarity_search``."""
+        """Like ``similarity_search``."""
         return _without_scores(await self.asimilarity_search_with_score(query, k, **kwargs))
 
     def similarity_search_with_score(
@@ -207,7 +207,7 @@ class AiovecVectorStore(Closable, VectorStore):
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        """As ``similarity_search_with_score``."""
+        """Like ``similarity_search_with_score``."""
         vector = await self._embedding.aembed_query(query)
         return await self.asimilarity_search_with_score_by_vector(vector, k, query=query, **kwargs)
 
@@ -220,7 +220,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @blocking(asimilarity_search_by_vector)
     def similarity_search_by_vector(self) -> Any:
-        """As ``asimilarity_search_by_vector``."""
+        """Like ``asimilarity_search_by_vector``."""
 
     def max_marginal_relevance_search(
         self,
@@ -241,7 +241,7 @@ class AiovecVectorStore(Closable, VectorStore):
         lambda_mult: float = 0.5,
         **kwargs: Any,
     ) -> list[Document]:
-        """As ``max_marginal_relevance_search``."""
+        """Like ``max_marginal_relevance_search``."""
         return await self.asimilarity_search(query, k, **_varied(k, fetch_k, lambda_mult), **kwargs)
 
     async def amax_marginal_relevance_search_by_vector(
@@ -252,13 +252,13 @@ class AiovecVectorStore(Closable, VectorStore):
         lambda_mult: float = 0.5,
         **kwargs: Any,
     ) -> list[Document]:
-        """As ``max_marginal_relevance_search``, by a vector."""
+        """Like ``max_marginal_relevance_search``, but by a vector."""
         options = _varied(k, fetch_k, lambda_mult)
         return await self.asimilarity_search_by_vector(embedding, k, **options, **kwargs)
 
     @blocking(amax_marginal_relevance_search_by_vector)
     def max_marginal_relevance_search_by_vector(self) -> Any:
-        """As ``amax_marginal_relevance_search_by_vector``."""
+        """Like ``amax_marginal_relevance_search_by_vector``."""
 
     @in_store
     async def asimilarity_search_with_score_by_vector(
@@ -283,7 +283,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @blocking(asimilarity_search_with_score_by_vector)
     def similarity_search_with_score_by_vector(self) -> Any:
-        """As ``asimilarity_search_with_score_by_vector``."""
+        """Like ``asimilarity_search_with_score_by_vector``."""
 
     def _document(self, row: Record | Hit) -> Document:
         text = row.fields.get(self._bridge.text)
@@ -295,7 +295,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
 
 def _varied(k: int, fetch_k: int, lambda_mult: float) -> dict[str, Any]:
-    """Return the options of a search for hits that are near but differ from each other."""
+    """Return the options of a search for near hits that differ from each other."""
     return {"diversity": 1 - lambda_mult, "fetch_k": max(k, fetch_k)}
 
 

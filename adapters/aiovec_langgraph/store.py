@@ -39,13 +39,13 @@ from aiovec.bridge import (
     storable,
 )
 
-# Longest id of aiovec, in bytes.
+# The most bytes of an id in aiovec.
 _LONGEST_ID = 512
-# Most vectors of an item. The row of each vector repeats the item's value for filters and boosts,
-# so an item with a long list of indexed texts takes at most this many times its size.
+# The most vectors of an item. Each vector's row repeats the item's value for filters and boosts, so
+# an item with a long list of indexed texts takes at most this many times its size.
 _MOST_TEXTS = 16
 _LONGEST_TTL = 1e9  # minutes, 1,900 years: today plus this is still a valid date
-# Most repetitions of a search because concurrent puts replace the items that it finds.
+# The most repetitions of a search while concurrent puts replace the items that it finds.
 _REPEATS = 5
 _FIELDS = {
     "namespace": Field(str, nullable=False, index="btree"),  # labels, each followed by a "."
@@ -60,20 +60,20 @@ _FIELDS = {
 class AiovecStore(Closable, BaseStore):
     """Items by namespace and key in one table of an aiovec store, searched by meaning and filters.
 
-    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store of
-    ``aiovec.connect`` supports only the async methods. For a target, ``options`` are those of
-    ``aiovec.connect``. ``index`` and ``ttl`` are LangGraph's settings. Each text of the indexed
-    fields of an item has a vector and a row, and a search ranks an item by its best one. Texts from
+    ``store`` is a store from ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store
+    from ``aiovec.connect`` supports only the async methods. For a target, ``options`` are passed to
+    ``aiovec.connect``. ``index`` and ``ttl`` are LangGraph's settings. Each text in an item's
+    indexed fields has a vector and a row, and a search ranks an item by its best text. Texts from
     the 16th on share a vector. Filters take the operators of ``aiovec.bridge.metadata_filter``.
-    ``boost`` ranks searches by age or importance, as in ``VectorStore.search``, by "updated_at" or
-    numbers in "payload.value.KEY". Expired items are never returned. ``sweep_ttl`` deletes them,
-    and once an hour a write does; ``sweep_interval_minutes`` has no effect.
+    ``boost`` ranks hits by age or importance, as ``rerank`` does in ``VectorStore.search``, by
+    "updated_at" or numbers in "payload.value.KEY". Expired items are never returned. ``sweep_ttl``
+    deletes them, and so does a write once an hour; ``sweep_interval_minutes`` has no effect.
     """
 
-    # The first text of an item has its vector in the row of the item. Each further text has a row
-    # with the fields and the value of the item, and "place", the number of the text, from 1.
-    # "texts" is the number of texts. A killed put, or two puts at once, may leave further rows, so
-    # a search counts such a row only if its "updated_at" is that of the item's row.
+    # The item's row has the vector of the item's first text. Each other text has a row with the
+    # item's fields and value, and "place", the number of the text, counted from 0. "texts" is the
+    # number of texts. A killed put, or two concurrent puts, may leave stale rows, so a search
+    # counts such a row only if its "updated_at" equals the "updated_at" of the item's row.
 
     supports_ttl = True
 
@@ -115,13 +115,13 @@ class AiovecStore(Closable, BaseStore):
 
     @blocking(asetup)
     def setup(self) -> Any:
-        """As ``asetup``."""
+        """Like ``asetup``."""
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run the reads, then the writes. If a key is written several times, the last write counts.
 
-        All puts are one transaction, and all deletes a second one. Rows of texts that a replaced
-        item no longer has are deleted in a third.
+        All puts are one transaction, and all deletes another. A third one deletes the rows of texts
+        that replaced items no longer have.
         """
         plan = self._plan(ops)
         if self.embeddings is not None:
@@ -131,7 +131,7 @@ class AiovecStore(Closable, BaseStore):
         return self._bridge.run(lambda table: self._execute(table, plan))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """As ``batch``."""
+        """Like ``batch``."""
         plan = self._plan(ops)
         if self.embeddings is not None:
             for text in plan.queries:
@@ -156,7 +156,7 @@ class AiovecStore(Closable, BaseStore):
 
     @blocking(asweep_ttl)
     def sweep_ttl(self) -> Any:
-        """As ``asweep_ttl``."""
+        """Like ``asweep_ttl``."""
 
     # Inside
 
@@ -280,7 +280,7 @@ class AiovecStore(Closable, BaseStore):
         return sorted(matches)[op.offset : op.offset + op.limit]
 
     async def _refresh(self, table: Table, rows: Iterable[Record | Hit]) -> None:
-        """Restart the ttl of these items, unless the store is open for reading only."""
+        """Restart the ttl of these items, unless the store is read-only."""
         if table.store.read_only:
             return
         ids_of: dict[float, list[str]] = {}
@@ -288,7 +288,7 @@ class AiovecStore(Closable, BaseStore):
             if row["ttl"] is not None:
                 ids_of.setdefault(row["ttl"], []).extend(_ids_of(row))
         for ttl, ids in ids_of.items():
-            # Only if the ttl is the same: a put may have changed it since the read.
+            # Update only rows with the same ttl: a put may have changed it since the read.
             later = {"expires_at": _now() + timedelta(minutes=ttl)}
             await table.update(later, ids=ids, where=F.ttl == ttl)
 
@@ -321,7 +321,7 @@ class AiovecStore(Closable, BaseStore):
                 times.add(existing[id]["updated_at"])
         if rows:
             await self._bridge.write(1, lambda table: table.upsert(rows))
-        # Only if unchanged since the read: another put may have written new rows with these ids.
+        # Delete only rows unchanged since the read: another put may have replaced them.
         if stale:
             await table.delete(stale, where=F.updated_at.in_(times))
         if deleted:
@@ -329,7 +329,7 @@ class AiovecStore(Closable, BaseStore):
 
 
 class _Plan:
-    """The operations of a batch, with the texts to embed for them and their vectors."""
+    """The operations of a batch, the texts to embed for them, and the vectors of these texts."""
 
     def __init__(self, ops: list[Op]) -> None:
         self.ops = ops
@@ -345,7 +345,7 @@ def _now() -> datetime:
 
 
 def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
-    """Return the id of an item's row, or of the row of a further text; it is unique."""
+    """Return the unique id of an item's row or, with ``place``, of the row of another text."""
     parts = [*namespace, key, *([place] if place else [])]
     path = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:
@@ -354,7 +354,7 @@ def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
 
 
 def _ids_of(row: Record | Hit) -> list[str]:
-    """Return the ids of all rows of the item of a row, its own row first."""
+    """Return the ids of all rows of a row's item, the item's own row first."""
     space = _space_of(row)
     return [_id_of(space, row["key"], place) for place in range(row.get("texts", 1))]
 

@@ -40,12 +40,12 @@ _NEAREST = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR)
 
 
 class AiovecVectorStore(Closable, BasePydanticVectorStore):
-    """Nodes in one table of an aiovec store. Every method also exists as an async method.
+    """Nodes in one table of an aiovec store. Every operation also has an async method.
 
-    ``store`` is a store of ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store of
-    ``aiovec.connect`` supports only the async methods. The first write creates the table.
-    ``options`` are those of ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``),
-    and for a target those of ``aiovec.connect``. Nodes without embeddings need an existing table,
+    ``store`` is a store from ``aiovec.sync.connect`` or a target such as ``"notes.db"``; a store
+    from ``aiovec.connect`` supports only the async methods. The first write creates the table.
+    ``options`` are passed to ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``, ``text``)
+    and, for a target, to ``aiovec.connect``. Nodes without embeddings need an existing table,
     ``dim`` or ``schema``. ``to_dict`` stores only the target and the table, so pass the options to
     ``from_dict`` again.
     """
@@ -71,17 +71,17 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name of the class in serialised indexes."""
+        """Return the class's name in serialized indexes."""
         return "AiovecVectorStore"
 
     @property
     def client(self) -> DocumentBridge:
-        """The bridge to the table, for calls of aiovec itself."""
+        """The bridge to the table, to call aiovec directly."""
         return self._bridge
 
     @in_store
     async def async_add(self, nodes: Sequence[BaseNode], **_: Any) -> list[str]:
-        """Add nodes, or replace those with the same ids, and return the ids."""
+        """Add nodes, replacing existing ones with the same ids, and return the ids."""
         if not nodes:
             return []
         rows = [
@@ -99,7 +99,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @blocking(async_add)
     def add(self) -> Any:
-        """As ``async_add``."""
+        """Like ``async_add``."""
 
     @in_store
     async def adelete(self, ref_doc_id: str, **_: Any) -> None:
@@ -109,7 +109,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @blocking(adelete)
     def delete(self) -> Any:
-        """As ``adelete``."""
+        """Like ``adelete``."""
 
     @in_store
     async def adelete_nodes(
@@ -126,7 +126,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @blocking(adelete_nodes)
     def delete_nodes(self) -> Any:
-        """As ``adelete_nodes``."""
+        """Like ``adelete_nodes``."""
 
     async def aclear(self) -> None:
         """Delete everything. The next write creates the table again."""
@@ -134,7 +134,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @blocking(aclear)
     def clear(self) -> Any:
-        """As ``aclear``."""
+        """Like ``aclear``."""
 
     @in_store
     async def aget_nodes(
@@ -151,7 +151,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @blocking(aget_nodes)
     def get_nodes(self) -> Any:
-        """As ``aget_nodes``."""
+        """Like ``aget_nodes``."""
 
     @in_store
     async def aquery(
@@ -163,12 +163,12 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     ) -> VectorStoreQueryResult:
         """Return the best nodes by vector, by words, or by both.
 
-        The score of a hybrid query is the mean of both scores, scaled; ``alpha`` is the weight of
-        the vectors' score, by default 0.5. A query with filters and without a vector returns
-        matching nodes, without scores.
+        The score of a hybrid query is the weighted mean of both scaled scores; ``alpha`` is the
+        weight of the vectors' score, by default 0.5. A query with filters and without a vector
+        returns matching nodes, without scores.
         """
         refuse_options(options, where="filters", limit="similarity_top_k")
-        # An index that keeps no list of its nodes passes an empty list, for all of them.
+        # An index that keeps no list of its nodes passes an empty list to mean all nodes.
         where = self._narrowed(query.node_ids or None, query.filters, query.doc_ids)
         limit, mode = query.similarity_top_k, query.mode
         words, vector = query.query_str or "", query.query_embedding
@@ -212,7 +212,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
 
     @blocking(aquery)
     def query(self) -> Any:
-        """As ``aquery``."""
+        """Like ``aquery``."""
 
     def _node(self, row: Record | Hit) -> BaseNode:
         text = row.fields.get(self._bridge.text)
@@ -226,7 +226,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         filters: MetadataFilters | None,
         doc_ids: Iterable[str] | None = None,
     ) -> Any:
-        """Return the condition for nodes of these ids and documents that match the filters."""
+        """Return conditions for nodes with these ids and documents that match the filters."""
         metadata = unless_true(self._all(filters)) if filters else None
         conditions = [] if metadata is None else [metadata]
         if node_ids is not None:
@@ -252,7 +252,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         match wanted.operator:
             case FilterOperator.ANY:
                 return any_of([comparison(fields, "$contains", item) for item in value])
-            case FilterOperator.ALL:  # "all of nothing": every node with the key matches
+            case FilterOperator.ALL:  # with no items, every node with the key matches
                 each = [comparison(fields, "$contains", item) for item in value]
                 return all_of([comparison(fields, "$exists", True), *each])
             case FilterOperator.TEXT_MATCH:

@@ -1,6 +1,6 @@
-"""aiovec as tools of an agent, over the Model Context Protocol: ``aiovec mcp``.
+"""aiovec as an agent's tools, over the Model Context Protocol: ``aiovec mcp``.
 
-``create_server(store)`` returns the server for apps that run it themselves.
+``create_server(store)`` returns the server, for apps that run it themselves.
 """
 
 from __future__ import annotations

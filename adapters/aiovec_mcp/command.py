@@ -1,4 +1,4 @@
-"""``aiovec mcp``: a store as the tools of an agent. Like every command, it imports little."""
+"""``aiovec mcp``: a store as an agent's tools. Like every command's module, it imports little."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def mcp(
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.
 
-    The agent can search and read every table, or those of --read. With --allow-writes it also has
-    its own memory, in one table that the first write creates. SIGTERM and Ctrl+C stop the server.
+    The agent can search and read every table, or only tables named by --read. With --allow-writes,
+    it also has a memory, in one table that the first write creates. SIGTERM and Ctrl+C stop the
+    server.
     """
     check_installed("aiovec mcp", "aiovec[mcp]", "aiovec_mcp.server")
     users = _users_by_key(user) if http else {"": user}
@@ -157,12 +158,12 @@ async def _serve_stdio(server: Any, at: At) -> None:
 
 
 async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
-    """Serve each server to the requests with its key."""
+    """Serve over HTTP; each server answers the requests with its key."""
     import uvicorn
 
     from .server import by_key
 
-    # It answers requests for this machine's own names only, so no web page can reach it.
+    # An app answers only requests for this machine's own names, so no web page can reach it.
     apps = {key: each.streamable_http_app(host="127.0.0.1") for key, each in servers.items()}
     app: Any = apps.get("") or by_key(apps)
     try:

@@ -92,7 +92,7 @@ class _Server(MCPServer[Any]):
 
 
 def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:
-    """Return the app of several servers, each for requests with its key as a bearer token."""
+    """Return an app that passes each request to the server whose key is its bearer token."""
     words = "This server requires its key: Authorization: Bearer <key>"
     refused = PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})
     # Compare digests, so that the time of a comparison reveals nothing about a key.

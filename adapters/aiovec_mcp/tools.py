@@ -1,6 +1,6 @@
 """The tools: a memory, which an agent may write, and the tables of the store, which it may read.
 
-Their docstrings and the descriptions of their arguments are what the model sees.
+The model sees the tools' docstrings and the descriptions of their arguments.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _FIELDS = {
     "at": Field(datetime, index="btree"),
     "expires_at": Field(datetime, expires=True),
 }
-# The table of memories.
+# The schema of a new table of memories.
 MEMORY = Schema(fields=_FIELDS, embed=Embed("text"))
 _OWN = frozenset({"id", "embedding", *_FIELDS})
 
@@ -102,7 +102,7 @@ Answer = dict[str, Any]
 
 
 def user_field(table: str, schema: Schema) -> str:
-    """Return the field with the user of a memory, if the table has one."""
+    """Return the field that holds a memory's user; raise an error if the table has none."""
     field = schema.fields.get("user")
     if field is not None and field.kind == "text":
         return "user"
@@ -119,9 +119,9 @@ def user_field(table: str, schema: Schema) -> str:
 class Tools:
     """The tools over one store.
 
-    ``memory`` is the table of the memories, and ``readable`` the names of the tables that an agent
-    may read besides it; None means every table. A ``user`` sees, replaces and deletes only their
-    own memories: those whose fact ``user`` has their name.
+    ``memory`` is the table of memories, and ``readable`` has the names of the other tables that an
+    agent may read; None means every table. A ``user`` sees, replaces and deletes only the memories
+    whose fact ``user`` is their name.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class Tools:
         around: Around = 0,
     ) -> Answer:
         """Search the rows of a table for a text; the best match comes first. `_distance` is how
-        far its meaning is from the text. A search by keywords gives a `_score` instead, which only
-        compares the hits of one search. A row with `cite` is a passage of a document: cite this
+        far its meaning is from the text. A search by keywords gives a `_score` instead, which is
+        comparable only within one search. A row with `cite` is a passage of a document: cite this
         place in your answer. `around` also returns the passages `before` and `after` it."""
         named = await self._named(await self._only_name() if table is None else table)
         seen = await self._seen(named, where)
@@ -268,7 +268,7 @@ class Tools:
                     raise InvalidArgumentError("id", row["id"], reason=words)
 
     async def _schema(self) -> Schema:
-        """Return the schema of the memory, which the first write creates."""
+        """Return the memory's schema, even before the first write creates the table."""
         try:
             return await self._memory.schema()
         except TableNotFoundError:
@@ -366,7 +366,7 @@ def _fitting(
 def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
 
-    The measure is the distance, because merged and boosted scores only compare the hits of one
+    The measure is the distance, because merged and boosted scores are comparable only within one
     search. A passage of a document gets its place, so that an answer can cite it.
     """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}

@@ -1,4 +1,4 @@
-"""aiovec as a vector store of mem0, with keywords. The import makes the provider "aiovec" known."""
+"""aiovec as a mem0 vector store, with keyword search. The import registers it as "aiovec"."""
 
 from .vectorstore import AiovecVectorStore, Config, register
 

@@ -30,7 +30,7 @@ _OPERATORS = {"icontains": "$ilike"}  # the others have the same names
 class Config(BaseModel):
     """The ``config`` of the provider "aiovec".
 
-    ``store`` is a target such as "memory.db", or a store of ``aiovec.sync.connect``. Other keys
+    ``store`` is a target such as "memory.db", or a store from ``aiovec.sync.connect``. Other keys
     are options of ``aiovec.connect``.
     """
 
@@ -43,7 +43,7 @@ class Config(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A memory as mem0 reads it; ``score`` is higher for better ones."""
+    """A memory as mem0 reads it; ``score`` is higher for better matches."""
 
     id: str
     score: float | None
@@ -75,7 +75,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
         payloads: Sequence[Mapping[str, Any]] | None = None,
         ids: Sequence[str] | None = None,
     ) -> None:
-        """Add memories, or replace those with the same ids; all of them or none."""
+        """Add memories, replacing existing ones with the same ids; write all or none."""
         contents = payloads or [{}] * len(vectors)
         names = ids or [new_id() for _ in vectors]
 
@@ -128,11 +128,11 @@ class AiovecVectorStore(Closable, VectorStoreBase):
     def update(
         self, vector_id: str, vector: Any = None, payload: Mapping[str, Any] | None = None
     ) -> None:
-        """Replace the vector of a memory, its payload, or both; None keeps them."""
+        """Replace a memory's vector, its payload, or both; None keeps the old one."""
 
         async def update(table: Table) -> None:
             schema = await table.schema()
-            # Not by an upsert: it would bring back a memory that is deleted at the same time.
+            # An upsert would bring back a memory that is deleted at the same time.
             for row in await table.get(vector_id, include_vector=False):
                 changed: dict[str, Any] = {"id": vector_id, schema.vector: vector}
                 if payload is not None:
@@ -153,7 +153,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
     def list(
         self, filters: Mapping[str, Any] | None = None, top_k: int | None = None
     ) -> Sequence[list[Memory]]:
-        """Return the memories that match, as the only item of a list."""
+        """Return the memories that match the filters, as the only item of a list."""
 
         rows = self._read(lambda table: table.find(self._where(filters), limit=top_k), ())
         return [[self._memory(row, None) for row in rows]]
@@ -190,7 +190,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
 
 def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
     """Return mem0's filters in MongoDB's syntax. mem0 repeats ``OR`` and ``NOT`` as ``$or`` and
-    ``$not``, and ``"*"`` stands for any value but null."""
+    ``$not``, and ``"*"`` means any value but null."""
     wanted: dict[str, Any] = {}
     for key, value in filters.items():
         joined = _JOINED.get(key, key)
@@ -208,7 +208,7 @@ def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Make the provider known to mem0, which looks for it in two tables and a module."""
+    """Register the provider with mem0, which looks for it in two tables and a module."""
     VectorStoreFactory.provider_to_class[_PROVIDER] = f"{__name__}.AiovecVectorStore"
     known = VectorStoreConfig.__private_attributes__["_provider_configs"]
     known.default[_PROVIDER] = Config.__name__

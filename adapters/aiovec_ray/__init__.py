@@ -1,4 +1,4 @@
-"""Ray as an engine for tables of LanceDB: many workers load, index and compact one table."""
+"""Ray as an engine for LanceDB tables: many workers load, index and compact one table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .cluster import Cluster
 
 
 def connect(address: str | None, place: Place) -> Engine:
-    """Connect to a cluster of Ray, or start one on this machine."""
+    """Connect to a Ray cluster, or start one on this machine."""
     if place.backend != "lancedb":
         hint = f"{place} has no tables of LanceDB; name a folder lancedb:///PATH"
         raise UnsupportedError("the engine ray", place.backend, hint)
     cluster = Cluster(address)
-    # After the connection, because Ray starts processes by a fork, which Lance does not survive.
+    # Imported after the connection, because Ray forks processes, which Lance does not survive.
     from .engine import RayEngine
 
     return RayEngine(cluster)

@@ -1,4 +1,4 @@
-"""The workers: an existing cluster, or one that is started on this machine."""
+"""The workers: an existing cluster, or one started on this machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiovec.errors import AiovecError
 
 _T = TypeVar("_T")
 
-# Shared memory of workers started here. Results are small and rows never pass through it. It has
-# room for the hashes of 32 million new ids; Ray writes more than that to disk.
+# Bytes of shared memory for workers started here. Results are small and rows never pass through it.
+# It has room for the hashes of 32 million new ids; Ray writes more than that to disk.
 _OBJECT_STORE = 256 * 2**20
 # Seconds between checks of the tasks; a cancelled call ends at the next check.
 _LOOK = 0.5
@@ -40,7 +40,7 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """The processor cores of the cluster; each task takes one."""
+        """The number of processor cores of the cluster; each task takes one."""
         return max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
 
     def close(self) -> None:
@@ -51,9 +51,9 @@ class Cluster:
 async def each(
     work: Callable[..., _T], calls: Sequence[tuple[Any, ...]], done: Callable[[_T], None]
 ) -> list[_T]:
-    """Return the result of each call, done by the workers; the first error ends all of them.
+    """Have the workers do each call, and return the results; the first error cancels the rest.
 
-    ``done`` gets each result as it comes.
+    ``done`` is called with each result as it arrives.
     """
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(work)
     refs = await in_thread(lambda: [task.remote(*arguments) for arguments in calls])

@@ -1,4 +1,4 @@
-"""``RayEngine``: the engine that commands find by ``--engine ray``."""
+"""``RayEngine``: the engine of commands with ``--engine ray``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .cluster import Cluster, each, shared
 from .fragments import Written
 
 _NAME = "ray"
-# Ids named in an error.
+# The most ids named in an error.
 _NAMED = 10
-# Parts per worker into which a table is divided to compare its ids with the new ones.
+# Parts per worker into which a table is divided to compare its ids with the new ids.
 _GROUPS = 4
 
 
 class RayEngine:
-    """Has Ray's workers load, index and compact tables of LanceDB."""
+    """Has Ray's workers load, index and compact LanceDB tables."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -112,7 +112,7 @@ class RayEngine:
             await store.optimize(table)
 
     async def _prepare(self, store: LancedbBackend, table: TableHandle) -> None:
-        """Compact, and index ids and fields: the vector index keeps files as they are."""
+        """Compact a table, and index its ids and fields, because a vector index pins files."""
         place = store.place_of(table.name)
         await store.by_engine(table, partial(indexes.compact, place, self._cluster.workers))
 
@@ -141,7 +141,7 @@ def _lancedb(backend: Backend) -> LancedbBackend:
 async def _check_ids(
     table: TableHandle, sources: Sequence[str], read: ReadSource, parts: Sequence[Written]
 ) -> None:
-    """Raise DuplicateIdError if an id occurs twice in all sources."""
+    """Raise DuplicateIdError if an id occurs more than once in the sources."""
     twice = await in_thread(fragments.repeated, [part.hashes for part in parts])
     if not len(twice):
         return

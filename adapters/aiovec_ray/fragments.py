@@ -1,8 +1,8 @@
 """A load in parts: workers write files that no version refers to yet, and one commit adds them.
 
-These functions are pure and do not use Ray. ``lance_ray.write_lance`` is not used: it repeats a
-failed write with a half-consumed reader, and so loses rows without an error. Here a failing worker
-leaves the whole load undone.
+These functions do not use Ray. ``lance_ray.write_lance`` is not used: it retries a failed write
+with a half-consumed reader, and so loses rows without an error. Here, if a worker fails, no row is
+added.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NEVER = timedelta(days=36_500)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The result of one source: its fragments as JSON, its rows, and a hash of each id."""
+    """The result of one source: its fragments as JSON, its number of rows, and the ids' hashes."""
 
     fragments: Sequence[str]
     rows: int
@@ -39,7 +39,7 @@ class Written:
 
 
 def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSource) -> Written:
-    """Write the rows of a source as files of the table, all checked."""
+    """Write the rows of a source as files of the table, and check their number."""
     layout = dataset_of(place).schema
     hashed: list[UInt64Array] = []
 
@@ -81,7 +81,7 @@ def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
 def ids_among(
     place: TablePlace, version: int, numbers: Sequence[int], hashes: UInt64Array, most: int
 ) -> list[str]:
-    """Return ids in some fragments whose hashes are among these sorted ones."""
+    """Return at most ``most`` ids in these fragments whose hashes are in the sorted ``hashes``."""
     dataset = dataset_of(place, version)
     matches: list[str] = []
     for number in numbers:
@@ -96,7 +96,7 @@ def ids_among(
 
 
 def dataset_of(place: TablePlace, version: int | None = None) -> lance.LanceDataset:
-    """Return a version of a table, or the newest one."""
+    """Return a version of a table, by default the newest."""
     return lance.dataset(place.uri, version=version, storage_options=dict(place.options))
 
 
@@ -112,7 +112,7 @@ def repeated(parts: Iterable[UInt64Array]) -> UInt64Array:
 
 
 def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) -> None:
-    """Add files to the table in one commit, which fails after a version was restored."""
+    """Add files to the table in one commit, which fails if a version has been restored."""
     metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
     lance.LanceDataset.commit(
         place.uri,

@@ -1,4 +1,4 @@
-"""Indexes and compactions by ``lance_ray``."""
+"""Index builds and compactions with ``lance_ray``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aiovec_lancedb.engines import TablePlace
 
 from .fragments import dataset_of
 
-# Rows of a compacted file: small enough that each worker gets files, and that upkeep makes none
-# larger.
+# The least and the most rows of a compacted file: few enough that each worker gets files, and that
+# upkeep makes no larger files.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, by lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
-# Most parts of an index. Each search reads all of them, and upkeep rebuilds an index of more than
-# 32.
+# The most parts of an index. Each search reads all of them, and upkeep rebuilds an index of more
+# than 32.
 _MOST_SEGMENTS = 16
 _WORDS = (
     "with_position", "base_tokenizer", "language", "max_token_length", "lower_case", "stem",
@@ -36,7 +36,7 @@ class RayMaker:
         self._workers = workers
 
     async def make(self, table: str, column: str, config: Any, name: str) -> bool:
-        """Build an index from a configuration of lancedb, if workers can."""
+        """Build an index from a lancedb configuration; return False if workers cannot."""
         place: TablePlace = self._backend.place_of(table)
         kind = type(config).__name__
         if kind in _SCALAR:

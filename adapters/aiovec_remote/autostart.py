@@ -1,6 +1,6 @@
-"""A private server: started at the first connect, shared by processes, restarted if it died.
+"""A private server: started by the first connect, shared by processes, restarted if it dies.
 
-It stops after ``idle_timeout`` without a request.
+It stops after ``idle_timeout`` seconds without a request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Autostart:
         self._found: SharedAddress | None = None
 
     async def server(self) -> SharedAddress:
-        """Return where the server listens; start one if none runs."""
+        """Return the address of the server; start a server if none runs."""
         async with self._turn:
             if self._found is None:
                 self._found = await in_daemon_thread(self._find)
@@ -55,7 +55,7 @@ class Autostart:
         while (now := time.monotonic()) < deadline:
             if (address := folder.address()) is not None:
                 return address
-            if process is not None and (process.poll() or 0) > 0:  # killed, it may be restarted
+            if process is not None and (process.poll() or 0) > 0:  # a killed one may be restarted
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "
                     f"log is {folder.log})"
@@ -71,21 +71,21 @@ class Autostart:
 
 
 def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server, which outlives this process. Return it, and the size of its log before."""
+    """Start a server, which outlives this process. Return it, and its log's initial size."""
     with contextlib.suppress(OSError):
         if folder.log.stat().st_size > _LOG_SIZE:
             folder.log.replace(folder.log.with_suffix(".1"))
     with folder.log.open("ab") as log:
         size = os.fstat(log.fileno()).st_size
         process = subprocess.Popen(
-            # -P: a module in the current folder must not take the place of ours.
+            # -P: a module in the current folder must not replace ours.
             [sys.executable, "-P", "-m", "aiovec", "serve", "--config", str(folder.config),
              "--shared"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             # Ctrl+C in the terminal of the app, or the end of the app, must not stop the server.
             start_new_session=True, creationflags=_DETACHED,
         )  # fmt: skip
-    # Waits for the server, so that it does not stay a zombie until this process ends.
+    # The thread waits for the server, so that it does not stay a zombie until this process ends.
     threading.Thread(target=process.wait, name="aiovec-server", daemon=True).start()
     return process, size
 

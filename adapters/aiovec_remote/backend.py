@@ -62,7 +62,7 @@ from .settings import RemoteSettings
 
 _T = TypeVar("_T")
 
-# Writing calls that check or send their rows at the same time, in 64 MiB together.
+# The most write calls that check or send rows at the same time, with at most 64 MiB in total.
 _WRITES_AT_ONCE = 1024
 # Otherwise the server would count the rows of each table.
 _UNCOUNTED = {"rows": "false"}
@@ -75,12 +75,12 @@ class RemoteBackend(Backend):
     abilities = frozenset({"read-only"})
     """Capabilities of this backend and, once it is open, of the server's store."""
 
-    tunings = None  # the server's own
+    tunings = None  # the server refuses them
     hints: ClassVar[Mapping[str, str]] = {
         "questions": "the server measures with the searches that it answers",
     }
 
-    upkeep = False  # the server's own
+    upkeep = False  # the server does it
     hides_expired = True
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
@@ -166,7 +166,7 @@ class RemoteBackend(Backend):
                     table, rows, {"onConflict": "skip"} if change.skip_existing else {}
                 )
             case Upsert(rows):
-                if change.moves and partition_fields(table.schema):  # refused by the server
+                if change.moves and partition_fields(table.schema):  # the server refuses moves
                     await self.write(table, Delete(rows.ids))
                 return await self._put(table, rows, {"mode": "upsert"})
             case UpdateRows(parts):
@@ -203,7 +203,7 @@ class RemoteBackend(Backend):
                 result = await hop(cost_of(rows), finish, rows)
             case Find(where, order_by, limit, columns, finish, offset):
                 orders = ["-" * order.descending + _name_of(order.ref) for order in order_by]
-                if orders[-1:] == ["id"]:  # the default order of the server
+                if orders[-1:] == ["id"]:  # the server's default order
                     orders.pop()
                 body = {"where": where, "orderBy": orders, "limit": limit, "offset": offset}
                 body |= _selection(table.schema, columns)
@@ -226,7 +226,7 @@ class RemoteBackend(Backend):
     async def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> _T:
-        first = queries[0]  # they differ only in their vectors and filters
+        first = queries[0]  # the queries differ only in their vectors and filters
         rows, body = None, _selection(table.schema, first.columns) | {"limit": first.limit}
         if not first.by_words:
             body |= {"exact": first.exact, "tuning": first.tuning and _tuning(first.tuning)}
@@ -338,23 +338,23 @@ class RemoteBackend(Backend):
     # Inside
 
     async def _ask(self, request: Request, read: Callable[[Any], _T]) -> _T:
-        """Send a call and return what ``read`` makes of the answer."""
+        """Send a request, and return the result of ``read`` for its answer."""
         return (await self._client.ask(request, read))[0]
 
     async def _on(
         self, table: TableHandle, path: str, read: Callable[[Any], _T], *, method: str = "POST",
         **options: Any,
     ) -> _T:  # fmt: skip
-        """Call an endpoint of a table, on condition that the table is in the handle's state."""
+        """Call an endpoint of a table, provided that the table is in the handle's state."""
         path = f"/tables/{table.name}{path}"
         return await self._ask(Request(method, path, state=str(table.epoch), **options), read)
 
     async def _alter(self, table: TableHandle, method: str, path: str, **options: Any) -> None:
-        """Change a table by a call that may take long."""
+        """Change a table with a call that may take a long time."""
         await self._on(table, path, _nothing, method=method, writes=True, long=True, **options)
 
     async def _change(self, table: TableHandle, path: str, counted: str, **options: Any) -> int:
-        """Change rows, and return how many changed."""
+        """Change rows, and return how many were changed."""
         return await self._on(
             table, path, lambda answer: int(answer[counted]), writes=True, **options
         )
@@ -371,7 +371,7 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
 def _body_of(change: Update) -> dict[str, Any]:
     payload, removed = _by_name(change.payload)
     body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
-    # A vector of NaN stands for no vector. It is not sent: the server infers it from the text.
+    # A vector of NaN means no vector. It is not sent: the server infers it from the text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body
@@ -397,7 +397,7 @@ def _rows_of(change: UpdateRows, schema: Schema) -> pa.Table | list[Any]:
 
 
 def _by_name(patch: PayloadPatch) -> tuple[dict[str, Any], list[str]]:
-    """Return the keys to set in payloads, and those to remove."""
+    """Return the payload keys to set, with their values, and the keys to remove."""
     payload = {str(Ref("payload", path)): value for path, value in patch.changes}
     removed = [name for name, value in payload.items() if value is REMOVE]
     return {name: value for name, value in payload.items() if value is not REMOVE}, removed
@@ -421,7 +421,7 @@ def _select(schema: Schema, columns: Columns) -> list[str]:
 def _selection(schema: Schema, columns: Columns) -> dict[str, Any]:
     select = _select(schema, columns)
     if columns.payload:
-        # Payload keys named like fields that are not selected: the server would leave them out.
+        # Also select payload keys named like unselected fields, which the server would leave out.
         hidden = (name for name in schema.fields if name not in columns.fields)
         select += [str(Ref("payload", (name,))) for name in hidden]
     return {"select": select, "includeVector": columns.vector}
@@ -463,7 +463,7 @@ def _text(query: Query) -> dict[str, Any]:
 
 
 def _words(clause: TextClause) -> str:
-    """Return a clause as a user types it."""
+    """Return a clause as a user would type it."""
     text = f"{clause.text}*" if clause.prefix else clause.text
     if not clause.prefix and not clause.text.isalnum():
         text = f'"{clause.text}"'

@@ -41,14 +41,14 @@ from .settings import SCHEME, RemoteSettings
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # Seconds that a cancelled write waits for the server to say that it has ended.
 _REVOKING = 10.0
-# Most attempts to cancel: behind a gateway without a server, more would be in vain.
+# The most attempts to cancel a write. More are in vain if a gateway has no server behind it.
 _REVOKES = 3
-# Most bytes that are passed to a connection at once.
+# The most bytes that are passed to a connection in one piece.
 _PART = 256 * 1024
 # Servers close idle connections, uvicorn after 5 s. A request sent at that moment is lost, and the
 # client cannot know whether the server read it.
 _KEEP_ALIVE = 4.0
-# The timeout of a call grows by one second for each of these bytes, in the request and in the
+# The timeout of a call grows by one second per this many bytes of the request and of the
 # answer.
 _PACE = 16 * 1024
 # Unread bytes of an answer at which the connection pauses. With aiohttp's default of 64 KiB, each
@@ -61,7 +61,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request; its ``body`` is the JSON object, ``rows`` its long lists, or a list of rows."""
+    """A request. ``body`` is a JSON object; ``rows`` has its long lists, or is a list of rows."""
 
     method: str
     path: str
@@ -69,7 +69,7 @@ class Request:
     body: Mapping[str, Any] | None = None
     rows: pa.Table | list[Any] | None = None
     state: str | None = None
-    """The state that the table must be in, or the server refuses the call."""
+    """The state that the table must be in; otherwise the server refuses the call."""
     writes: bool = False
     long: bool = False
     """True if it has no timeout."""
@@ -96,9 +96,9 @@ class Client:
         self._writes: set[asyncio.Future[None]] = set()
 
     async def ask(self, request: Request, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Call the server; return what ``read`` makes of its answer, and the state of the table.
+        """Call the server; return the result of ``read`` for its answer, and the table's state.
 
-        The answer is JSON, rows or None. A write gets a key, so that it is done only once.
+        ``read`` gets JSON, rows or None. A write gets a key, so that it is done only once.
         """
         self.check_open()
         call = _Call(self, request)
@@ -169,7 +169,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and yield its answer if it is a success."""
+        """Send a request, and yield its answer; raise an error unless it is a success."""
         url, path, headers, request = self._url, None, call.headers, call.request
         if self.autostart is not None:
             server = await self.autostart.server()
@@ -255,7 +255,7 @@ class _Call:
         kind, self.body = await hop(long, encode, request.body, request.rows)
         if kind:
             self.headers["Content-Type"] = kind
-            # With the length, the server can refuse a large body at once.
+            # With the length, the server can refuse a large body before it reads it.
             self.headers["Content-Length"] = str(len(self.body))
         if request.state is not None:
             self.headers["If-Match"] = f'"{request.state}"'
@@ -263,7 +263,7 @@ class _Call:
             self.headers["Idempotency-Key"] = self.key
 
     async def answer(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Return the server's answer, trying as often as allowed."""
+        """Return the server's answer; retry as often as allowed."""
         while True:
             try:
                 return await self.read(read)
@@ -307,7 +307,7 @@ class _Call:
         self.time.reschedule(now + self._client.settings.idle_timeout)
 
     async def wait_after(self, exc: NoAnswerError) -> None:
-        """Wait until it is time for another try; raise an error if there is none."""
+        """Wait until it is time for another try; raise an error if none is allowed."""
         client, left = self._client, 0.0
         # The server may have died, and another one may have been started.
         if client.autostart is not None:
@@ -323,7 +323,7 @@ class _Call:
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = self._lost_since + self._reconnects - now
-        # Random, so that many clients spread out. The last try is at the end of the time, unless
+        # A random wait spreads out many clients. The last try is at the end of the time, unless
         # the server asks for a longer wait.
         wait = max(min(self._wait * random.uniform(0.5, 1.0), left), exc.after)
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
@@ -343,8 +343,8 @@ class _Call:
 
 
 def _new_session(path: str | None) -> aiohttp.ClientSession:
-    """Return a session, whose connections go to a Unix socket if a path is given."""
-    # Without a limit, because the client limits its calls itself.
+    """Return a session, which connects to a Unix socket if a path is given."""
+    # No limit, because the client itself limits its calls.
     options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(socket_factory=_socket, **options)
@@ -363,7 +363,7 @@ async def _tried_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
-    Otherwise nobody would know that the server may have done the first try.
+    Otherwise the client would not know that the server may have done the first try.
     """
     try:
         return await handler(request)
@@ -374,7 +374,7 @@ async def _tried_once(
 
 
 def _socket(address: Any) -> socket.socket:
-    """Return a socket with keep-alive, by which the system notices a lost machine."""
+    """Return a socket with keep-alive, so that the system notices a lost machine."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return made

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: JSON, and Arrow with the JSON in the metadata of its schema.
+"""Bodies of requests and answers: JSON, and Arrow with the JSON in its schema's metadata.
 
 The server's types are trusted: a wrong type is a bug of the server. Encode and decode large bodies
 in a thread.
@@ -26,8 +26,8 @@ from aiovec.errors import InvalidArgumentError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 LONGEST_ANSWER = 2**30
-"""Most bytes of an answer, or of a batch of an export. By default, servers send up to 256 MiB."""
-# Ends an Arrow IPC stream.
+"""The most bytes of an answer or an exported batch. By default, servers send up to 256 MiB."""
+# The end of an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -54,7 +54,8 @@ def encode(
     if rows is None:
         return JSON, memoryview(text.encode())
     schema = rows.schema.with_metadata({BODY: text.encode()} if body else None)
-    # Equal to pyarrow's stream writer, at half its cost for the few rows of most calls.
+    # The same bytes as from pyarrow's stream writer, at half its cost for the few rows of most
+    # calls.
     parts = [schema.serialize(), *(batch.serialize() for batch in rows.to_batches()), _END]
     return ARROW, memoryview(b"".join(parts))
 
@@ -65,7 +66,7 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-# One encoder for all calls; ``json.dumps`` would make one for each.
+# One encoder for all calls; ``json.dumps`` would create one for each call.
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
 )
@@ -91,7 +92,7 @@ async def read_body(
 
 
 def decode(content_type: str, data: bytearray) -> Any:
-    """Decode an answer: JSON, or rows that Arrow has validated."""
+    """Decode an answer: JSON, or rows, which Arrow validates."""
     try:
         if content_type == JSON:
             return json.loads(data)
@@ -134,7 +135,7 @@ def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
-    """Return values of a field or payload key, decoding those that JSON has as texts."""
+    """Return values of a field or payload key; decode values that JSON has as text."""
     field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:
@@ -148,7 +149,7 @@ def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
 
 
 async def read_message(body: aiohttp.StreamReader) -> bytes:
-    """Return the next message; empty at the end of the stream."""
+    """Return the next message, or empty bytes at the end of the stream."""
     try:
         head = await body.readexactly(8)  # a marker, and the length of the metadata
         mark, length = struct.unpack("<II", head)

@@ -18,7 +18,7 @@ _PATIENCE = 5.0
 
 
 def findings(address: str | None) -> list[Finding]:
-    """Return the facts about the package and, where an address is given, about its server."""
+    """Return the facts about the package and, if an address is given, about its server."""
     package = version_of("aiohttp")
     if address is None:
         return [package] if package.ok else []
@@ -31,7 +31,7 @@ def findings(address: str | None) -> list[Finding]:
         words = f"it runs in {folder.path}, log {folder.log}" if runs else "connect starts one"
         return [package, Finding("server", words, checked=False)]
     try:
-        # Not through a proxy from the environment: the client uses none, either.
+        # Do not use a proxy from the environment, because the client uses none, either.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
             health = json.loads(answer.read(10_000))

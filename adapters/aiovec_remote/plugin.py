@@ -1,4 +1,4 @@
-"""The remote backend before it is opened. Imports no aiohttp, which may be missing."""
+"""The plugin of the remote backend. It does not import aiohttp, which may be missing."""
 
 from __future__ import annotations
 

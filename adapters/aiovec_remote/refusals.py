@@ -1,4 +1,4 @@
-"""Errors in a server's answers, translated to aiovec's."""
+"""Errors in a server's answers, translated to aiovec's errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
 """The condition for a retry: the server is reachable, or has room. The last two allow no retry: the
-call took the server too long, or its answer cannot be read."""
+server's timeout ended the call, or its answer came too slowly."""
 
 
 class NoAnswerError(Exception):
-    """A try without an outcome.
+    """A try whose outcome is not known, or that the server postponed.
 
     ``sent`` is true if the server may have done the call, ``again`` is the condition for a retry,
     and ``after`` the seconds that the server asks to wait.
@@ -37,7 +37,7 @@ class NoAnswerError(Exception):
 
 
 async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, writes: bool) -> None:
-    """Raise the error that an unsuccessful answer means; ``size`` is that of the request."""
+    """Raise the error for an unsuccessful answer; ``size`` is the length of the request's body."""
     status = response.status
     if response.content_type != MEDIA_TYPE:
         text = f"HTTP {status} with {response.content_type}"

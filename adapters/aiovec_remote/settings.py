@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiovec.backend.settings import BackendSettings, key
 
 SCHEME = "autostart"
-"""Scheme of an address that names a TOML file, whose server is started on demand."""
+"""The scheme of an address that names a TOML file, whose server is started on demand."""
 
 
 class RemoteSettings(BackendSettings):
@@ -17,7 +17,7 @@ class RemoteSettings(BackendSettings):
     It is sent with every request, so use https:// beyond this machine."""
 
     connections: int = key(32, at_least=1, at_most=1024)
-    """Most calls at the same time; further ones wait for up to busy_timeout. An export uses an
+    """The most calls at the same time; others wait for up to busy_timeout. An export uses an
     additional connection."""
 
     connect_timeout: float = key(5.0, at_least=0.1, at_most=600)
@@ -27,8 +27,8 @@ class RemoteSettings(BackendSettings):
     """Seconds without a byte from the server after which a call fails.
 
     The same limit applies to a request until its answer begins, and again to the answer; each gets
-    a second more for each 16 KiB. Calls that are long by nature, such as an index build, have no
-    limit until their answer begins."""
+    one more second per 16 KiB. Inherently long calls, such as index builds, have no limit until
+    their answer begins."""
 
     reconnect_timeout: float = key(10.0, at_least=0, at_most=86_400)
     """Seconds for which a call retries while the server cannot be reached, for example during its
@@ -39,4 +39,4 @@ class RemoteSettings(BackendSettings):
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for a busy server before it fails with StoreBusyError.
 
-    Within this time it repeats requests that the server refused because of its limits."""
+    Within this time, the call retries requests that the server refused because of its limits."""

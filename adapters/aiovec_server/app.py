@@ -42,9 +42,8 @@ def create_app(
 ) -> Starlette:
     """Return the server as an ASGI app, which opens its store when it starts.
 
-    The arguments are those of ``aiovec.connect``. Instead, pass an open ``store``, which the caller
-    closes. With ``access_log``, each request is logged to ``aiovec.access`` at level INFO, with its
-    ``facts``.
+    Pass the arguments of ``aiovec.connect``, or an open ``store``, which the caller closes. With
+    ``access_log``, each request is logged to ``aiovec.access`` at level INFO, with its ``facts``.
     """
     chosen = settings or ServerSettings()
     metrics = Metrics() if chosen.metrics else None

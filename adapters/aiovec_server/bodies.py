@@ -32,7 +32,7 @@ from aiovec.errors import InvalidArgumentError
 from .call import JSON, JSON_LINES, OF_ROWS, Call
 from .limits import BOUNDS, bounded, check_answered
 
-# Vector components encoded in one step: a few milliseconds, which also delay the first byte.
+# Vector components encoded in one step, which takes a few milliseconds and delays the first byte.
 _NUMBERS_AT_ONCE = 50_000
 _ROWS_AT_ONCE = 500
 
@@ -43,7 +43,7 @@ Parts = AsyncGenerator[bytes, None]
 
 
 _MEASURES = ("_score", "_distance")
-# Bytes of an answer that are passed to the connection in one piece.
+# The most bytes of an answer that are passed to the connection in one piece.
 _PART = 256 * 1024
 
 Answers = Sequence[Results[Hit] | Results[Record]]
@@ -74,7 +74,7 @@ def camel_case(value: Any) -> dict[str, Any]:
 async def rows_response(
     call: Call, name: str, answers: Answers, *, of_many: bool = False
 ) -> Response:
-    """Answer with rows: ``{name: [...]}``, or Arrow as Accept says.
+    """Answer with rows, as ``{name: [...]}`` or, if Accept prefers it, as Arrow.
 
     With ``of_many``, the answer has the rows of each query, in order, as ``{"results": [{name:
     [...]}, ...]}``. In Arrow, the column ``_query`` has the number of each row's query, counted
@@ -100,7 +100,7 @@ async def found_response(
 
 
 def _in_parts(parts: list[bytes], kind: str) -> Response:
-    """Send parts that are in memory, as fast as the client reads them."""
+    """Return a response that sends these parts as fast as the client reads them."""
     if len(parts) == 1:
         return Response(parts[0], media_type=kind)
     headers = {"content-length": str(sum(map(len, parts)))}
@@ -109,20 +109,20 @@ def _in_parts(parts: list[bytes], kind: str) -> Response:
         parts.reverse()
         while parts:  # free the memory of a part once it is sent
             yield parts.pop()
-            # Without this, a client that reads fast would never let other tasks run.
+            # Otherwise a client that reads fast would never let other tasks run.
             await asyncio.sleep(0)
 
     return StreamingResponse(each(), media_type=kind, headers=headers)
 
 
 def _older_form(hit: Any) -> dict[str, Any]:
-    """Return a flattened hit with its nested values restored."""
+    """Return a flat hit with the nested values that older clients read."""
     nested = {"score": hit.score, "distance": hit.distance, "fields": dict(hit.fields)}
     return {**hit.to_dict(), **nested}
 
 
 def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> list[bytes]:
-    """Return the text in parts, encoding row by row so that other threads can run."""
+    """Return the JSON in parts; encode row by row, so that other threads can run."""
     flat = _older_form if older else methodcaller("to_dict")
     text = bytearray(b'{"results":[' if of_many else b"")
     bounds, parts, whole = BOUNDS.get(), [], 0
@@ -144,8 +144,8 @@ def _json_parts(name: bytes, answers: Answers, of_many: bool, older: bool) -> li
 def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
     """Return rows as an Arrow IPC stream.
 
-    The columns are the requested ones of ``Schema.to_arrow()``, requested payload keys as JSON
-    text, and the search's own, such as the score.
+    The columns are the requested columns of ``Schema.to_arrow()``, the requested payload keys as
+    JSON text, and the results of a search, such as the score.
     """
     rows: list[Hit | Record] = list(chain.from_iterable(answers))
     selected = answers[0]._columns if answers else {}
@@ -203,7 +203,7 @@ class Streamed(StreamingResponse):
 
     @classmethod
     async def begun(cls, parts: Parts, media_type: str) -> Self:
-        """Wait for the first part, so that an error of the call gets its own status."""
+        """Wait for the first part, so that an error before it gets its own status."""
         first = await anext(parts, b"")
 
         async def all_parts() -> Parts:
@@ -253,7 +253,7 @@ def _cursor_text(batch: pa.RecordBatch) -> str:
 
 
 async def _lines_stream(batches: Batches, *, cursors: bool) -> Parts:
-    """Yield a line of JSON for each row; with ``cursors``, also one after each batch."""
+    """Yield a line of JSON for each row; with ``cursors``, also the cursor of each batch."""
     await arrow_ready()
     async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
         async for batch in all_of_it:
@@ -278,7 +278,7 @@ async def _arrow_stream(batches: Batches, schema: Schema, select: list[str] | No
     async with aclosing(cast("AsyncGenerator[pa.RecordBatch, None]", batches)) as all_of_it:
         async for batch in all_of_it:
             metadata = dict(batch.schema.metadata)
-            cursor = metadata.pop(CURSOR)  # without it, all batches have one schema
+            cursor = metadata.pop(CURSOR)  # without it, all batches have the same schema
             batch = batch.replace_schema_metadata(metadata or None)
             writer = writer or pa.ipc.new_stream(sink, batch.schema)
             yield await hop(cost_of(batch), written, batch, cursor)
@@ -288,7 +288,7 @@ async def _arrow_stream(batches: Batches, schema: Schema, select: list[str] | No
 
 
 def _taken(sink: io.BytesIO) -> bytes:
-    """Return the bytes written since the last call, and forget them."""
+    """Return the bytes written since the last call, and discard them."""
     data = sink.getvalue()
     sink.seek(0)
     sink.truncate()

@@ -1,8 +1,8 @@
-"""A request as an endpoint sees it: its path, its query string, its body.
+"""A request as an endpoint sees it: its path, query string and body.
 
-A body is JSON up to 8 MiB, JSON Lines read line by line, or an Arrow IPC stream. An Arrow stream
-holds the rows of a write, or the same arguments as a JSON body: in its schema's metadata, with the
-long lists as columns.
+A body is JSON of up to 8 MiB, JSON Lines, which are parsed line by line, or an Arrow IPC stream.
+An Arrow stream holds the rows of a write, or the arguments of a JSON body: long lists as columns,
+and the rest in its schema's metadata.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ JSON_LINES = "application/x-ndjson"
 OF_ROWS = (JSON, ARROW)
 
 LONGEST_JSON = 8 * 1024 * 1024
-"""Largest JSON body, or line of JSON Lines, in bytes. Parsing that many blocks all threads for 40
+"""The most bytes of a JSON body or of a line of JSON Lines. Parsing them blocks all threads for 40
 ms."""
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
@@ -45,10 +45,10 @@ _SMALL = 64 * 1024  # a body of up to this many bytes cannot hold too many value
 # with this many lists and objects, different keys, or numbers.
 _MOST_LISTS, _MOST_KEYS, _MOST_COMMAS = 200_000, 120_000, 1_000_000
 _MANY = 16  # lists of this many floats or more become arrays, which take a fifth of the memory
-# Exponents of numbers that may be too large for float64. A pattern that begins with a fixed letter
-# is found twenty times as fast.
+# Exponents of numbers that may be too large for float64. The search for a pattern that begins
+# with a fixed letter is twenty times as fast.
 _HUGE = re.compile(rb"e(?<=\de)\+?[1-9]\d\d"), re.compile(rb"E(?<=\dE)\+?[1-9]\d\d")
-# Arguments whose number of items is limited like rows.
+# Lists that may have as many items as a request may have rows.
 _LISTS = frozenset({"ids", "texts", "vectors", "eachWhere"})
 
 _MOST_RANGES = 64
@@ -69,23 +69,22 @@ class Call:
         self.uses_older_names: bool = False
         """True if the body uses the argument names of older clients."""
         self.headers: dict[str, str] = {}
-        """Response headers of an answer in JSON."""
+        """The headers of a JSON response."""
 
     @property
     def table(self) -> str:
         return self.segment("table")
 
     def segment(self, name: str) -> str:
-        """Return a part of the path that is a name, whose characters are all safe in a path."""
+        """Return a path segment that is a name; all characters of a name are safe in a path."""
         text: str = self.request.path_params[name]
         return text
 
     def last_segment(self, name: str) -> str:
-        """Return the last part of the path, as the client encoded it.
+        """Return the last path segment, decoded; refuse one that a path cannot carry safely.
 
         Clients and proxies resolve ``.``, ``..`` and bare slashes like folders, so an id with them
-        might reach the server as the id of another row. Such an id is refused; it has to be sent in
-        a body.
+        might reach the server as the id of another row. A client has to send such an id in a body.
         """
         text = self.segment(name)
         raw = self.request.scope.get("raw_path") or quote(text).encode()
@@ -145,7 +144,7 @@ class Call:
         return await hop(cost_of_body(data), read)
 
     async def rows(self, kinds: Sequence[str]) -> Any:
-        """Return the rows of the body, as ``insert`` takes them."""
+        """Return the rows of the body in a form that ``insert`` accepts."""
         kind = self._body_type(kinds)
         if kind == ARROW:
             data = await self._arrow()
@@ -161,9 +160,9 @@ class Call:
         return rows
 
     def _body_type(self, accepted: Sequence[str]) -> str:
-        """Return the media type of the body, which is one of the accepted ones.
+        """Return the media type of the body; refuse a type that is not accepted.
 
-        A body without one is refused, because a browser sends it for a page of another origin
+        A body without a type is refused, because a browser sends it for a page of another origin
         without a preflight.
         """
         headers = self.request.headers
@@ -200,7 +199,7 @@ class Call:
 
 
 def _load_table(data: bytearray) -> pa.Table:
-    """Return the table of an Arrow IPC stream, whose values are validated."""
+    """Return the table in an Arrow IPC stream, after its values have been validated."""
     try:
         table = read_rows(data)
     except DamagedStreamError as exc:
@@ -256,8 +255,8 @@ def _lines_of(text: bytearray) -> Iterator[bytes]:
 
 
 def _load(text: bytes | bytearray, name: str) -> Any:
-    # A small text cannot hold that many. A key has a colon and two quotes, though texts may also
-    # contain them.
+    # A small text cannot hold too many values. A key has a colon and two quotes, though texts may
+    # also contain them.
     if len(text) > _SMALL and (
         text.count(b"[") + text.count(b"{") > _MOST_LISTS
         or min(text.count(b":"), text.count(b'"') // 2) > _MOST_KEYS
@@ -269,7 +268,7 @@ def _load(text: bytes | bytearray, name: str) -> Any:
     except ValueError as exc:
         raise RequestError(400, f"{name} is not JSON: {exc}") from exc
     _check_keys(text, value, name)
-    # In parts, because a regex search blocks all threads.
+    # Search in parts, because a regex search blocks all threads.
     starts = range(0, len(text), _SMALL)
     if any(huge.search(text, at, at + _SMALL + 8) for huge in _HUGE for at in starts):
         json.loads(text, parse_float=_check_finite, parse_int=str, strict=False)
@@ -280,7 +279,7 @@ _WALKED = frozenset({dict, list, str})  # skips numbers, which make up most of a
 
 
 def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
-    """Refuse an object with a key twice: the last ``where`` might select every row.
+    """Refuse an object that has a key twice: the last ``where`` might select every row.
 
     The parser silently keeps the last one. Every key in the text has a colon, so if the text has
     more colons than the value has keys and colons within its texts, a key is repeated.
@@ -301,7 +300,7 @@ def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
     if colons == keys:
         return
     if b"\\u003" in text:
-        plain = text.replace(rb"\\", b"")  # a backslash before u003a, which is no escape then
+        plain = text.replace(rb"\\", b"")  # an escaped backslash, after which u003a is no escape
         colons += plain.count(rb"\u003a") + plain.count(rb"\u003A")
     if colons == keys + "".join(texts).count(":"):
         return

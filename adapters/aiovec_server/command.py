@@ -1,7 +1,7 @@
 """``aiovec serve``: the server from the command line.
 
-Exit codes: 0 stopped by a signal or after the idle timeout, 1 failed, 2 wrong usage. Imports
-little, because listing all commands imports this module.
+Exit codes: 0 stopped by a signal or after the idle timeout, 1 failed, 2 wrong usage. This
+module imports little, because listing all commands imports it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _serve_alone(
 
 
 def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> None:
-    """Serve this user's processes that share a TOML file, until the server is idle."""
+    """Serve this user's processes that share a TOML file, until the idle timeout."""
     from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
 
     from .process import listen
@@ -220,7 +220,7 @@ def _run(
 def _open_standard_streams() -> None:
     """Open the standard streams that the parent closed.
 
-    Otherwise a client's socket could get their file number, and with it a library's messages.
+    Otherwise a client's socket could get one of their numbers, and with it a library's messages.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # os.open takes the lowest free number
         pass
@@ -228,7 +228,7 @@ def _open_standard_streams() -> None:
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:
-    """Return the place to serve as the TOML file names it."""
+    """Return the place that the TOML file names for the server."""
     from aiovec.backend.place import find_place
 
     name = backend or ("sqlite" if place.settings.backend == _REMOTE else "")

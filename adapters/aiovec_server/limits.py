@@ -1,7 +1,7 @@
 """Limits of a request: its body, rows, answer and time, and the number of calls in progress.
 
 The server sets them for each of its requests; endpoints in a user's own app have none. The store
-counts the bytes of rows while it reads them, so it stops before it has read too large an answer.
+counts the bytes of rows while it reads them, so it stops early if the answer becomes too large.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .problems import RequestError
 from .security import Access
 
 _MOST_COMPARED = 10_000
-"""Most rows whose vectors are compared with each other for diversity."""
+"""The most rows whose vectors are compared with each other for diversity."""
 
 
 class ByteBudget:
-    """A number of bytes that all bodies, or all answers, in progress share."""
+    """A number of bytes shared by all bodies, or by all answers, in progress."""
 
     def __init__(self, nbytes: int) -> None:
         self._free = nbytes
         self._lock = threading.Lock()  # a lock, because large answers are built in threads
 
     def reserve(self, nbytes: int) -> bool:
-        """Reserve bytes. Return False if fewer are left."""
+        """Reserve bytes; return False if fewer are left."""
         with self._lock:
             if nbytes > self._free:
                 return False
@@ -61,10 +61,10 @@ class Bounds:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
-        """Refuse an answer that has grown to more bytes than a body may have.
+        """Refuse an answer that has grown larger than a body may be.
 
-        The bytes are also reserved from the budget of all answers, until the request has ended. A
-        thread may still read for other requests after that; nothing is reserved then.
+        Also reserves the bytes from the budget of all answers until the request ends. A thread that
+        still reads after that, for other requests, reserves nothing.
         """
         if nbytes > self.nbytes:
             raise RequestError(
@@ -104,7 +104,7 @@ def check_rows(count: int, name: str = "rows") -> None:
 
 
 def cut(limit: int, queries: int = 1) -> int:
-    """Return how many rows to look for: at most one more than an answer may have."""
+    """Return how many rows to look for per query: at most one more than the answer may have."""
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
@@ -134,16 +134,16 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
 
 _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
-"""Number of bodies, and of answers, of the largest size that may be in memory at once."""
+"""The numbers of bodies and answers of the largest size that fit in memory at the same time."""
 
 _QUEUE_SECONDS = 2.0
 """Seconds that a call waits for a free slot."""
 
 _LONG = 30 * 86_400.0
-"""Timeout in seconds of an index build and of other calls that are long by nature."""
+"""Timeout in seconds of index builds and other inherently long calls."""
 
 _PACE = 16 * 1024
-"""Slowest accepted upload in bytes a second. A slower client would occupy a slot for too long."""
+"""The slowest accepted upload, in bytes/s. A slower client would occupy a slot for too long."""
 
 _AT_FIRST = 0.05
 """Seconds into a call after which the server starts to watch for the client's disconnect. Most
@@ -219,8 +219,8 @@ def _length_of(scope: Scope) -> int | None:
 class _Exchange:
     """The messages of one request and its answer, under one deadline.
 
-    The body has to arrive at a minimum rate. Then the call has its timeout until the answer begins.
-    The client may read the answer at its own pace.
+    The body has to arrive at a minimum rate. Then the call's timeout runs until the answer begins.
+    The client may read the answer at any speed.
     """
 
     deadline: asyncio.Timeout
@@ -240,7 +240,7 @@ class _Exchange:
         """Set when the client has disconnected."""
 
     def begin(self, length: int | None) -> None:
-        """Wait for room for a body of this length, or refuse it. An unexpected body is not read."""
+        """Set the deadline for a body of this length, or refuse it; with 0, no body is read."""
         self._check_length(length or 0)
         self._is_empty = length == 0
         self._go_on(more=length != 0)
@@ -283,7 +283,7 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app, waiting until the client has read enough."""
+        """Send a message from the app, and wait until the client has read enough of it."""
         if message["type"] == "http.response.start":
             self._set_deadline(None)
         try:

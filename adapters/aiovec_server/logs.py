@@ -17,7 +17,7 @@ ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
-"""Most lines that wait for the thread; further ones are dropped."""
+"""The most lines that wait for the thread; others are dropped."""
 
 _GATHERED = 0.05  # seconds between writes: waking the thread costs more than writing a line
 _AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe
@@ -47,7 +47,7 @@ class _Waiting(logging.Handler):
                 time.sleep(_GATHERED)
             try:
                 line = _line(record)
-            except Exception:  # noqa: BLE001 - for example, a library's words and arguments differ
+            except Exception:  # noqa: BLE001 - a library's format may not fit its arguments
                 line = _line(_without_words(record))
             _write(line)
 

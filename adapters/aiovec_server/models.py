@@ -29,10 +29,10 @@ from aiovec.errors import InvalidArgumentError
 
 _LIMIT, _WHERE = ("limit", "topK"), ("where", "filter")
 OLDER_NAMES = dict((_LIMIT, _WHERE))
-"""Maps the current name of an argument to the one that older clients send."""
+"""Maps the current names of arguments to the names that older clients send."""
 
 _MOST_REMOVED, _MOST_BOOSTS = 2_000, 16
-"""Most payload keys to remove, and boosts, each of which is checked in Python."""
+"""The most payload keys to remove, and the most boosts; Python checks each of them."""
 
 
 class Model(BaseModel):
@@ -83,15 +83,15 @@ class Model(BaseModel):
 
     @classmethod
     def takes_columns(cls) -> bool:
-        """Return whether lists of the body may be sent as Arrow columns."""
+        """Return whether lists in the body may be sent as Arrow columns."""
         return not {"ids", "vectors"}.isdisjoint(cls.model_fields)
 
     @classmethod
     def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
-        """Return the message for the first error, worded like our other errors."""
+        """Return an exception for the first error, worded like our other errors."""
         errors = exc.errors(include_url=False)
         name = str(errors[0]["loc"][0])
-        # A value that may be an item or a list has an error for each; the item's location is
+        # A value that may be an item or a list has an error for both; the item's location is
         # longer.
         same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
         error = max(same, key=lambda error: (len(error["loc"]), error["type"] == "too_long"))
@@ -146,7 +146,7 @@ def _maybe(about: str, *names: str, default: Any = None) -> Any:
     return Field(default, description=about, validation_alias=alias)
 
 
-# The store checks the ids and the numbers themselves.
+# The store itself checks the ids and the numbers.
 _AN_ID: dict[str, Any] = {"type": ["string", "integer"]}
 _NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
 Ids = Annotated[
@@ -162,7 +162,7 @@ Whole = Annotated[int, Field(ge=0)]
 _TO_FIRST = Field(fail_fast=True)  # refuse a list at its first bad item
 Texts = Annotated[list[str], _TO_FIRST]
 Names = Annotated[
-    Texts,  # in a query string with commas
+    Texts,  # in a query string, separated by commas
     BeforeValidator(lambda v: [*filter(None, v.split(","))] if isinstance(v, str) else v),
 ]
 IndexKind = Literal["btree", "bitmap", "text"]
@@ -425,7 +425,7 @@ class Hit(Record):
 
 
 class Problem(BaseModel):
-    """RFC 9457. ``error`` and ``facts`` describe an error of aiovec."""
+    """A problem as in RFC 9457. ``error`` and ``facts`` describe an aiovec error."""
 
     type: str
     title: str

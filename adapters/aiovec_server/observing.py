@@ -1,7 +1,7 @@
 """The outermost middleware: gives each request an id, observes it, and answers unexpected errors.
 
-Of the values that a client chooses freely, logs, metrics and spans contain only the request's id
-and the client's address.
+Of the values that a client chooses freely, logs and spans contain only the request's id, the
+table's name and the client's address. Metrics contain none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .logs import ACCESS
 from .problems import problem_response, response_of
 
 STOPPING = "aiovec_stopping"
-"""Name in the app's state of a flag: the server is stopping and cancels the calls in progress."""
+"""Name of a flag in the app's state: the server is stopping and cancels the calls in progress."""
 
 _UNKNOWN = "(none)"  # the label for a request without a route
 _CLIENT_GONE = 499  # the status if the client disconnected before an answer was sent
@@ -40,8 +40,8 @@ _OF_CALLERS = ("traceparent", "tracestate")
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Not the system's random numbers: reading them releases the interpreter lock, and a busy scan gives
-# it back late. An id is no secret.
+# The system's random numbers are not used: reading them releases the interpreter lock, and a busy
+# scan returns it late. An id is not secret.
 _RANDOM = Random()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_RANDOM.seed)
@@ -107,7 +107,7 @@ class Metrics:
                 self._watched[name].labels(table).set(value)
 
     def text(self) -> bytes:
-        """Return the metrics in the text format of Prometheus."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
@@ -120,7 +120,7 @@ async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
 
 
 METRICS = Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
-"""The endpoint of an app whose state has ``aiovec_metrics``."""
+"""The endpoint for the metrics, which the app's state has as ``aiovec_metrics``."""
 
 
 class Observing:
@@ -169,7 +169,7 @@ class Observing:
             if not status:
                 stopping = problem_response(_STOPPING, headers={"connection": "close"})
                 await stopping(scope, receive, named)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, no traceback leaves
+        except Exception as exc:  # noqa: BLE001 - no traceback may reach a client
             answer = await response_of(exc, id)
             if not status:
                 await answer(scope, receive, named)

@@ -1,4 +1,4 @@
-"""Writes with an ``Idempotency-Key``: done once however often sent, and cancelled by key.
+"""Writes with an ``Idempotency-Key``: done once, however often they are sent; cancelled by key.
 
 The store commits the key together with the write. This module has the headers, the digest of a
 request, and the coordination of simultaneous requests with the same key in this process.
@@ -29,9 +29,9 @@ HEADER = "Idempotency-Key"
 RETRY_HEADER = "Idempotency-Retry"
 STATE_HEADER = "If-Match"
 _KEY = re.compile(r"[!-~]{1,200}")
-# Errors after which no write was done and the client may send the same request again.
+# Errors that mean that no write was done, so the client may send the same request again.
 _UNDONE = (EmbeddingError, StoreBusyError)
-# How many keys are remembered: of requests that may have been done, and of cancelled ones.
+# The most keys to remember: of requests that may have been done, and of cancelled requests.
 _MOST_SEEN, _MOST_CANCELLED = 100_000, 10_000
 _CANCELLED = "the write of this key was cancelled; repeat it under a new key"
 
@@ -68,7 +68,7 @@ class WriteKeys:
     ) -> _T:
         """Return the answer of ``act``, if the table is in the state that If-Match names.
 
-        A request that ``writes`` is done under its key.
+        If the request ``writes``, it is done under its key.
         """
         states = _states_in(request.headers.getlist(STATE_HEADER))
         name = key_name(request.headers.getlist(HEADER)) if writes else None
@@ -94,7 +94,7 @@ class WriteKeys:
             with calling(replace(call_context(), states=states, key=key, retried=retried)):
                 return await act(Request(request.scope, receive))
 
-        # In a separate task, which ``cancel`` can end without ending the request's.
+        # A separate task, which ``cancel`` can cancel without cancelling the request's task.
         work = asyncio.ensure_future(write())
         self._running[name] = work
         try:
@@ -112,7 +112,7 @@ class WriteKeys:
         return work.result()
 
     async def cancel(self, name: str) -> None:
-        """Cancel a write and return when it has ended, wholly done or not at all.
+        """Cancel a write, and wait until it has ended, wholly done or not at all.
 
         A write that has not arrived yet will not begin.
         """

@@ -20,7 +20,7 @@ _CHANGED = (
 
 
 class RequestError(Exception):
-    """A request that breaks a rule of HTTP or of the server, before any store is asked.
+    """An error of HTTP or of the server itself, rather than of the store.
 
     ``accepted`` lists the accepted media types; ``headers`` go into the answer.
     """
@@ -43,7 +43,7 @@ class RequestError(Exception):
 async def response_of(error: Exception, request: str, store: VectorStore | None = None) -> Response:
     """Return the answer to any error, as problem+json (RFC 9457).
 
-    A fault of the server is logged with the id of the request.
+    Faults of the server are logged with the request's id.
     """
     if isinstance(error, TableChangedError):
         error = RequestError(412, _CHANGED)

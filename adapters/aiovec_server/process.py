@@ -24,8 +24,7 @@ from aiovec.errors import AiovecError, ConfigError
 from .observing import STOPPING
 
 MAX_HEAD = 64 * 1024
-"""Most bytes of a request's method, target and headers, and of its trailers. A browser's cookies
-take a few KiB."""
+"""The most bytes of a request's head, and of its trailers. A browser's cookies take a few KiB."""
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
@@ -55,9 +54,9 @@ logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which also stops after ``idle_timeout`` without a request.
+    """uvicorn's server, which also stops after ``idle_timeout`` seconds without a request.
 
-    ``ready`` is called once it accepts connections.
+    It calls ``ready`` once it accepts connections.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(tasks, timeout=_CANCELLING)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop; on a second signal, without waiting for the calls in progress.
+        """Stop; on a second signal, do not wait for the calls in progress.
 
         uvicorn's own handler would raise the signal again at exit, so the exit code would not be 0.
         """
@@ -182,17 +181,17 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not a request, but never during an earlier request's answer."""
+        """Refuse bytes that are not a request; during an answer, close the connection instead."""
         if self._is_answering():
             self.transport.abort()
         elif not self._too_large:
             super().send_400_response(msg)
 
     def _refuse_head(self) -> None:
-        """Answer a head that is too large; close the connection if it is not the first head.
+        """Refuse a head that is too large; after a head or during an answer, close the connection.
 
-        The client may finish sending: if the connection were closed, it might never read the
-        answer.
+        A refusal leaves the connection open: if it were closed, a client that still sends might
+        never read the answer.
         """
         if self._head_since is None or self._is_answering():
             self.transport.abort()
@@ -262,7 +261,7 @@ def _notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not hasattr(socket, "AF_UNIX"):
         return
-    # The server runs on if systemd is gone or its queue is full.
+    # The server keeps running if systemd is gone or its queue is full.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         sender.sendto(state.encode(), address.replace("@", "\0", 1))

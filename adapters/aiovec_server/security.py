@@ -26,7 +26,7 @@ from .problems import RequestError
 
 
 class Access(IntEnum):
-    """The right that a request needs and an API key grants; each includes the ones before it."""
+    """The rights that requests need and API keys grant; each right includes the lower ones."""
 
     NONE = 0
     READ = 1
@@ -37,7 +37,7 @@ Keys = Mapping[bytes, Access]
 """The rights of a server's API keys, by digest, so a comparison does not reveal how much of a key
 is right. Without keys, every client that reaches the server may read and write."""
 
-# Shorter keys could be guessed over a network. The characters are those that a header may contain
+# Shorter keys could be guessed over a network. The characters are all that a header may contain
 # without quotes, except space and comma, which separate keys.
 _KEY = re.compile(r"[!-+\--~]{16,512}")
 _ACCEPTED = "16 to 512 visible ASCII characters without a comma"
@@ -51,7 +51,7 @@ def digest_of(key: str) -> bytes:
 def keys_of(settings: ServerSettings) -> Keys:
     """Return the API keys that the settings name.
 
-    ConfigError if a key cannot be used, or if every website may send requests and there is no key.
+    Raises ConfigError for an unusable key, or if every website may send requests without a key.
     """
     variable, file = settings.api_keys_env, settings.api_keys_file
     texts = {}
@@ -87,7 +87,7 @@ def keys_of(settings: ServerSettings) -> Keys:
 def _text_of(file: str) -> str:
     try:
         return Path(file).read_text("utf-8-sig")
-    except (OSError, ValueError) as exc:  # it is not text
+    except (OSError, ValueError) as exc:  # ValueError: it is not text
         reason = exc.strerror if isinstance(exc, OSError) else exc
         words = f"the API keys cannot be read from {file}: {reason}"
         raise ConfigError(words, file=file, key=_FILE) from exc
@@ -126,10 +126,10 @@ class Security:
             raise UnsupportedError("writing", "server's", "it was started with read_only")
 
     def _check_host(self, request: Request) -> None:
-        """Refuse names of other hosts, which a page with a rebound DNS name sends."""
+        """Refuse the names of other hosts, which a page that uses DNS rebinding sends."""
         given = request.headers.getlist("host")
         if not given and request.scope.get("http_version") == "1.0":
-            return  # no browser uses it
+            return  # no browser uses HTTP/1.0
         if len(given) != 1 or not given[0]:
             raise RequestError(400, "a request needs one Host header")
         host = _host(given[0])
@@ -147,8 +147,8 @@ class Security:
     def _is_foreign(self, headers: Headers, needed: Access) -> bool:
         """Return whether a page of another origin sent the request.
 
-        Following a link to the web page is allowed. Pages of this machine at other ports belong to
-        the same site, but to another origin.
+        Following a link to the web page is allowed. Pages at other ports of this machine are of the
+        same site, but of another origin.
         """
         origins = headers.getlist("origin")
         if not origins:
@@ -186,7 +186,7 @@ def origins_of(settings: ServerSettings) -> list[str]:
 
 
 def cors(settings: ServerSettings) -> list[Middleware]:
-    """Return the middleware that lets the pages of chosen origins read the answers."""
+    """Return the middleware that lets the pages of the configured origins read answers."""
     if not settings.cors_origins:
         return []
     chosen = Middleware(
@@ -212,7 +212,7 @@ def _host(text: str) -> str:
 def _credentials(headers: Headers) -> list[str]:
     """Return the distinct API keys of a request, from both headers.
 
-    If X-API-Key is set, Authorization may be meant for a proxy in front, such as Basic.
+    Ignores Authorization schemes other than Bearer, which may be meant for a proxy in front.
     """
     keys = dict.fromkeys(headers.getlist("x-api-key"))
     for value in headers.getlist("authorization"):

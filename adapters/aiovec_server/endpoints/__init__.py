@@ -6,7 +6,7 @@ from starlette.routing import Router
 
 from aiovec import VectorStore
 
-from . import rows, tables  # noqa: F401 - they declare them
+from . import rows, tables  # noqa: F401 - they declare the endpoints
 from .declaring import ENDPOINTS, routes_of
 
 

@@ -39,7 +39,7 @@ class Endpoint:
     """One endpoint.
 
     Its handler gets the arguments of the query string and of the body. It returns a value to encode
-    as JSON, None for status 204, or a response. Its docstring is the endpoint's description.
+    as JSON, None for status 204, or a response. The handler's docstring describes the endpoint.
     """
 
     method: str
@@ -49,7 +49,7 @@ class Endpoint:
     kinds: Sequence[str] = (JSON,)
     """The media types of the answer."""
     query: type[Model] | None = Model
-    """The model of the query string; None ignores it."""
+    """The model of the query string; with None, the query string is ignored."""
     body: Any = None
     """The model of a JSON body. The handler gets ``NewRecords`` as ``rows``."""
     example: Any = None
@@ -60,8 +60,8 @@ class Endpoint:
     open: bool = False
     """True if it needs no API key."""
     long: bool = False
-    """True if its time depends on the table's size: it has no timeout, and ends early only if the
-    client disconnects."""
+    """True if its time depends on the table's size: its timeout is 30 days, and it ends early only
+    if the client disconnects."""
 
     @property
     def access(self) -> Access:
@@ -100,7 +100,7 @@ def endpoint(
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated function as an endpoint.
 
-    A path without a leading slash is relative to a table's.
+    A path without a leading slash is relative to ``/tables/{table}``.
     """
     if not path.startswith("/"):
         path = f"/tables/{{table}}/{path}".rstrip("/")
@@ -118,7 +118,8 @@ def endpoint(
 
 
 reads = partial(endpoint, "POST", reads=True)
-"""Declare the function as an endpoint that reads, with arguments in a body, which may be long."""
+"""Declare the function as a read-only endpoint with arguments in a body, because they may be
+long."""
 
 
 class _Path:
@@ -139,7 +140,7 @@ def routes_of(
 ) -> list[Route]:
     """Return a route for each path, with limits and access control if there are settings.
 
-    Without a store, they serve the store of their app's lifespan.
+    Without a store, the routes serve the store of their app's lifespan.
     """
     security = None if settings is None else Security(settings)
     app = request_response(partial(_answer, store, WriteKeys(), security))
@@ -172,7 +173,7 @@ def _check_slashes(request: Request) -> None:
     """Refuse an encoded slash anywhere but in the id of a record, which ends its path.
 
     A proxy in front of the server may have rules for paths, such as "no DELETE of /tables/*". If it
-    does not decode the slash, it checks another path than the one this server answers.
+    does not decode the slash, it checks a different path from the one that this server answers.
     """
     path: str = request.scope["path"]
     raw = (request.scope.get("raw_path") or quote(path).encode()).partition(b"?")[0]
@@ -216,7 +217,7 @@ def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
     for endpoint in endpoints:
         path, method = re.sub(r":\w+", "", endpoint.path), endpoint.method.lower()
         name = endpoint.handler.__name__
-        name = f"{name}_by_{method}" if name in names else name  # it has two methods
+        name = f"{name}_by_{method}" if name in names else name  # the handler has two methods
         names.add(name)
         paths.setdefault(path, {})[method] = _operation(endpoint, name, places)
     problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": places[Problem]}}}
@@ -229,7 +230,7 @@ def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
             "responses": {"Problem": problem},
             "securitySchemes": _KEYS,
         },
-        # {} makes it optional, because a server may have no keys.
+        # {} makes a key optional, because a server may have no keys.
         "security": [*({name: []} for name in _KEYS), {}],
     }
 

@@ -29,7 +29,7 @@ _VECTOR = [0.6, 0.8, 0.0]
 async def add_records(call: Call, options: dict[str, Any]) -> Any:
     """Insert or upsert records.
 
-    All of them are written, or none. If the table has an embedder, a record without a vector gets
+    All records are written, or none. If the table has an embedder, a record without a vector gets
     the vector of its text.
     """
     mode = options.pop("mode", "insert")
@@ -58,7 +58,7 @@ async def change_records(call: Call, options: dict[str, Any]) -> Any:
 
 
 def _with_removed(row: Any) -> Any:
-    """Return a record whose keys under ``_remove`` are to be removed."""
+    """Return a record in which the keys that ``_remove`` lists have the value ``REMOVE``."""
     if not isinstance(row, dict) or "_remove" not in row:
         return row
     names = row.pop("_remove")
@@ -113,7 +113,7 @@ async def get_records(call: Call, options: dict[str, Any]) -> Response:
 async def find_records(call: Call, options: dict[str, Any]) -> Response:
     """Find records by a filter.
 
-    They are sorted by one or more keys, or by id. Vectors are left out unless `includeVector` is
+    Records are sorted by one or more keys, or by id. Vectors are left out unless `includeVector` is
     true.
     """
     return await found_response(call, {"limit": 100, **options}, "find", "records")
@@ -226,7 +226,7 @@ async def search(call: Call, options: dict[str, Any]) -> Response:
 async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """Search by several vectors.
 
-    All searches see the same state of the table. The results stand in the order of the vectors.
+    All searches see the same state of the table. The results are in the order of the vectors.
     In Arrow, `_query` is the number of a row's vector.
     """
     _choose(options, "vectors", "texts")
@@ -255,8 +255,8 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
 async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords and by vector.
 
-    Both lists are fused into one. Each hit has its `ranks` in the two. Without a vector, the
-    table's embedder computes one from the query.
+    The two lists of hits are fused into one. Each hit has its `ranks` in both lists. Without a
+    vector, the table's embedder computes one from the query.
     """
     if "text" in options:
         _choose(options, "vector", "text")

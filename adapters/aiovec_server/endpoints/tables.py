@@ -51,7 +51,7 @@ _REMEMBERED = 1.0
 async def _health_of(store: VectorStore) -> dict[str, Any]:
     await store.ping()
     facts = {"status": "ok", "backend": store.backend_name, "version": __version__}
-    # Without names of sources, because anyone may ask.
+    # The answer omits the sources' names, because anyone may ask.
     watching = [
         {
             "ready": state.ready,

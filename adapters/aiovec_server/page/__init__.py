@@ -28,7 +28,7 @@ from ..endpoints.declaring import Endpoint
 from ..endpoints.tables import TABLES_AT_ONCE
 from ..models import Model
 
-# The registry of Windows may call JavaScript plain text, which browsers refuse to run.
+# The Windows registry may call JavaScript plain text, which browsers refuse to run.
 mimetypes.add_type("text/javascript", ".js")
 _STATIC = StaticFiles(packages=[(__name__, "static")])
 _PATHS = ("/", "/assets/{name}")
@@ -45,12 +45,12 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    # Browsers revalidate on each load, so they see a new version at once; the ETag saves the bytes.
+    # Browsers revalidate on each load, so they never show an old version; ETags save the bytes.
     "cache-control": "no-cache",
 }
 
 _PER_OVERVIEW = 25
-"""Most tables in one overview. The page requests further ones."""
+"""The most tables in one overview. The page makes several requests for more."""
 # A map of the largest sample takes 0.1 s of one core and 32 MB.
 _MAPS_AT_ONCE = 2
 _NO_COLOR = "-"
@@ -66,10 +66,10 @@ class _Map(Model):
 
 
 def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
-    """Return the endpoints of the page's files, which contain no data, and of its data.
+    """Return the endpoints for the page's files, which contain no data, and for its data.
 
-    With ``page_writes``, the page offers to delete rows and to optimize tables. It calls the
-    server's endpoints for that, which check the API key.
+    With ``page_writes``, the page offers to delete rows and to optimize tables. It does so through
+    the server's endpoints, which check the API key.
     """
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
 
