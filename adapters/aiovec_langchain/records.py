@@ -74,7 +74,7 @@ class AiovecRecordManager(Closable, RecordManager):
         """Like ``aupdate``."""
 
     async def aexists(self, keys: Sequence[str]) -> list[bool]:
-        """Return for each key whether it is recorded."""
+        """Return whether each key is recorded, in the order of the keys."""
         existing = await self._bridge.read(lambda table: table.exists(keys), ())
         return [key in existing for key in keys]
 

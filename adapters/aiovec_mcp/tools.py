@@ -315,7 +315,7 @@ class Tools:
         raise InvalidArgumentError("table", None, reason=reason)
 
     async def _named(self, table: str) -> Table:
-        """Return a table. A table that the agent may not read does not exist for it."""
+        """Return a table; treat a table that the agent may not read as missing."""
         if self._readable is not None and table not in self._readable:
             raise TableNotFoundError(table, await self._names())
         return self._store.table(table)

@@ -231,7 +231,7 @@ class Client:
 
 
 class _Call:
-    """A request and its tries: the waits between them, and the error after the last one."""
+    """A request and its tries: the waits between them, and the error after the last try."""
 
     time: asyncio.Timeout
     """The timeout of the current try."""

@@ -32,7 +32,7 @@ _END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class WireError(Exception):
-    """A body that cannot be read. Never reaches a user."""
+    """The error for an unreadable body, which never reaches a user."""
 
 
 def encode(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RemotePlugin(BackendPlugin):
-    """An aiovec server, by its address."""
+    """The plugin for an aiovec server at an address."""
 
     name = "remote"
     schemes = ("http", "https", SCHEME)

@@ -12,7 +12,7 @@ class RemoteSettings(BackendSettings):
     """The settings of the remote backend, the client of an aiovec server."""
 
     api_key: str = ""
-    """The server's API key. Better set it in the environment, as AIOVEC_RETRIEVAL__REMOTE__API_KEY.
+    """The server's API key. Prefer the environment variable AIOVEC_RETRIEVAL__REMOTE__API_KEY.
 
     It is sent with every request, so use https:// beyond this machine."""
 

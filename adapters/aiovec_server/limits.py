@@ -180,7 +180,7 @@ class Limits:
                     await self._in_turn(scope, exchange)
         except Exception as exc:
             if exchange.gone.is_set():
-                return  # the error is only that the client has gone
+                return  # the client's disconnect caused the error
             if isinstance(exc, TimeoutError) and exchange.deadline.expired():
                 raise exchange.late() from None
             raise

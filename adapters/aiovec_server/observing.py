@@ -98,7 +98,7 @@ class Metrics:
         self._sent.inc(facts["sent"])
 
     def watched(self, states: Sequence[WatchState]) -> None:
-        """Record how far watched tables are behind their sources. A table may have several."""
+        """Record how far watched tables are behind their sources; a table may have several."""
         for table in {state.table for state in states}:
             of = [state for state in states if state.table == table]
             waiting = sum(math.nan if state.waiting is None else state.waiting for state in of)
@@ -163,7 +163,7 @@ class Observing:
             with called_by({name: given[name] for name in _OF_CALLERS if _is_short(given, name)}):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:
-            # Raise it for an app or server around this one, which answers for itself.
+            # Raise it to the outer app or server, which sends its own answer.
             if not getattr(scope["app"].state, STOPPING, False):
                 raise
             if not status:
