@@ -1,7 +1,7 @@
-"""Steps of the build: compile the native scan, and make the addresses that the registry shows.
+"""Build steps: compile the native scan, and make the links that the registry shows absolute.
 
-Without a compiler the wheel holds Python alone, and searches do without the scan. In the
-environment, ``AIOVEC_NATIVE=require`` makes that an error, as releases want it, and
+Without a compiler, the wheel holds only Python, and searches do without the scan. The environment
+variable ``AIOVEC_NATIVE=require``, which releases set, makes that an error, and
 ``AIOVEC_NATIVE=off`` leaves the scan out.
 """
 
@@ -36,9 +36,9 @@ class NativeScan(BuildHookInterface):  # type: ignore[type-arg]
                 raise
             self.app.display_warning(f"aiovec is built without its native scan: {exc}")
             return
-        if version == "editable":  # it lies where it is looked for
+        if version == "editable":  # the library is already where it is looked for
             return
-        # A shared library without Python's API: one for all Pythons of a platform.
+        # The shared library does not use Python's API, so it fits all Pythons of a platform.
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
@@ -62,7 +62,7 @@ class Addresses(MetadataHookInterface):
 
 
 def urls(repository: str) -> dict[str, str]:
-    """Return the addresses of a project on GitHub. Its documentation is on GitHub Pages."""
+    """Return the URLs of a project on GitHub, with its documentation on GitHub Pages."""
     owner, name = repository.rsplit("/", 2)[1:]
     pages = f"https://{owner}.github.io/{name}/"
     return {
@@ -75,7 +75,7 @@ def urls(repository: str) -> dict[str, str]:
 
 
 def absolute(text: str, repository: str, tag: str) -> str:
-    """Return Markdown whose relative links lead to the files of a tag, and whose pictures load."""
+    """Return Markdown with its relative links and pictures made absolute, to the files of a tag."""
     raw = repository.replace("//github.com/", "//raw.githubusercontent.com/")
 
     def link(match: re.Match[str]) -> str:
@@ -87,7 +87,7 @@ def absolute(text: str, repository: str, tag: str) -> str:
 
 
 def _load(path: Path) -> Any:
-    """The module at a path: the package itself may not be importable while it is built."""
+    """Load the module at a path: the package itself may not be importable while it is built."""
     spec = importlib.util.spec_from_file_location("aiovec_kernel_build", path)
     if spec is None or spec.loader is None:
         raise ImportError(str(path))

@@ -1,6 +1,6 @@
 """The work behind ``make`` and ``.ci/run``. ``nox -l`` lists the sessions.
 
-What follows ``--`` goes to the tool: ``nox -s tests-3.13 -- -m slow -k filter``.
+Arguments after ``--`` go to the tool: ``nox -s tests-3.13 -- -m slow -k filter``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _runs(vers
 
 @nox.session(python=PYTHONS[0])
 def lint(session: nox.Session) -> None:
-    """Check with ruff, mypy --strict, the import rules and a spell checker, by the oldest Python.
+    """Check with ruff, mypy --strict, the import rules and a spell checker, on the oldest Python.
 
-    NumPy's types of its newest release differ, which older Pythons do not get.
+    Newer Pythons get newer releases of NumPy, whose types differ.
     """
     session.install("--no-compile", "-e", ".", "--group", "dev")
     for command in LINT:
@@ -44,7 +44,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(name="format")
 def format_(session: nox.Session) -> None:
-    """Let ruff mend and format."""
+    """Fix and format the code with ruff."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("ruff", "check", "--fix", ".")
     session.run("ruff", "format", ".")
@@ -60,14 +60,14 @@ def build(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the default and the slow tests; AIOVEC_LOOP=uvloop takes uvloop's event loop."""
+    """Run the default and the slow tests; AIOVEC_LOOP=uvloop runs them on uvloop's event loop."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("python", "-m", "tests", *(session.posargs or ["-m", "not soak"]))
 
 
 @nox.session(python=PYTHONS[0])
 def ci(session: nox.Session) -> None:
-    """Do a part of .ci/run, both in one environment: ``-- lint``, or ``-- tests`` but campaigns."""
+    """Run a part of .ci/run: ``-- lint``, or ``-- tests`` without campaigns."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     for command in LINT if session.posargs == ["lint"] else ():
         session.run(*command.split())
@@ -105,9 +105,9 @@ def bridges(session: nox.Session) -> None:
     )
 
 
-# What frameworks publish of their own tests: classes to derive from in their packages, and those of
-# LangGraph's stores in its sources. LlamaIndex and mem0 publish none, and CrewAI's, in its sources,
-# test its own classes. Another framework gets a line here, its differences in scripts/suites.py.
+# The tests that frameworks publish: base classes in their packages and, for LangGraph's stores,
+# tests in its sources. LlamaIndex and mem0 publish none, and CrewAI's tests, in its sources, are of
+# its own classes. To add a framework, add a line here, and its differences in scripts/suites.py.
 SUITES = {
     "tests/bridges/test_langchain.py": "TestVectorStore or TestByteStore or TestDocumentIndex",
     "tests/bridges/test_haystack.py": "TestSync or TestAsync",
@@ -120,13 +120,13 @@ SOURCES = {
 
 @nox.session(python=PYTHONS[0])
 def suites(session: nox.Session) -> None:
-    """Run the frameworks' own tests at their newest versions; known differences have to stay."""
+    """Run the newest frameworks' own tests; tests that show known differences must still fail."""
     added = ("hatchling", "pytest-mock", *SOURCES)
     session.install("--upgrade", "--no-compile", "-e", ".", "--group", "bridges", *added)
     for file, names in SUITES.items():
         session.run("pytest", "-m", "not soak", file, "-k", names)
     folder = Path(session.create_tmp()).resolve()
-    # Six thousand calls at once take longer than the usual timeout on a busy machine.
+    # Six thousand concurrent calls take longer than the usual timeout on a busy machine.
     env = {
         "PYTHONPATH": str(Path("scripts").resolve()),
         "AIOVEC_RETRIEVAL__SQLITE__BUSY_TIMEOUT": "1200",
@@ -149,9 +149,9 @@ def suites(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "-p", "suites", "-o", "addopts=", *files, env=env)
 
 
-@nox.session(python=PYTHONS[0], reuse_venv=False)  # else an older wheel of the version stays
+@nox.session(python=PYTHONS[0], reuse_venv=False)  # else an old wheel of this version stays
 def wheels(session: nox.Session) -> None:
-    """Run the frameworks' suites on the built wheels, those of distributions/ among them."""
+    """Run the tests of the bridges on the built wheels, including those of distributions/."""
     session.install("build")
     folder = Path(session.create_tmp(), "wheels")
     shutil.rmtree(folder, ignore_errors=True)
@@ -164,8 +164,8 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0], venv_backend="uv", reuse_venv=False)
 def lowest(session: nox.Session) -> None:
-    """Run the default tests and those of the bridges with the lowest versions that we allow."""
-    # Ray's versions are fixed, and crewai's fit no others.
+    """Run the default and the bridges' tests with the lowest versions that we allow."""
+    # Ray's versions are pinned, and the versions that crewai needs do not fit the others.
     extras = "haystack,lancedb,langchain,langgraph,llamaindex,local,mcp,openai,otel,remote,server"
     session.install("--resolution", "lowest-direct", "-e", f".[{extras}]", "--group", "bridges")
     # An old version may use what a new one of another package calls deprecated.
@@ -177,7 +177,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def sdist(session: nox.Session) -> None:
-    """Run the default tests from the unpacked sdist, where no git and no other file is."""
+    """Run the default tests from the unpacked sdist, without git or any other file."""
     session.install("build")
     folder = Path(session.create_tmp()).resolve() / "sdist"
     shutil.rmtree(folder, ignore_errors=True)
@@ -191,7 +191,7 @@ def sdist(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def coverage(session: nox.Session) -> None:
-    """Measure which lines of the product the default and the slow tests run, into coverage.txt."""
+    """Write to coverage.txt which lines of the product the default and the slow tests run."""
     session.install("--no-compile", "-e", ".", "--group", "dev")
     session.run("coverage", "erase")
     options = session.posargs or ["-m", "not soak"]
@@ -215,7 +215,7 @@ def constraints(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def crewai(session: nox.Session) -> None:
-    """Run the tests of the bridge to CrewAI, whose versions of other packages are its own."""
+    """Run the tests of the CrewAI bridge; CrewAI needs its own versions of other packages."""
     session.install("--no-compile", "-e", ".[crewai]", "--group", "test")
     session.run("pytest", "-m", "not soak", *(session.posargs or ["tests/bridges/test_crewai.py"]))
 
@@ -258,7 +258,7 @@ def imports(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[0])
 def ray(session: nox.Session) -> None:
-    """Run the tests of loads and indexes by Ray, on a cluster of two nodes on this machine."""
+    """Run the tests of imports and index builds by Ray, on a two-node cluster on this machine."""
     session.install("--no-compile", "-e", ".[ray]", "--group", "test", "moto[server]")
     session.run("pytest", "-m", "not soak", "-n", "0", *(session.posargs or ["tests/ray"]))
 

@@ -13,7 +13,7 @@ from .data import FOLDER_VARIABLE
 from .measure import RESULTS, Options, Result, machine, write
 
 SUBJECTS = "search writes get lancedb migrate text server load start quality".split()
-# ``all`` leaves out what takes long, needs a cluster, or installs other stores.
+# ``all`` leaves out subjects that take long, need a cluster, or install other stores.
 ALONE = "against many passages recall sizes scale waiting watch".split()
 
 

@@ -1,7 +1,7 @@
-"""aiovec compared with nine other stores, each in an environment that this command makes for it.
+"""aiovec compared with nine other stores, each in an environment that this command creates.
 
-It fills each with the same rows, searches each as its own documentation does, and writes a table.
-A client that blocks is called in threads.
+The command fills each store with the same rows, searches it as the store's documentation does, and
+writes a table. It calls blocking clients in threads.
 """
 
 from __future__ import annotations

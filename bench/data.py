@@ -1,8 +1,8 @@
-"""The rows and queries of the benchmarks, and which rows are truly the nearest.
+"""The rows and queries of the benchmarks, and the rows that are truly the nearest.
 
 A folder with a real data set holds ``queries-<dim>-f16.npy``, ``<name>-<dim>-f16.npy`` with a
-vector for each row, and a ``.parquet`` file with a column ``text`` for the same rows. Without one,
-the rows are generated: the same for the same arguments.
+vector for each row, and a ``.parquet`` file with a column ``text`` for the same rows. Without such
+a folder, the rows are generated; the same arguments give the same rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Int64Array = npt.NDArray[np.int64]
 FOLDER_VARIABLE = "AIOVEC_BENCH_DATA"
 TABLE = "docs"
 LIMIT = 10
-# The shape of the real set that the figures in the docs come from.
+# The shape of the real data set from which the figures in the docs come.
 ROWS, DIM = 117_659, 384
 # ``pick < n`` selects n thousandths of the rows, scattered over the table.
 PICKS = 1000
@@ -103,13 +103,13 @@ class Data:
         return rows
 
     def mixed(self, count: int, share: float = 0.6, seed: int = 7) -> Float32Array:
-        """Return points between two vectors each."""
+        """Return points, each between two vectors."""
         first, second = self.pairs(count, seed)
         points: Float32Array = share * self.vectors[first] + (1 - share) * self.vectors[second]
         return points
 
     def words(self, count: int) -> list[str]:
-        """Return words of the texts, as somebody would search for."""
+        """Return words from the texts that somebody might search for."""
         random = np.random.default_rng(3)
         drawn = self._drawn(random, r"\b[a-z]{4,}\b")
         return [str(random.choice(next(drawn))) for _ in range(count)]
@@ -120,7 +120,7 @@ class Data:
         return [" ".join(next(drawn)[:9]) for _ in range(count)]
 
     def _drawn(self, random: np.random.Generator, pattern: str) -> Iterator[list[str]]:
-        """Yield the words of one text after the other, at random."""
+        """Yield the words of one random text after another."""
         while True:
             text = self.texts[int(random.integers(len(self)))].lower()
             if words := re.findall(pattern, text):
@@ -131,7 +131,7 @@ class Data:
     def nearest(self, queries: Iterable[int], allowed: Int64Array) -> list[Int64Array]:
         """Return the nearest of the allowed rows for each of these queries, best first."""
         rows = self.vectors if len(allowed) == len(self) else self.vectors[allowed]
-        # More than asked for: float64 decides what float32 cannot tell apart.
+        # More rows than requested, because float64 orders rows that float32 cannot tell apart.
         count = min(4 * LIMIT, len(allowed))
         nearest = []
         for part in np.array_split(np.fromiter(queries, dtype=np.int64), 16):
@@ -144,7 +144,7 @@ class Data:
     def recall(
         self, answers: Iterable[tuple[int, Sequence[int]]], allowed: Int64Array | None = None
     ) -> float:
-        """Return the share of the nearest allowed rows in answers: query numbers with rows."""
+        """Return the share of the nearest allowed rows that answers have, averaged over queries."""
         rows = np.arange(len(self)) if allowed is None else allowed
         queries, answered = zip(*answers, strict=True)
         shares = []
@@ -170,7 +170,7 @@ def row_number(id: str) -> int:
 
 
 def load(rows: int, folder: str | None = None, dim: int = DIM) -> Data:
-    """Return ``rows`` rows of the real set, then mixes of two of them, or generated rows."""
+    """Return ``rows`` rows: real ones, then mixes of two real ones if needed; or generated ones."""
     place = folder or os.environ.get(FOLDER_VARIABLE)
     if not place:
         return generate(rows, dim)
@@ -195,7 +195,7 @@ def _read(folder: Path) -> Data:
 
 
 def generate(rows: int, dim: int = DIM) -> Data:
-    """Return points around centres, as embeddings lie, and texts with frequent and rare words."""
+    """Return points around centres, like embeddings, and texts with frequent and rare words."""
     random = np.random.default_rng(20240501)
     centres = random.standard_normal((_CLUSTERS, dim), dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The LanceDB store compared with lancedb itself: searches on the same folder, the same writes."""
+"""aiovec on LanceDB compared with lancedb itself: searches on the same folder, the same writes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .search import recall_of
 from .stores import by_aiovec, by_lance, drained, fill, fill_lance, lance, upsert_lance
 
 CLIENTS = 64
-# Enough for a recall above 0.95 of a table of this size, and the same on both sides.
+# Enough effort for a recall above 0.95 on a table of this size; the same on both sides.
 _EFFORT = {"hnsw_sq": {"ef": 100}, "ivf_rq": {"nprobes": 20, "refine": 5}}
 _LANCE_NAMES = {"ef": "ef", "nprobes": "nprobes", "refine": "refine_factor"}
 _CROWD_SECONDS = 10.0
 _WRITE_ROWS, _WRITES, _ALONE, _IN_BUCKET, _IDS = 40_000, 1_000, 50, 128, 40
-# Without a vector index: the S3 server of loopback takes minutes to have one measured.
+# So few that there is no vector index: on the local S3 server, to measure one takes minutes.
 _BUCKET_ROWS = 8_000
 
 Call = Callable[[int], Awaitable[object]]
@@ -55,7 +55,7 @@ async def _searches(
     store: VectorStore, table: Any, data: Data, options: Options, kind: str,
     effort: dict[str, int], built: float,
 ) -> Result:  # fmt: skip
-    # True distances on both sides, and then those of the index's codes.
+    # First by true distances on both sides, then by the distances of the index's codes.
     direct = {_LANCE_NAMES[name]: value for name, value in effort.items()}
     by_codes = {name: value for name, value in effort.items() if name != "refine"}
     direct_codes = {_LANCE_NAMES[name]: value for name, value in by_codes.items()}
@@ -134,7 +134,7 @@ def _changes(store: VectorStore, data: Data, batches: list[Any]) -> list[Call]:
 
 
 def _bare_changes(table: Any, data: Data, batches: list[Any]) -> list[Call]:
-    """Return the same by lancedb, whose calls of one process conflict if they run at once."""
+    """Return the same calls to lancedb, under a lock: a process's concurrent calls conflict."""
     lock = asyncio.Lock()
 
     def alone(call: Call) -> Call:
@@ -156,11 +156,11 @@ def _in_turn(calls: list[Call]) -> Call:
 
 
 async def _bucket(data: Data, options: Options) -> Result:
-    """Measure the same writes on an S3 server of loopback, which does one request at a time."""
+    """Measure the same writes on a local S3 server, which handles one request at a time."""
     with buckets.s3_server() as bucket:
         config = options.folder / "bucket.toml"
         listed = ", ".join(f'{name} = "{value}"' for name, value in bucket.options.items())
-        # Each of the 64 waits for all others: it may take longer than an app would wait.
+        # Each of the 64 tasks waits for all others, perhaps longer than an app would wait.
         config.write_text(
             f"[retrieval.lancedb]\nbusy_timeout = 600\nstorage_options = {{ {listed} }}\n"
         )
@@ -178,7 +178,7 @@ async def _bucket(data: Data, options: Options) -> Result:
 
 
 async def _writes(data: Data, options: Options) -> Result:
-    """Measure single-row writes of a filled table, alone and mixed with searches."""
+    """Measure single-row writes to a filled table, alone and mixed with searches."""
     writes, seconds = options.rounds(_WRITES), options.seconds(_CROWD_SECONDS)
     measured: dict[str, float] = {}
     async with (

@@ -1,7 +1,7 @@
-"""Several processes on one store: what they write, what an open reader finds, and what kills lose.
+"""Several processes on one store: the rows written, found by an open reader, and lost by kills.
 
-Each process opens the store as an app on one machine does, writes rows one by one and prints each
-that is acknowledged.
+Each process opens the store like an app on one machine, writes rows one by one, and prints each
+row whose write is acknowledged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from .measure import Options, Result, by_figure, clean_environment
 from .peers import OURS, SHARED, Rows, last_line
 
-_ROWS, _FEW = 200, 50  # for each of two processes, and of ten
+_ROWS, _FEW = 200, 50  # rows for each of two processes, and for each of ten
 _PROCESSES = 10
 _KILLED = (2, 5, 8)  # of the ten
 _LOST = "of these, lost"
@@ -109,7 +109,7 @@ class _Process:
         await self._process.wait()
 
     async def ask(self, call: str, rows: range, kill_after: float = math.inf) -> set[int]:
-        """Return the rows that the process wrote or found, perhaps until it is killed."""
+        """Return the rows that the process wrote or found; kill it after so many rows."""
         done = set[int]()
         if self.opened:
             asked = json.dumps([call, rows.start, rows.stop]) + "\n"
@@ -146,5 +146,5 @@ async def _serve(name: str, folder: Path, out: Any) -> None:
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints
+    os.dup2(2, 1)  # for libraries that print
     asyncio.run(_serve(sys.argv[1], Path(sys.argv[2]), answers))

@@ -26,14 +26,14 @@ _BLOCKS, _BLOCK_SECONDS = 12, 0.2
 _PACKAGES = "aiovec pysqlite3 sqlite-vec numpy pyarrow lancedb faiss-cpu tantivy".split()
 
 Way = Callable[[], Awaitable[float]]
-"""Does the work once and returns its figure."""
+"""Does the work once, and returns a figure such as its milliseconds."""
 Ask = Callable[[int], Awaitable[list[int]]]
 """Searches for the query with this number and returns the numbers of the rows."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a run. A small ``scale`` shows that a benchmark works, no more."""
+    """The options of a run. A small ``scale`` only shows that a benchmark works."""
 
     folder: Path
     data: str | None = None
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of the ways that were compared, their ratios, and wrong answers.
+    """The measurements of the ways compared, their ratios, and wrong answers.
 
     A name that ends with a unit in parentheses has that unit; the others have ``unit``.
     """
@@ -83,14 +83,14 @@ class Result:
 
 
 def number(value: float) -> str:
-    """Write a figure with three significant digits, or without decimals from 100 on."""
+    """Format a figure with three significant digits, or without decimals from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 async def interleaved(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
-    """Run the ways in turn, so that other work on the machine slows all of them alike.
+    """Run the ways in turn, so that other work on the machine slows all of them equally.
 
-    Every second round goes backwards, so that no way always follows the same other one.
+    Every second round runs in reverse order, so that no way always follows the same other way.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
@@ -109,19 +109,19 @@ def ratio(measured: Mapping[str, list[float]], way: str, other: str) -> float:
 
 
 def ratios(measured: Mapping[str, list[float]], way: str, *others: str) -> dict[str, float]:
-    """Return the ratios of one way to others, as far as those were measured."""
+    """Return the ratios of one way to those of the others that were measured."""
     return {f"{way} / {name}": ratio(measured, way, name) for name in others if name in measured}
 
 
 def block_of(ask: Ask, queries: int, seconds: float) -> Way:
-    """Return a way: the median milliseconds of searches one after the other.
+    """Return a way: the median milliseconds of searches, one after another.
 
     Each block continues with the next queries.
     """
     turns = count(1)
 
     async def measure() -> float:
-        await asyncio.sleep(0.02)  # until the threads of the way before sleep
+        await asyncio.sleep(0.02)  # until the previous way's threads sleep
         took: list[float] = []
         until = time.perf_counter() + seconds
         while not took or (time.perf_counter() < until and len(took) < 50):
@@ -154,7 +154,7 @@ def timed(call: Callable[[], Awaitable[object]]) -> Way:
 
 
 async def rate(call: Callable[[int], Awaitable[object]], clients: int, seconds: float) -> float:
-    """Return calls a second by clients that each call again as soon as they are answered.
+    """Return the calls per second of clients that call again as soon as they are answered.
 
     ``call`` gets a number that differs from client to client and call to call.
     """
@@ -173,7 +173,7 @@ async def rate(call: Callable[[int], Awaitable[object]], clients: int, seconds: 
 
 
 async def shared(call: Callable[[int], Awaitable[object]], numbers: range, tasks: int) -> float:
-    """Return calls a second if tasks share these calls."""
+    """Return the calls per second when tasks share these calls."""
     left = iter(numbers)
 
     async def task() -> None:
@@ -202,7 +202,7 @@ async def lags(every: float = 0.005) -> AsyncIterator[list[float]]:
 
 @asynccontextmanager
 async def beside(work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object]]:
-    """Run work during the block and stop it at the end. Raises what the work raised."""
+    """Run work during the block, and stop it at the end. Raises the work's exception, if any."""
     task = asyncio.ensure_future(work)
     try:
         yield task
@@ -215,16 +215,16 @@ async def beside(work: Awaitable[object]) -> AsyncIterator[asyncio.Future[object
 
 
 def most_memory() -> float:
-    """Return the most memory of this process in MiB, without what its parent had.
+    """Return this process's peak memory in MiB.
 
-    ``ru_maxrss`` begins with the parent's.
+    ``ru_maxrss`` is not used, because it starts at the parent's memory.
     """
     status = Path("/proc/self/status").read_text("ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 async def fresh(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of ``in_process`` of a benchmark, called in a separate process."""
+    """Call a benchmark's ``in_process`` in a separate process, and return its result."""
     out = await output(sys.executable, "-m", "bench.measure", module, json.dumps(settings))
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return result
@@ -250,9 +250,9 @@ async def output(*command: str, most: float | None = None) -> str:
 def by_figure(
     subject: str, about: object, measured: Mapping[str, Mapping[str, float]], notes: list[str]
 ) -> list[Result]:
-    """Return a result for each figure of several ways, the first with the notes.
+    """Return a result for each figure of several ways; the first result has the notes.
 
-    Also write all figures as a Markdown table, next to the results.
+    Also writes all figures as a Markdown table, next to the results.
     """
     keys = list(next(iter(measured.values())))
     lines = [f"| {about} | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
@@ -267,7 +267,7 @@ def by_figure(
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without settings of aiovec, and without a peer's telemetry."""
+    """Return the environment variables without aiovec's settings, and with telemetry off."""
     own = {name: text for name, text in os.environ.items() if not name.startswith("AIOVEC_")}
     return own | {"ANONYMIZED_TELEMETRY": "False"}
 

@@ -1,4 +1,4 @@
-"""Moving a table from SQLite to LanceDB and back with every row verified, and a plain loop."""
+"""Move a table from SQLite to LanceDB and back: with every row verified, and in a plain loop."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _remove(target: str) -> None:
 
 
 async def _loop(source: str, target: str) -> None:
-    """Copy as one would by hand."""
+    """Copy the table in a plain loop."""
     async with aiovec.connect(source) as reader, aiovec.connect(target) as writer:
         await writer.create_table(TABLE, await reader.schema(TABLE))
         async for batch in reader.export(TABLE, batch_size=1000):
@@ -96,7 +96,7 @@ async def in_process(settings: dict[str, Any]) -> dict[str, float]:
     began = 0.0
 
     def listen(event: aiovec_migrate.Event) -> None:
-        """Note how long each phase takes, until its table is through."""
+        """Note how long each phase takes until its table is done."""
         nonlocal began
         if event.kind == "phase":
             began = time.perf_counter()

@@ -1,7 +1,7 @@
-"""How often the passage that answers a question is among the first hits, by the size of passages.
+"""The share of questions whose answering passage is among the first hits, by passage size.
 
-The documents are the users' pages of ``docs``, and the questions those of ``quality`` about their
-sections. Needs ``aiovec[documents,local]``.
+The documents are the users' pages in ``docs``, and the questions are those that ``quality`` asks
+about their sections. Needs ``aiovec[documents,local]``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One store as its own documentation opens it, measured in a separate environment.
+"""One store, opened as in its own documentation and measured in a separate environment.
 
-``python -m bench.peers NAME JSON`` needs NumPy and the packages of that store, no more. `bench
-against` makes the environment, runs it and reads what it prints; `bench many` runs
+``python -m bench.peers NAME JSON`` needs only NumPy and that store's packages. `bench against`
+creates the environment, runs this module in it and reads the output; `bench many` runs
 ``bench.many`` in it.
 """
 
@@ -32,12 +32,12 @@ _EF = 100
 _AT_ONCE, _TICK = 20, 0.001
 
 Search = Callable[[Any, int | None], Awaitable[list[int]]]
-"""Return the numbers of the rows nearest to a vector, of those with ``pick`` below a bound."""
+"""Returns the numbers of the rows nearest to a vector, perhaps only with ``pick`` below a bound."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An open table: adds a batch of the rows, completes its index, and searches."""
+    """An open table, with functions that add a batch of rows, complete the index, and search."""
 
     add: Callable[[range], Any]
     search: Search
@@ -67,15 +67,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Peer:
-    """What pip installs for a store, and how to fill and search it."""
+    """A store's pip packages, and a function that opens it."""
 
     packages: tuple[str, ...]
     opened: Callable[[Path, Rows], AbstractAsyncContextManager[Opened]]
-    """Open the table in a folder, or make it."""
+    """Opens the table in a folder, or creates it."""
     on_disk: bool = True
 
     async def environment(self, options: Options) -> Path:
-        """Return the Python of an environment that has the packages."""
+        """Return the Python of an environment with the packages; create it if necessary."""
         name = "-".join(self.packages).strip(".") or OURS
         folder = (options.cache or options.folder) / "environments" / name
         python = folder / ("Scripts/python" if os.name == "nt" else "bin/python")
@@ -87,7 +87,7 @@ class Peer:
 
 
 def in_thread(search: Callable[[Any, int | None], list[int]]) -> Search:
-    """Call a blocking client as an async app has to."""
+    """Call a blocking client in a thread, as an async app has to."""
     return lambda vector, most: asyncio.to_thread(search, vector, most)
 
 
@@ -332,7 +332,7 @@ PEERS = {
 }
 
 
-# A folder of Qdrant's client takes a commit for each row, so `bench against` leaves it out.
+# In a folder, Qdrant's client commits each row by itself, so `bench against` leaves it out.
 SHARED = {name: peer for name, peer in PEERS.items() if peer.on_disk and name != "LanceDB, HNSW"}
 SHARED["Qdrant's client"] = Peer(("qdrant-client",), partial(_qdrant, in_memory=False))
 
@@ -383,12 +383,12 @@ async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _stall(search: Search, queries: Any) -> float:
-    """Return by how many ms a timer of the event loop is late at most while tasks search."""
+    """Return the most milliseconds by which an event-loop timer is late while tasks search."""
     async with lags(_TICK) as late:
         await asyncio.sleep(10 * _TICK)
         late.clear()
         await asyncio.gather(*(search(query, None) for query in queries[:_AT_ONCE]))
-        await asyncio.sleep(2 * _TICK)  # the last stall is seen after it
+        await asyncio.sleep(2 * _TICK)  # a stall shows only after it ends
         return max(late)
 
 

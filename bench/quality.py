@@ -1,4 +1,4 @@
-"""How good the first ten hits are, on labelled sets: keywords, vectors and both, by each model.
+"""The quality of the first ten hits on labelled sets, by keywords, vectors and both, per model.
 
 The sets of ``bench/sets`` hold passages, and questions with the passages that answer them. With a
 real data set, whose Parquet file has a column ``words``, three more sets search its entries: by
@@ -46,7 +46,7 @@ _WAYS = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """Passages by their ids, and for each question the ids of those that answer it."""
+    """Passages by their ids, and for each question the ids of the passages that answer it."""
 
     passages: Mapping[str, str]
     questions: Mapping[str, set[str]]
@@ -121,7 +121,7 @@ def _answers(name: str) -> dict[str, set[str]]:
 
 
 def on_pages(name: str) -> Labelled:
-    """Return the sections of the users' documentation, with a set's questions of newcomers."""
+    """Return the sections of the users' documentation, with a set's questions from newcomers."""
     passages = {}
     for path in sorted(_PAGES.glob("[!i]*/*.md")):  # without internals
         page = path.relative_to(_PAGES.parent).as_posix()
@@ -156,6 +156,6 @@ def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
 
 
 def _misspelt(word: str, chance: random.Random) -> str:
-    """Return a word with two neighbours swapped after its first letter."""
+    """Return a word with two neighbouring letters swapped, but not the first letter."""
     place = chance.randrange(1, len(word) - 2)
     return word[:place] + word[place + 1] + word[place] + word[place + 2 :]

@@ -1,4 +1,4 @@
-"""The recall of LanceDB's indexes that ``stats`` reports, and the true one."""
+"""The recall that ``stats`` reports for LanceDB's indexes, and the true recall."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .measure import Options, Result
 from .stores import fill
 
 KINDS = ("ivf_rq", "hnsw_sq")
-# Questions of an app before the measurement, and others after it.
+# The numbers of an app's questions before the measurement, and of other questions after it.
 _ASKED, _OTHERS = 256, 400
 _COPIES, _APART = 8, 0.05
 _REPLACED = 0.3
@@ -33,7 +33,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _shapes(data: Data, options: Options) -> Iterator[tuple[str, Data]]:
-    """Yield tables with 256 questions of an app, and then other questions."""
+    """Yield tables whose queries are first an app's 256 questions, then other questions."""
     chance = np.random.default_rng(7)
     size = _ASKED + _OTHERS
     mixed_up = chance.permutation(len(data))
@@ -62,7 +62,7 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
     async with aiovec.connect(target, config=config) as store:
         await fill(store, data)
         await store.create_index(TABLE, kind)
-        # By another store: what is searched for in this one is what it measures with.
+        # Search through another store, because this one keeps questions and measures with them.
         async with aiovec.connect(target, read_only=True) as reader:
             for source in ("made questions", "its own"):
                 measured[f"{source}, reported"] = (await store.stats(TABLE)).details["recall"]
@@ -89,7 +89,7 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
 
 
 async def _replaced(store: VectorStore, data: Data) -> Data:
-    """Replace the vectors of some rows by points between two others."""
+    """Replace the vectors of some rows with points between two other vectors."""
     rows = np.random.default_rng(9).permutation(len(data))[: int(_REPLACED * len(data))]
     vectors = data.vectors.copy()
     vectors[rows] = data.mixed(len(rows), 0.8, seed=9)

@@ -1,7 +1,7 @@
 """A table that many workers load and index, and many processes read: on a disk and in a bucket.
 
-Needs ``aiovec[ray]``. Two cores show no gain by workers or readers. What counts here are requests,
-bytes and processor time, from which docs/explanation/scale.md has its cost model.
+Needs ``aiovec[ray]``. On two cores, more workers or readers gain nothing. The cost model in
+docs/explanation/scale.md is based on the requests, bytes and processor time measured here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .measure import Options, Result, fresh, rate
 _ROWS, _FILES = 1_000_000, 16
 _WORKERS, _READERS = (1, 2), (1, 2, 4)
 _SECONDS, _TASKS = 30.0, 4
-_PATIENCE = 3600.0  # seconds for a command; the server of the bucket is slow
+_PATIENCE = 3600.0  # seconds for a command; the bucket's server is slow
 _PLACES = {"a folder": None, "a bucket": 0.0, "a bucket with 20 ms a request": 0.02}
 
 
@@ -110,7 +110,7 @@ async def _place(
 
 
 class Counts(Counter[str]):
-    """The requests that passed a proxy, which also delays each of them, and their bytes."""
+    """The numbers of requests and bytes that passed a proxy, which delays each request."""
 
     def __init__(self, delay: float) -> None:
         super().__init__()

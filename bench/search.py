@@ -1,6 +1,6 @@
 """Vector search on SQLite: one client, crowds, filters, during writes, and opening.
 
-With ``--rows 1000`` or ``--rows 1000000`` it shows how a search grows with the table.
+With ``--rows 1000`` or ``--rows 1000000``, it shows how a search's time grows with the table.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RECALLED = 200  # queries whose answers are compared with the truth
 _TOGETHER = 32  # queries of a call of search_many
 _WRITTEN, _AT_ONCE = 500, 50  # rows a second, rows a call
 _MIB = 2**20
-_HELD = 3.0  # seconds in which four processes have come to the same point
+_HELD = 3.0  # seconds after which four processes have reached the same point
 
 
 async def run(options: Options) -> list[Result]:
@@ -71,7 +71,7 @@ async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> R
     np.save(queries, data.queries[:1])
     settings = {"queries": str(queries)}
     openings: list[dict[str, Any]] = []
-    # Makes the scan file of a table that is large enough for one.
+    # This run makes the scan file, if the table is large enough for one.
     made = await fresh("search", {**settings, "path": str(path), "keep": True})
 
     async def ours() -> float:
@@ -232,7 +232,7 @@ async def _writes_beside(store: VectorStore, data: Data, options: Options) -> Re
 
 @asynccontextmanager
 async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
-    """Replace rows by equal ones, evenly over time, and count them. So the truth stays known."""
+    """Replace rows with equal ones, so the truth stays known, evenly over time; count them."""
     written = [0]
     random, size = np.random.default_rng(7), min(_AT_ONCE, len(data))
     batches = [data.batch(random.choice(len(data), size, replace=False)) for _ in range(256)]
@@ -253,8 +253,8 @@ async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
 
 
 async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, float]:
-    """Open a store and search; ``keep`` waits for its scan file, ``hold`` is a pause, taken twice,
-    for other processes that do the same."""
+    """Open a store and search. ``keep`` waits for the store's scan file. ``hold`` is the length of
+    two pauses, in which other processes reach the same point."""
     async with aiovec.connect(path):
         pass  # imports what a store needs
     began = time.perf_counter()

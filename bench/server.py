@@ -1,4 +1,4 @@
-"""Searches, upserts and exports over HTTP, compared with the store in the process."""
+"""Searches, upserts and exports over HTTP, compared with a store in the same process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HTTP = f"POST /search, JSON, {CLIENTS} clients"
 
 _ROUNDS, _SECONDS = 3, 5.0
 _KEPT = 200  # answers of a run that are compared with the truth
-_TIMED = 10_000  # the last answers, of whose times the median and the 99th percentile are shown
+_TIMED = 10_000  # the number of last answers whose median and 99th percentile times are shown
 
 
 async def run(options: Options) -> list[Result]:
@@ -72,7 +72,7 @@ class _Clients:
         self.results: dict[str, dict[str, Any]] = {}
 
     def way(self, name: str, path: str, bodies: Sequence[object], count: int = CLIENTS) -> Way:
-        """Return a way: the rate at which ``count`` clients are answered."""
+        """Return a way: the answers per second that ``count`` clients get."""
         file = self._options.folder / name.replace("/", "-")
         file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
         settings = {
@@ -196,7 +196,7 @@ async def _serving(path: Path) -> AsyncIterator[tuple[psutil.Process, str]]:
 
 
 async def in_process(settings: dict[str, Any]) -> dict[str, Any]:
-    """Send the bodies of a file in turn, each client again as soon as it is answered."""
+    """Send the bodies in a file in turn; each client sends again as soon as it is answered."""
     bodies = (await asyncio.to_thread(Path(settings["bodies"]).read_bytes)).splitlines()
     took: deque[float] = deque(maxlen=_TIMED)
     answers: dict[int, str] = {}

@@ -1,7 +1,7 @@
-"""Both backends with the same rows: cost, and how good the answers are.
+"""Both backends with the same rows: the cost and the recall of their searches.
 
 ``--rows 100000 --dim 768`` measures another size. docs/explanation/scale.md and ``aiovec advise``
-follow it.
+use the figures.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
     queries = options.folder / "query.npy"
     np.save(queries, data.queries[:1])
     settings = {"queries": str(queries), "path": target}
-    # A scan file is written after the first search.
+    # The scan file is written after the first search.
     await fresh("search", {**settings, "keep": True})
     firsts = [await fresh("search", settings) for _ in range(options.rounds(3))]
     return {

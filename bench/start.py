@@ -1,6 +1,6 @@
-"""What a process pays before its first answer.
+"""The time and memory that a process takes until its first answer.
 
-All times are of new processes, the interpreter's own start included.
+All times are of new processes, and include the interpreter's start.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _measured(command: Sequence[str], cpu: list[float]) -> Way:
-    """Return a way: the milliseconds of a new process, whose processor time goes to ``cpu``."""
+    """Return a way: the milliseconds of a new process. Its processor time is added to ``cpu``."""
 
     async def measure() -> float:
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Stores with the same rows: aiovec's, and those that one would write by hand without it."""
+"""Stores with the same rows: aiovec's, and hand-written ones without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def fill(store: VectorStore, data: Data, table: str = TABLE, *, text: bool
 def by_aiovec(
     store: VectorStore, data: Data, tables: Sequence[str] = (TABLE,), **options: Any
 ) -> Ask:
-    """Search as an app does, with the rows' fields; of several tables one at random."""
+    """Search like an app, for the rows' fields; each search picks one of the tables at random."""
     chosen = np.random.default_rng(2).integers(len(tables), size=1009)
 
     async def ask(query: int) -> list[int]:
@@ -136,7 +136,7 @@ def fill_by_hand(path: Path, data: Data) -> None:
 
 
 def by_sqlite_vec(db: sqlite3.Connection, data: Data) -> Ask:
-    """Search by sqlite-vec's own scan, with the rows' fields. It blocks the event loop."""
+    """Search with sqlite-vec's own scan, for the rows' fields. It blocks the event loop."""
     sql = (
         "SELECT r.id, r.pick, r.place, r.text, distance FROM vec JOIN rows AS r "
         "ON r.rowid = vec.rowid WHERE vector MATCH ? AND k = ? ORDER BY distance"
@@ -154,7 +154,7 @@ def by_sqlite_vec(db: sqlite3.Connection, data: Data) -> Ask:
 
 @asynccontextmanager
 async def lance(folder: Path) -> AsyncIterator[Any]:
-    """Open a folder with lancedb's own client. Raises ImportError."""
+    """Open a folder with lancedb's own client. Raises ImportError if lancedb is missing."""
     lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
     connection = await lancedb.connect_async(folder)
     try:

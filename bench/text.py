@@ -1,7 +1,7 @@
 """Keyword and hybrid search by words and questions, in short and long texts.
 
-People do not repeat their questions, so each is asked once, of a store that was opened a moment
-ago: the first, the tenth, and the median of all. Then all are asked again.
+People rarely repeat a question, so each is asked once in a newly opened store. The times are those
+of the first and the tenth question, and the median of all. Then all are asked again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FTS5, TANTIVY, BM25S, LANCEDB = "FTS5 by hand", "tantivy", "bm25s", "lancedb"
 _PASSAGES, _TOGETHER = 40_000, 15
 _WORDS = 1000
 _CLIENTS, _CROWD_SECONDS = 64, 2.0
-# Looks at words until they have a file, and the bytes of an index without one.
+# The most checks whether the words have a file, and the bytes below which an index has none.
 _MOST_LOOKS, _WITHOUT_FILE = 3_000, 4 * 2**20
 
 
@@ -43,7 +43,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _passages(data: Data) -> Data:
-    """Return fewer rows, with the texts of fifteen random rows each: some 230 real words."""
+    """Return fewer rows, each with the texts of fifteen random rows: about 230 real words."""
     shape = min(len(data), _PASSAGES), _TOGETHER
     picked = np.random.default_rng(5).integers(len(data), size=shape)
     texts = [" ".join(data.texts[n] for n in row) for row in picked]
@@ -107,7 +107,7 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
 
 
 async def _settled(store: VectorStore) -> None:
-    """Wait until the table's words are in a file, if they are worth one."""
+    """Wait until the table's words are in a file, unless their index is too small for one."""
     for _ in range(_MOST_LOOKS):
         await store.search_text(TABLE, "the")
         details = (await store.stats(TABLE)).details
@@ -117,7 +117,7 @@ async def _settled(store: VectorStore) -> None:
 
 
 def _by_words(store: VectorStore, words: list[str], data: Data | None = None) -> Ask:
-    """Search by words, or with data by its queries too."""
+    """Search by words or, with ``data``, by words and its queries."""
 
     async def ask(query: int) -> list[int]:
         vector = () if data is None else (data.queries[query % len(data.queries)],)
@@ -155,7 +155,7 @@ def _by_fts5(db: sqlite3.Connection, words: list[str]) -> Ask:
 
 
 def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
-    """Search by its Python binding. It blocks the event loop. Raises ImportError."""
+    """Search with tantivy's Python binding, which blocks the event loop. Raises ImportError."""
     module: Any = importlib.import_module("tantivy")
     builder = module.SchemaBuilder().add_text_field("id", stored=True, tokenizer_name="raw")
     builder = builder.add_integer_field("pick", stored=True)
@@ -181,7 +181,10 @@ def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
 
 
 def _by_bm25s(_: Path, data: Data, words: list[str]) -> Ask:
-    """Search in its memory, which has no rows. It blocks the event loop. Raises ImportError."""
+    """Search with bm25s, in memory and without whole rows; it blocks the event loop.
+
+    Raises ImportError.
+    """
     module: Any = importlib.import_module("bm25s")
     index = module.BM25()
     index.index(module.tokenize(data.texts, None, show_progress=False), show_progress=False)

@@ -17,7 +17,7 @@ from .data import load
 from .measure import Options, Result, timed
 
 _STORES, _ROWS = 300, 100
-# Seconds after which a store rests, and its threads have ended.
+# Seconds after which an unused store rests, and its threads have ended.
 _REST = 16
 
 
@@ -27,7 +27,7 @@ async def run(options: Options) -> list[Result]:
     count = max(2, options.rows(_STORES))
     async with AsyncExitStack() as opened:
         for number in range(count + 1):
-            if number == 1:  # the first one imports what all need
+            if number == 1:  # the first store has imported all modules
                 before = _held()
             connected = aiovec.connect(options.folder / "waiting" / f"{number}.db")
             stores.append(store := await opened.enter_async_context(connected))

@@ -1,5 +1,5 @@
-"""The time until a change of a watched table is found, also during a load, and the cost of the
-triggers for the app."""
+"""The time until a search finds a change in a watched table, also during a load, and the cost of
+the triggers to the app."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ async def _found(
 
 
 async def _costs(options: Options) -> Result:
-    """Compare the CPU of an app's writes with the triggers, which remain without a follower, and
-    without them."""
+    """Compare the CPU time of an app's writes with and without the triggers, which stay after
+    the watch ends."""
     rows = options.rows(20_000)
     plain, noted = options.folder / "plain.db", options.folder / "noted.db"
     ways = {"without": _app(plain, rows), "with": _app(noted, rows)}

@@ -1,4 +1,7 @@
-"""Writes to SQLite, compared with SQLite and sqlite-vec by hand with the same durability."""
+"""Writes, imports and exports on SQLite, compared with equally durable hand-written code.
+
+Labels are also written to LanceDB, with aiovec and with lancedb.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,7 @@ async def _single(options: Options) -> Result:
             return await shared(write, alone, 1)
 
     async def with_a_lock(folder: Path) -> float:
-        """One connection for all tasks and a commit for each row, as an async app does it."""
+        """Write through one connection for all tasks, with a commit for each row, like an app."""
         lock = asyncio.Lock()
         db = connect(folder / "b.db")
         create(db, data.dim)
@@ -208,8 +211,7 @@ async def _moved(options: Options) -> list[Result]:
     ours, script = "aiovec import", "a script with pyarrow and SQLite"
 
     def running(*arguments: str) -> Way:
-        """Return a way: the rows a second of a Python process with these arguments and a new
-        file."""
+        """Return a way: a Python process with these arguments and a new file, in rows/s."""
 
         async def imported(folder: Path) -> float:
             began = time.perf_counter()

@@ -1,8 +1,8 @@
 """Draw the packages of aiovec from the import rules: ``docs/assets/house.svg``.
 
-``python scripts/house.py``, run in the repository, writes the file; a test compares it with what it
-writes. The layers and the groups of packages are those of ``.importlinter``, the words beside a
-layer the beginning of its docstring.
+``python scripts/house.py``, run in the repository, writes the file; a test compares the file with
+this script's output. The layers and the groups of packages come from ``.importlinter``, and the
+words in a layer from the beginning of its docstring.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from xml.sax.saxutils import escape
 
 _WIDTH, _LEFT, _RIGHT = 960, 600, 660
 _BAR, _GAP, _LINE, _TOP = 40, 8, 26, 40
-_MOST = 70  # characters of a docstring that have room
+_MOST = 70  # characters of a docstring that fit
 
-# A ground of its own, as in scripts/pictures.py, whose colours these are.
+# The drawing has a background and the colours of scripts/pictures.py.
 _STYLE = """\
 text {font: 14px sans-serif; fill: #24292f} .name {font-family: monospace; font-weight: bold}
 .says {font-size: 13px; fill: #57606a} rect {fill: #f6f8fa; stroke: #afb8c1}
@@ -90,7 +90,7 @@ def _group(packages: list[str], top: int, title: str) -> list[str]:
 
 
 def _beginning(module: Path) -> str:
-    """Return the first sentence of a module's docstring, as much of it as has room."""
+    """Return the first sentence of a module's docstring, or as much of it as fits."""
     file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
     docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     sentence = re.split(r"\.(?:\s|$)", docstring.replace("``", ""), maxsplit=1)[0]

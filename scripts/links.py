@@ -1,7 +1,7 @@
 """Check that every link within a folder of HTML pages leads to a file, and to an id in it.
 
-``python scripts/links.py site`` is for the site that ``make docs`` builds. Links to other hosts are
-not followed, except those to the project's own pages: they must be pages of the site.
+``python scripts/links.py site`` checks the site that ``make docs`` builds. It does not follow links
+to other hosts, except links to the project's own site, which must lead to a page of the folder.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python scripts/mutations.py [-j JOBS] [NAME...]
 
 Each fault is a small change of one file, in a copy of the source, for a promise that users rely on.
-The tests that should notice it run there, in the default tier only, until the first one fails. A
-change whose text is no longer found is an error: it has to follow the code. Takes some 15 minutes.
+The tests that should notice it run there, in the default tier only, until the first one fails. If
+the code that a fault changes is no longer found, that is an error: update the fault. A run takes
+about 15 minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("src", "adapters", "migrate")
 DIED = "the tests died"
 SECONDS = 900
-"""After which the tests of a fault that hangs are ended; it is noticed then."""
+"""Seconds after which the tests of a fault are ended; a fault that hangs them is noticed."""
 
 
 class Fault(NamedTuple):
@@ -363,7 +364,7 @@ def is_noticed(sound: Path, fault: Fault) -> bool:
         tests = shlex.split(fault.tests)
         try:
             while failed := failures(copy, "-x", *tests):
-                if failed == [DIED] or not failures(sound, *failed):  # else it fails anyway
+                if failed == [DIED] or not failures(sound, *failed):  # else they always fail
                     break
                 tests += [f"--deselect={test}" for test in failed]
         except subprocess.TimeoutExpired:

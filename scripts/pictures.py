@@ -1,8 +1,8 @@
-"""Draw the pictures of the front page and of others from the tables of the two pages of benchmarks.
+"""Draw the pictures of the front page and other pages from the tables of the two benchmark pages.
 
 ``python scripts/pictures.py``, run in the repository, writes them to ``docs/assets``; a test
-compares them with what it writes. Beneath the bars stand the command, the day and the machine, as
-the section of the page has them.
+compares them with this script's output. The line below the bars names the command, the date and
+the machine, as the section of the page does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-# Pixels. A letter of a wide font, such as DejaVu Sans, has 8.5 on average, and 7.3 in a footnote.
+# Pixels. A letter of a wide font, such as DejaVu Sans, takes 8.5 on average, or 7.3 in a footnote.
 _WIDTH, _PAD, _LETTER = 580, 12, 8.5
 _TOP, _LINE, _NOTED, _BAR = 52, 28, 46, 18
 
-# A ground of their own: the reader's system and the page may have different schemes.
+# The pictures have a background: the reader's system may use another colour scheme than the page.
 _STYLE = """\
 text {font: 14px sans-serif; fill: #24292f} .title {font-weight: bold}
 .foot {font-size: 12px; fill: #57606a}
@@ -30,14 +30,14 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Picture:
-    """A bar for each row of the table of a section."""
+    """A bar for each row of a section's table."""
 
     name: str
     title: str
     section: str
     """The beginning of the section's heading."""
     length: str
-    """The column whose number is the length of a bar."""
+    """The name of the column whose number is the length of a bar."""
     label: Callable[[Row], str]
     note: Callable[[Row], str] | None = None
     """A second line beneath the name."""

@@ -1,8 +1,8 @@
 """Rehearse a release: build everything from a clean clone, and use it as a user would.
 
-``python scripts/rehearse.py`` takes what is committed. It installs each wheel alone into a new
+``python scripts/rehearse.py`` uses the last commit. It installs each wheel alone into a new
 environment, runs the README's whole program, ``aiovec doctor``, an import of the documentation and
-a program for each framework, and checks the links of the README on the registry's page and of the
+a program for each framework, and checks the links in the README on the registry's page and in the
 site.
 """
 
@@ -72,7 +72,7 @@ with aiovec.sync.connect(":memory:", embedder="fastembed") as store:
     schema = store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
     assert schema.dim == 384, schema
 """
-# Nothing of the caller's environment leads a new Python to other modules or settings.
+# The caller's environment, without variables that lead a new Python to other modules or settings.
 CLEAN = {
     name: value
     for name, value in os.environ.items()
@@ -90,7 +90,7 @@ def run(*command: str | Path, cwd: Path) -> None:
 
 
 def environment(folder: Path, *requirements: str | Path) -> Path:
-    """Return the folder of the commands of a new environment with these packages."""
+    """Create an environment with these packages, and return the folder of its commands."""
     venv.create(folder, with_pip=True)
     commands = folder / ("Scripts" if os.name == "nt" else "bin")
     run(commands / "python", "-m", "pip", "install", "-q", "pip>=25.1", cwd=folder)

@@ -1,7 +1,7 @@
 """Write the files that explain the settings from the sections in the code.
 
 ``python scripts/settings.py``, run in the repository, writes ``config/aiovec.toml``, which the docs
-show, and ``config/aiovec.schema.json``. A test compares the files with what it writes.
+show, and ``config/aiovec.schema.json``. A test compares the files with this script's output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiovec.backend.config import RetrievalSettings, retrieval_settings
 from aiovec.backend.embedders import EmbedderSettings
 from aiovec.backend.settings import Key, Section
 
-# So that the page with the file shows whole lines.
+# Narrow enough that the page with the file shows whole lines.
 _WIDTH = 88
 
 _HEAD = """\
@@ -87,7 +87,7 @@ def _key(section: type[Section], name: str, margin: str = "") -> list[str]:
 
 
 def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Iterator[str]:
-    """Yield the lines of an example that is no part of the settings."""
+    """Yield the lines of an example as comments, because it is not part of the settings."""
     for name, values in sections.items():
         yield f"#   [{path}.{name}]"
         for key, value in values.items():
@@ -95,7 +95,7 @@ def _commented(sections: Mapping[str, Mapping[str, object]], path: str) -> Itera
 
 
 def _comment(description: str, bounds: str = "", margin: str = "") -> Iterator[str]:
-    """Yield a description as comments; a line of it that begins with a value hangs below it."""
+    """Yield a description as comments; lines that begin with a quoted value are indented."""
     *most, last = description.splitlines()
     if bounds:
         if last.startswith('"'):
@@ -119,8 +119,8 @@ def _description(section: type[Section], name: str) -> str:
 
 @lru_cache
 def _docstrings(section: type[Section]) -> Mapping[str, str]:
-    """Return the docstrings of a section's keys, which are only in its source."""
-    if section.__name__ == RetrievalSettings.__name__:  # with the keys of backends, it has none
+    """Return the docstrings of a section's keys, which only its source contains."""
+    if section.__name__ == RetrievalSettings.__name__:  # the class with backends' keys has none
         section = RetrievalSettings
     (body,) = ast.parse(inspect.getsource(section)).body
     docstrings = {}
@@ -131,7 +131,7 @@ def _docstrings(section: type[Section]) -> Mapping[str, str]:
 
 
 def _unwrapped(text: str) -> str:
-    """Return a docstring with a line for each of its paragraphs."""
+    """Return a docstring with each paragraph on one line."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n".join(" ".join(part.split("\n")) for part in paragraphs)
 
@@ -139,7 +139,7 @@ def _unwrapped(text: str) -> str:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the TOML file."""
     retrieval = retrieval_settings()
-    # The name of a backend of another package is right too.
+    # The name of another package's backend is valid too.
     keys = {**retrieval.keys, "backend": RetrievalSettings.keys["backend"]}
     sections = [key.section for key in keys.values() if key.section]
     return {
@@ -211,7 +211,7 @@ _KEYWORDS = {
 
 
 def _toml(value: object) -> str:
-    """Return a value as TOML. Texts, whole numbers, true and false, and lists are as in JSON."""
+    """Return a value as TOML, in which all values except floats are written as in JSON."""
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 

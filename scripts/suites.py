@@ -1,7 +1,7 @@
-"""Put aiovec into a framework's own tests: a plug-in of pytest, for ``nox -s suites``.
+"""Run a framework's own tests on aiovec: a pytest plug-in for ``nox -s suites``.
 
 The tests of LangGraph's stores come with the sources of its packages. They run with the bridge in
-place of these stores. A test of ``KNOWN`` has to fail, for the reason there; any other has to pass.
+place of these stores. A test in ``KNOWN`` must fail, for the reason given there; others must pass.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ KNOWN = {
         "test_store.py::test_vector_store_initialization": _OWN_METHODS,
     },
 }
-"""The known differences, by the package and the test."""
+"""The reasons for known differences, by package and test."""
 
 
 class Ours(AiovecStore):
-    """The bridge, made as the store that it replaces."""
+    """The bridge, with the constructors of the store that it replaces."""
 
     def __init__(self, *, index: Any = None, **options: Any) -> None:
         if index is not None and "text_fields" in index:  # SqliteStore's word

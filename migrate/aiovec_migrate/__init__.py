@@ -1,9 +1,9 @@
-"""Moves tables between any two stores while the app goes on reading and writing.
+"""Move tables between any two stores while apps keep reading and writing.
 
     report = await aiovec_migrate.run("sqlite", "lancedb", config="aiovec.toml",
                                       options=Options(switch=True))
 
-``aiovec migrate`` is the same from the command line.
+``aiovec migrate`` does the same from the command line.
 """
 
 from __future__ import annotations

@@ -70,10 +70,10 @@ async def run(
 ) -> Report:
     """Bring all rows of the source to the target, or continue a run that was killed.
 
-    ``source`` and ``target`` are each a target or the name of a backend in the TOML; ``source``
-    None is the TOML's current backend. With ``Options(switch=True)`` apps use the target
-    afterwards. ``embedder`` names an embedder of the TOML that computes new vectors, from the text
-    field ``from_field`` for tables that do not name one themselves.
+    ``source`` and ``target`` are each a target or the name of a backend in the TOML; if ``source``
+    is None, it is the TOML's current backend. With ``Options(switch=True)``, apps use the target
+    afterwards. ``embedder`` names an embedder in the TOML that computes new vectors; in tables
+    whose schema names no text to embed, it embeds the text field ``from_field``.
     """
     options = options or Options()
     async with _session(config) as session:
@@ -169,11 +169,11 @@ async def verify(
     repair: bool = False,
     listener: Listener = unheard,
 ) -> Report:
-    """Compare every row of both stores. With ``repair`` a run brings over the differences.
+    """Compare every row of both stores. With ``repair``, a run brings over the differences.
 
-    If both stores are not given, they are those of the TOML's migration. A repair has the same
-    conditions as a run: the target must be a copy of the source, or a store whose apps were
-    switched to the source.
+    Unless both stores are given, the marks in the given store, or in the backends that the TOML
+    configures, name them. A repair has the same conditions as a run: the target must be a copy of
+    the source, or a store whose apps were switched to the source.
     """
     async with _session(config) as session:
         if source is not None and target is not None:
@@ -208,7 +208,7 @@ async def abort(
 ) -> list[str]:
     """End an open run and return warnings: the source is unchanged, and the copies are dropped.
 
-    If both stores are not given, the marks in the given store, or in the backends that the TOML
+    Unless both stores are given, the marks in the given store, or in the backends that the TOML
     configures, name them.
     """
     async with _session(config) as session:
@@ -305,7 +305,7 @@ class _Session:
     ) -> tuple[tuple[OpenPlace, OpenPlace], MoveMark] | None:
         """Open the two stores of a migration, and return them with its mark. None without a mark.
 
-        An open mark counts before one that is over, and otherwise the newest counts.
+        An open mark takes precedence over a finished one, and a newer mark over an older one.
         """
         names = [name for name in (source, target) if name is not None]
         named: Sequence[PathText] = names or await in_thread(configured, self.file)
@@ -323,7 +323,7 @@ class _Session:
         others = (
             place
             for place, its in zip(places, every, strict=True)
-            # They belong to one run, even if the stores lay elsewhere when it began.
+            # Their marks are of one run, even if the stores were elsewhere when it began.
             if place is not places[number]
             and ((its is not None and its.run == mark.run) or place.is_at(partner))
         )
@@ -331,7 +331,7 @@ class _Session:
         return ((other, places[number]) if mark.filling else (places[number], other)), mark
 
     async def was_left_for(self, place: OpenPlace) -> bool:
-        """Return whether the mark of another store in the TOML led to this one."""
+        """Return whether another store in the TOML has a mark that leads to this one."""
         if place.missing or place.keeps_marks:
             return False
         for name in await in_thread(configured, self.file):
@@ -378,7 +378,7 @@ async def _check_arrived(session: _Session, place: OpenPlace, located: Place) ->
 
 
 async def _counts(place: OpenPlace) -> dict[str, int]:
-    """Return the rows of each table; nothing for a store that is missing."""
+    """Return the number of rows of each table; an empty dict for a missing store."""
     if place.missing:
         return {}
     await place.act()
@@ -452,7 +452,8 @@ __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]
 async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
     """Keep other migrators of these stores out. Raises MigrationError if one is at work.
 
-    The locked file lies next to the source, or the target if the source is remote.
+    The locked file is next to the source, to the target if the source is remote, or in the
+    temporary folder if both are.
     """
     beside = source.path or target.path
     file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"

@@ -1,7 +1,8 @@
 """``aiovec migrate``: the migrator from the command line.
 
-Exit codes as for every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted. The list of all
-commands imports it, so it imports little; the commands import the migrator when they are called.
+The exit codes are those of every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted. The
+list of all commands imports this module, so it imports little; a command imports the migrator when
+it is called.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ _Function = Callable[..., Coroutine[Any, Any, Shown]]
 
 
 def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callable[..., None]]:
-    """Make a command of an async function that takes a ``_Call`` and the command's own options.
+    """Make a command from an async function that takes a ``_Call`` and the command's own options.
 
     The command also gets ``--config`` and ``--json``. With ``events``, it shows the events of the
     run; when interrupted, it prints how to continue.

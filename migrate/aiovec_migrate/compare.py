@@ -5,7 +5,7 @@ kept: 16 bytes a row. Tables of more rows than ``Limits.compared_rows`` are read
 time for another part of the ids, so the memory does not grow with them.
 
 The tables may change during the comparison. Each side is a separate snapshot, so rows that differ
-are compared again after the changes since have been applied.
+are compared again once the later changes have been applied.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Difference:
     """The differences of two tables.
 
     ``missing`` counts the rows that only the source has, ``extra`` the rows that only the target
-    has, and ``different`` the rows with any different value; the ids are the first of each.
+    has, and ``different`` the rows with any different value. The ids are the first of each kind.
     """
 
     source_rows: int = 0
@@ -77,7 +77,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Unlike:
-    """The rows of both sides, and the sorted hashes of the ids that differ."""
+    """The numbers of rows on both sides, and the sorted hashes of the ids whose rows differ."""
 
     source_rows: int
     target_rows: int
@@ -90,8 +90,8 @@ class Unlike:
 class Comparison:
     """One table in two stores, for any number of comparisons.
 
-    ``size`` is the number of rows that are hashed or written at a time. With ``ids_alone`` any two
-    schemas can be compared. Every method may raise StaleTableError.
+    ``size`` is the number of rows that are hashed or written at a time. With ``ids_alone``, only
+    ids are compared, so any two schemas can be. Every method may raise StaleTableError.
     """
 
     source: OpenTable
@@ -103,7 +103,7 @@ class Comparison:
     _hasher: Hasher = field(init=False)
 
     def __post_init__(self) -> None:
-        # Both hash the source's fields; the rest of the schemas does not count.
+        # Both sides hash the source's fields; the rest of the schemas does not count.
         schema = Schema(1, payload=False) if self.ids_alone else self.source.schema
         self._hasher = Hasher(schema, vector=self.vector)
 
@@ -111,7 +111,7 @@ class Comparison:
     async def of(
         cls, source: OpenTable, target: OpenTable, limits: Limits, *, vector: bool = True
     ) -> Comparison:
-        """Prepare comparisons, with or without vectors. MigrationError for schemas that differ."""
+        """Prepare comparisons, with or without vectors. Raises MigrationError if schemas differ."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
         size = max(1, min(_MOST_ROWS, _BATCH_BYTES // each))
@@ -134,7 +134,7 @@ class Comparison:
     async def _hashes(
         self, table: OpenTable, part: int, passes: int, progress: Progress
     ) -> tuple[int, Hashes]:
-        """Return the number of all rows, and the hashes of the rows in one part of the ids.
+        """Return the table's number of rows, and the hashes of the rows in one part of the ids.
 
         A batch is hashed in a thread while the next one is read.
         """
@@ -180,7 +180,7 @@ class Comparison:
                 yield batch
 
     async def _ids_of(self, table: OpenTable, hashes: UInt64Array) -> AsyncGenerator[list[str]]:
-        """Yield the ids that have one of these sorted hashes, in parts."""
+        """Yield the ids that have one of these sorted hashes, in lists."""
 
         def work(batch: pa.RecordBatch) -> list[str]:
             ids = batch.column("id")
@@ -193,7 +193,7 @@ class Comparison:
                         yield ids
 
     async def named(self, unlike: Unlike, most: int = 100) -> Difference:
-        """Count the rows that differ, and name the first ones of each kind."""
+        """Count the rows that differ, and name the first ``most`` of each kind."""
 
         async def first(table: OpenTable, hashes: UInt64Array) -> tuple[str, ...]:
             named: list[str] = []
@@ -216,10 +216,10 @@ class Comparison:
         )
 
     async def bring_over(self, unlike: Unlike, change: Change) -> None:
-        """Delete the rows that only the target has, and write the others that differ there.
+        """Delete the rows that only the target has, and write the missing and different ones to it.
 
-        If the backend can, missing rows are added without checking again whether they exist,
-        because nobody else writes there. So after an error, the tables have to be compared again.
+        A backend with bulk loads adds missing rows without checking whether they exist, because
+        nobody else writes to the target. So after an error, the tables must be compared again.
         """
         target, backend = self.target, self.target.backend
         async with aclosing(self._ids_of(target, unlike.extra)) as parts:
@@ -244,7 +244,7 @@ class Comparison:
     def _rows_of(
         self, wanted: UInt64Array, rows: int, bulk: bool
     ) -> AsyncGenerator[pa.Table, None]:
-        """Return the source's rows whose ids have these hashes, in parts with at least a row."""
+        """Return the source's rows whose ids have these hashes, in tables of at least one row."""
         if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
             return self._single(wanted)
         limits = self.limits
@@ -302,9 +302,9 @@ class Comparison:
         return differing
 
     async def unlike_changes(self, upserted: pa.Table, deleted: Sequence[str]) -> list[str]:
-        """Return the ids of changes whose rows in the target differ from the changes.
+        """Return the ids of the changes from which the target's rows differ.
 
-        The source is not read again, so it may take writes at any rate.
+        This does not read the source again, so the source may take writes at any rate.
         """
         wanted: dict[str, int | None] = dict.fromkeys(deleted)
         if upserted.num_rows:
@@ -319,7 +319,7 @@ class Comparison:
         return differing
 
     async def _looked_up(self, table: OpenTable, ids: Sequence[str]) -> dict[str, int]:
-        """Return the hash of each existing row."""
+        """Return the hash of each row that exists, by its id."""
         columns = everything(table.schema)
 
         def hashed(rows: Batch) -> dict[str, int]:

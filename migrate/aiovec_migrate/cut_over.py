@@ -1,9 +1,9 @@
 """The last changes, and the cut-over of all apps to the target.
 
 The source's writers wait, the last changes are applied and compared, the source's mark becomes
-"moved", the target is put into use, and then the TOML is changed. In this order: once the mark is
-set, no write is committed in the source, however late it is, and an app that follows the mark can
-put the target into use if the migrator was killed before it could.
+"moved", the target is put into use, and then the TOML is changed. The order matters: once the mark
+is set, the source commits no write, however late it comes, and an app that follows the mark can put
+the target into use if the migrator was killed before it could.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .work import Work
 _SHARE = 0.8
 # Tables whose last changes are applied at the same time.
 _AT_ONCE = 4
-# Seconds before the second attempt, and the longest wait between two.
+# Seconds before the second attempt, and the most seconds between two attempts.
 _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 
 
@@ -42,7 +42,7 @@ _PERMANENT = (ConfigError, MigrationError)
 
 @dataclass(slots=True, eq=False)
 class Cutover:
-    """The cut-over of one run. ``pause`` is the longest time that writers waited, in seconds."""
+    """The cut-over of one run. ``pause`` is the longest time in seconds that writers waited."""
 
     work: Work
     toml: TomlFile
@@ -50,7 +50,7 @@ class Cutover:
     pause: float = 0.0
 
     async def turn(self) -> None:
-        """Switch all apps to the target. MigrationError after several attempts without effect."""
+        """Switch all apps to the target; raise MigrationError if every attempt allowed fails."""
         work = self.work
         work.enter("switching")
         rest, reason = _FIRST_REST, ""
@@ -84,8 +84,8 @@ class Cutover:
         now = asyncio.get_running_loop().time
         began = now()
         try:
-            # Before any writer waits, and again as the last check, because the file may be edited
-            # at any time and apps follow the mark once it is set.
+            # Checked before any writer waits, and once more at the end, because the file may be
+            # edited at any time, and apps follow the mark once it is set.
             await self.toml.check(work.source, work.target)
             async with asyncio.timeout(limit * _SHARE):
                 await pause_writers(source, work.run, limit)
@@ -148,7 +148,7 @@ class Cutover:
 
 
 async def complete(work: Work, toml: TomlFile | None) -> None:
-    """Do the remaining steps after the source's mark says that it has moved."""
+    """Do the steps that remain once the source's mark says that it has moved."""
     source, target = work.source, work.target
     marks = await marks_of(source, target, work.run)
     mark = marks.source

@@ -1,8 +1,8 @@
-"""A change of embedding model on the way: every row gets a new vector, computed from a text.
+"""Change the embedding model during a migration: compute every row's vector from a text.
 
 Vectors of two models in one table cannot be compared, and no search would notice. So a row with a
 vector and no text stops the run with its id; the run can continue once the row has a text or is
-deleted. A row without a text and a vector, which ``vector_nullable`` allows, has no vector in the
+deleted. A row with neither text nor vector, which ``vector_nullable`` allows, has no vector in the
 new table.
 """
 
@@ -25,9 +25,9 @@ from aiovec.errors import InvalidVectorError, MigrationError
 class Reembedding:
     """Computes the vectors of rows again, with an embedder of the TOML.
 
-    Tables that make vectors from texts (``Schema(embed=...)``) use their own field, and this
-    embedder from then on; in others ``field`` is embedded. The embedder has its own batches and
-    retries.
+    In tables that make vectors from texts (``Schema(embed=...)``), it embeds their own field, and
+    they use this embedder from then on; in other tables, it embeds ``field``. The embedder itself
+    makes batches and retries.
     """
 
     def __init__(self, name: str, field: str, config: Path | None) -> None:
@@ -36,7 +36,7 @@ class Reembedding:
         self._embedder = configured_embedder(name, find_place(config=config).settings)
 
     def field_of(self, schema: Schema) -> str:
-        """Return the text field that a table's vectors are made from. MigrationError if unknown."""
+        """Return the text field that the vectors are made from; raise MigrationError if unknown."""
         if schema.embed is not None:
             if self._field not in ("", schema.embed.field):
                 raise MigrationError(
@@ -96,7 +96,7 @@ def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[st
 def _with_vectors(
     rows: pa.Table, schema: Schema, vectors: np.ndarray | None, has_text: np.ndarray
 ) -> pa.Table:
-    """Return the rows with these vectors, one for each row with a text."""
+    """Return the rows with these vectors, one for each row that has a text."""
     every = np.zeros((rows.num_rows, schema.dim), dtype=np.float32)
     if vectors is not None:
         every[has_text] = vectors

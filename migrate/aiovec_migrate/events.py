@@ -13,8 +13,9 @@ from aiovec.errors import InvalidArgumentError, MigrationError
 class Options:
     """The options of a run.
 
-    ``tables`` None moves all. With ``switch`` apps use the target afterwards; ``pause_limit`` is
-    the longest time in seconds that writers wait for it, and ``attempts`` the number of tries.
+    If ``tables`` is None, all are moved. With ``switch``, apps use the target afterwards;
+    ``pause_limit`` is the most seconds that writers wait in an attempt to switch, and ``attempts``
+    the most attempts.
     """
 
     tables: tuple[str, ...] | None = None
@@ -50,7 +51,7 @@ class Event:
     """One event of a run.
 
     ``kind`` is "phase" when a phase begins, "progress" while rows are processed, "table" when a
-    table has completed its phase, "note" and "warning" for a sentence. ``rows`` of ``total`` are
+    table has completed its phase, "note" or "warning" with a ``text``. ``rows`` of ``total`` are
     done, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` counts the changes just
     brought over. None means unknown or not applicable.
     """
@@ -78,4 +79,4 @@ Listener = Callable[[Event], None]
 
 
 def unheard(event: Event) -> None:
-    """The listener that does nothing."""
+    """Ignore the event: the listener of a call that names none."""

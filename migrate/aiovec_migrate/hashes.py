@@ -1,18 +1,18 @@
-"""Hashes of rows, a batch of Arrow at a time: equal rows have equal hashes in every store.
+"""Hash rows, one Arrow batch at a time: equal rows have equal hashes in every store.
 
 Two rows are equal if a store returns them as equal:
 
-- The vector counts bit by bit.
-- Fields count by their values. A null is not an empty text, nor an empty list. A negative zero
-  is a zero: neither SQLite nor LanceDB keeps its sign in a field.
-- The payload counts as a JSON value: white space and the order of keys do not count, but 1 is not
+- Vectors are compared bit by bit.
+- Fields are compared by their values. A null is neither an empty text nor an empty list. A negative
+  zero is a zero: neither SQLite nor LanceDB keeps its sign in a field.
+- Payloads are compared as JSON values: white space and the order of keys do not count, but 1 is not
   1.0, because both stores keep them apart. An empty object is a null: both mean no keys.
 
 The strength of the hashes: long values are read as words of 32 bits, and a hash is the sum of each
 word times a random 64-bit key for its place. Two inputs whose words at one place differ by ``d``
 have the same sum for one key in ``2**64 / 2**z``, where ``z`` is the number of zeros below the
-lowest bit of ``d``. That is why words are no longer: for 64-bit words, a flipped sign of the upper
-float would be ``d = 2**63``, and two flipped signs would collide for every second pair of keys.
+lowest bit of ``d``. That is why words have only 32 bits: in 64-bit words, a flipped sign of the
+upper float would be ``d = 2**63``, and two flipped signs would collide for half of all key pairs.
 With 32 bits ``z`` is at most 31, so a sum misses a difference once in ``2**33``, and the two sums
 with separate keys miss it once in ``2**66``. Short values (a number, a finished sum, an item of a
 list) go through a bijection that moves every bit, with a key for their place, before they are added
@@ -47,7 +47,7 @@ _WIDTHS = np.array(
     dtype=np.int64,
 )
 _PIECE = int(_WIDTHS[-1])
-# Words multiplied at a time: in their 64-bit form they stay in a core's cache.
+# The number of words multiplied at a time: in their 64-bit form, they fit in a core's cache.
 _BLOCK = 2**16
 
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
@@ -65,9 +65,9 @@ class Hashes:
 class Hasher:
     """Hashes the rows of tables that have this schema's fields.
 
-    Two hashers agree if their schemas have the same fields, and ``vector`` and ``seed``, which the
-    keys depend on, are the same. Without ``vector``, vectors are left out, and the batches need not
-    have them.
+    Two hashers agree if their schemas have the same fields, and they have the same ``vector`` and
+    ``seed``, from which the keys follow. Without ``vector``, vectors do not count, and the batches
+    need not have them.
     """
 
     def __init__(self, schema: Schema, *, vector: bool = True, seed: int = 0) -> None:
@@ -76,7 +76,7 @@ class Hasher:
         self._seed = seed
 
     def ids(self, ids: pa.Array | pa.ChunkedArray) -> UInt64Array:
-        """Return the ids' hashes only, as in ``Hashes.ids``."""
+        """Return only the ids' hashes, as in ``Hashes.ids``."""
         return mixed(_text(_one(ids), self._seed) + _key(self._seed, "id"))
 
     def rows(self, batch: pa.RecordBatch | pa.Table) -> Hashes:
@@ -97,9 +97,9 @@ class Hasher:
 
 
 def mixed(values: UInt64Array) -> UInt64Array:
-    """Return the finish of splitmix64: a bijection in which each bit flips about half the others.
+    """Apply the last step of splitmix64, a bijection in which each bit flips about half the others.
 
-    It works in place, so the caller must not use the array again.
+    It works in place, so the caller must not use ``values`` again.
     """
     moved = values >> _SHIFTS[0]
     values ^= moved
@@ -121,7 +121,7 @@ def _key(seed: int, name: str) -> np.uint64:
 
 @lru_cache(maxsize=8)
 def _keys(seed: int, words: int) -> tuple[UInt64Array, UInt64Array]:
-    """Return two random numbers for each place of a word."""
+    """Return two random numbers for each place that a word may have."""
     drawn = np.random.default_rng(seed).integers(0, 2**64, (2, words), dtype=np.uint64)
     return drawn[0], drawn[1]
 
@@ -154,7 +154,7 @@ def _nulls(column: pa.Array) -> BoolArray:
 
 
 def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
-    """Replace nulls by one number, whatever the buffer holds there."""
+    """Give every null the same number, whatever the buffer holds there."""
     if column.null_count:
         values[_nulls(column)] = _key(seed, "null")
     return values
@@ -228,7 +228,7 @@ def _lengths(texts: pa.Array) -> Int64Array:
 def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
     """Return texts of up to ``width`` bytes as rows of a matrix, padded with zeros."""
     if pa.types.is_large_binary(texts.type):
-        # No function pads bytes, and the one for text does not check that it is text.
+        # pyarrow cannot pad binary values; its padding of texts does not check their encoding.
         texts = pa.Array.from_buffers(
             pa.large_utf8(), len(texts), texts.buffers(), offset=texts.offset
         )
@@ -240,7 +240,7 @@ def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
 
 
 def _long(data: pa.Buffer, seed: int) -> np.uint64:
-    """Return the hash of a text longer than any width: of its pieces' hashes in order."""
+    """Return the hash of a text longer than any width, from its pieces' hashes in order."""
     flat = np.frombuffer(data, dtype=np.uint8)
     pieces = np.zeros((-(-len(flat) // _PIECE), _PIECE), dtype=np.uint8)
     pieces.reshape(-1)[: len(flat)] = flat
@@ -249,7 +249,7 @@ def _long(data: pa.Buffer, seed: int) -> np.uint64:
 
 
 def _placed(hashes: UInt64Array, places: Int64Array, seed: int) -> UInt64Array:
-    """Return hashes that depend on their places too."""
+    """Return hashes that also depend on their places."""
     return mixed(hashes + mixed(places.astype(np.uint64) + _key(seed, "place")))
 
 
@@ -289,20 +289,20 @@ def _payload(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _within(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    # A tuple, because a list is an array. The keys differ, so values are never compared.
+    # A tuple, because a list stands for an array. The keys differ, so values are never compared.
     return tuple(sorted(dict(pairs).items()))
 
 
 _scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 _decode = json.JSONDecoder(object_pairs_hook=_within).decode
-# Later versions write shared objects once, and sharing depends on more than the value.
+# Later versions write a shared object once, so equal values could have different forms.
 _MARSHAL = 2
 
 
 def _canonical(texts: Sequence[str]) -> list[bytes | None]:
     """Return one form for each JSON value: its sorted keys and values; None for an empty object."""
     forms: list[bytes | None] = []
-    # Payloads of one table mostly have the same keys, which are sorted and written once.
+    # A table's payloads mostly have the same keys, which are sorted and written once.
     shapes: dict[tuple[str, ...], tuple[bytes, Callable[[Any], Any]]] = {}
     for text in texts:
         try:
@@ -324,7 +324,7 @@ def _canonical(texts: Sequence[str]) -> list[bytes | None]:
 
 
 def _value_of(text: str) -> Any:
-    """Return a JSON value, in which nested objects are their sorted items."""
+    """Parse a JSON value; its nested objects become tuples of their sorted items."""
     if text[:1] == "{" and text.find("{", 1) < 0:
         value, end = _scan(text, 0)
         if end == len(text):
@@ -335,7 +335,7 @@ def _value_of(text: str) -> Any:
 
 def _shape_of(keys: tuple[str, ...]) -> tuple[bytes, Callable[[Any], Any]]:
     ordered = tuple(sorted(keys))
-    # A getter of one key returns no tuple, and a getter of none is an error.
+    # For one key, ``itemgetter`` returns no tuple; without a key, it raises an error.
     values_of: Callable[[Any], Any] = itemgetter(*(ordered or ("",)))
     return b"keys " + marshal.dumps(ordered, _MARSHAL), values_of
 
@@ -359,8 +359,7 @@ def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
 
 
 def unlike(source: Hashes, target: Hashes) -> tuple[UInt64Array, UInt64Array, UInt64Array]:
-    """Return the id hashes of rows that only the first side has, only the second, and both but
-    with different values.
+    """Return the id hashes of the rows only in the source, only in the target, and different.
 
     A row's hash covers its id, so equal hashes are the same row. A row that one side has twice also
     counts as different.

@@ -1,7 +1,7 @@
-"""The marks of migrations in two stores: what they say, and their changes, each in one step.
+"""Read the marks of migrations in two stores, and change them, each change in one step.
 
-Changes need a backend with "moves". The backend object that begins a run acts for it: it may read
-and write whatever the mark says.
+Changes need a backend with "moves". The backend object that begins a run acts for it: the object
+may read and write regardless of the mark.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from aiovec.errors import MigrationError
 
 from .places import OpenPlace
 
-# Seconds that writes in progress may take when a run begins.
+# The most seconds that a run waits at its beginning for writes in progress.
 _FLUSH_LIMIT = 60.0
 
 
 async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -> None:
     """Act for this run from now on, and set the mark "open" unless there is one.
 
-    ``mark`` names the run's target. An existing mark of the run is changed to the same target.
+    ``mark`` names the run's target. An existing mark of the run is changed to that target.
 
-    When this returns, changes of the schema raise MigrationError with the run's name, and every
-    later change of a row is in ``changes`` until the mark is removed. MigrationError if there is a
-    mark of another run.
+    From this call's return until the mark is removed, changes to a schema raise MigrationError with
+    the run's name, and every change of a row is in ``changes``. Raises MigrationError if another
+    run has a mark.
     """
     wanted = replace(mark or MoveMark(run), begun=uuid.uuid4().hex)
     _, after = await backend.change_move(lambda record: _begun(record, wanted))
@@ -51,8 +51,8 @@ def _begun(record: MoveRecord, wanted: MoveMark) -> MoveRecord:
 async def pause_writers(backend: Backend, run: str, limit: float) -> None:
     """Make every writer of every process wait.
 
-    When this returns, no write is under way. A writer that has waited for ``limit`` seconds ends
-    the pause for all, so a run that died blocks nobody for ever.
+    When this returns, no write is in progress. A writer that has waited for ``limit`` seconds ends
+    the pause for all, so a run that died blocks nobody forever.
     """
     pause = uuid.uuid4().hex
 
@@ -75,7 +75,7 @@ async def resume_writers(backend: Backend, run: str) -> bool:
 
 
 async def set_moved(backend: Backend, run: str, generation: int) -> bool:
-    """Change the mark from "paused" to "moved"; if the pause had ended, return False.
+    """Change the mark from "paused" to "moved"; return False if the pause has ended.
 
     From then on every call of every other backend object raises StoreMovedError. A second call by
     the same run returns True.
@@ -92,9 +92,9 @@ async def set_moved(backend: Backend, run: str, generation: int) -> bool:
 
 
 async def reenter(backend: Backend, run: str, source: str) -> None:
-    """Act for a run into this store, which an earlier run switched apps away from.
+    """Act for a run into this store, from which an earlier run switched apps away.
 
-    MigrationError if the mark belongs to another run that did not lead to ``source``.
+    Raises MigrationError if the mark is of another run, and that run did not lead to ``source``.
     """
 
     def reentered(record: MoveRecord) -> MoveRecord:
@@ -117,9 +117,9 @@ async def fill(
 
     ``generation`` is the source's, and ``fresh`` says that this store has no tables yet.
 
-    When this returns, no other write is under way. Until the mark is removed, or the run has led
-    here (``Backend.arrive``), writes of every other backend object raise MigrationError, but reads
-    work. MigrationError if there is another mark.
+    When this returns, no other write is in progress. Until the mark is removed, or the run has
+    switched apps to this store (``Backend.arrive``), writes of every other backend object raise
+    MigrationError, but reads work. Raises MigrationError if there is another mark.
     """
 
     def filled(record: MoveRecord) -> MoveRecord:
@@ -137,8 +137,7 @@ async def fill(
 async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = None) -> None:
     """Remove the mark, if there is one; a store that was left keeps it.
 
-    A store into which tables were ``copied`` is remembered as a copy that this run may bring up to
-    date.
+    With ``copied`` tables, the store is remembered as a copy that this run may bring up to date.
     """
 
     def ended(record: MoveRecord) -> MoveRecord:
@@ -169,7 +168,7 @@ async def forget_move(backend: Backend) -> None:
 
 
 def _mark_of(record: MoveRecord, run: str) -> MoveMark:
-    """Return the mark of this run; MigrationError if there is none, or another run's."""
+    """Return the mark of this run, or raise MigrationError if there is none or another run's."""
     mark = record.mark
     if mark is None:
         raise MigrationError(f"the store has no mark of a migration, so none of the run {run}")
@@ -179,7 +178,7 @@ def _mark_of(record: MoveRecord, run: str) -> MoveMark:
 
 
 def of_another_run(store: str, mark: MoveMark) -> str:
-    """Return the problem, and its cure, of a store that has the mark of another run."""
+    """Describe the problem of a store that has the mark of another run, and its cure."""
     if mark.left:
         return (
             f"the {store} has moved to {mark.moved_to} by the run {mark.run}; to use it "
@@ -195,7 +194,7 @@ def of_another_run(store: str, mark: MoveMark) -> str:
 
 
 class State(Enum):
-    """How far apps have been switched from the source to the target."""
+    """The progress of the apps' switch from the source to the target."""
 
     STAYED = auto()  # apps use the source, or wait
     MOVED = auto()  # an app or the run still has to put the target into use
@@ -207,8 +206,8 @@ class State(Enum):
 class Marks:
     """The records of both stores as read at one moment, with the marks of this run.
 
-    ``resumes`` says that the tables of the target come from the source: they are compared, and the
-    differences brought over. ``foreign`` has a problem for each mark of another run.
+    ``resumes`` says that the target's tables come from the source: a run compares them, and brings
+    over the differences. ``foreign`` has a problem for each mark of another run.
     """
 
     state: State

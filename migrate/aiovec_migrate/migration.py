@@ -1,11 +1,11 @@
 """A run from its first mark to its last, and its cancellation by ``abort``.
 
-The marks in the two stores are the run (``aiovec.backend.marks``):
+The marks in the two stores hold the run's state (``aiovec.backend.marks``):
 
 | source | target | writers |
 | --- | --- | --- |
 | no mark | filling, or left for the source | apps in the source; the run in the target |
-| open | the same | apps in the source, but no schemas; the run in the target |
+| open | the same | apps in the source, but not to schemas; the run in the target |
 | paused | the same | only the run; at most for the pause limit |
 | moved | the same | nobody, until an app or the run puts the target into use |
 | moved | no mark, with the cut-over's generation | apps in the target |
@@ -39,7 +39,7 @@ class TableReport:
     """The comparison of one table, or the ``problem`` that prevented it.
 
     ``removed`` counts the rows that only the target had, and that the run has removed. Without
-    ``vectors``, those were not compared, because a run with an embedder made the target's.
+    ``vectors``, the vectors were not compared, because those of the target are of another model.
     """
 
     table: str
@@ -66,9 +66,9 @@ class TableReport:
 class Report:
     """The result of a run or of a comparison.
 
-    ``switched`` says that this run made apps use the target; ``pause`` is how long writers waited,
-    in seconds. ``in_use`` says that an earlier run did: the target has newer writes, so differences
-    are no fault.
+    ``switched`` says that this run switched apps to the target; ``pause`` is the longest time in
+    seconds that writers waited. ``in_use`` says that an earlier run switched them: the target has
+    newer writes, so differences are no fault.
     """
 
     source: str
@@ -141,7 +141,7 @@ class Migration:
         return plan
 
     async def run(self, plan: Plan | None = None) -> Report:
-        """Begin, or continue from the state that these marks show."""
+        """Begin the run, or continue it from the state that the marks show."""
         work = self.work
         plan = plan or await self.look()
         plan.check()
@@ -223,7 +223,7 @@ class Migration:
             again.check()
 
     async def _tables(self) -> list[TableMove]:
-        """Create every table of the source in the target, and drop wrong ones."""
+        """Create the source's tables in the target, after dropping outdated ones there."""
         work = self.work
         source, target = work.source.backend, work.target.backend
         every = await source.tables()
@@ -263,8 +263,8 @@ class Migration:
     async def abort(self, run: str = "") -> list[str]:
         """Cancel an open run; return warnings. The source is unchanged, and no app was switched.
 
-        Tables that the run made in a target that had none are dropped. ``run`` is the run's name,
-        if the stores lay elsewhere when it began.
+        If the target had no tables before the run, the run's tables there are dropped. ``run`` is
+        the run's name, if the stores were elsewhere when it began.
         """
         work = self.work
         run = run or work.run

@@ -1,4 +1,4 @@
-"""One table on its way: bring its rows over, follow its changes, and verify it."""
+"""Move one table: bring its rows over, follow its changes, and verify it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from .work import Work
 
 # Rows read at a time.
 _BATCH = 1000
-# The next step can begin if at most this many changes remain, or if they take at most this many
-# seconds.
+# The next step can begin once the last page of changes has at most this many, or takes at most this
+# many seconds.
 _FEW, _SOON = 1000, 0.5
-# Most ids of each kind that are named and compared again one by one: about as many as are written
-# while a large table is compared on a busy machine.
+# The most ids of each kind that are named and compared again one by one: about as many as are
+# written while a large table is compared on a busy machine.
 _NAMED = 250_000
-# Attempts for a source without a change feed until nobody writes, and the seconds between two.
+# For a source without a change feed: the most attempts until nobody writes during one, and the
+# seconds between two.
 _ROUNDS, _REST = 5, 0.5
 
 
@@ -35,8 +36,8 @@ _ROUNDS, _REST = 5, 0.5
 class TableMove:
     """A table in the source and in the target.
 
-    ``verified`` says that all rows were compared, and each change since. ``suspects`` are ids whose
-    rows differed when last compared. ``removed`` counts the rows that only the target had.
+    ``verified`` says that all rows, and each later change, were compared. ``suspects`` are ids
+    whose rows differed when last compared. ``removed`` counts the rows that only the target had.
     """
 
     work: Work
@@ -56,8 +57,8 @@ class TableMove:
     async def bring(self) -> int:
         """Bring all rows to the target; return how many differed, or were copied.
 
-        An empty table is copied. Otherwise all rows are compared, and the differences written. The
-        next ``catch_up`` brings over later changes.
+        If the target's table is empty, all rows are copied. Otherwise they are compared, and the
+        differences are written. The next ``catch_up`` brings over later changes.
         """
         self.verified = False
         return await repeated(self._bring, self.source, self.target)
@@ -91,7 +92,7 @@ class TableMove:
         return count
 
     async def bring_notes(self) -> None:
-        """Give the target the notes of the source. They may be older than its rows, not newer."""
+        """Give the target the source's notes, which may be older than the rows, but not newer."""
         source, target = self.source, self.target
         notes: dict[str, str | None] = {**await source.do(source.backend.notes)}
         old = await target.do(target.backend.notes)
@@ -100,8 +101,8 @@ class TableMove:
             await target.do(lambda handle: target.backend.notes(handle, change))
 
     async def _comparison(self) -> Comparison:
-        """Return the comparison, made once: it asks both stores for the sizes of rows, which takes
-        too long while writers wait."""
+        """Return the comparison. It is made only once, because asking both stores for the sizes of
+        rows takes too long while writers wait."""
         if self._made is None:
             vector = self.work.transform is None
             self._made = await Comparison.of(
@@ -116,9 +117,9 @@ class TableMove:
     # Changes
 
     async def catch_up(self, *, check: bool = False) -> None:
-        """Apply changes until the newest page is small or quickly done.
+        """Apply changes until the newest page is small or quickly applied.
 
-        With ``check`` each page's rows are compared, and rows that differ become suspects.
+        With ``check``, each page's rows are compared, and rows that differ become suspects.
         """
         work, now = self.work, asyncio.get_running_loop().time
         while True:
@@ -195,10 +196,12 @@ class TableMove:
         return difference
 
     async def settle(self) -> None:
-        """Apply the newest changes, and compare the suspects again. MigrationError if one differs.
+        """Apply the newest changes, and compare the suspects again.
 
-        Every change is compared when it is applied, so a suspect that has been written since is no
-        longer one.
+        Raises MigrationError if one still differs.
+
+        Every change is compared when it is applied, so a suspect that is written again is only one
+        if it then differs.
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()
@@ -230,7 +233,7 @@ class TableMove:
     # In the pause
 
     async def last_changes(self) -> str:
-        """Apply and compare the changes before the pause; return what is wrong, if anything."""
+        """Apply and compare the changes made before the pause; return the problem, if any."""
         await self.catch_up(check=True)
         await self.bring_notes()
         await self._look_at_suspects()
@@ -249,8 +252,8 @@ class TableMove:
 
 
 async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
-    """Copy all rows of one snapshot. After a StaleTableError or DuplicateIdError, the table has to
-    be compared instead."""
+    """Copy all rows of one snapshot. After a StaleTableError or DuplicateIdError, compare the table
+    instead."""
     limits, backend = work.limits, target.backend
     bulk = backend.supports("bulk-load")
     most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes

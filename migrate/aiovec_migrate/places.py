@@ -1,4 +1,4 @@
-"""Find the store that a name stands for, and whether it exists, without making or opening it."""
+"""Find the store that a name stands for, and whether it exists, without creating or opening it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OpenPlace:
 
     @property
     def keeps_marks(self) -> bool:
-        """True if it can be marked, so that all its users respect a migration."""
+        """True if the store can be marked, so that all its users respect a migration."""
         return self.backend.supports("moves")
 
     def is_at(self, address: str) -> bool:
@@ -50,7 +50,7 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """Read the store whatever its mark says: a store that was left answers only for its run."""
+        """Act for the run of the store's mark: a store that was left answers only for that run."""
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 
@@ -116,7 +116,7 @@ def locate(text: PathText | None, config: Path | None) -> Place:
 def _check_meant(text: str) -> None:
     """Raise ConfigError for a bare word that is neither a backend nor an existing path.
 
-    ``connect`` would make a folder of that name. Here it is a mistyped backend.
+    ``connect`` would create a folder of that name. Here the word is probably a mistyped backend.
     """
     bare = not is_url(text) and not re.search(r"[./\\~:]", text)
     if bare and not os.path.exists(text):
@@ -151,7 +151,7 @@ def _configured_name(place: Place, file: Path | None) -> str:
 def configured(file: Path | None) -> list[str]:
     """Return the names of the backends that the TOML configures and that have a store.
 
-    A store on another machine may always exist, so only one that the TOML names counts.
+    A store on another machine is assumed to exist, so it counts only if the TOML names it.
     """
     if file is None or not file.exists():
         return []
@@ -167,7 +167,8 @@ def configured(file: Path | None) -> list[str]:
 
 
 async def open_place(stack: AsyncExitStack, located: Place, *, make: bool) -> OpenPlace:
-    """Open a store until the stack ends. One that does not exist is missing, unless ``make``."""
+    """Open a store until the stack ends; return it as missing if it does not exist, unless ``make``
+    creates it."""
     place = await in_thread(unopened, located)
     if not make and not await in_thread(located.exists):
         return replace(place, missing=True)
@@ -177,7 +178,7 @@ async def open_place(stack: AsyncExitStack, located: Place, *, make: bool) -> Op
 
 
 def unopened(located: Place) -> OpenPlace:
-    """Return the store of a place, not opened."""
+    """Return the store of a place without opening it."""
     return OpenPlace(located.create(), located.configured, path=located.path)
 
 

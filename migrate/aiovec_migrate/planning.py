@@ -22,7 +22,7 @@ from .tables import AlteredError, OpenTable, looked, repeated
 from .work import Work
 
 # Bytes of the target for each byte of rows: the copy, and SQLite's scan file or the version before
-# LanceDB's compaction. The apps write on at once: a disk that is full then gives them only errors.
+# LanceDB's compaction. Apps keep writing after the move, and on a full disk they get only errors.
 _SHARE, _SPARE = 2.5, 32 * 2**20
 
 
@@ -30,7 +30,7 @@ _SHARE, _SPARE = 2.5, 32 * 2**20
 class TablePlan:
     """One table: its rows and bytes in the source, and its rows in the target, None if missing.
 
-    ``removed`` counts the rows only in the target, which a run would remove.
+    ``removed`` counts the rows that only the target has, which a run would remove.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Plan:
     """The plan of a run. ``problems`` stop it, ``notes`` do not.
 
     ``resumes`` says that the target has tables of this run, of an earlier copy, or of a store that
-    was left for the source: they are compared, and the differences brought over. ``others`` are
+    was left for the source: the run compares them, and brings over the differences. ``others`` are
     tables that only the target has.
     """
 
@@ -65,7 +65,7 @@ class Plan:
         return not self.problems
 
     def check(self) -> None:
-        """Raise MigrationError that names every problem, if there is one."""
+        """Raise MigrationError with every problem, if there is any."""
         if self.problems:
             raise MigrationError("the migration did not start: " + "; ".join(self.problems))
 
@@ -118,7 +118,7 @@ async def look(work: Work, marks: Marks) -> Plan:
 
 
 def look_at_disk(target: Place, plan: Plan) -> None:
-    """Keep the free bytes at the target in the plan, and the problems of its disk. Blocks."""
+    """Add the target's free bytes, and the problems of its disk, to the plan. Blocks."""
     if reason := unwritable(target):
         plan.problems.append(f"the target cannot be written: {reason}")
     plan.free = free = free_room(target)
@@ -131,7 +131,7 @@ def look_at_disk(target: Place, plan: Plan) -> None:
 
 
 async def count_removed(work: Work, plan: Plan) -> None:
-    """Count in the plan the rows that a run would remove. Reads all ids of the target's tables."""
+    """Add to the plan the numbers of rows that a run would remove. Reads all ids of both stores."""
     for number, table in enumerate(plan.tables):
         if not (plan.ok and plan.resumes and table.target_rows):
             continue
@@ -151,7 +151,7 @@ async def _only_in_target(work: Work, name: str) -> int:
 async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
     """Return a problem for each table of the store in use whose vectors the embedder did not make.
 
-    They come from a run without the embedder that has already switched.
+    Such vectors come from a run without the embedder that has already switched.
     """
     problems: list[str] = []
     if transform is None or place.missing:
@@ -235,9 +235,9 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
 
 
 def without_source(target: MoveRecord, others: Iterable[str]) -> list[str]:
-    """Return the tables of the target only that may be dropped: the source once had them.
+    """Return those of the target's ``others`` that may be dropped: the source once had them.
 
-    It had all tables of a store that was left for it, or that had none before the run.
+    It had all tables of a target that was left for it, or that had no tables before the run.
     """
     mark = target.mark
     every = mark is not None and (mark.left or mark.fresh)
@@ -265,7 +265,7 @@ def _look_at_difference(
 
 
 async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
-    """Check that every row with a vector has a text: rows must not lose vectors in silence."""
+    """Check that every row with a vector has a text: rows must not silently lose vectors."""
     name = "" if work.transform is None else work.transform.field_of(table.schema)
     if not name or not table.schema.fields[name].nullable:
         return

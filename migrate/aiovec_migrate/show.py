@@ -1,7 +1,7 @@
-"""Progress of the commands, as lines or as JSON.
+"""Show the progress of the commands as lines or as JSON.
 
-A separate thread writes it: a stopped terminal, or a pipe that nobody reads, must never delay a
-migration, least of all while writers wait for the cut-over.
+A separate thread writes the output: a stopped terminal, or a pipe that nobody reads, must never
+delay a migration, least of all while writers wait for the cut-over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def events_shown(*, json: bool) -> Iterator[Listener]:
 
     def write() -> None:
         last = time.monotonic()
-        # If nobody reads any longer, the run still goes on.
+        # The run goes on even if nobody reads its output any longer.
         with suppress(OSError):
             while (event := events.get()) is not None:
                 if json:
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def show_result(result: Shown, json: bool, *, after_events: bool) -> None:
-    """Print a result as JSON, as the last line after events, or as lines with their spaces kept."""
+    """Print a result: as JSON, after events on one line, or as lines that keep their spaces."""
     if json and after_events:
         out().file.write(json_line({"kind": "result", **result.facts}))
     else:

@@ -1,4 +1,4 @@
-"""A table of one store, whose handle is renewed when the table's state has changed."""
+"""A table of one store, with a handle that is renewed when the table was altered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 # Attempts at an operation that fails because its table was altered, or its store is busy.
 _MOST_TIMES = 20
-# Least bytes that a row without its vector is assumed to take.
+# The fewest bytes that a row is assumed to take without its vector.
 _ROW_BYTES = 512
 
 
@@ -61,8 +61,8 @@ class OpenTable:
 
 
 async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
-    """Return the result of ``act``; repeat it if a table was altered, and is opened again, or if a
-    store was busy."""
+    """Return the result of ``act``. If a table was altered, reopen the tables and repeat ``act``;
+    if a store was busy, just repeat it."""
     for _ in range(_MOST_TIMES):
         try:
             return await act()
@@ -92,7 +92,7 @@ def everything(schema: Schema, *, vector: bool = True) -> Columns:
 
 
 async def row_bytes(*tables: OpenTable) -> int:
-    """Return the approximate bytes of a row in memory: the most of these tables."""
+    """Return the approximate bytes of a row in memory, the largest among these tables."""
     sizes = []
     for table in tables:
         stats = await table.do(table.backend.stats)

@@ -1,7 +1,7 @@
 """The line of a TOML file that names the backend in use.
 
-Apps follow the mark in the store that was left, so the line is for apps that start later. One line
-is replaced; the result counts only if ``tomllib`` reads no other change.
+Running apps follow the mark in the store that was left; the line is for apps that start later. Only
+this line is replaced, and the file is left alone if ``tomllib`` would read any other change.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class TomlFile:
 
     def __init__(self, file: Path) -> None:
         self.path: str = str(file)
-        """Its absolute path."""
+        """The file's absolute path."""
         self._file = file
 
     async def current(self) -> str:
-        """Return the backend that it names."""
+        """Return the backend that the file names."""
         return await in_thread(backend_in, self._file)
 
     async def check(self, source: OpenPlace, target: OpenPlace) -> None:
@@ -117,7 +117,7 @@ def backend_in(file: Path) -> str:
 
 
 def with_backend(text: str, document: dict[str, Any], backend: str) -> str:
-    """Return the text with the one line changed. ValueError if the line is not found."""
+    """Return the text with only this line changed; raise ValueError if that is not possible."""
     lines = text.split("\n")
     inside, header = False, None
     for number, line in enumerate(lines):

@@ -20,19 +20,19 @@ from .places import OpenPlace
 class Limits:
     """The sizes of a run's operations."""
 
-    # One write of a copy. A store with bulk loads makes a file for each write; others make a
-    # transaction, which is slow if it outgrows the cache.
+    # The limits of one write of a copy. A store with bulk loads makes a file for each write; other
+    # stores make a transaction, which is slow if it outgrows the cache.
     bulk_bytes: int = 64 * 2**20
     bulk_rows: int = 50_000
     insert_bytes: int = 16 * 2**20
     insert_rows: int = 4_000
 
-    # A page of changes: most bytes, and most rows.
+    # The most bytes, and the most rows, in a page of changes.
     page_bytes: int = 32 * 2**20
     most_page: int = 10_000
 
     compared_rows: int = 10_000_000
-    """Rows whose hashes are in memory, 16 bytes each on either side; more rows take more passes."""
+    """The most rows whose hashes are in memory, 16 bytes each on either side; more take passes."""
 
 
 Step = Callable[[str], Awaitable[None]]
@@ -40,11 +40,11 @@ Step = Callable[[str], Awaitable[None]]
 
 
 async def no_step(name: str) -> None:
-    """The step that does nothing."""
+    """Do nothing: the step of a run that needs none."""
 
 
 def run_of(source: OpenPlace, target: OpenPlace) -> str:
-    """Return the name of the run from one store to another: the same for the same two stores."""
+    """Return the name of a run from one store to another, always the same for the same stores."""
     ends = [f"{place.backend.name} {place.backend.target}" for place in (source, target)]
     return hashlib.sha256("\n".join(ends).encode()).hexdigest()[:16]
 

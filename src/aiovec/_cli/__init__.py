@@ -25,7 +25,7 @@ def main() -> None:
         try:
             app(prog_name="aiovec")
         finally:
-            sys.stdout.flush()  # output that is left would fail at interpreter exit
+            sys.stdout.flush()  # nothing handles the errors of the flush at interpreter exit
             gc.freeze()  # otherwise the collections at exit scan everything that was imported
     except KeyboardInterrupt:  # an interrupt before or after the command itself
         sys.exit(130)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 # Queries of the probe: 12 stored vectors from each of 8 places of the table.
 _PLACES, _OF_EACH = 8, 12
-# The probe ends after this time, once it has this many searches.
+# The probe ends after these seconds, but not before it has made this many searches.
 _PROBE_SECONDS, _FEWEST = 3.0, 5
 # The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
 # 384 dimensions take about five seconds (``python -m bench search --rows 1000000``).
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
-# Most payload keys whose filters are measured, the number of newest rows from which these keys are
-# taken, and the milliseconds above which a filter is slow.
+# The most payload keys whose filters are measured, the number of newest rows from which these keys
+# are taken, and the milliseconds above which a filter is slow.
 _KEYS, _SAMPLE, _SLOW_FILTER = 8, 200, 5.0
 # Days over which growth is measured. A table that becomes slow within the second number of days
 # gets the verdict "watch".
@@ -127,7 +127,7 @@ async def _measure(vectors: VectorStore, name: str, created: str | None) -> Fact
 
 
 async def _probe(vectors: VectorStore, name: str) -> list[float]:
-    """Return the seconds of searches with stored vectors, one at a time."""
+    """Search with stored vectors, one at a time, and return the seconds that each search took."""
     schema, rows = await vectors.schema(name), await vectors.count(name)
     queries = []
     for offset in sorted({rows * place // _PLACES for place in range(_PLACES)}):
@@ -154,7 +154,7 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
 
 
 async def _filters(vectors: VectorStore, name: str, schema: Schema) -> dict[str, float]:
-    """Return the milliseconds of filters on payload keys that have no index, by their names."""
+    """Return the milliseconds that filters on payload keys without an index take, by key."""
     from .._filters import F
     from .._filters.tree import Ref
 

@@ -90,7 +90,7 @@ def _of_documents() -> Iterator[Finding]:
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:
-    """Yield a finding for each embedder. Embeds no text and shows no key."""
+    """Yield a finding for each embedder, without embedding a text or showing a key."""
     from ..backend.plugin import Finding
 
     for name, settings in sorted(embedders.items()):

@@ -39,7 +39,7 @@ def out(*, stderr: bool = False) -> Console:
 
 
 def say(message: str | Text, *, stderr: bool = False) -> None:
-    """Print a text without control characters. A string is one line."""
+    """Print a text without control characters, a string as one line."""
     if isinstance(message, str):
         print(one_line(message), file=sys.stderr if stderr else sys.stdout, flush=True)
         return
@@ -86,7 +86,7 @@ class Listing:
 
 if TYPE_CHECKING:
     Line = str | Text | Mapping[str, object] | Listing
-    """The lines that ``emit`` shows: a text is a line, a mapping a block of names and values."""
+    """A part that ``emit`` prints: a text as a line, a mapping as a block of names and values."""
 
 
 def emit(facts: Any, shown: Iterable[Line], json: bool, *, stderr: bool = False) -> None:
@@ -140,9 +140,9 @@ def _print_rows(listing: Listing) -> None:
 
 
 def progress(unit: str) -> AbstractContextManager[Progress]:
-    """Show a progress bar on standard error, which disappears at the end.
+    """Show a progress bar on standard error, and remove it at the end.
 
-    If that is not a terminal, print a line every few seconds instead.
+    If standard error is not a terminal, print a line every few seconds instead.
     """
     from rich import progress as bars
 
@@ -152,7 +152,7 @@ def progress(unit: str) -> AbstractContextManager[Progress]:
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """Show that work of unknown length continues, and for how long."""
+    """Show that work of unknown length is in progress, and how long it has taken."""
     from rich.progress import TimeElapsedColumn
 
     with _progress(TimeElapsedColumn()) as bar:

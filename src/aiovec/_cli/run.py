@@ -1,4 +1,4 @@
-"""Exit codes of commands, from their outcome."""
+"""Run commands, and set their exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def command_app(name: str, **options: Any) -> typer.Typer:
 
 
 def check_installed(command: str, extra: str, *modules: str) -> None:
-    """Raise AiovecError if a module cannot be imported, with the extra that brings its package."""
+    """Raise AiovecError if a module is not installed, and name the extra that brings it."""
     for module in modules:
         try:
             import_module(module)
@@ -66,8 +66,8 @@ def on_signals(act: Callable[[], object]) -> None:
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
     """Return the command with exit codes: 1 and one line for an error, 130 when interrupted.
 
-    Only an ``AiovecError``, and a pyarrow that is missing or broken, is an error of the user;
-    anything else is a bug and keeps its traceback.
+    Only an ``AiovecError`` and a missing or broken pyarrow are errors of the user; anything else is
+    a bug and keeps its traceback.
     """
 
     @functools.wraps(command)

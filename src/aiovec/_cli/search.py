@@ -175,7 +175,7 @@ def _check_search(
 
 
 def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: bool) -> Shown:
-    """Show passages of documents as a person reads them, or other hits as a table."""
+    """Show passages of documents as text to read, or other hits as a table."""
     from ..documents import place_of  # its schema is slow to make
 
     facts = {"hits": flat, "seconds": round(seconds, 6)}
@@ -311,7 +311,7 @@ async def distinct(
 
 
 def _score(row: dict[str, Any]) -> str:
-    """Return the score of a hit for people. Words that most rows have give scores close to 0."""
+    """Return a hit's score as text. Words that most rows contain give scores close to 0."""
     score: float = row["_score"]
     is_small = row.get("_distance") is None and 0 < score < 0.001
     return f"{score:.2g}" if is_small else f"{score:.4f}"

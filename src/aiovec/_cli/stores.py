@@ -106,7 +106,7 @@ def _object(text: str, option: str) -> dict[str, Any]:
 
 
 def _watched(values: list[str] | None) -> list[Any]:
-    """Return sources as ``lifespan`` takes them: texts, or mappings of the arguments of a watch."""
+    """Return sources in the form that ``lifespan`` takes: texts, or mappings of arguments."""
     sources = [_object(each, "--watch") if each.startswith("{") else each for each in values or ()]
     for source in sources:
         if isinstance(source, dict):
@@ -147,7 +147,7 @@ IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the 
 
 
 def names_in(values: list[str] | None) -> list[str] | None:
-    """Return the names in the values of an option, each with one or several between commas."""
+    """Return the names in an option's values; each value has one or several, comma-separated."""
     return None if values is None else [name.strip() for part in values for name in part.split(",")]
 
 
@@ -157,7 +157,7 @@ def expanded(path: str) -> Path:
 
 
 def place_named(store: str | None, config: str | None) -> Place:
-    """Return the place of a command's store: a target, a backend's name, or the TOML file's."""
+    """Return the place of a target or backend, or of the TOML file's backend for None."""
     # Slow imports, which the help does not wait for.
     from ..backend.place import find_place
     from ..backend.plugin import backend_names
@@ -312,11 +312,11 @@ _Command = Callable[..., Awaitable[Shown | None] | AsyncIterator[Shown]]
 def on_store(
     *, shows_progress: bool = False, shared: Mapping[str, Any] | None = None
 ) -> Callable[[_Command], Callable[..., None]]:
-    """Make a command of an async function that takes a store and the command's own options.
+    """Make a command from an async function that takes a store and the command's own options.
 
     The command also gets ``--store``, ``--config`` and ``--json``, and prints the result that the
-    function returns, or each one that it yields. The function gets the ``shared`` options, given by
-    their names with their types, as ``**options``.
+    function returns, or each one that it yields. ``shared`` maps the names of more options to their
+    types; the function gets them as ``**options``.
     """
 
     def decorate(command: _Command) -> Callable[..., None]:
@@ -356,7 +356,7 @@ def show(shown: Shown, json: bool) -> None:
 def with_options(
     run: Callable[..., None], command: Any, first: Mapping[str, Any], last: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """Return ``run`` as a command with the options of ``command``, between those of two mappings.
+    """Return ``run`` as a command with the options in ``first``, of ``command``, and in ``last``.
 
     The first argument of ``command`` is not an option.
     """
@@ -380,7 +380,7 @@ def with_options(
 
 
 def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:
-    """Return a command's table and its other argument. A single argument is the other one."""
+    """Return a command's table and its other argument, which may be given without a table."""
     if value is None:
         table, value = None, table
     if value is None:
@@ -409,7 +409,7 @@ async def of_each_table(
 
 
 def check_there(place: Place) -> None:
-    """Raise ConfigError if nothing exists at a path."""
+    """Raise ConfigError if nothing exists at the place's path."""
     path = place.path
     if path is not None and not path.exists():
         raise ConfigError(f"there is no store at {path}", key="target")

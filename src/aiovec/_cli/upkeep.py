@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..backend.engine import Engine
 
 
-_NOT_OPTIONS = ("", "table", "kind", "recall", "wait")  # no name, or an argument of the command
+_NOT_OPTIONS = ("", "table", "kind", "recall", "wait")  # no name, or an argument of create_index
 
 
 @on_store(shows_progress=True)

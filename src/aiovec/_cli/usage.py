@@ -18,7 +18,7 @@ _OF_PATHS = {"backup", "export", "import", "restore", "update", "watch"}
 
 
 def clear_message(error: Any) -> str:
-    """Return the message of an error of usage, with its cure."""
+    """Return the message of a usage error, with its cure."""
     message: str = error.message
     context: Any = getattr(error, "ctx", None)
     if context is None:
@@ -44,10 +44,10 @@ def clear_message(error: Any) -> str:
 
 
 def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
-    """Return how to name the stores among the arguments of the command line, or "".
+    """Return a hint to pass the stores on the command line with these options, or "".
 
-    These are the stores named in the message or, for commands that take no path, all arguments that
-    look like paths.
+    The stores are the arguments that the message names or, if it names none and the command takes
+    no paths, all arguments that look like a store.
     """
     pairs = zip(sys.argv, sys.argv[1:], strict=False)
     stores = [word for before, word in pairs if before not in _NAMING and _STORE.fullmatch(word)]

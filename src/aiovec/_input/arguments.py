@@ -13,12 +13,12 @@ import numpy as np
 from ..backend.contract import TableHandle, Tuning
 from ..errors import InvalidArgumentError, ModelMismatchError
 
-# Seconds between two pauses while a user's iterable is read.
+# The most seconds for which a user's iterable is read without a pause.
 _LONGEST_READ = 0.002
 
 
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
-    """Return a number of rows, also of NumPy's types, or raise InvalidArgumentError.
+    """Return a number of rows, a Python or NumPy int, or raise InvalidArgumentError.
 
     A number above 2**53, which no table has, becomes 2**53: backends count in 64 bits.
     """
@@ -26,8 +26,7 @@ def count_of(argument: str, value: object, *, least: int = 1) -> int:
 
 
 def whole_number(argument: str, value: object, *, least: int) -> int:
-    """Return a whole number of at least ``least``, also of NumPy's types, or raise
-    InvalidArgumentError."""
+    """Return a Python or NumPy int of at least ``least``, or raise InvalidArgumentError."""
     count = int(value) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise InvalidArgumentError(argument, count, f"a whole number of at least {least}")
@@ -52,14 +51,14 @@ def check_flag(argument: str, value: object) -> bool:
 
 
 def is_iterable(value: object) -> bool:
-    """Return whether an object can be iterated; a zero-dimensional array only seems so."""
+    """Return whether an object can be iterated, unlike a zero-dimensional array."""
     return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
 
 
 async def read_all(items: Iterable[Any] | AsyncIterable[Any]) -> list[Any]:
     """Read a user's iterable once, to its end.
 
-    It runs on the event loop, as its author expects, with pauses for other tasks.
+    The iterable runs on the event loop, as its author expects, with pauses for other tasks.
     """
     collected = []
     until = time.monotonic() + _LONGEST_READ
@@ -93,8 +92,7 @@ def check_tuning(tuning: Tuning, dim: int) -> None:
 
 
 def check_model(handle: TableHandle, model: str | None) -> None:
-    """Raise ModelMismatchError if a table has another model; a table without a model accepts
-    any."""
+    """Raise ModelMismatchError if the table has another model. A table without one accepts any."""
     expected = handle.schema.model
     if model is not None and expected is not None and model != expected:
         raise ModelMismatchError(handle.name, expected, model)

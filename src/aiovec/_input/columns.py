@@ -24,21 +24,24 @@ from ..errors import InvalidRowError
 
 
 class Places(NamedTuple):
-    """The rows of values, with their ids if known: those from ``first``, or the ``chosen`` ones."""
+    """The numbers of the rows to which values belong, and the rows' ids if known.
+
+    The rows follow each other from ``first``, or are the ``chosen`` ones, counted from ``first``.
+    """
 
     ids: Sequence[str] = ()
     first: int = 0
     chosen: Any = None  # a sequence or an array of numbers of rows
 
     def of(self, indices: Any) -> Places:
-        """Return the places of some of the values."""
+        """Return the places of the values at these indices."""
         if self.chosen is not None:
             indices = [self.chosen[index] for index in indices]
         return Places(self.ids, self.first, indices)
 
 
 def located(places: Places | None, index: int) -> dict[str, Any]:
-    """Return the number and the id of a value's row, for errors; nothing if it has no row."""
+    """Return the number and the id of a value's row, for errors; an empty dict without places."""
     if places is None:
         return {}
     row = index if places.chosen is None else int(places.chosen[index])
@@ -50,16 +53,16 @@ _NOT_UNICODE = "the text is not valid Unicode (a lone surrogate)"
 
 
 def faults() -> tuple[type[Exception], ...]:
-    """Return the exceptions of conversions that refuse a value."""
+    """Return the exceptions that conversions raise when they refuse a value."""
     return (ValueError, TypeError, OverflowError, *arrow_errors())
 
 
 def first_fault(
     convert: Callable[[_Of, Any], object], of: _Of, values: Any
 ) -> tuple[int, Exception]:
-    """Find the first value that ``convert(of, values)`` refuses, and its error, by halving.
+    """Find by bisection the first value that ``convert(of, values)`` refuses, and its error.
 
-    ``values`` is a sequence or an array that was refused as a whole.
+    ``convert`` has refused ``values``, a sequence or an array, as a whole.
     """
     low, high = 0, len(values)
     while high - low > 1:
@@ -78,8 +81,7 @@ def first_fault(
 
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
-    """Return ids as text. They are an Arrow column, or a sequence of texts, whole numbers and
-    UUIDs."""
+    """Return as text the ids in an Arrow column or a sequence of texts, whole numbers and UUIDs."""
     if is_array(ids):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
@@ -116,7 +118,7 @@ def _id_of(row: int, value: object) -> str:
 
 
 def _types_of(kind: FieldKind) -> tuple[type, ...]:
-    """Return the types of Python and NumPy that values of this kind may have."""
+    """Return the Python and NumPy types that values of this kind may have."""
     if kind.item is not None:
         return (list, tuple, np.ndarray)
     scalars = {dtype.type for dtype in _DTYPES if dtype.kind in kind.numpy}
@@ -127,15 +129,15 @@ _DTYPES = tuple(map(np.dtype, np.typecodes["All"]))
 _ACCEPTED = {name: _types_of(kind) for name, kind in KINDS.items()}
 _WHOLE: tuple[type[int], ...] = _ACCEPTED["int"]
 _INT64 = range(-(2**63), 2**63)
-# Every whole number up to here is exact as a float.
+# A float represents every whole number up to this one exactly.
 _MOST_IN_A_FLOAT = 2**53
 
 
 def field_column(name: str, field: Field, values: Any, places: Places | None) -> Any:
     """Return one field's values in exactly the field's type.
 
-    A sequence becomes a list of values of Python's types. An array from ``plain`` stays an array if
-    it has the field's type.
+    A sequence becomes a list of Python values. An array from ``plain`` stays an array if it has the
+    field's type.
     """
     convert: Callable[[Any, Any], Any]
     of: Any
@@ -165,7 +167,7 @@ def _first_null(column: list[Any] | pa.Array) -> int | None:
 
 
 def _lists(kind: FieldKind, values: Sequence[Any]) -> list[Any]:
-    """Return lists as Python's, or raise ValueError."""
+    """Return each list as a list of Python values, or raise ValueError."""
     _check_types(values, kind)
     return [
         None if items is None else _plain_values(kind.single, _plain_items(kind, items), kind)
@@ -176,8 +178,10 @@ def _lists(kind: FieldKind, values: Sequence[Any]) -> list[Any]:
 def _plain_values(
     kind: FieldKind, values: Sequence[Any], within: FieldKind | None = None
 ) -> list[Any]:
-    """Return values in Python's types, or raise ValueError; ``within`` is the kind of their list,
-    if any."""
+    """Convert values to Python's types, or raise ValueError.
+
+    ``within`` is the kind of the list that holds the values, if any.
+    """
     types = _check_types(values, kind, within)
     if kind.name == "datetime":
         return [None if value is None else moment(value) for value in values]
@@ -277,7 +281,7 @@ def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
 # The payload
 
 MAX_DEPTH = 100
-# Length of the path to the deepest value in a payload.
+# The length of the path to the deepest value in a payload.
 MOST_KEYS = MAX_DEPTH + 2
 
 
@@ -296,7 +300,7 @@ def payload_column(
 def plain_payload(
     keys: Mapping[str, Any], schema: Schema, places: Places | None, row: int = 0
 ) -> dict[str, Any]:
-    """Return a row's undeclared keys with values of exactly JSON's types."""
+    """Return a row's undeclared keys, with their values converted to exactly JSON's types."""
 
     def refuse(key: object, reason: str) -> InvalidRowError:
         return InvalidRowError(reason, field=str(key), **located(places, row))
@@ -379,7 +383,7 @@ def _plainer(value: Any) -> Any:
 
 
 def payloads_of(column: pa.Array, schema: Schema, places: Places | None) -> list[dict[str, Any]]:
-    """Return the objects in a column of JSON text from ``plain``, empty for null."""
+    """Return the objects in a column of JSON text from ``plain``; null becomes an empty object."""
 
     def refuse(row: int, reason: str) -> InvalidRowError:
         return InvalidRowError(reason, field="payload", **located(places, row))
@@ -402,7 +406,7 @@ def payloads_of(column: pa.Array, schema: Schema, places: Places | None) -> list
 
 
 def foreign_values(column: pa.Array, name: str) -> list[Any]:
-    """Return the values of a column from ``plain`` in Python's types, or raise InvalidRowError."""
+    """Return the values of a column from ``plain`` as Python values, or raise InvalidRowError."""
     try:
         return python_values(column)
     except (pa.ArrowException, ValueError, OverflowError, LookupError, ImportError) as exc:

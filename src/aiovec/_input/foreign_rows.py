@@ -54,7 +54,7 @@ def _dumped(value: Any) -> Any:
 
 
 def check_column(name: str, column: object) -> None:
-    """Raise InvalidRowError unless this is a column of several values."""
+    """Raise InvalidRowError unless this is a column: an iterable of the rows' values."""
     if isinstance(column, (str, bytes, Mapping, type)) or not is_iterable(column):
         reason = "must be a list of the rows' values; pass a single row as a list of one mapping"
         if isinstance(column, type):
@@ -63,7 +63,7 @@ def check_column(name: str, column: object) -> None:
 
 
 def is_frame(rows: object) -> bool:
-    """Return whether this is a pandas frame. Polars' frames are Arrow data."""
+    """Return whether this is a pandas frame. Polars frames are read as Arrow data."""
     return is_of(rows, "pandas", "DataFrame")
 
 
@@ -109,7 +109,7 @@ def _is_series(column: object) -> bool:
 
 
 def array_of_typed(column: Any, name: str) -> Any:
-    """Return such a column as an Arrow array or, for pandas' object columns, as a list.
+    """Return a typed column as an Arrow array or, for a pandas column of objects, as a list.
 
     Values that pandas counts as missing become null.
     """

@@ -1,4 +1,4 @@
-"""Infers schemas from data: the column of the vectors, and the types of the other columns.
+"""Infer schemas from data: find the column of the vectors, and the types of the other columns.
 
 A column becomes a field if all its values are of one type: text, whole numbers, numbers, booleans,
 datetimes, or lists of texts or numbers. Nulls do not count, and whole numbers mixed with other
@@ -26,7 +26,7 @@ from .foreign_rows import array_of_typed, as_row, check_column, columns_of_table
 from .rows import Collected
 
 USUAL_VECTORS = ("embedding", "vector")
-"""The names of columns that are checked first for vectors."""
+"""The column names that are tried first for vectors."""
 
 # The kind of values that stay in the payload, and the kind of lists without items.
 _OTHER, _EMPTY = "other", "list[]"
@@ -51,7 +51,7 @@ class TableOptions:
 
 
 def kinds_in(values: Sequence[Any]) -> set[str]:
-    """Return the kinds of values."""
+    """Return the kinds of these values; None has no kind."""
     seen = set()
     for type_ in set(map(type, values)) - {type(None)}:
         if issubclass(type_, (list, tuple, np.ndarray)):
@@ -83,7 +83,7 @@ def _list_of(kind: str) -> str:
 
 
 def _common_kind(kinds: set[str]) -> Kind | None:
-    """Return the kind that a column with values of these kinds has, if there is one."""
+    """Return the kind of a column with values of these kinds; None if no kind fits."""
     if kinds <= {_EMPTY}:
         return None
     return next((name for name, able in _COLUMNS.items() if kinds <= able), None)
@@ -202,7 +202,7 @@ def _columns_of(rows: Collected) -> dict[str, Any]:
 
 
 def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
-    """Return the column of the vectors, as named or detected, if any."""
+    """Return the name of the vector column, given or detected; None if there is none."""
     if options.vector is not None and options.vector in columns:
         return options.vector
     if options.vector is not None and options.embed is None:
@@ -219,7 +219,7 @@ def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
 def _length(name: str, column: Any, *, first: bool = False) -> int | None:
     """Return the length of the vectors in a column; None if it has no vectors.
 
-    They must all have one length, unless only the ``first`` is checked.
+    All vectors must have the same length; with ``first``, only the first one is checked.
     """
     if isinstance(column, np.ndarray) and column.dtype != object:
         return column.shape[1] if column.ndim == 2 and column.dtype.kind in "fiu" else None

@@ -57,12 +57,12 @@ from .vectors import arrow_matrix, given_matrix, matrix_of
 # Columns that can be read again, and types that are not columns.
 _READABLE = (list, tuple, np.ndarray, str, bytes, Mapping)
 _ID = Field(str)
-# Most fields and payload keys of one update.
+# The most fields and payload keys in one update.
 _MOST_CHANGES = 10_000
 
 NewIds = Literal["never", "if absent", "always"]
 """The rows that get new ids. "if absent": rows without an id, unless they seem to have one under
-another name. "always": also those."""
+another name. "always": every row without an id."""
 # A text without any of these is a single name, which may well be an id.
 _FILTER_SIGNS = frozenset(" =<>")
 
@@ -71,15 +71,14 @@ _FILTER_SIGNS = frozenset(" =<>")
 class Collected:
     """A caller's rows, which can be read repeatedly.
 
-    ``data`` is a list of rows, a mapping of columns, or a list of tables: of Arrow, or frames of
-    pandas.
+    ``data`` is a list of rows, a mapping of columns, or a list of Arrow tables and pandas frames.
     """
 
     data: Any
     form: Literal["rows", "columns", "tables"] = "rows"
 
     def __len__(self) -> int:
-        """The number of rows; of columns, that of the first, or 0 if it has no length."""
+        """The number of rows; for columns, the first one's length, or 0 if it has none."""
         if self.form == "rows":
             return len(self.data)
         if self.form == "tables":
@@ -91,8 +90,7 @@ class Collected:
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Collected:
     """Read rows of any form once, to their end.
 
-    An Arrow reader may wait for a disk, so it is read in a thread. Afterwards, pyarrow is imported
-    if the rows need it.
+    An Arrow reader may wait for a disk, so a thread reads it. Imports pyarrow if the rows need it.
     """
     if type(rows) is list:
         items = list(rows)  # a copy, because the app may change it while the call waits
@@ -129,11 +127,10 @@ def _is_tabular(rows: object) -> bool:
 
 
 async def _collect_columns(rows: Mapping[str, Any]) -> Collected:
-    """Return the columns in a form that can be read again. Invalid ones are refused later, by
-    name."""
+    """Return the columns in a form that can be read again, without checking them."""
     columns = {}
     in_arrow = False
-    # A copy, because the app may change it while it is read.
+    # A copy, because the app may change the mapping while its columns are read.
     for name, column in dict(rows).items():
         of_library = is_array(column) or is_typed(column)
         in_arrow = in_arrow or of_library
@@ -160,7 +157,7 @@ def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> B
     """Check the rows, and return them as a batch.
 
     Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. Ids
-    may still be repeated. Rows that get new ids get them in rising order.
+    may still be repeated. New ids rise in the order of the rows.
     """
     if rows.form == "rows":
         mappings = _mappings_of(rows.data, schema)
@@ -177,7 +174,7 @@ def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> B
 
 
 def one_of_each_id(batch: Batch, *, last: bool) -> Batch:
-    """Return one row for each id: the last one, or the first."""
+    """Return one row for each id: with ``last`` the last one, else the first."""
     ids = batch.ids
     positions = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
     chosen = {ids[position]: position for position in positions}
@@ -254,7 +251,7 @@ def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str]
 
 
 def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, Any], PayloadPatch]:
-    """Check an update; return its declared fields and its changes of the payload.
+    """Check an update; return its declared fields and its changes to the payload.
 
     A key ``payload.<key>.<key>`` is a path into the payload, as in filters.
     """
@@ -280,7 +277,7 @@ def check_patch(fields: Mapping[str, Any], schema: Schema) -> tuple[dict[str, An
 
 
 class _Columns(NamedTuple):
-    """Rows as columns: those of the schema, each row's other keys or None, and row numbers."""
+    """Rows as columns: ids, the schema's columns, each row's other keys or None, and places."""
 
     ids: list[str]
     columns: dict[str, Any]
@@ -289,7 +286,7 @@ class _Columns(NamedTuple):
 
 
 def to_changes(rows: Collected, schema: Schema, *, strict: bool) -> UpdateRows:
-    """Check rows that change parts of stored rows."""
+    """Check rows that change parts of stored rows, and return them as an update."""
     by_row = rows.form == "rows"
     groups = _groups_of_rows(rows.data, schema) if by_row else _wholes(rows, schema, ["id"])
     parts: list[Batch] = []
@@ -309,7 +306,7 @@ def to_changes(rows: Collected, schema: Schema, *, strict: bool) -> UpdateRows:
 
 
 def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
-    """Yield the columns of the rows that have the same fields."""
+    """Group the rows by the fields that they have, and yield the columns of each group."""
     mappings = _mappings_of(items, schema)
     ids = id_texts([mapping.get("id") for mapping in mappings])
     known = {"id", schema.vector, *schema.fields}
@@ -329,7 +326,7 @@ def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
 
 
 def _part(group: _Columns, schema: Schema) -> Batch:
-    """Return a part of an update."""
+    """Return the part of an update that a group of rows makes."""
     ids, columns, extra, places = group
     if not columns and extra[0] is None:
         raise InvalidRowError("the row has only an id, and nothing to set", **located(places, 0))
@@ -353,7 +350,7 @@ def _part(group: _Columns, schema: Schema) -> Batch:
 
 
 def _new_values(name: str, values: Any, schema: Schema, places: Places | None) -> Any:
-    """Return new values of a field, checked."""
+    """Check a field's new values, and return them in the field's type."""
     if type(values) is list:
         for row, value in enumerate(values):
             if isinstance(value, Remove):
@@ -365,7 +362,7 @@ def _new_values(name: str, values: Any, schema: Schema, places: Places | None) -
 def _patch(
     keys: Mapping[Any, Any], schema: Schema, places: Places | None, row: int = 0
 ) -> PayloadPatch:
-    """Return the changes of a row's payload, each by its key or path."""
+    """Return the changes to a row's payload, by their keys or paths."""
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in keys.items():
         path: tuple[str, ...] = (name,)
@@ -477,7 +474,7 @@ def _check_names(names: Iterable[str], row: int | None = None) -> None:
 def _with_other_name(
     error: InvalidVectorError, rows: Sequence[Mapping[str, Any]], schema: Schema
 ) -> InvalidVectorError:
-    """Add to the error the name of the key that may contain the missing vector."""
+    """Return the error with the name of the key that may contain the missing vector."""
     row = {} if error.row is None else rows[error.row]
     if row.get(schema.vector) is None:
         for key, value in row.items():
@@ -492,7 +489,7 @@ def _with_other_name(
 def _wholes(
     rows: Collected, schema: Schema, needed: Sequence[str], new_ids: NewIds = "never"
 ) -> Iterator[_Columns]:
-    """Yield the columns of rows that came as columns, or those of each of their tables."""
+    """Yield the columns of rows: once if given as columns, else once per table."""
     if rows.form == "columns":
         yield _whole(rows.data, schema, needed, new_ids)
         return
@@ -514,7 +511,7 @@ def _whole(
 ) -> _Columns:
     """Return columns in a form that can be checked; their values are not checked yet.
 
-    With ``json_payload``, as in Arrow data, the payload column has JSON texts.
+    With ``json_payload``, the payload column holds JSON texts, as in Arrow data.
     """
     for name in needed:
         if name not in given:
@@ -552,8 +549,8 @@ def _whole(
 
 
 def _column(name: str, column: Any, schema: Schema) -> Any:
-    """Return a column as a list of Python values, a plain Arrow array, or for vectors an
-    ndarray."""
+    """Return a column as a list of Python values, a plain Arrow array, or an ndarray of vectors or
+    times."""
     if is_typed(column):
         column = array_of_typed(column, name)
     if isinstance(column, np.ndarray) and column.ndim:
@@ -571,8 +568,10 @@ def _column(name: str, column: Any, schema: Schema) -> Any:
 
 
 def _check_zones(columns: dict[str, Any], places: Places) -> None:
-    """Raise InvalidRowError for a column of times without a zone, with a hint for the whole
-    column. Columns of NumPy's times without any become None."""
+    """Raise InvalidRowError for a column of times without a time zone.
+
+    A column of NumPy times that are all NaT becomes a list of None.
+    """
     for name, column in columns.items():
         if isinstance(column, np.ndarray) and column.dtype.kind == "M":
             valid = ~np.isnat(column)

@@ -24,9 +24,9 @@ from ..errors import CorruptStoreError, FilterError, InvalidArgumentError, Inval
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
-# Most names in a selection, and keys of an order: LanceDB's parser allows about forty levels.
+# The most names in a selection, and keys in an order: LanceDB's parser allows about 40 levels.
 _MOST_NAMES, _MOST_KEYS = 2_000, 32
-# Most characters of a key, and keys on a path into the payload.
+# The most characters in a key, and keys on a path into the payload.
 _LONGEST_KEY, _MOST_LEVELS = 4_096, 32
 
 _Keys = dict[str, "_Keys | None"]
@@ -36,9 +36,9 @@ _Keys = dict[str, "_Keys | None"]
 class Selection:
     """The columns that the backend reads, and the parts that the user gets.
 
-    ``keys`` are the selected keys of the payload, each with the selected keys within it, or None
-    for its whole value. None selects all of the payload except the ``hidden`` keys, which have the
-    name of a field that was not selected.
+    ``keys`` maps each selected key of the payload to the selected keys within its value, or to None
+    for the whole value. If ``keys`` is None, all of the payload is selected except the ``hidden``
+    keys, each of which has the name of a field that was not selected.
     """
 
     columns: Columns
@@ -91,12 +91,12 @@ def selected_names(select: Iterable[str] | None) -> list[str] | None:
 
 
 def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
-    """Read the keys in ``order_by`` once, for the same reason."""
+    """Read the keys in ``order_by`` once, like ``selected_names``."""
     return [] if order_by is None else read_names("order_by", order_by, _MOST_KEYS)
 
 
 def read_names(argument: str, value: str | Iterable[str], most: int = _MOST_NAMES) -> list[str]:
-    """Return the names in an argument: one or several."""
+    """Return the names in an argument, which is a name or an iterable of names."""
     if isinstance(value, str):
         return [value]
     if not is_iterable(value):
@@ -147,7 +147,7 @@ def select_columns(
 
 
 def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tuple[Order, ...]:
-    """Return the order for ``order_keys``, which ends with the id.
+    """Return the order for keys from ``order_keys``; the last key is the id.
 
     A leading minus sorts a key descending, and ``descending`` reverses every key.
     """
@@ -278,7 +278,7 @@ def _add_path(keys: _Keys, path: list[str]) -> None:
 
 
 def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
-    """Return the selected keys of an object, without keys whose outer value is not an object."""
+    """Return the selected keys of an object. A path through a value of another type is left out."""
     selected: dict[str, Any] = {}
     for key, item in value.items():
         if key not in keys:

@@ -21,14 +21,13 @@ from .._filters.tree import Combinable
 
 
 class ArrowStream(Protocol):
-    """Tables of pyarrow and Polars, readers, and other objects that stream Arrow data."""
+    """pyarrow and Polars tables, readers, and other objects that stream Arrow data."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None, /) -> Any: ...
 
 
 class ArrowArray(Protocol):
-    """Record batches and arrays of pyarrow, and other objects that export one piece of Arrow
-    data."""
+    """pyarrow record batches and arrays, and other objects that export one piece of Arrow data."""
 
     def __arrow_c_array__(self, requested_schema: Any = None, /) -> Any: ...
 
@@ -51,13 +50,13 @@ class Model(Protocol):
 
 
 class Dataclass(Protocol):
-    """An object of a dataclass."""
+    """An instance of a dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, _DataclassField[Any]]]
 
 
 class NamedTuple(Protocol):
-    """An object of a named tuple."""
+    """An instance of a named tuple."""
 
     def _asdict(self) -> Mapping[str, Any]: ...
 
@@ -90,7 +89,7 @@ Row: TypeAlias = Mapping[str, object] | Model | Dataclass | NamedTuple
 """One row: ``id``, the vector and the fields, flat. ``Record`` and ``Hit`` are such mappings."""
 
 Frame: TypeAlias = ArrowStream | ArrowArray | DataFrame
-"""Many rows in one object of pyarrow, Polars or pandas."""
+"""Many rows in one pyarrow, Polars or pandas object."""
 
 Rows: TypeAlias = Iterable[Row | Frame] | AsyncIterable[Row | Frame] | Frame | Mapping[str, object]
 """Rows for ``insert`` and ``upsert``: an iterable of rows or frames, a frame, or columns."""
@@ -102,7 +101,7 @@ Ids: TypeAlias = Id | Iterable[Id]
 """One id or several."""
 
 OnConflict = Literal["fail", "skip", "replace"]
-"""The treatment of a row whose id exists, or occurs twice in the call, by an insert."""
+"""An insert's treatment of a row whose id already exists, or occurs twice in the call."""
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
@@ -121,7 +120,7 @@ Vectors: TypeAlias = (
     | ArrowStream
     | ArrowArray
 )
-"""Many vectors: an iterable of them, a matrix, or a column of Arrow data.
+"""Many vectors: an iterable of vectors, a matrix, or an Arrow column.
 
 A text may replace a vector if the table's schema has ``embed``.
 """

@@ -83,8 +83,10 @@ def check_query_texts(texts: Mapping[int, str]) -> list[str]:
 
 
 def many_queries(vectors: Any, schema: Schema, of_texts: Mapping[int, Any]) -> list[Float32Array]:
-    """Return many queries from ``collect_vectors``; ``of_texts`` has the vectors of texts by their
-    positions."""
+    """Return many queries from ``collect_vectors``.
+
+    ``of_texts`` maps the positions of the texts among them to the texts' vectors.
+    """
     if of_texts:
         vectors = [of_texts.get(position, vector) for position, vector in enumerate(vectors)]
     return list(given_matrix(vectors, schema, Places()))
@@ -137,7 +139,7 @@ def matrix_of(vectors: Any, schema: Schema, places: Places | None) -> Float32Arr
 
 
 def _usual(vector: Any, dim: int) -> Float32Array | None:
-    """Return a copy of a vector in the usual form; None if it needs the full check."""
+    """Return a float32 copy of a vector in a common form; None if it needs the full check."""
     numbers = vector
     if type(vector) is list:
         if len(vector) != dim or set(map(type, vector)) != {float}:
@@ -151,7 +153,7 @@ def _usual(vector: Any, dim: int) -> Float32Array | None:
 
 
 def _matrix(schema: Schema, vectors: Any) -> Float32Array:
-    """Convert vectors, or raise ValueError for all of them together."""
+    """Convert vectors to a matrix, or raise ValueError if any of them is invalid."""
     array = vectors
     if not isinstance(vectors, np.ndarray) or vectors.dtype == object:
         if not len(vectors):
@@ -175,7 +177,7 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
     if not (matrix.min() >= -_LARGEST and matrix.max() <= _LARGEST):
         value = array[~(np.abs(matrix) <= _LARGEST)][0]
         raise ValueError(f"has {value} in it; its numbers must be finite and at most {_LARGEST:g}")
-    # Only a row whose first number is that small can have no larger number.
+    # A row can be too short only if its first number is this small.
     small = np.abs(matrix[:, 0]) < _SMALLEST
     if small.any():
         largest = np.abs(array[small]).max(axis=1)
@@ -187,7 +189,7 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
 
 
 def _is_masked(vector: object) -> bool:
-    """Return whether values are masked; NumPy would return the hidden numbers."""
+    """Return whether any values are masked. NumPy would read the numbers under the mask."""
     return isinstance(vector, np.ma.MaskedArray) and np.ma.is_masked(vector)
 
 
