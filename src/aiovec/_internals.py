@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # the command line imports this module, and ``--help`` none of these
+if TYPE_CHECKING:  # the command line imports this module, but ``--help`` must import none of these
     from ._model.schema import Schema
     from ._store.store import VectorStore
     from .backend.contract import Backend, TableHandle
@@ -36,7 +36,7 @@ class StoreInternals:
     def watching(
         self, sources: Sequence[str | Mapping[str, Any]]
     ) -> AbstractAsyncContextManager[None]:
-        """Watch sources, as ``aiovec.asgi.lifespan`` does, while this is entered."""
+        """Watch sources while the result is entered, as ``aiovec.asgi.lifespan`` does."""
         from ._store.watch import watching_all
 
         return watching_all(self._store, sources)
@@ -66,7 +66,7 @@ class StoreInternals:
         return await self._store._embedders.completed(table, schema, settings)
 
     async def tokenizer(self, schema: Schema) -> tuple[Any, int | None]:
-        """Return the tokenizer of a table's model and its limit of tokens, or None."""
+        """Return the tokenizer of a table's model and its limit of tokens; each may be None."""
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
@@ -82,14 +82,14 @@ class StoreInternals:
     async def notes(
         self, table: str, change: Mapping[str, str | None] | None = None
     ) -> Mapping[str, str]:
-        """Return the notes that the backend keeps for a table, once ``change`` is applied."""
+        """Apply ``change`` to the notes that the backend keeps for a table, and return them."""
         return await self._store._on_table(
             "notes", table, lambda t: t.backend.notes(t.handle, change or {})
         )
 
     async def write_checked(self, table: str, rows: Batch, schema: Schema, *, replace: bool) -> int:
-        """Write rows that were checked for a schema, as ``upsert`` does with ``replace``, else as
-        ``insert``."""
+        """Write rows that were checked for a schema: with ``replace`` as ``upsert`` does, otherwise
+        as ``insert`` does."""
         write = self._store._write
         if replace:
             return await write("upsert", table, rows, on_conflict="replace", checked_for=schema)

@@ -9,7 +9,7 @@
     async def search(query: Query, store: Annotated[VectorStore, Depends(get_store)]): ...
 
 It works with Starlette, FastAPI and Litestar (``Litestar(lifespan=[lifespan(...)])``), and with
-every framework that passes the ASGI scope on; no framework is imported here.
+every framework that passes on the ASGI scope. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def lifespan(
     watch: Sources = (),
     wait: bool = False,
 ) -> Lifespan:
-    """Return a ``lifespan`` for a framework; the other arguments are those of ``aiovec.connect``.
+    """Return a ``lifespan`` for a framework.
 
-    ``watch`` is a source that the store follows while the app runs, or several: each is the source
-    of ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
-    "embed": "body"}``. ``store.watching`` lists them. With ``wait``, the app starts to serve once
-    each has been copied.
+    ``watch`` is one source that the store follows while the app runs, or several: each is a source
+    for ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
+    "embed": "body"}``. ``store.watching`` lists them. With ``wait``, the app serves requests only
+    once each has been copied. The other arguments are as in ``aiovec.connect``.
 
     The store opens when the app starts; if that fails, the app does not start. It closes when the
     app ends, after the accepted writes. An app may start again later.
 
-    Within your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``: ``async with
+    In your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``, write ``async with
     lifespan(...)(app) as state: yield state``. An app has one such store; open others with
     ``aiovec.connect`` in that lifespan.
     """
@@ -74,7 +74,7 @@ def lifespan(
         embedder=embedder,
         embedders=embedders,
     )
-    opening()  # opens nothing yet, but refuses wrong arguments at once
+    opening()  # opens nothing yet, but refuses wrong arguments now
     watched = sources_of(watch)
 
     @asynccontextmanager
@@ -169,7 +169,7 @@ _INTERNAL_ERROR = 1011  # of web sockets, by RFC 6455
 
 
 class ProblemResponse:
-    """A problem as a response: an ASGI app for Starlette, and an object that gives Litestar one."""
+    """An error as a response: an ASGI app, which Litestar gets by ``to_asgi_response``."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -207,11 +207,11 @@ async def _respond(connection: Any, error: Exception) -> ProblemResponse | None:
 def add_error_handlers(app: object) -> None:
     """Make a FastAPI, Starlette or Litestar app respond to aiovec's errors as the server does.
 
-    Each response is an ``application/problem+json`` document by RFC 9457 with the error's name and
-    facts (of a list, at most 100 items), and a fitting status: 404 for a missing table, 409 for an
+    Each response is an ``application/problem+json`` document (RFC 9457) with the error's name and
+    facts (at most 100 items of a list), and a fitting status: 404 for a missing table, 409 for an
     existing id, 422 for a wrong vector, row or filter, 503 with Retry-After for a busy store. It
-    has no path, target or traceback; ``aiovec.asgi`` logs server errors. A web socket of FastAPI or
-    Starlette is closed with code 1011; Litestar closes them itself, without handlers.
+    has no path, target or traceback; the logger ``aiovec.asgi`` gets server errors. A web socket of
+    FastAPI or Starlette is closed with code 1011; Litestar closes its own without handlers.
 
     Call it once, before the app serves. Your own handlers for these classes take precedence.
     """

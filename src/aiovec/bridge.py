@@ -2,7 +2,7 @@
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
 without ``await``. This module also reads filters in MongoDB's syntax, stores metadata of any type,
-and finds a table for every name of a collection.
+and finds a table name for every collection name.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Bridge:
     ``store`` is a store of ``aiovec.sync.connect``; a store of ``aiovec.connect``, which serves
     code with ``await`` on its own event loop; or a target such as ``"notes.db"``. A target is
     opened at the first call with the ``options`` of ``connect``, and ``close`` closes it.
-    ``schema`` returns the schema of a new table for the length of its first vector.
+    ``schema`` takes the length of the first vector, and returns the schema of a new table.
     """
 
     _taken: frozenset[str] = frozenset()  # names of columns that are not metadata
@@ -109,18 +109,18 @@ class Bridge:
         return "" if self._store is None else self._store.target
 
     def run(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
-        """Return the result of ``call`` with the table, and block until it is done."""
+        """Run ``call`` with the table, block until it is done, and return its result."""
         return wait_for(self._opened(), lambda inner: self._call(inner, call))
 
     async def aio(self, call: Callable[[Table], Awaitable[_R]]) -> _R:
-        """Await the result of ``call`` with the table, which runs where the store does.
+        """Run ``call`` with the table on the store's event loop, and return its result.
 
-        Calls within it stay in the same thread.
+        Nested calls stay in the same thread.
         """
         store = self._store
         if isinstance(store, VectorStore):
             return await self._call(store, call)
-        # A call within another continues in its store, also while ``close`` waits for this thread.
+        # A nested call stays in its caller's store, even while ``close`` waits for this thread.
         if store is None or (self._opening.locked() and not runs_in(store)):
             store = await asyncio.to_thread(self._opened)
         return await sync.aio(store, lambda inner: self._call(inner, call))
@@ -165,7 +165,7 @@ class Bridge:
         return await self.aio(attempt)
 
     async def read(self, act: Callable[[Table], Awaitable[_R]], missing: _M) -> _R | _M:
-        """Await a read, or a delete; return ``missing`` if there is no table yet."""
+        """Await a read or a delete; return ``missing`` if the table does not exist."""
         try:
             return await self.aio(act)
         except TableNotFoundError:
@@ -198,7 +198,7 @@ class Bridge:
 
 
 class Closable:
-    """The base of a class over a bridge, its ``_bridge``. ``with`` and ``async with`` close it."""
+    """A base class for users of a bridge, ``_bridge``. ``with`` and ``async with`` close it."""
 
     _bridge: Bridge
 
@@ -224,7 +224,7 @@ class Closable:
 
 
 def in_store(method: _F) -> _F:
-    """Run a coroutine method of a class over a bridge where its store runs.
+    """Make a coroutine method of a ``Closable`` run where its store runs.
 
     For a store of ``aiovec.connect`` that is the caller's event loop, otherwise the store's thread.
     Decorate methods that make rows or filters, which need the fields of the table and must not
@@ -241,16 +241,16 @@ def in_store(method: _F) -> _F:
 def blocking(
     method: Callable[_P, Awaitable[_R]],
 ) -> Callable[[Callable[..., object]], Callable[_P, _R]]:
-    """Make the decorated method of a class over a bridge block until a coroutine method is done.
+    """Replace the decorated method of a ``Closable`` with a blocking form of a coroutine method.
 
-    The decorated method only gives its name. Its arguments, its result and its docstring are those
-    of the coroutine method::
+    Only the name comes from the decorated method. Its arguments, result and docstring come from the
+    coroutine method::
 
         async def acount(self, where: Where = None) -> int: ...
 
         @blocking(acount)
         def count(self) -> Any:
-            '''As ``acount``.'''
+            '''Like ``acount``.'''
     """
 
     def decorate(named: Callable[..., object]) -> Callable[_P, _R]:
@@ -270,11 +270,12 @@ class DocumentBridge(Bridge):
 
     Metadata is stored flat in the row, so that filters, the command line and other programs use it
     like any field. A key that is a column of the row, such as "id", is stored with a "_" appended.
-    ``schema`` is for a new table with indexed fields for keys of the metadata; by default, a new
-    table has a text field with keyword search, everything else in the payload, and vectors of the
-    length ``dim``, by default that of the first vector. An existing table keeps its schema, which
-    the first call reads, so make rows and filters in methods with ``in_store``. If it has no field
-    ``text``, its texts are in the field of ``embed``, or in its only field with keyword search.
+    ``schema`` is the schema of a new table, for example with indexed fields for metadata keys. By
+    default, a new table has a text field with keyword search, everything else in the payload, and
+    vectors of the length ``dim``, or else of the first vector's length. An existing table keeps its
+    schema, which the first call reads, so make rows and filters in ``in_store`` methods. If it has
+    no field ``text``, its texts are in the field of ``embed``, or in its only field with keyword
+    search.
     ``zero_as_none`` stores a vector of zeros, which the metric "cosine" refuses, as no vector.
     """
 
@@ -333,8 +334,8 @@ class DocumentBridge(Bridge):
         }
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
-        """Return a filter from a mapping for ``metadata_filter``, or from any filter for
-        ``where=``. None if a mapping is true for every row, as ``{}`` is."""
+        """Return a filter from a mapping for ``metadata_filter``, or any filter for ``where=``
+        unchanged. Return None for a mapping that matches every row, such as ``{}``."""
         if callable(wanted):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):
@@ -352,7 +353,7 @@ class DocumentBridge(Bridge):
         return f"{name}_" if name.rstrip("_") in self._taken else name
 
     def field(self, key: str, *path: str) -> FieldRef:
-        """Return the field of a key of the metadata in filters, or a key in its objects."""
+        """Return the field of a metadata key for filters, or of a key within its objects."""
         name = self._stored(key)
         if name in self._declared:
             return _Declared(name, self._declared[name])
@@ -363,9 +364,9 @@ class DocumentBridge(Bridge):
 
 
 def _text_of(schema: Schema, wanted: str) -> str:
-    """Return the field of the documents' texts.
+    """Return the name of the field with the documents' texts.
 
-    In a table of imported files, for example, it has another name.
+    It may not be ``wanted``, for example in a table of imported files.
     """
     if wanted in schema.fields:
         return wanted
@@ -377,7 +378,7 @@ def table_name(name: str) -> str:
     """Return the name of the table for a collection.
 
     A name that is not allowed for tables becomes lower-case, with "-" for other characters and a
-    short hash of the name at the end, so that two collections never share a table.
+    short hash of the name at the end, so that different collections get different tables.
     """
     if not isinstance(name, str) or not name:
         raise InvalidArgumentError("table", name, "a name")
@@ -402,7 +403,7 @@ def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
 
 
 async def create_memory(table: Table, schema: Schema) -> None:
-    """Create a table with ``embed``, or for words only if the store has no embedder."""
+    """Create a table with ``embed``; if the store has no embedder, without vectors."""
     try:
         await table.create(schema, exist_ok=True)
     except EmbeddingError as exc:
@@ -417,7 +418,7 @@ def without_zeros(vector: Any) -> Any:
 
 
 def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
-    """Return the best search for words in a table: by keywords, by their vector, or by both."""
+    """Return the best search of a table for a text: by its words, by its vector, or by both."""
     if schema.embed is None:
         return "text"
     return "hybrid" if text_fields(schema) else "vector"
@@ -426,7 +427,7 @@ def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
 def refuse_options(options: Mapping[str, Any], **instead: str) -> None:
     """Raise TypeError for an option that has another name in the framework.
 
-    So ``refuse_options(options, where="filter")`` does not ignore a filter passed as ``where``.
+    ``refuse_options(options, where="filter")``, for example, refuses a filter passed as ``where``.
     """
     for name in sorted(options.keys() & instead.keys()):
         raise TypeError(f"unexpected keyword argument {name!r}: pass {instead[name]} instead")
@@ -444,7 +445,7 @@ def relevance(score: float, metric: Metric) -> float:
 
 
 def storable(value: Any, name: str = "metadata", *, large: type[str] | None = None) -> Any:
-    """Return a value of metadata in a form that a payload can store.
+    """Return a metadata value in a form that a payload can store.
 
     Naive datetimes, times of a day and paths become text, Decimals numbers, NaN and infinity None,
     sets and tuples lists, arrays lists of numbers, and keys of mappings text. Raises
@@ -561,11 +562,11 @@ def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> E
     All entries of ``{"year": {"$gte": 2020}, "lang": "en"}`` must match. A plain value means
     equality. The operators are ``$eq $ne $gt $gte $lt $lte $in $nin $exists $not`` and, not in
     MongoDB, ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
-    a list of mappings that is not empty, ``$not`` takes one mapping. As in MongoDB, a negation also
-    matches rows without the key, and dots lead into nested objects. NaN equals nothing, and nothing
-    is above or below NaN and None. An integer beyond 64 bits counts as the nearest float. ``field``
-    returns the field of a key, or several fields, one of which must match; by default it returns a
-    key of the payload.
+    a non-empty list of mappings, ``$not`` takes one mapping. As in MongoDB, a negation also matches
+    rows without the key, and dots lead into nested objects. NaN equals nothing, and nothing is
+    above or below NaN and None. An integer beyond 64 bits counts as the nearest float. ``field``
+    returns the field of a key, or several fields, one of which must match; by default it returns
+    payload keys.
     """
     if not isinstance(wanted, Mapping):
         raise FilterError(f"a filter must be a mapping, not {type(wanted).__name__}")
@@ -600,7 +601,7 @@ def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
 
 
 def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
-    """Return the condition that any of the fields compares with a value by a filter's operator.
+    """Return the condition that an operator of a filter holds for any of the fields and a value.
 
     NaN equals nothing. Nothing is above or below NaN and None.
     """
@@ -671,7 +672,7 @@ def _operands(name: str, value: Any) -> Sequence[Any]:
 
 
 def _literal(value: Any) -> Any:
-    """Return a value in the form in which metadata of its type is stored; None for NaN."""
+    """Return a value of a filter in the form of stored metadata; None for NaN."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         try:
             return float(value)

@@ -1,8 +1,8 @@
 """Collections of points, each with an id, a vector and a payload: an older interface to stores.
 
 A collection is a table with a vector named ``vector`` and everything else in the payload, so the
-other interfaces can read and filter it. A payload's keys ``id`` and ``vector`` are stored with an
-underscore in front, and keys that already have one, such as ``_id``, with one more.
+other interfaces can read and filter it. The payload keys ``id`` and ``vector`` are stored with an
+underscore in front, and such keys with underscores, such as ``_id``, with one more.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ Filter = VectorFilter
 
 
 def to_uuid(id: str) -> str:
-    """Return the UUID of a text, always the same: version 5 in the namespace of URLs."""
+    """Return a UUID for a text, always the same one: version 5 in the URL namespace."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, id))
 
 
 class VectorStore:
-    """Collections in one store. Opens it at once; close it, or use ``with``.
+    """Collections in one store, which this opens immediately; close it, or use ``with``.
 
     ``path`` is a file, a directory, ``":memory:"`` or any other target of ``aiovec.connect``.
     """

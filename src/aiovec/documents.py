@@ -1,8 +1,8 @@
 """Passages of documents as rows: text, Markdown, HTML, PDF, notebooks, office files and books.
 
-A passage is a piece of a document that is cut where its text has a boundary: at headings, and
-within a long section between paragraphs or sentences. ``aiovec import`` stores the same rows. It
-needs the extra ``documents``.
+A passage is a piece of a document, which is cut where its text has a boundary: at headings, and
+within a long section between paragraphs or sentences. ``aiovec import`` stores the same rows. This
+module needs the extra ``documents``.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ SCHEMA = Schema(
 
 ``hash`` changes with the content of the document and with the way it is cut. ``base`` is the
 ``--base`` of the import that stored the passage; null if an app stored it. An import sets
-``expires`` in passages that their document no longer has."""
+``expires`` in passages that are no longer in their document."""
 
 SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
-"""The suffixes of documents."""
+"""The file suffixes of documents."""
 
 # Suffixes of formats that no reader supports.
 _UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
@@ -64,10 +64,10 @@ CHARACTERS, TOKENS = 1200, 256
 """The most characters of a passage, or tokens if there is a tokenizer."""
 
 LARGEST = 64 * 2**20
-"""The most bytes of a document: it is in memory as a whole, with all its passages."""
+"""The most bytes of a document, which is in memory as a whole, with all its passages."""
 
 FARTHEST = 10
-"""The most passages before and after a hit."""
+"""The most passages that ``around`` returns before a hit, and after it."""
 
 # Raise it when the cutter changes: the next import then cuts every document again.
 _VERSION = 5
@@ -81,7 +81,7 @@ _Cuts = Callable[[str], Iterable[tuple[int, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """Cuts documents into passages of a ``size`` in characters, or in tokens of a ``tokenizer``."""
+    """Cuts documents into passages of at most ``size`` characters, or tokens of ``tokenizer``."""
 
     size: int | None = None
     overlap: int = 0
@@ -104,7 +104,7 @@ class Cutter:
 
     @property
     def _short(self) -> int:
-        """Characters below which a piece is joined to its neighbour."""
+        """The number of characters below which a piece is joined to its neighbour."""
         return min(self.limit // 15, 80)
 
     def hash(self, data: bytes) -> str:
@@ -222,12 +222,12 @@ async def passages(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the passages of a document as rows of ``SCHEMA``, cut in a thread.
 
-    ``document`` is the path of a file, the bytes of one, or a text. Bytes of a text are UTF-8,
-    UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's name, which
-    the rows keep; bytes and texts need it. Its suffix determines its kind, unless the first bytes
-    are those of a PDF or of HTML, or ``kind`` names it: pass "markdown" for a text converted from a
-    file of another kind. An unknown suffix means plain text. ``modified`` is the time that the rows
-    keep, by default the file's.
+    ``document`` is the path or the bytes of a file, or a text. The bytes of a text file are decoded
+    as UTF-8, UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's
+    name, which the rows keep; bytes and texts need it. Its suffix determines the kind, unless the
+    first bytes show a PDF or HTML, or ``kind`` names it: pass "markdown" for a text converted from
+    a file of another kind. An unknown suffix means plain text. ``modified`` is the time that the
+    rows keep, by default the file's.
 
     A passage has at most ``size`` characters, by default 1,200. With a ``tokenizer`` of the package
     ``tokenizers``, ``size`` counts tokens, by default 256. A heading before the passage does not
@@ -264,7 +264,7 @@ async def passages(
 async def around(
     table: Table, hits: Iterable[Mapping[str, Any]], reach: int = 1
 ) -> list[list[Record]]:
-    """Return for each hit its passage and its neighbours, in the order of the document.
+    """Return, for each hit, its passage and the neighbours of that, in the document's order.
 
     The neighbours are up to ``reach`` passages before and after the hit, at most 10. One call reads
     all of them. Raises InvalidArgumentError if a hit is not a passage with ``source`` and ``part``.
@@ -308,14 +308,14 @@ def place_of(row: Mapping[str, Any]) -> str | None:
 
 
 def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
-    """Return the content and the time of change of a file, or raise DocumentError."""
+    """Return the content and the modification time of a file, or raise DocumentError."""
     try:
         status = path.stat()
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise DocumentError(source, "it is not a regular file")  # opening a pipe would block
         _check_size(status.st_size, source)
         with path.open("rb") as file:
-            # Read at once, so that the hash matches the passages even if the file changes now.
+            # Read in one step, so that the hash matches the passages even if the file changes now.
             data = file.read(LARGEST + 1)
         changed = path.stat().st_mtime
     except OSError as exc:
@@ -354,7 +354,7 @@ def text_of_name(name: str) -> str:
     """Return a file's name as text, with bytes that are not UTF-8 written as ``\\xff``."""
     try:
         data = name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a pair of UTF-16
+    except UnicodeEncodeError:  # half of a UTF-16 surrogate pair
         data = name.encode("utf-8", "backslashreplace")
     return data.decode("utf-8", "backslashreplace")
 

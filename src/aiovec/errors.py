@@ -9,13 +9,13 @@ AiovecError
 ├── TableNotFoundError
 ├── TableExistsError
 ├── SchemaMismatchError         the table exists with another schema
-├── ModelMismatchError          vectors of one embedding model for a table of another
+├── ModelMismatchError          vectors of one embedding model for a table with another
 ├── DimensionMismatchError      a vector whose length differs from the table's
 ├── InvalidVectorError          NaN, a number beyond 1e15, or a zero vector under cosine
-├── InvalidRowError             a row's field of the wrong type, or a missing one
+├── InvalidRowError             a field of a row that is missing or has the wrong type
 ├── DocumentError               a document that cannot be read, or has no text
 ├── EmbeddingError              an embedder that is missing, failed, or gave no usable vectors
-├── DuplicateIdError            an insert of an id that exists, or twice in one call
+├── DuplicateIdError            an inserted id that exists, or occurs twice in the call
 ├── FilterError                 a filter that does not parse or does not fit the schema
 ├── UnsupportedError            an ability that this backend does not have
 ├── StoreClosedError
@@ -68,7 +68,7 @@ class HttpAnswer:
     private: tuple[str, ...] = ()
     """The facts that a server does not send, because they name files or hosts of its machine."""
     machine: bool = True
-    """False if the message has only values of the caller, and never a path of the server."""
+    """False if the message has only the caller's values, and never a path of the server."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
 
@@ -191,7 +191,7 @@ class InvalidNameError(AiovecError, ValueError):
 
 
 class TableNotFoundError(AiovecError, LookupError):
-    """There is no such ``table``; ``tables`` are the existing ones."""
+    """There is no such ``table``; ``tables`` lists the existing tables."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(404, "No such table", machine=False)
 
@@ -231,7 +231,7 @@ class SchemaMismatchError(AiovecError):
 
 
 class ModelMismatchError(AiovecError, ValueError):
-    """Vectors of the model ``given`` were offered to a ``table`` of the model ``expected``.
+    """Vectors of the model ``given`` were passed for a ``table`` with the model ``expected``.
 
     ``embedder`` and ``own`` are the kinds of the caller's embedder and of the table's embedder.
     """
@@ -423,7 +423,7 @@ class UnsupportedError(AiovecError):
     Python package is missing, ``backend`` is empty.
     """
 
-    # Not 501, which means that the server does not know such requests: another store supports it.
+    # Not 501, which means that the server knows no such request: another store may support it.
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
 
     ability: str
@@ -605,7 +605,7 @@ class ChangesPrunedError(AiovecError):
 
 
 class CorruptStoreError(AiovecError):
-    """The data at ``target`` is damaged, or is not a store that this version reads.
+    """The data at ``target`` is damaged, or is not a store that this version can read.
 
     ``reason`` says which. The data is not changed.
     """

@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 __all__ = ["MAX_ROWS", "Group", "MapPoints", "label_field", "map", "map_points"]
 
 MAX_ROWS = 2_000
-"""Most rows of a map."""
-# Most numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
+"""The most rows of a map."""
+# The most numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# A sample is drawn from at most this many rows, in a larger table from the first ones. SQLite reads
-# 300,000 ids in a second.
+# A sample is drawn from at most this many rows, which are the first ones of a larger table. SQLite
+# reads 300,000 ids per second.
 _WALKED = 1_000_000
-# The colours of the most frequent values, by Okabe and Ito, which colour-blind people can
-# distinguish; the other values share a grey.
+# The colours of the most frequent values. They are Okabe and Ito's, which colour-blind people can
+# distinguish. The other values share a grey.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _OTHERS = "#9a9a9a"
 _LABEL = 120
@@ -59,7 +59,7 @@ Color = str | Literal[False] | None
 class Group:
     """Rows that share a colour: their value, and the number of rows in the map.
 
-    The last group may be for the ``values`` other values; its ``name`` is then None.
+    The last group may contain all other values, ``values`` in number; then its ``name`` is None.
     """
 
     name: str | None
@@ -75,8 +75,8 @@ class MapPoints:
     ``members`` has the index of each point's group in ``groups``. ``values`` has the value of each
     point if these are numbers or times with more than a dozen distinct values; otherwise it is
     empty. ``label`` and ``color`` name the fields that ``labels`` and ``groups`` come from.
-    ``total`` is the number of the table's rows, ``of`` that of the rows from which the sample was
-    drawn, and ``without`` that of the sample's rows without a vector.
+    ``total`` is the number of rows in the table, ``of`` the number of rows from which the sample
+    was drawn, and ``without`` the number of rows in the sample that have no vector.
     """
 
     ids: list[str]
@@ -105,10 +105,10 @@ def map(  # noqa: A001
 def map(  # noqa: A001
     store: VectorStore | sync.VectorStore, table: str, *, color: Color = None, rows: int = 1000
 ) -> Figure | Coroutine[Any, Any, Figure]:
-    """Return the map of a table as a figure of matplotlib, which must be installed.
+    """Return a table's map as a matplotlib figure; matplotlib must be installed.
 
-    Await it for a store of ``aiovec.connect``. A notebook shows the figure, and
-    ``figure.savefig(path)`` writes it. The arguments are those of ``map_points``.
+    For a store of ``aiovec.connect``, await the call. A notebook shows the figure, and
+    ``figure.savefig(path)`` writes it. The arguments are as in ``map_points``.
     """
     if isinstance(store, sync.VectorStore):
         return wait_for(store, lambda inner: _figure(inner, table, color, rows))
@@ -118,13 +118,13 @@ def map(  # noqa: A001
 async def map_points(
     store: VectorStore, table: str, *, color: Color = None, rows: int = 1000
 ) -> MapPoints:
-    """Return a sample of rows at the two principal components of their vectors, with labels and
-    groups.
+    """Return a sample of rows, placed by the two principal components of their vectors, with labels
+    and groups.
 
-    ``color`` is the field, or the key of the payload as ``payload.cluster``, whose most frequent
-    values get a group each, or whose numbers or times the figure draws along a scale of colours;
-    False is none. By default it is the first field that has a few values. The same rows give the
-    same points. At most ``MAX_ROWS`` rows are taken, fewer if their vectors are long.
+    ``color`` is a field, or a payload key such as ``payload.cluster``. Its most frequent values get
+    a group each, or the figure draws its numbers or times on a colour scale. By default it is the
+    first field with few values; False means no colours. The same rows give the same points. At most
+    ``MAX_ROWS`` rows are taken, fewer if their vectors are long.
     """
     if count_of("rows", rows) > MAX_ROWS:
         raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
@@ -143,7 +143,7 @@ async def map_points(
 
 
 def label_field(schema: Schema) -> str | None:
-    """Return the field that describes a row best: the first with keyword search, or of text."""
+    """Return the field that best describes a row: the first with keyword search, or of text."""
     texts = [name for name, field in schema.fields.items() if field.type is str]
     return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
 
@@ -226,7 +226,7 @@ def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, A
     variance = float(np.einsum("ij,ij->", data, data))
     if variance <= least:
         return places, explained  # all vectors are the same
-    # Both products of the data with itself have the same largest eigenvalues; the smaller one is
+    # Both products of the data with itself have the same largest eigenvalues, so the smaller one is
     # used.
     of_rows = len(data) <= data.shape[1]
     values, directions = np.linalg.eigh(data @ data.T if of_rows else data.T @ data)
@@ -253,8 +253,7 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
 
 
 def _value(record: Record, name: str) -> Any:
-    """Return the value of a field, or of a key of the payload, which the record has under the keys
-    of its path."""
+    """Return the value of a field or a payload key, which the record has at the key's path."""
     if not name.startswith("payload."):
         return record[name]
     value: Any = record
@@ -315,7 +314,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
         for number, group in enumerate(points.groups):
             in_group = members == number
             name = f"{group.values:,} other values" if group.name is None else group.name
-            # The space, because matplotlib leaves labels that begin with "_" out of the legend.
+            # With a space, because matplotlib leaves labels that begin with "_" out of the legend.
             label = f" {_literal(name, _LEGEND)} ({group.rows:,})"
             axes.scatter(x[in_group], y[in_group], color=colors[number], label=label, **dots)
         legend = figure.legend(loc="outside right center", frameon=False)
@@ -331,7 +330,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
 
 
 def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, Any]) -> None:
-    """Draw the points in the colours of a scale, with a colour bar; without a value in grey."""
+    """Draw the points on a colour scale with a colour bar; points without a value are grey."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     times = any(isinstance(value, datetime) for value in points.values)

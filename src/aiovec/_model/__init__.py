@@ -1,1 +1,1 @@
-"""Rows, schemas and results: the layer that imports nothing of aiovec but its errors."""
+"""Rows, schemas and results: the layer that imports only the errors and the tools of aiovec."""

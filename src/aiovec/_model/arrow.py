@@ -1,7 +1,7 @@
 """Arrow data from outside: validated before anything else reads it, then converted to plain types.
 
-Arrow's functions trust their input. A wrong offset crashes the interpreter or reads other memory,
-and text that is not UTF-8 is stored unchanged. So only this module touches an array before
+Arrow's functions trust their input: a wrong offset crashes the interpreter or reads other memory,
+and text that is not UTF-8 is stored as it is. So only this module touches an array before
 ``check_table`` or ``check_array`` has accepted it; even ``nbytes`` and slices of nested arrays
 follow offsets. These functions block; large data needs a thread.
 """
@@ -80,13 +80,13 @@ def names_of(table: pa.Table | pa.RecordBatch) -> list[str]:
 def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
     """Return the vectors of a column as one matrix, without a copy if they are contiguous.
 
-    A null becomes a row of NaN, which no vector holds.
+    A null becomes a row of NaN, which no stored vector contains.
     """
     dim = column.type.list_size
     parts = []
     for chunk in _chunks(column):
-        # Not flatten(), which uses Arrow's compute functions and is slow for a single row. The
-        # values of a null list may be null, so they are copied.
+        # flatten() would use Arrow's compute functions, and be slow for a single row. The values
+        # of a null list may be null, so they are copied.
         flat = chunk.values.to_numpy(zero_copy_only=not chunk.null_count).reshape(-1, dim)
         part = flat[chunk.offset : chunk.offset + len(chunk)]
         if chunk.null_count:
@@ -99,7 +99,7 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
 
 
 def without_vector(matrix: Float32Array) -> BoolArray:
-    """Return a mask of the rows that stand for a missing vector."""
+    """Return a mask of the rows whose vector is missing."""
     return np.isnan(matrix[:, 0])
 
 
@@ -176,8 +176,8 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def unstorable(kind: pa.DataType) -> str:
-    """Return the name of a type that no row can hold, also within lists and structs; "" for other
-    types."""
+    """Return the name of the type, or of a type within it, that no row can hold; "" if there is
+    none."""
     if pa.types.is_dictionary(kind):
         return unstorable(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):
@@ -231,7 +231,7 @@ def _unpacked_bytes(array: pa.Array) -> int:
         return size + sum(_unpacked_bytes(array.field(i)) for i in range(kind.num_fields))
     if is_list(kind) or pa.types.is_map(kind):
         return size + _unpacked_bytes(array.values)
-    return size  # text as offsets and bytes has its real size
+    return size  # text with offsets does not grow
 
 
 def _text_lengths(texts: pa.Array) -> Int64Array:
@@ -253,7 +253,7 @@ def _plain(array: pa.Array) -> pa.Array:
         return _plain(array.dictionary).take(array.indices)
     wanted = _plain_type(kind)
     if _has_views(kind):
-        # Not by a cast, which follows the views of nulls, which validation skips.
+        # A cast would follow the views of nulls, which validation skips.
         return pa.array(array.to_pylist(), wanted)
     if kind != wanted:
         array = array.cast(wanted)

@@ -1,4 +1,4 @@
-"""Ids: new ones, and the texts of numbers and UUIDs as ids."""
+"""New ids, and the texts of ids that are numbers or UUIDs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import uuid
 from numbers import Integral
 
-# A UUIDv7 has 48 bits of milliseconds and 74 free ones.
+# A UUIDv7 has 48 bits of milliseconds and 74 free bits.
 _FREE = 74
 _RANDOM = random.SystemRandom()
 
@@ -22,7 +22,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return new ids in rising order."""
+    """Return new ids in ascending order."""
     global _last
     with _lock:
         drawn = (time.time_ns() // 1_000_000 << _FREE) + _RANDOM.getrandbits(_FREE - 1)
@@ -54,5 +54,5 @@ def id_text(value: object) -> str | None:
         return None
     try:
         return str(int(value))
-    except ValueError:  # more digits than Python converts, which are too many for an id too
+    except ValueError:  # too many digits for Python to convert, and for an id
         return None

@@ -9,13 +9,13 @@ from typing import Any
 
 
 class LossyJsonError(ValueError):
-    """JSON that would be stored differently: an object with a repeated key, the number 1e400."""
+    """JSON that would change when stored, such as a repeated key or the number 1e400."""
 
 
 def read_json(text: str) -> Any:
     """Read JSON; raise ValueError if a key occurs twice in an object.
 
-    A number beyond float64 is refused as the value, as one of its items, or in a list among these.
+    A number beyond float64 is refused as the value, as one of its items, or in a list in an object.
     ``Infinity``, which Python writes, is accepted.
     """
     value = _DECODER.decode(text)
@@ -30,7 +30,7 @@ def json_text(value: Mapping[str, Any]) -> str:
 
 
 def _has_infinity(value: object) -> bool:
-    """Return whether a number, or one in a list, is infinite."""
+    """Return whether a number, or an item of a list, is infinite."""
     if type(value) is list:
         return math.inf in value or -math.inf in value
     return type(value) is float and math.isinf(value)

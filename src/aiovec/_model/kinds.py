@@ -12,12 +12,11 @@ Kind = Literal["text", "int", "float", "bool", "datetime", "list[text]", "list[i
 
 
 class FieldKind(NamedTuple):
-    """A type of fields.
+    """A field type.
 
-    ``expected`` and ``literal`` describe its values in the errors of rows and of filters, and
-    ``numpy`` has the kinds of the dtypes for it. Rows may also have values of the types in
-    ``also``, and mix in values of the kinds in ``mixes``. The kind of a list names the kind of its
-    ``item``.
+    ``expected`` and ``literal`` describe its values in errors about rows and filters, and ``numpy``
+    has the letters of its NumPy dtype kinds. Rows may also have values of the types in ``also``,
+    and mix in values of the kinds in ``mixes``. For lists, ``item`` is the kind of the items.
     """
 
     name: Kind
@@ -31,7 +30,7 @@ class FieldKind(NamedTuple):
 
     @property
     def single(self) -> FieldKind:
-        """The kind of a single value: of an item, if the values are lists."""
+        """The kind of a single value; for lists, the kind of an item."""
         return self.item or self
 
     def arrow(self) -> pa.DataType:
@@ -59,7 +58,7 @@ BY_TYPE: dict[Any, FieldKind] = {kind.python: kind for kind in KINDS.values()}
 
 
 def kind_of_dtype(letter: str) -> FieldKind | None:
-    """Return the kind of values for the kind of a dtype; None if there is none."""
+    """Return the kind of values for a NumPy dtype's kind letter; None if there is none."""
     return next((kind for kind in SINGLE if letter in kind.numpy), None)
 
 

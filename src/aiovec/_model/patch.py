@@ -29,9 +29,9 @@ REMOVE: Final = Remove()
 
 @dataclass(frozen=True, slots=True)
 class PayloadPatch:
-    """An update's changes to the payload of each row: a value or REMOVE by the path of a key.
+    """An update's changes to the payload of each row: the paths of keys, with a value or REMOVE.
 
-    No path is a prefix of another one.
+    No path is a prefix of another path.
     """
 
     changes: tuple[tuple[Path, Any], ...] = ()

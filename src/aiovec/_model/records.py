@@ -77,7 +77,7 @@ class _Row(Serialized, Mapping[str, Any]):
         def __getattr__(self, name: str) -> NoReturn:
             kind = type(self).__name__
             has_none = f"{kind!r} object has no attribute {name!r}"
-            # Copy and pickle read them before they are set.
+            # Copy and pickle read these attributes before they are set.
             if name.startswith("_") or name in _Row.__slots__:
                 raise AttributeError(has_none)
             cure = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
@@ -137,7 +137,7 @@ class _Row(Serialized, Mapping[str, Any]):
 
 
 def time_text(moment: datetime) -> str:
-    """Return an RFC 3339 text, as short as the moment allows."""
+    """Return the shortest RFC 3339 text of a time."""
     return moment.isoformat().replace("+00:00", "Z")
 
 
@@ -187,10 +187,10 @@ class Hit(_Row):
     """A matching row of a search: a mapping of ``id`` and the fields.
 
     A better hit has a higher ``score``: the cosine, the dot product, ``1 / (1 + distance)`` under
-    "l2", or BM25 in a keyword search. A fused or boosted score only compares hits of one search.
-    ``distance`` is ``1 - cosine``, the negative dot product or the Euclidean distance; it is None
-    in a keyword search, and for a row without a vector. ``ranks`` has the row's ``rank``, from 1,
-    and ``score`` in each list of a hybrid search, "vector" and "text". With ``highlight``,
+    "l2", or BM25 in a keyword search. Fused and boosted scores are comparable within one search
+    only. ``distance`` is ``1 - cosine``, the negative dot product or the Euclidean distance; it is
+    None in a keyword search, and for a row without a vector. ``ranks`` has the row's ``rank``, from
+    1, and ``score`` in each list of a hybrid search, "vector" and "text". With ``highlight``,
     ``highlights`` has a snippet of each text field that a keyword search matched.
     """
 

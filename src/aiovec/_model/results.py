@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 _R = TypeVar("_R", bound=Record | Hit)
 
-# The rows, columns and characters that a notebook shows.
+# The most rows, columns and characters of a value that a notebook shows.
 _SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 12, 80
 _OF_HITS = ("_score", "_distance")
 
@@ -69,8 +69,8 @@ class Counts(Serialized, Mapping[_Value, int]):
         return f"Counts({{{shown}}})"
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts with the values as texts, as JSON has them as keys: ``true``, ``1``, an
-        RFC 3339 time. Values with the same text are added up."""
+        """Return the counts with the values as text, for JSON keys: ``true``, ``1``, an RFC 3339
+        time. The counts of values with the same text are added up."""
         counts: Counter[str] = Counter()
         for value, count in self.items():
             text = time_text(value) if isinstance(value, datetime) else value
@@ -90,7 +90,7 @@ class _AsFrames(Hints, Serialized):
         raise NotImplementedError
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the rows as a DataFrame of pandas, which has to be installed."""
+        """Return the rows as a pandas DataFrame; pandas must be installed."""
         try:
             import pandas  # noqa: F401, ICN001
         except ImportError as exc:
@@ -100,7 +100,7 @@ class _AsFrames(Hints, Serialized):
         return frame
 
     def to_polars(self) -> pl.DataFrame:
-        """Return the rows as a DataFrame of Polars, which has to be installed."""
+        """Return the rows as a Polars DataFrame; Polars must be installed."""
         try:
             import polars as pl
         except ImportError as exc:
@@ -111,7 +111,7 @@ class _AsFrames(Hints, Serialized):
 class Results(list[_R], _AsFrames):
     """A list of records or hits.
 
-    Slices of it are also Results; pydantic writes rows as ``to_dict`` does.
+    Slices are Results too; pydantic writes rows as ``to_dict`` does.
 
     ``to_arrow``, ``to_pandas`` and ``to_polars`` return a table with a flat column for each key of
     the rows' ``to_dict``, which is null for rows without the key. Without rows, the table has the
@@ -154,7 +154,7 @@ class Results(list[_R], _AsFrames):
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
     def to_numpy(self) -> Float32Array:
-        """Return the vectors as one float32 matrix, one row each.
+        """Return the vectors as one float32 matrix, with one row each.
 
         Searches return vectors with ``include_vector=True``. Raises InvalidVectorError if a row has
         none.
@@ -174,7 +174,7 @@ class Results(list[_R], _AsFrames):
         return {name: [row.get(name) for row in rows] for name in names}
 
     def _repr_html_(self) -> str:
-        """Return an HTML table for notebooks. All values are shown as escaped text."""
+        """Return an HTML table for notebooks. All values are escaped."""
         shown = self[:_SHOWN_ROWS]._flat()
         names = list(shown)[:_SHOWN_COLUMNS]
         heads = "".join(f"<th>{_cell(name)}</th>" for name in names)

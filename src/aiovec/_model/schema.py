@@ -21,7 +21,7 @@ from .kinds import BY_TYPE, KINDS, Kind
 Metric = Literal["cosine", "l2", "dot"]
 Index = Literal["btree", "bitmap"]
 FieldIndex = Literal["btree", "bitmap", "text"]
-"""A kind of index over a field, as ``create_field_index`` takes it."""
+"""A kind of field index, as ``create_field_index`` takes it."""
 Analyzer = Literal[
     "plain", "english", "ngram", "arabic", "danish", "dutch", "finnish", "french", "german",
     "greek", "hungarian", "italian", "norwegian", "portuguese", "romanian", "russian", "spanish",
@@ -108,7 +108,7 @@ _NO_TYPE: dict[object, str] = {Union: _EVERY_FIELD, UnionType: _EVERY_FIELD}
 _NO_TYPE[list] = "the items of a list field need a type: list[str], list[int] or list[float]"
 ANALYZERS = get_args(Analyzer)
 LANGUAGES = frozenset(ANALYZERS[3:])
-"""The analyzers by Snowball, which both backends have; FTS5's stemmer is for English only."""
+"""The Snowball analyzers, which both backends have; FTS5's own stemmer is for English only."""
 
 
 @hints_creation
@@ -116,19 +116,19 @@ LANGUAGES = frozenset(ANALYZERS[3:])
 class Field:
     """One column of a table besides its id and its vector.
 
-    - ``type``: the Python type of its values; in JSON it is written text, int, float, bool,
-      datetime, list[text], list[int] or list[float], which is ``kind``.
+    - ``type``: the Python type of its values. ``kind`` is its name in JSON: text, int, float, bool,
+      datetime, list[text], list[int] or list[float].
     - ``nullable``: False refuses rows without a value.
     - ``index``: "btree", or for few different values "bitmap", makes filters fast; not for lists.
       SQLite has one kind for both.
-    - ``partition``: SQLite stores the vectors of each value together, in the space of at least 64,
-      and a search for the value scans only these. For up to four fields of text or int.
-    - ``text``: keyword search covers this field of text. SQLite looks at the first 32,768 bytes of
-      a word.
+    - ``partition``: SQLite stores the vectors of each value together, in space for at least 64, and
+      a search for the value scans only these. Up to four fields of text or int may have it.
+    - ``text``: keyword search covers this text field. SQLite looks at the first 32,768 bytes of a
+      word.
     - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
       without a time stays. At most one field may have it.
 
-    ``aiovec.Fields`` is the type of a mapping of names to these, or to Python types.
+    ``aiovec.Fields`` is the type of a mapping of names to fields or Python types.
     """
 
     type: FieldType
@@ -167,7 +167,7 @@ class Field:
 
     @property
     def item_kind(self) -> Kind:
-        """The type of a single value: of an item, if the field holds lists."""
+        """The type of a single value; for a list field, the type of an item."""
         return KINDS[self.kind].single.name
 
     def with_index(self, kind: FieldIndex) -> Field:
@@ -177,7 +177,7 @@ class Field:
         return replace(self, index=kind)
 
     def without_index(self, kind: FieldIndex | None = None) -> Field:
-        """Return the field without this index, or without any."""
+        """Return the field without this index; without ``kind``, without any index."""
         return replace(
             self,
             index=None if kind in (None, self.index) else self.index,
@@ -202,7 +202,7 @@ class Field:
 
     @classmethod
     def from_dict(cls, value: object) -> Field:
-        """Return the field of a JSON form, the inverse of ``to_dict``."""
+        """Return a field from its JSON form; the inverse of ``to_dict``."""
         if isinstance(value, str):
             return cls(cast("Kind", value))  # the constructor checks the values
         if isinstance(value, Mapping) and "type" in value:
@@ -218,7 +218,7 @@ class Field:
 
 
 Fields: TypeAlias = Mapping[str, Field | FieldType]
-"""The fields of a schema by their names."""
+"""The fields of a schema by name."""
 
 _DEFAULTS = {option.name: option.default for option in fields(Field) if option.kw_only}
 # The kinds of fields that may have these options.
@@ -264,7 +264,7 @@ class Embed:
 
     @classmethod
     def from_dict(cls, value: object) -> Embed:
-        """Return the ``Embed`` of a JSON form, the inverse of ``to_dict``."""
+        """Return an ``Embed`` from its JSON form; the inverse of ``to_dict``."""
         known = {each.name for each in fields(cls)}
         if not isinstance(value, Mapping) or not {"field"} <= value.keys() <= known:
             raise InvalidArgumentError("embed", value, f"a mapping of {', '.join(sorted(known))}")
@@ -281,11 +281,11 @@ class Schema:
       is 0 until ``create_table`` takes it from the embedder.
     - ``metric``: "cosine", "l2" (Euclidean) or "dot" (inner product).
     - ``model``: the name of the embedding model, of at most 1,000 characters; with ``embed``, by
-      default the embedder's. Calls that name another one raise ModelMismatchError.
+      default the embedder's. Calls that name another model raise ModelMismatchError.
     - ``vector``: the name of the vector in rows and batches.
-    - ``fields``: at most 1,996, by their names; a Python type if no option is needed, as in
+    - ``fields``: at most 1,996 fields by name; a Python type suffices if no option is needed, as in
       ``{"year": int}``.
-    - ``payload``: True keeps keys that no field declares as JSON, False refuses them.
+    - ``payload``: True stores keys that no field declares, as JSON; False refuses them.
     - ``analyzer``: how keyword search splits texts into words. With "ngram", parts of one or two
       characters take longer, and white space in quotes counts.
     - ``quantized``: "bit" also stores 1-bit codes for approximate searches. SQLite only; ``dim``
@@ -421,7 +421,7 @@ class Schema:
         return replace(self, payload_indexes=kept)
 
     def differences(self, other: Schema) -> list[str]:
-        """Return the differences to another schema as texts; empty if both are the same."""
+        """Return the differences from another schema as texts; empty if both are the same."""
         differences = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
             for key in _NAMES
@@ -456,7 +456,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: str | bytes | Mapping[str, Any]) -> Schema:
-        """Return the schema of a JSON form, as text or already parsed."""
+        """Return a schema from its JSON form, as text or already parsed."""
         if isinstance(value, (str, bytes)):
             try:
                 value = json.loads(value)
@@ -518,13 +518,13 @@ class Schema:
 
 
 _NAMES = tuple(field.name for field in fields(Schema))
-# The keys of the JSON form: those always written, and those written unless they are defaults.
+# Keys that are always in the JSON form, and keys that are left out if they have these defaults.
 _ALWAYS = ("dim", "metric", "model", "vector", "payload")
 _RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable": False}
 
 
 def _unknown(given: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
-    """Return unknown keys, only of the first ones, so that a huge mapping is refused quickly."""
+    """Return unknown keys among the first ones only, so that a huge mapping is refused quickly."""
     return [key for key in islice(given, len(known) + 1) if key not in known]
 
 

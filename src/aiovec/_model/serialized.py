@@ -1,4 +1,4 @@
-"""Rows, results and counts in pydantic: in FastAPI's answers, and as fields of models.
+"""Rows, results and counts in pydantic: in FastAPI's responses, and as fields of models.
 
 Nothing here imports pydantic until pydantic itself calls it, so ``import aiovec`` does not load it.
 """

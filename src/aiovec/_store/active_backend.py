@@ -1,7 +1,7 @@
-"""The backend that an open store uses now, and the change to another one after a migration.
+"""The backend that an open store uses now, and the switch to another one after a migration.
 
-Each call registers on the active backend. One that was replaced closes when its last call has
-ended, so a store can follow a migration while calls run.
+Each call registers on the active backend. A replaced backend closes when its last call has ended,
+so a store can follow a migration while calls run.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ REFUSALS = (
     DimensionMismatchError, FilterError, InvalidArgumentError, InvalidNameError, InvalidRowError,
     ModelMismatchError, UnsupportedError,
 )  # fmt: skip
-"""Errors of calls that do not fit the table's schema. Another process may have altered it."""
+"""Errors of calls that do not fit the table's schema, which another process may have altered."""
 
 # Minimum attempts of a call whose table was altered or whose store moved: the deadline of a long
 # call may have passed when this happens for the first time.
 _LEAST_ATTEMPTS = 20
 
-# Seconds between two checks for a migration, each of which reads an indexed row or a small file. A
-# shorter migration ends before its target's driver is imported.
+# Seconds between two checks for a migration, each of which reads an indexed row or a small file.
+# If a migration takes less time, its target's driver is not imported in advance.
 _BETWEEN_CHECKS = 1.0
 
 
@@ -69,10 +69,10 @@ class ActiveBackend:
         self.settings = settings
         self.attributes = attributes_of(backend.name, backend.target)
         self.idle = asyncio.Event()
-        """Set while no call uses it."""
+        """Set while no call uses the backend."""
         self.idle.set()
         self.swept: dict[str, float] = {}
-        """When a table's expired rows were last deleted, by ``time.monotonic``."""
+        """The time of each table's last sweep of expired rows, by ``time.monotonic``."""
         self.sweeps: dict[str, asyncio.Task[None]] = {}
         """The tasks that delete expired rows, by the tables' names."""
         self._calls = 0
@@ -141,7 +141,7 @@ class Backends:
         # Replaced backends, until their last calls have ended.
         self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
         self._checking: asyncio.Task[None] | None = None
-        # The number of running attempts of calls that an alteration or a move has interrupted.
+        # The number of running retries of calls that an alteration or a move has interrupted.
         self._retries = 0
         self._no_retry = asyncio.Event()
         self._next_check = self._first_check()
@@ -165,7 +165,7 @@ class Backends:
     def _first_check(self) -> float:
         """Return the time of the first check; infinity if the store would not follow a migration.
 
-        Only a store of a TOML file follows. In a bucket each check would cost a request.
+        Only a store opened by a TOML file follows. In a bucket, each check would cost a request.
         """
         follows = self._place.file is not None and self._place.path is not None
         if follows and self.active.backend.supports("moves"):
@@ -199,7 +199,8 @@ class Backends:
     ) -> None:
         """Begin the next attempt of a call after ``failed`` attempts; end it with ``end_retry``.
 
-        Raises the error, or one that says why, if no attempt can succeed or it was the ``last``.
+        Raises the error, or one that explains it, if no attempt can succeed or this was the
+        ``last`` one.
         """
         last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
         if isinstance(error, StaleTableError):
@@ -219,7 +220,7 @@ class Backends:
             self._no_retry.set()
 
     async def let_through(self, deadline: Deadline) -> None:
-        """Have an alteration wait for retries of interrupted calls, until its deadline.
+        """Make an alteration wait, until its deadline, for retries of interrupted calls.
 
         Otherwise a call that takes longer than the pause between two alterations never succeeds.
         """
@@ -235,7 +236,7 @@ class Backends:
         """Use the store to which the active one has moved, or the copy that has replaced it.
 
         Return True if the call can be repeated. The mark in the active store decides, since the
-        error may come from a backend that has been replaced since.
+        error may come from a backend that has already been replaced.
         """
         if self._closed:
             return False
@@ -265,7 +266,7 @@ class Backends:
         )
 
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
-        """Replace the active backend by one for this place; ``mark`` is the one that named it."""
+        """Replace the active backend with one for a place; ``mark`` is the mark that names it."""
         left = self.active
         backend = await in_thread(place.create, left.backend.read_only)
         try:
@@ -302,7 +303,7 @@ class Backends:
         if self._checking is not None:
             self._checking.cancel()
         sweeps = [task for each in (self.active, *self._retired) for task in each.sweeps.values()]
-        if sweeps:  # a script that soon closes its store deletes some of the rows too
+        if sweeps:  # so that a script that soon closes its store deletes some rows too
             await asyncio.wait(sweeps, timeout=1.0)
         for active in self._retired:
             active.idle.set()  # do not wait for its calls
@@ -315,7 +316,7 @@ class Backends:
 
 
 async def close_after(backend: Backend, failure: BaseException) -> None:
-    """Close a backend that could not be opened, or is not needed any more.
+    """Close a backend that could not be opened, or is no longer needed.
 
     Callers get the failure; an error while closing becomes a note on it.
     """
@@ -361,7 +362,7 @@ def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
 
 
 async def check_same(active: ActiveBackend, table: str, requested: Schema) -> Schema:
-    """Check that the existing table has the requested schema, and return that."""
+    """Check that the existing table has the requested schema, and return the table's schema."""
     try:
         existing = (await active.open_table(table, fresh=True)).schema
     except TableNotFoundError:

@@ -1,7 +1,7 @@
-"""Open a store, or replace one by a backup.
+"""Open a store, or replace one with a backup.
 
-Importing this module imports little: asyncio comes when a store is opened, and NumPy and the
-backends in a thread.
+Importing this module imports little: opening a store imports asyncio and, in a thread, NumPy and
+the backends.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def connect(
     takes effect at the next ``connect``. With a target, the file only gives the settings. With
     neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
 
-    With ``read_only`` the store must exist and nothing is written, so it may lie where this process
+    With ``read_only`` the store must exist and nothing is written, so it may be where this process
     cannot write; a call that writes raises UnsupportedError. If a newer copy replaces the file,
-    calls raise StoreReplacedError; with ``follow`` too, the next call opens the copy.
+    calls raise StoreReplacedError; with ``follow`` as well, the next call opens the copy.
 
     ``embedder`` makes the vectors of tables whose schema has ``embed``: ``"demo"``, a mapping with
     the keys of the TOML file's ``[retrieval.embedders.<name>]``, or an ``Embedder``, such as
@@ -61,7 +61,7 @@ def connect(
     to embedders; ``embedder`` is the one named "default". They take precedence over the TOML file,
     and the TOML file over the embedder settings that a table stores.
 
-    Nothing is read or imported until the result is awaited or entered. That raises ConfigError for
+    Nothing is read or imported until the result is awaited or entered, which raises ConfigError for
     a target, a file or an embedder that cannot be used, BackendNotInstalledError for a backend
     whose package is missing, and the backend's own errors.
     """
@@ -81,10 +81,10 @@ async def open_place(place: Place, *, read_only: bool = False, follow: bool = Fa
 
 
 class Opening:
-    """A store that is about to be opened, once: await it, or enter it.
+    """A store that can be opened once: await it, or enter it.
 
     All embedders are checked when an app opens the store; a command passes no ``embedders``, and
-    checks the one that it uses.
+    checks the embedder that it uses.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ async def _import_in_thread() -> None:
 
     try:
         await to_thread(_import_the_rest)
-    except RuntimeError as exc:  # at its end, Python starts no more threads
+    except RuntimeError as exc:  # Python starts no threads while the process ends
         raise AiovecError(
             f"no store can be opened while the process ends ({exc}); use one that is already open, "
             "also in atexit functions"
@@ -212,11 +212,11 @@ async def restore(
     config: PathText | None = None,
     overwrite: bool = False,
 ) -> Path | None:
-    """Replace a store by a backup; return the path to which the old store was renamed, if any.
+    """Replace a store with a backup; return the path to which the old store was renamed, if any.
 
-    ``backup`` is a copy that ``VectorStore.backup`` has written; ``target`` and ``config`` are
-    those of ``connect``. The backup is copied and checked first, and then replaces the store and
-    its other files, such as a WAL, in one step. The old store is renamed, not deleted, unless
+    ``backup`` is a copy that ``VectorStore.backup`` has written; ``target`` and ``config`` are as
+    in ``connect``. The backup is copied and checked first, and then replaces the store and its
+    other files, such as a WAL, in one step. The old store is renamed, not deleted, unless
     ``overwrite`` is true.
 
     Raises StoreBusyError if a process uses the store; CorruptStoreError if the backup is damaged or
@@ -231,7 +231,7 @@ async def restore(
 
 
 async def restore_place(backup: PathText, place: Place, *, overwrite: bool) -> Path | None:
-    """Replace the store at a place by a backup, as ``restore`` does."""
+    """Replace the store at a place with a backup, as ``restore`` does."""
     from ..backend.threads import in_daemon_thread, to_its_end
 
     path, backend = await in_daemon_thread(_copy_and_backend, backup, place)

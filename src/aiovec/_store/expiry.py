@@ -1,7 +1,7 @@
-"""Rows that expire: hidden from their time on, and deleted by a sweep.
+"""Rows that expire: hidden once their time has come, and deleted by a sweep.
 
-A backend treats expired rows like all rows until the sweep deletes them. Each attempt of a call has
-one ``ExpiringTable``, and sees only its rows. The sweep runs in ``optimize``, and in the background
+A backend treats expired rows like all rows until the sweep deletes them. Each attempt of a call
+uses one ``ExpiringTable``, which hides them. The sweep runs in ``optimize``, and in the background
 once an hour if rows are inserted or upserted.
 """
 
@@ -48,7 +48,7 @@ from .opened import OpenTable
 
 _T = TypeVar("_T")
 
-# Seconds between two sweeps by writes. A sweep may read the whole table.
+# The fewest seconds between two sweeps that writes begin. A sweep may read the whole table.
 _SWEEP_EVERY = 3600.0
 # Rows that a sweep deletes in one transaction, for which other writes wait.
 _SWEPT_AT_ONCE = 1_000
@@ -64,7 +64,7 @@ async def opened(active: ActiveBackend, name: str) -> OpenTable:
 
 
 class ExpiringTable(OpenTable):
-    """A table whose rows expire, with the rows that exist when the attempt begins.
+    """A table whose rows expire, with only the rows that exist when the attempt begins.
 
     Both the clock and the row's time are cut to whole seconds: no row is seen after its time, and
     calls within one second have equal filters, so backends can reuse masks and counts.
@@ -106,9 +106,9 @@ class ExpiringTable(OpenTable):
 
         A filter for live rows costs as much as many searches, and few expired rows are still
         stored. So this fetches some extra rows and drops expired ones. If a query finds too many
-        expired rows, all queries are repeated, since all answers are from one state of the table:
-        first with a filter for the start of the current minute, whose mask backends can reuse, and
-        finally with one for now.
+        expired rows, all queries are repeated, since all answers must be from one state of the
+        table: first with a filter for the start of the current minute, whose mask backends can
+        reuse, and finally with a filter for the current second.
         """
         columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
         # Extra rows replace expired ones.
@@ -177,9 +177,9 @@ class ExpiringTable(OpenTable):
                 yield await hop(cost_of(batch), existing, batch), cursor
 
     async def changes(self, since: int, limit: int) -> Changes:
-        """Return a page of the change feed in which an expired row is deleted.
+        """Return a page of the change feed that lists expired rows as deleted.
 
-        An earlier page may have held the row with another time.
+        An earlier page may have had such a row with another time.
         """
         page = await super().changes(since, limit)
         if not page.upserted.num_rows:
@@ -219,7 +219,7 @@ class ExpiringTable(OpenTable):
             await self.backend.write(self.handle, Delete(ids, self._expired))
 
     async def sweep(self) -> None:
-        """Delete all expired rows in batches, each of which has a deadline of its own.
+        """Delete all expired rows in batches, each of which has its own deadline.
 
         A server does this for its clients, by its own clock.
         """

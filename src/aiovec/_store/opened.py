@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 class OpenTable:
     """A table as one attempt of a call sees it: its backend, its state, and the rows that exist.
 
-    ``ExpiringTable`` is one whose stored rows may have expired.
+    ``ExpiringTable`` is a table whose stored rows may have expired.
     """
 
     __slots__ = ("active", "backend", "filters", "handle", "schema")
@@ -52,7 +52,7 @@ class OpenTable:
         self.handle: TableHandle = handle
         self.schema = handle.schema
         self.filters: list[Expr] = []
-        """The filters of the attempt that alone select the rows."""
+        """The attempt's filters, except those used together with ids or words."""
 
     def _only(self, where: Expr | None) -> Expr | None:
         """Return a bound filter for rows that exist."""
@@ -61,8 +61,8 @@ class OpenTable:
     def bind(self, where: object, alone: bool = True) -> Expr | None:
         """Return a user's filter, bound to the table.
 
-        It is ``alone`` unless ids or words narrow the rows too. Only then is it to blame if nothing
-        is selected.
+        It is ``alone`` unless ids or words narrow the rows too. If they do, an empty result may not
+        be due to the filter.
         """
         expr = bind(where, self.schema)
         if alone and expr is not None:
@@ -70,11 +70,11 @@ class OpenTable:
         return expr
 
     async def bound(self, where: object, alone: bool = True) -> Expr | None:
-        """Do as ``bind`` does; long filters are parsed in a thread."""
+        """Like ``bind``, but parse long filters in a thread."""
         return await hop(cost_of_text(where), self.bind, where, alone)
 
     async def refuse_lists(self) -> None:
-        """Raise FilterError if a filter has a payload key that rows have within lists only.
+        """Raise FilterError if a filter uses a payload key that rows have only within lists.
 
         Called if the attempt's filters selected nothing.
         """
@@ -99,7 +99,7 @@ class OpenTable:
         return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
     def read(self, read: OfSelected[_T]) -> Awaitable[_T]:
-        """Return the result of a read of the rows that a filter selects."""
+        """Read the rows that a filter selects, and return the result."""
         return self.backend.read(self.handle, replace(read, where=self._only(read.where)))
 
     def rows(

@@ -32,7 +32,7 @@ RerankFunction = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 
 
 class BoostRead(NamedTuple):
-    """A field or payload key that a boost reads: its name, the values, and the kinds of fields."""
+    """A field or payload key that a boost reads: its name, values, and allowed kinds of fields."""
 
     name: str
     values: str
@@ -43,8 +43,8 @@ class BoostRead(NamedTuple):
 class Decay:
     """Prefer newer hits: the score is multiplied by ``1 - weight * (1 - freshness)``.
 
-    So ``weight`` is the part of its score that a very old hit loses, whatever the other hits are. A
-    score below 0 falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time in
+    So a very old hit loses the fraction ``weight`` of its score, whatever the other hits are; a
+    negative score falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time in
     ``field``. It is 1 for future times, for a row without a time, and if the field or payload key
     ``pinned`` is true: such rows do not age.
     ``half_life`` is a timedelta, or a text such as "45s", "30m", "12h", "7d" or "2w". A time may be
@@ -138,7 +138,7 @@ def _check_weight(weight: object) -> None:
 
 
 def _time_of(value: object) -> datetime | None:
-    """Return a time that may be a text; None for anything else, or without a time zone."""
+    """Return a datetime, also from a text; None for other values, or without a time zone."""
     if isinstance(value, (str, datetime)):
         with suppress(ValueError):
             return moment(value)
@@ -166,7 +166,7 @@ def scaled(scores: Sequence[float]) -> list[float]:
 
 
 Scored = list[tuple[int, float]]
-"""The numbers of hits in their new order, each with its new score."""
+"""The positions of hits in their new order, each with its new score."""
 
 
 def _best_first(ids: Sequence[str], scores: Sequence[float]) -> Scored:
@@ -180,7 +180,7 @@ def boosted(
     boosts: Sequence[Boost],
     values_of: Callable[[str], Sequence[Any]],
 ) -> Scored:
-    """Return the hits as boosts rank them; ``values_of`` returns their values of a field or key."""
+    """Return the hits as ranked by boosts; ``values_of`` returns their values of a field or key."""
     now = datetime.now(UTC)
     totals = [*scores]
     for boost in boosts:
@@ -190,9 +190,9 @@ def boosted(
     return _best_first(ids, totals)
 
 
-# Hits that are compared with all others in one step; and the most multiplications of a product of
-# matrices, since OpenBLAS spreads larger ones over threads of its own, which take several times the
-# CPU under load.
+# The hits that are compared with all others in one step, and the most multiplications in a matrix
+# product: OpenBLAS spreads larger products over its own threads, which take several times the CPU
+# time under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
 
 
@@ -202,12 +202,12 @@ def diversify(
     """Return the positions of hits that are near the query and unlike the hits picked before.
 
     ``rows`` are the hits' vectors scaled to length 1, or zero for a hit without a vector, which is
-    unlike any other.
+    unlike any other hit.
 
     This is maximal marginal relevance (Carbonell and Goldstein, 1998) with ``lambda`` as
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
-    highest ``lambda * nearness - (1 - lambda) * max(cos(hit, picked))``, the first the highest
-    nearness; of equal ones the first hit is picked. It is not called for a diversity of 0, which
+    highest ``lambda * nearness - (1 - lambda) * max(cos(hit, picked))``, the first one the highest
+    nearness; among equal hits, the first is picked. It is not called for a diversity of 0, which
     keeps the order of the table's metric.
     """
     near = np.asarray(nearness, np.float64)
@@ -229,17 +229,17 @@ def diversify(
 
 
 def _first_of_best(worth: Float64Array) -> int:
-    # Worths that differ by less differ only by rounding.
+    # Smaller differences are only due to rounding.
     return int((worth >= worth.max() - 1e-12).argmax())
 
 
 def cosines(rows: Float64Array, query: Float32Array) -> Float64Array:
-    """Return the cosine of the query and each row, whose length is 1."""
+    """Return the cosine of the query with each row; the rows have length 1."""
     return cast("Float64Array", np.einsum("ij,j->i", rows, unit(query[np.newaxis])[0]))
 
 
 def _products(rows: Float64Array, few: Float64Array) -> Float64Array:
-    """Return the dot products of all rows with a few, one line for each row.
+    """Return the dot products of all rows with a few of them, one line for each row.
 
     They are float64: in float32, rounding would change the pick between two nearly equal hits.
     """
@@ -325,12 +325,12 @@ def check_diversity(argument: str, diversity: Any) -> float:
     return float(diversity)
 
 
-# Each boost reads every hit, its payload too.
+# Each boost reads every hit, including its payload.
 _MOST_BOOSTS = 16
 
 
 def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ...]:
-    """Return a function, or boosts as a tuple."""
+    """Return the function, or the boosts as a tuple."""
     if callable(rerank):
         return cast("RerankFunction", rerank)
     listed = (rerank,) if isinstance(rerank, Boost) else rerank if is_iterable(rerank) else ()

@@ -1,8 +1,8 @@
 """Searches by vector, by keywords and by both.
 
-``plan_of`` makes a ``Plan`` of the arguments. ``Plan.answers`` asks the backend, which calls the
-plan again in the thread of the read: there the rows are ranked, grouped, boosted, diversified and
-cut, and the remaining ones become hits. If ``rerank`` is a function, ``Answer.finish_by`` calls it
+``plan_of`` makes a ``Plan`` from the arguments. ``Plan.answers`` asks the backend, which calls the
+plan back in the reading thread: there the rows are ranked, grouped, boosted, diversified and cut,
+and the remaining rows become hits. If ``rerank`` is a function, ``Answer.finish_by`` calls it
 afterwards; then come diversity, the cut and the final hits.
 """
 
@@ -61,7 +61,7 @@ from .rank import (
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 Group = tuple[str, Any]
-"""The type of the value that rows of one group share, and the value: 1 and TRUE are two."""
+"""The type and the value that the rows of a group share: 1 and TRUE are different groups."""
 
 
 Highlight = tuple[str, str]
@@ -139,7 +139,7 @@ def _option(default: Any, check: Callable[[str, Any], object]) -> Any:
 
 @dataclass(slots=True, kw_only=True)
 class SearchOptions:
-    """The arguments of a search, checked, for every query of one call."""
+    """The checked arguments of one call, for all its queries."""
 
     vector: Vector | str | None = None
     vectors: Any = None
@@ -238,9 +238,9 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
 class Plan:
     """A search of one table: the queries to the backend, and the steps from its answers to hits.
 
-    ``selection`` has the columns that the steps need, ``selected`` those that hits show. Each
-    vector has a filter of its own; a keyword search has one filter, and ``clauses``. With both, the
-    two lists become one. The ids in ``left_out`` are never hits.
+    ``selection`` has the columns that the steps need, ``selected`` the columns that hits show. Each
+    vector has its own filter; a keyword search has one filter, and ``clauses``. With a vector and
+    ``clauses``, the two lists of hits are fused. The ids in ``left_out`` are never hits.
     """
 
     table: OpenTable
@@ -255,13 +255,13 @@ class Plan:
     # To the backend
 
     async def answers(self) -> list[Answer]:
-        """Search in one state of the table for all queries, or one by one if there are groups."""
+        """Answer all queries from one state of the table, or one query at a time with groups."""
         options, every = self.options, range(len(self.filters))
         parts: list[Sequence[int]] = [every] if every else []
         rounds = [options.fetched]
         if options.group_by is not None:
             parts = [[n] for n in every]
-            # At most two searches: if a few groups have most rows, the whole table is not read.
+            # At most two searches: even if a few groups have most rows, not all rows are read.
             count = count_of("limit", options.pool * options.per_group)  # backends count in 64 bits
             rounds = [count, count * 16]
         answers: list[Answer] = []
@@ -298,7 +298,7 @@ class Plan:
             for n in part
         ]
 
-    # From the backend to the hits, in the thread of the read
+    # From the backend to the hits, in the reading thread
 
     def _answers(self, part: Sequence[int], count: int, results: Sequence[Found]) -> list[Answer]:
         return [self._answer(n, count, result) for n, result in zip(part, results, strict=True)]
@@ -320,7 +320,7 @@ class Plan:
         return answer
 
     def _ranked(self, result: Found, limit: int) -> tuple[list[int], list[float]]:
-        """Return the places of the best rows, in their order, and the scores of all."""
+        """Return the positions of the best rows, best first, and the scores of all rows."""
         options, ids = self.options, result.rows.ids
         by_distance = self.clauses is None
         distances = result.distances
@@ -329,7 +329,7 @@ class Plan:
             scores = scores_of(self.table.schema.metric, cast("Sequence[float]", distances))
         lowest_first: Sequence[Any] = distances if by_distance else [-score for score in scores]
         places = list(range(len(scores)))
-        # If every row is worse than the one before, they are in order, and no tie needs the ids.
+        # If every row is worse than the previous one, they are in order, and no tie needs the ids.
         if not all(map(lt, lowest_first, lowest_first[1:])):
             places = [i for _, _, i in sorted(zip(lowest_first, ids, places, strict=True))]
         if by_distance and (farthest := options.max_distance) is not None:
@@ -346,8 +346,8 @@ class Answer:
     """The answer to one query of a plan.
 
     ``places`` has the positions of the chosen rows in ``result``, best first, and ``scores`` the
-    score of every row. The steps change these two, and ``hits`` are made from them: first those for
-    a user's function, finally those to return.
+    score of every row. The steps change these two, and ``hits`` are made from them: first the hits
+    for a user's function, finally the hits to return.
 
     ``groups`` has the group of each place. An answer is ``complete`` if more rows would not bring
     more groups.
@@ -487,7 +487,7 @@ def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) ->
         hint = "; no two rows have the same id" if options.group_by == "id" else ""
         refs.append(value_ref(schema, options.group_by, "group_by", ids=False, hint=hint))
     needed = {ref.name for ref in refs if not ref.path}
-    # A function gets all text fields, also those that the caller did not select.
+    # A function gets all text fields, even those that the caller did not select.
     if options.highlight or callable(options.rerank):
         needed.update(text_fields(schema))
     columns = chosen.columns
@@ -565,7 +565,7 @@ def vector_like(
 
     def vectors_of(argument: str, ids: Sequence[str]) -> Float32Array:
         for id in ids:
-            # A row without a vector has one of NaN.
+            # A missing vector is read as NaN.
             if id not in indices or rows.vectors is None or np.isnan(rows.vectors[indices[id]][0]):
                 raise InvalidArgumentError(argument, id, "the id of a row that has a vector")
         return cast("Float32Array", rows.vectors)[[indices[id] for id in ids]]
@@ -592,8 +592,8 @@ def _group_of(value: Any) -> Group:
 
 
 def _picked(groups: Sequence[Group], last: int, per_group: int, offset: int = 0) -> list[int]:
-    """Return the positions of rows by their groups: at most ``per_group`` of each of the groups
-    from ``offset`` to ``last``."""
+    """Return the positions of the rows to keep: at most ``per_group`` of each group from
+    ``offset`` to ``last``."""
     sizes: dict[Group, int] = {}
     picked = []
     for place, group in enumerate(groups):

@@ -1,4 +1,4 @@
-"""VectorStore, the class of an open store on any backend, and Table, its handle on a table."""
+"""VectorStore, an open store on any backend, and Table, a handle to one of its tables."""
 
 from __future__ import annotations
 
@@ -133,39 +133,39 @@ _Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
 
 # The limit of ``find(limit=None)``: a number that every backend takes.
 _EVERY_ROW = 2**31 - 1
-# Most rows that ``search_like`` takes, since it reads their vectors first.
+# The most rows that ``search_like`` takes, since it first reads their vectors.
 _MOST_LIKE = 1_000
-# Writes that are done at most once for a write key.
+# Writes that are done at most once per write key.
 _ONCE = frozenset(
     "create_table insert upsert update set_vectors delete create_index drop_index revert".split()
 )
-# Writes that a read-only store refuses, as it refuses alterations. ``create_table`` is not among
-# them: with ``exist_ok`` it may find its table.
+# Writes that a read-only store refuses, besides alterations. ``create_table`` is not among them:
+# with ``exist_ok`` the table may already exist.
 _WRITES = _ONCE - {"create_table"} | {"create_table_from", "optimize"}
 
 
 class VectorStore(NotCopied, Hints):
-    """Tables of vectors that can be awaited. Created by ``aiovec.connect``.
+    """A store of vector tables for async code. Created by ``aiovec.connect``.
 
     Every method follows these rules:
 
-    - It checks its arguments first; bad ones change nothing. They raise InvalidArgumentError, or
-      for a table, a field or a selected column with a wrong name InvalidNameError.
-    - ``where`` is a filter: its text, an expression of ``F``, a mapping of fields to values, a list
-      of these, which means all of them, or None for every row. A bad one raises FilterError.
+    - It checks its arguments before it changes anything. An invalid one raises
+      InvalidArgumentError; a wrong name of a table, field or selected column InvalidNameError.
+    - ``where`` is a filter: a text, an ``F`` expression, a mapping of fields to values, a list of
+      filters that must all match, or None for every row. A bad filter raises FilterError.
     - ``ids`` is one id or an iterable of ids: texts, whole numbers or UUIDs.
-    - ``model`` names the model that made the vectors of the call; one other than the table's raises
-      ModelMismatchError. A table without a model, and a call without one, accept any.
-    - A write, or a change of fields or tables, is atomic: all of it or none. When it returns, it
-      survives ``kill -9``, and every read that starts later, in any process, sees it.
-    - A call that is cancelled, also by ``asyncio.timeout``, is wholly done or not at all, and the
-      store stays usable.
-    - It never blocks the event loop, and calls may overlap in any number.
+    - ``model`` names the model that made the vectors of the call. A model other than the table's
+      raises ModelMismatchError; if the table or the call names none, any model is accepted.
+    - A write, or a change of fields or tables, is atomic: all of it is done, or none. Once it
+      returns, it survives ``kill -9``, and every read that starts later, in any process, sees it.
+    - A cancelled call, for example by ``asyncio.timeout``, is done completely or not at all, and
+      the store stays usable.
+    - It never blocks the event loop, and any number of calls may overlap.
     - It raises ``TableNotFoundError`` if the table is missing, ``StoreBusyError`` if it waited for
       other calls or processes for longer than ``busy_timeout`` (30 s), ``UnsupportedError`` if the
-      backend or a read-only store cannot do it, ``StoreClosedError`` after ``close``, and no error
-      except those of ``aiovec.errors``.
-    - It belongs to the event loop that opened the store: on another one it raises an error.
+      backend or a read-only store cannot do it, ``StoreClosedError`` after ``close``, and only
+      errors of ``aiovec.errors``.
+    - It must be called on the event loop that opened the store; elsewhere it raises AiovecError.
     """
 
     def __init__(
@@ -178,8 +178,8 @@ class VectorStore(NotCopied, Hints):
     ) -> None:
         self._backends = Backends(backend, place, follow=follow)
         self._embedders = embedders
-        # Rerank functions and the reading of users' iterables run for any time, so they have
-        # separate limits.
+        # Rerank functions and users' iterables may take arbitrarily long, so they have separate
+        # limits.
         self._rerank_slots = asyncio.Semaphore(4)
         self._read_in_thread = partial(in_thread, limit=asyncio.Semaphore(4))
         self._process = os.getpid()
@@ -219,8 +219,8 @@ class VectorStore(NotCopied, Hints):
     async def close(self) -> None:
         """Wait for the accepted writes, then close the store.
 
-        May be called twice. Running reads end with StoreClosedError, and so do later calls. A
-        cancelled call does not stop the closing. A store that nobody closes emits ResourceWarning.
+        May be called twice. Running reads and later calls raise StoreClosedError. Cancelling the
+        call does not stop the closing. A store that is never closed emits a ResourceWarning.
         """
         if os.getpid() != self._process:
             return  # running calls belong to the parent process
@@ -270,7 +270,7 @@ class VectorStore(NotCopied, Hints):
         await self._call("ping", None, lambda active: active.backend.ping())
 
     def table(self, name: str) -> Table:
-        """Return a handle on a table: ``store.table("docs").search(vector)``. Reads nothing."""
+        """Return a handle to a table: ``store.table("docs").search(vector)``. Reads nothing."""
         return Table(self, check_table_name(name))
 
     # Tables
@@ -282,13 +282,13 @@ class VectorStore(NotCopied, Hints):
         configured ``dim``. ``create_table_from`` creates one from rows.
 
         Of several concurrent callers, one creates it. An existing table raises TableExistsError.
-        With ``exist_ok`` it is accepted if its schema is the same; otherwise this raises
+        With ``exist_ok`` it is accepted if its schema is the same; otherwise the call raises
         ModelMismatchError if only the model or the embedder differs, else SchemaMismatchError. A
-        schema with an option that the backend does not support raises UnsupportedError, unless such
-        a table exists already.
+        schema with an option that the backend does not support raises UnsupportedError, unless
+        ``exist_ok`` accepts an existing table.
 
         With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they come from the
-        embedder. The embedder's settings are stored too, if it was given as a kind or a mapping, so
+        embedder. If the embedder was passed as a kind or a mapping, its settings are stored too, so
         that other programs can search the table by text.
         """
         check_table_name(table)
@@ -338,12 +338,12 @@ class VectorStore(NotCopied, Hints):
         ``vector`` names the column with the vectors; by default it is "embedding", "vector" or the
         only column with lists of numbers. A column whose values all have one type becomes a field:
         text, whole numbers, numbers, booleans, datetimes, or lists of texts or numbers. Mixed and
-        nested values stay in the payload. Columns of Arrow, pandas and Polars keep their types.
+        nested values stay in the payload. Arrow, pandas and Polars columns keep their types.
         ``text`` names the fields for keyword search, ``index`` the fields with an index for
-        filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are those of ``Schema``.
+        filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are as in ``Schema``.
 
         If a row is refused, no table is created; a full disk or a killed process may leave an empty
-        one. An existing table raises TableExistsError; ``upsert`` adds rows to one.
+        table. An existing table raises TableExistsError; use ``upsert`` to add rows to it.
         """
         check_table_name(table)
         texts, indexed = read_names("text", text), read_names("index", index)
@@ -351,7 +351,7 @@ class VectorStore(NotCopied, Hints):
         options = TableOptions(vector, metric, model, tuple(texts), tuple(indexed), embed, nullable)
         collected = await collect(rows, self._read_in_thread)
         writing = RowsToWrite(collected, None, "fail", None, self._make_vectors)
-        exists = False  # True in a retry, after the attempt that has created the table
+        exists = False  # True in a retry if an earlier attempt created the table
 
         async def create(active: ActiveBackend) -> Schema:
             if not exists and table in await active.backend.tables():  # before texts are embedded
@@ -388,20 +388,20 @@ class VectorStore(NotCopied, Hints):
         await self._alter("add_field", table, AddField(name, added))
 
     async def create_field_index(self, table: str, field: str, kind: FieldIndex) -> None:
-        """Build an index over an existing field: "btree" or "bitmap" for filters, "text" for
-        keyword search; or over a payload key, as in ``"payload.user"``: "btree". Reads continue
+        """Build an index over an existing field ("btree" or "bitmap" for filters, "text" for
+        keyword search), or over a payload key such as ``"payload.user"`` ("btree"). Reads continue
         during the build.
 
-        Afterwards the schema has ``Field(index=…)`` or ``Field(text=True)``, or the key among its
-        ``payload_indexes``, which LanceDB cannot build. A "bitmap" replaces a "btree", and the
-        reverse. If the same index exists, this completes a build that was killed, or does nothing.
-        List fields cannot have these indexes.
+        Afterwards the schema has ``Field(index=…)`` or ``Field(text=True)``, or the key in its
+        ``payload_indexes``; LanceDB cannot index payload keys. A "bitmap" replaces a "btree", and
+        vice versa. If the same index exists, the call completes a build that was killed, or does
+        nothing. List fields cannot have these indexes.
 
         Until a "text" index is complete, keyword searches raise UnsupportedError with the progress;
         on SQLite, ``title:wool`` is answered if the index of ``title`` is complete. If the call is
-        cancelled, the build continues in the background; if the process ends, when the store is
-        next opened for writing. OutcomeUnknownError means that the schema has the index, but its
-        build failed. ``optimize`` completes it in each case.
+        cancelled, the build continues in the background; if the process ends, it continues when the
+        store is next opened for writing. OutcomeUnknownError means that the schema has the index,
+        but its build failed. In all these cases, ``optimize`` completes it.
         """
         await self._alter("create_field_index", table, IndexField(field, kind))
 
@@ -419,7 +419,7 @@ class VectorStore(NotCopied, Hints):
         """Drop a field with its values and its indexes.
 
         A partition key, the field of ``embed`` and a missing field raise InvalidArgumentError. A
-        payload key of the same name, which the field has hidden, is visible again.
+        payload key of the same name, which the field has hidden, becomes visible again.
         """
         await self._alter("drop_field", table, DropField(field))
 
@@ -446,8 +446,8 @@ class VectorStore(NotCopied, Hints):
     async def rename_table(self, old: str, new: str) -> None:
         """Rename a table. Rows, schema, indexes and the change feed stay.
 
-        Raises TableExistsError if ``new`` exists, and UnsupportedError if the store lies in a
-        bucket, in LanceDB's memory or in its service, which cannot rename a table in one step.
+        Raises TableExistsError if ``new`` exists, and UnsupportedError if the store is in a bucket,
+        or in LanceDB's memory or service, where a table cannot be renamed in one step.
         """
         check_table_name(old)
         check_table_name(new)
@@ -507,17 +507,17 @@ class VectorStore(NotCopied, Hints):
     ) -> int:
         """Add rows, and return how many.
 
-        ``rows`` are an (async) iterable of mappings, ``Record``s, pydantic models, dataclasses or
+        ``rows`` is an (async) iterable of mappings, ``Record``s, pydantic models, dataclasses or
         named tuples, a mapping of columns, a data frame, Arrow data, or an iterable of these. An
         iterable is read to its end before the write begins. An id that exists, or that occurs twice
         in ``rows``, raises DuplicateIdError, and no row is added. With ``on_conflict="skip"`` such
         rows are left out instead (the first row of a repeated id counts), and with ``"replace"``
         they replace the existing ones, as in ``upsert``.
 
-        A value that does not fit the schema raises InvalidRowError, a vector InvalidVectorError or
-        DimensionMismatchError; each names the row and its id. If the schema has ``embed``, rows may
-        come without a vector: the embedder makes it from their text, except for skipped rows.
-        EmbeddingError names the row for which it failed.
+        A value that does not fit the schema raises InvalidRowError; an unfit vector raises
+        InvalidVectorError or DimensionMismatchError. Each error names the row and its id. If the
+        schema has ``embed``, rows may lack a vector: the embedder makes it from their text, except
+        for skipped rows. If that fails, EmbeddingError names the row.
         """
         if not isinstance(on_conflict, str) or on_conflict not in ON_CONFLICT:
             expected = " or ".join(map(repr, ON_CONFLICT))
@@ -527,9 +527,9 @@ class VectorStore(NotCopied, Hints):
     async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
         """Add rows, or replace whole rows with the same ids; return the number of ids.
 
-        ``rows`` and the errors are those of ``insert``; the last row of a repeated id counts.
-        Raises InvalidRowError too if a row would get another value in a partition field: use
-        ``update`` for that.
+        ``rows`` and the errors are as in ``insert``; the last row of a repeated id counts. Also
+        raises InvalidRowError if a row would get another value in a partition field: use ``update``
+        for that.
         """
         return await self._write("upsert", table, rows, model, on_conflict="replace")
 
@@ -543,7 +543,7 @@ class VectorStore(NotCopied, Hints):
         on_conflict: OnConflict,
         checked_for: Schema | None = None,
     ) -> int:
-        """Insert or upsert. A batch of an import is already checked, for a schema."""
+        """Insert or upsert rows. A batch of an import was already checked for ``checked_for``."""
         collected = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
         writing = RowsToWrite(collected, model, on_conflict, checked_for, self._make_vectors)
         return await self._on_table(call, table, writing.write, row_count=int)
@@ -551,7 +551,7 @@ class VectorStore(NotCopied, Hints):
     async def _make_vectors(
         self, t: OpenTable, texts: Texts, purpose: Purpose, model: str | None = None
     ) -> Float32Array:
-        """Return a vector for each text. ``model`` is the one that the caller named."""
+        """Return a vector for each text. ``model`` is the model that the caller named."""
         embedder = await self._embedders.of_table(t.handle, t.active.settings, model)
         try:
             with span("embed", t.handle.name, t.active.attributes) as reported:
@@ -576,20 +576,20 @@ class VectorStore(NotCopied, Hints):
     ) -> int:
         """Set fields and payload keys, keep the rest of each row, and return the number of rows.
 
-        One mapping of ``fields`` is for all rows that ``ids`` and ``where`` select; both narrow
-        them. Pass at least one of them; ``where="TRUE"`` selects every row. Rows in any form of
-        ``upsert``, each with an id and some of its values, change the rows with these ids, each by
-        its own values, all in one commit. Ids that do not exist are not counted; with ``strict``
-        they raise InvalidRowError, and no row is changed. An id may occur once. A call sets at most
-        10,000 fields and payload keys.
+        A single mapping of ``fields`` changes all rows that match both ``ids`` and ``where``. Pass
+        at least one of these; ``where="TRUE"`` selects every row. Rows in any form that ``upsert``
+        takes, each with an id and the values to set, change the rows with these ids, all in one
+        commit. Ids that do not exist are not counted; with ``strict`` they raise InvalidRowError,
+        and no row is changed. An id may occur only once. A call sets at most 10,000 fields and
+        payload keys.
 
         A key ``payload.<key>.<key>`` sets a key of a nested object, as in filters, and keeps the
         other keys; objects on the path that are missing or null are created. Any other value on the
         path raises InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes
         the key. A new text in the field of ``embed`` also gives a row its vector, in the same
-        write; without a text the row loses its vector if the schema allows that. Where a vector is
-        given, in the rows or by ``vector`` for all rows of ``ids`` and ``where``, no embedder is
-        called.
+        write; without a text the row loses its vector if the schema allows that. If a vector is
+        passed, in the rows or as ``vector`` for all rows of ``ids`` and ``where``, the embedder is
+        not called.
         """
         # A mapping of columns has an id; one mapping of fields has ids= or where=.
         if not isinstance(fields, Mapping) or (ids is None and where is None and "id" in fields):
@@ -663,9 +663,9 @@ class VectorStore(NotCopied, Hints):
     async def delete(self, table: str, ids: Ids | None = None, *, where: Where = None) -> int:
         """Delete rows, and return how many existed.
 
-        ``ids`` and ``where`` both narrow the rows. Pass at least one of them; ``where="TRUE"``
-        selects every row. A single text that looks like a filter is refused as an id; pass such an
-        id in a list.
+        Pass ``ids``, ``where`` or both; with both, only rows that match both are deleted.
+        ``where="TRUE"`` selects every row. A single text that looks like a filter is refused as an
+        id; pass such an id in a list.
         """
         requested = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
@@ -695,7 +695,7 @@ class VectorStore(NotCopied, Hints):
         """Return the rows with these ids, in the order of ``ids``; missing ones are left out.
 
         A repeated id returns its row again. ``select`` names the fields to read, as in ``find``.
-        The vector comes with them unless ``include_vector`` is false.
+        The vector is read too unless ``include_vector`` is false.
         """
         requested, distinct = await self._checked_ids(ids, ids_with_distinct)
         with_vector = check_flag("include_vector", include_vector)
@@ -730,17 +730,17 @@ class VectorStore(NotCopied, Hints):
     ) -> Results[Record]:
         """Return rows without a search, sorted by one or more keys, by default by the id.
 
-        At most ``limit`` rows are returned, after the first ``offset``. ``limit=None`` returns all
-        of them, in memory; ``rows`` yields them one by one.
+        At most ``limit`` rows are returned, after the first ``offset`` rows. ``limit=None`` returns
+        all rows, in memory; ``rows`` yields them one by one.
 
-        A key is a field, "id" or a key of the payload (``payload.rank``); a leading minus sorts it
-        descending, and ``descending`` reverses every key. Nulls come last, equal rows by id. In a
-        payload key, numbers come before text and text before booleans; other values count as null.
-        At most 32 keys are taken.
+        A key is a field, "id" or a payload key (``payload.rank``); a leading minus sorts it
+        descending, and ``descending`` reverses every key. Nulls come last; equal rows are sorted by
+        id. In a payload key, numbers come before text and text before booleans; other values count
+        as null. There may be at most 32 keys.
 
-        ``select`` names the fields to read, by default all, with the payload: fields, the vector,
-        "payload", or keys of it ("payload.url"), at most 2,000 names. ``vector`` is None unless its
-        name is selected, or ``include_vector`` is true.
+        ``select`` has at most 2,000 names of what to read: fields, the vector, "payload", or
+        payload keys ("payload.url"); by default, all fields and the payload are read. ``vector`` is
+        None unless its name is selected or ``include_vector`` is true.
         """
         most = _EVERY_ROW if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
@@ -765,7 +765,7 @@ class VectorStore(NotCopied, Hints):
         return await self._on_table("find", table, find, row_count=len)
 
     async def count(self, table: str, where: Where = None) -> int:
-        """Return the number of rows that match the filter, by default of all."""
+        """Return the number of rows that match the filter, by default of all rows."""
 
         async def count(t: OpenTable) -> int:
             return await t.read(Count(await t.bound(where)))
@@ -777,11 +777,11 @@ class VectorStore(NotCopied, Hints):
     ) -> Counts:
         """Return a mapping of the values of a field to their numbers of rows.
 
-        The most frequent come first, equally frequent ones in the order of ``find``. At most
-        ``limit`` values are returned, by default all. ``field`` is a field, "id" or a key of the
-        payload (``payload.kind``). Nulls are not counted. A row counts once for each different item
-        of a list, in a list field or at a payload key; objects and lists in lists count as null. As
-        in filters, 1 and 1.0 are one value, and 1 and True are two.
+        The most frequent values come first, equally frequent ones in the order of ``find``. At most
+        ``limit`` values are returned, by default all. ``field`` is a field, "id" or a payload key
+        (``payload.kind``). Nulls are not counted. A row counts once for each distinct item of a
+        list, in a list field or at a payload key; objects and lists in lists count as null. As in
+        filters, 1 and 1.0 are one value, and 1 and True are two.
         """
         if limit is not None:
             limit = count_of("limit", limit)
@@ -799,7 +799,7 @@ class VectorStore(NotCopied, Hints):
     ) -> tuple[Value, Value] | None:
         """Return the least and the greatest value of a field, or None if all are null.
 
-        ``field`` is a field without lists, "id" or a key of the payload. The order is that of
+        ``field`` is a field without lists, "id" or a payload key. Values are ordered as by
         ``find(order_by=…)``: in a payload key, numbers come before text.
         """
 
@@ -811,18 +811,18 @@ class VectorStore(NotCopied, Hints):
         return await self._on_table("bounds", table, read)
 
     async def fields_info(self, table: str, where: Where = None) -> dict[str, dict[str, int]]:
-        """Return the fields and payload keys with the types of their values and the counts of each.
+        """Return the number of values of each type in each field and payload key.
 
-        ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``; the types are those of
-        JSON schemas, in the payload also "list" and "object". Nulls are not counted, keys within
-        objects are not listed, and a declared field is listed also without values. Reads every row.
-        Raises InvalidArgumentError for more than 10,000 payload keys.
+        For example ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``. The types
+        have their names in ``Schema.to_json``; the payload also has "list" and "object". Nulls are
+        not counted, keys within objects are not listed, and a declared field is listed even without
+        values. Reads every row. Raises InvalidArgumentError for more than 10,000 payload keys.
         """
         check_table_name(table)
         counts: dict[str, Counter[str]] = {}
 
         async def begun(t: OpenTable) -> AsyncGenerator[int, None]:
-            counts.clear()  # an earlier attempt has read no row
+            counts.clear()  # an earlier attempt may have seen another schema
             fields = t.schema.fields
             counts.update({name: Counter({str(field.kind): 0}) for name, field in fields.items()})
             columns = Columns(tuple(fields), payload=t.schema.payload)
@@ -846,14 +846,13 @@ class VectorStore(NotCopied, Hints):
         """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
         It needs pyarrow: ``pip install "aiovec[arrow]"``. ``select`` names the columns: fields, the
-        vector, or "payload" as a whole; by default all of them. Later writes are not seen.
+        vector, or "payload" as a whole; by default all of them. It does not see later writes.
 
         Each batch has its cursor in ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=``
         continues after that batch in a new snapshot. A batch has ``batch_size`` rows, or fewer if
         they are large or some have expired. To stop early, use ``aclose()`` or
         ``contextlib.aclosing``: an abandoned export holds its snapshot until it is garbage
-        collected. A store has at most eight exports open; a further one waits up to
-        ``busy_timeout``.
+        collected. A store has at most eight exports open; another one waits up to ``busy_timeout``.
         """
         batch_size = count_of("batch_size", batch_size)
         if after is not None and not isinstance(after, bytes):
@@ -881,12 +880,12 @@ class VectorStore(NotCopied, Hints):
         select: Iterable[str] | None = None,
         include_vector: bool = False,
     ) -> AsyncGenerator[Record, None]:
-        """Yield every row of one consistent snapshot, one after the other, in constant memory.
+        """Yield every row of one consistent snapshot, one by one, in constant memory.
 
         Iterate with ``async for row in store.rows("docs")``. ``select`` and ``include_vector`` are
-        those of ``find``. The order is the backend's; later writes are not seen. To stop early, use
-        ``contextlib.aclosing``: like an abandoned export, the iterator holds its snapshot until it
-        is garbage collected, and a store has at most eight of both open.
+        as in ``find``. The backend chooses the order. The iterator does not see later writes. To
+        stop early, use ``contextlib.aclosing``: an abandoned iterator holds its snapshot until it
+        is garbage collected. A store has at most eight iterators and exports open in total.
         """
         check_table_name(table)
         names = selected_names(select)
@@ -908,7 +907,7 @@ class VectorStore(NotCopied, Hints):
     async def _snapshot(
         self, call: str, table: str, begin: _Parts[_T], row_count: Callable[[_T], int]
     ) -> AsyncGenerator[_T, None]:
-        """Yield the parts of one snapshot, from ``begin``; ``row_count`` is of a part."""
+        """Yield the parts of a snapshot from ``begin``; ``row_count`` counts the rows of a part."""
         self._enter()
         backends, failed, done = self._backends, 0, 0
         deadline = current_deadline(backends.active.backend.busy_timeout)
@@ -960,7 +959,7 @@ class VectorStore(NotCopied, Hints):
         where: Where = None,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
-        """Return the rows nearest to ``vector``, best first, equal ones by id.
+        """Return the rows nearest to ``vector``, best first; equally near rows are sorted by id.
 
         If the schema has ``embed``, ``vector`` may be a text: the embedder makes its vector. The
         filter is applied before the search: with enough matching rows there are always ``limit``
@@ -972,12 +971,12 @@ class VectorStore(NotCopied, Hints):
           ``include_vector=True`` reads the vector too.
         - ``offset``: the number of hits, or with ``group_by`` of groups, to skip. They are ranked
           too: a page costs as much as ``offset + limit`` hits.
-        - ``min_score``: the least score of a hit, as the search computes it, before ``rerank``; by
+        - ``min_score``: the lowest score of a hit, as the search computes it, before ``rerank``; by
           default there is no bound.
         - ``group_by``, a field without lists or ``payload.<key>``: the hits are the best
-          ``per_group`` rows (1) of each of the ``limit`` best values. Rows without a value form one
-          group. The search looks at the best ``fetch_k * per_group`` rows, and if these have too
-          few values, once more at 16 times as many; what it finds there is the answer.
+          ``per_group`` rows (by default 1) of each of the ``limit`` best values. Rows without a
+          value form one group. The search ranks the best ``fetch_k * per_group`` rows; if these
+          have too few values, it ranks 16 times as many, and returns the groups among them.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
           ``lambda`` as ``1 - diversity``, by the cosine whatever the metric; 0 changes nothing.
           It cannot be combined with ``group_by``.
@@ -985,14 +984,14 @@ class VectorStore(NotCopied, Hints):
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
           applied afterwards.
         - ``rerank=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
-          field, ``Factor("importance", weight=0.2)`` those with a higher number; a list has
-          several. ``min_score`` applies before it.
+          field, and ``Factor("importance", weight=0.2)`` hits with a higher number; a list combines
+          several. ``min_score`` applies first.
         - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, at least
           ``offset + limit``, by default four times as many.
 
         Further arguments of searches by vector:
 
-        - ``max_distance``: the greatest distance of a hit; by default there is no bound.
+        - ``max_distance``: the largest distance of a hit; by default there is no bound.
         - ``exact=True`` uses no approximate index, and ``tuning``, a ``Tuning``, sets the effort of
           an approximate search. Without ``exact``, a tuning that the backend does not have raises
           UnsupportedError.
@@ -1018,11 +1017,11 @@ class VectorStore(NotCopied, Hints):
     ) -> ResultsList:
         """Search for several vectors or texts on one state of the table.
 
-        The result has the hits of each, in the order of ``vectors``. ``each_where`` is a list with
-        a filter, or None, for each of them, which narrows ``where``. With ``group_by``, each vector
-        is a separate search. The other arguments are those of ``search``. ``to_arrow``,
-        ``to_pandas`` and ``to_polars`` of the result return one table, whose column ``_query`` is
-        the position of the query.
+        The result has the hits of each query, in the order of ``vectors``. ``each_where`` is a list
+        with a filter or None for each vector, which narrows ``where``. With ``group_by``, each
+        vector is a separate search. The other arguments are as in ``search``. The methods
+        ``to_arrow``, ``to_pandas`` and ``to_polars`` of the result return one table, whose column
+        ``_query`` is the position of the query.
         """
         named = {"limit": limit, "where": where, "each_where": each_where}
         checked = options_of("search_many", VectorArguments, options, **named)
@@ -1040,12 +1039,12 @@ class VectorStore(NotCopied, Hints):
         where: Where = None,
         **options: Unpack[NearArguments],
     ) -> Results[Hit]:
-        """Return the rows nearest to the row or rows ``ids``, and unlike ``not_like``.
+        """Return the rows nearest to the rows ``ids``, and unlike the rows ``not_like``.
 
-        The hits do not contain these rows. The query vector is the mean of the vectors of ``ids``;
-        with ``not_like`` it is ``2 * mean(ids) - mean(not_like)``. Under cosine, only the direction
-        of each vector counts. The other arguments are those of ``search``. Raises
-        InvalidArgumentError if a row is missing or has no vector, and for more than 1,000 rows.
+        None of these rows is a hit. The query vector is the mean of the vectors of ``ids``; with
+        ``not_like`` it is ``2 * mean(ids) - mean(not_like)``. Under cosine, only the direction of
+        each vector counts. The other arguments are as in ``search``. Raises InvalidArgumentError if
+        a row is missing or has no vector, and for more than 1,000 rows.
         """
         like = await self._checked_ids(ids, distinct_ids)
         unlike = await self._checked_ids(not_like, distinct_ids)
@@ -1073,14 +1072,14 @@ class VectorStore(NotCopied, Hints):
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
         ``query`` may have words, ``"exact phrases"``, ``-excluded`` words, ``field:word`` and
-        ``prefix*``. Rows with all words come first. Where these are fewer than ``limit``, rows with
-        some of the words follow, with lower scores. With ``match="all"`` all words must match, with
-        ``"any"`` at least one. Any other input is text; a query without a word finds nothing. A
-        field without ``text=True``, or a misspelt one (``titel:wool``), raises InvalidNameError. A
-        query has at most 100,000 characters and 1,000 different words.
+        ``prefix*``. Rows with all words come first. If there are fewer than ``limit`` such rows,
+        rows with some of the words follow, with lower scores. With ``match="all"`` all words must
+        match, with ``"any"`` at least one. Everything else is plain text; a query without a word
+        finds nothing. A field without ``text=True``, or a misspelt one (``titel:wool``), raises
+        InvalidNameError. A query has at most 100,000 characters and 1,000 different words.
 
-        On SQLite, a word that half of the rows have adds almost nothing to a score: in a small
-        table, a good hit may have 0.000001. On LanceDB, if more than 10,000 rows have the same
+        On SQLite, a word in half of the rows adds almost nothing to a score: in a small table, a
+        good hit may have the score 0.000001. On LanceDB, if more than 10,000 rows have the same
         score, any of them may be hits.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of about 160 characters of every
@@ -1112,17 +1111,17 @@ class VectorStore(NotCopied, Hints):
 
         Both searches see one state of the table. Each list has the best ``fetch_k`` hits, by
         default four times ``offset + limit``; pass the same value for each page. ``fusion`` is
-        ``Weighted()``, by scores, or ``RRF()``, by ranks; both give scores from 0 to 1, which
-        compare the hits of this search only. To judge a hit, look at its ``distance``. Each hit's
+        ``Weighted()``, by scores, or ``RRF()``, by ranks; both give scores from 0 to 1, which are
+        comparable within this search only. To judge a hit, look at its ``distance``. Each hit's
         ``ranks`` has its rank and score in each list. ``min_score`` applies to the fused score,
-        ``max_distance`` to the vector list: rows with the words stay. The other arguments are as in
-        ``search`` and ``search_text``.
+        ``max_distance`` to the vector list only: rows that match the words stay. The other
+        arguments are as in ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
 
-        If the schema has ``embed``, ``vector`` may be a text. By default it is the vector of the
-        whole query text.
+        If the schema has ``embed``, ``vector`` may be a text; by default it is the whole query
+        text.
         """
         words = {"query": _checked_query(query), "match": match, "highlight": highlight}
         named = {**words, "vector": vector, "limit": limit, "where": where}
@@ -1174,7 +1173,7 @@ class VectorStore(NotCopied, Hints):
     ) -> dict[int, Any]:
         """Return the vectors of texts to search for, by their positions.
 
-        ``model`` is the one that the caller named.
+        ``model`` is the model that the caller named.
         """
         listed = await hop(len(texts), check_query_texts, texts)
         queries = Texts(listed, list(texts) if len(texts) > 1 else ())
@@ -1186,9 +1185,10 @@ class VectorStore(NotCopied, Hints):
     async def stats(self, table: str) -> TableStats:
         """Return the size and costs of the table.
 
-        If the table's rows expire, ``details["expired_rows"]`` counts those not yet deleted. This
-        reads the times of all rows unless their field has an index. ``details["watching"]`` has the
-        states of the sources that ``aiovec.watch`` follows for it.
+        If the table's rows expire, ``details["expired_rows"]`` is the number of expired rows that
+        are not deleted yet. Counting them reads the times of all rows unless their field has an
+        index. ``details["watching"]`` has the states of the sources that ``aiovec.watch`` follows
+        for the table.
         """
         stats = await self._on_table("stats", table, lambda t: t.stats())
         watching = [each.state for each in self._watching if each.table == table]
@@ -1200,8 +1200,8 @@ class VectorStore(NotCopied, Hints):
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Free space, update indexes and delete expired rows now.
 
-        Reads and writes continue. With ``questions``, the recall of a vector index is measured with
-        them, as in ``create_index``.
+        Reads and writes continue. With ``questions``, it also measures the recall of a vector index
+        with them, as ``create_index`` does.
         """
         collected = await self._collected(questions)
 
@@ -1316,8 +1316,9 @@ class VectorStore(NotCopied, Hints):
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as of one moment, to a path that does not exist yet.
 
-        In a bucket, each table has its own moment. An existing path raises InvalidArgumentError, a
-        store on a server UnsupportedError. ``aiovec.restore`` takes the copy.
+        In a bucket, each table is copied as of its own moment. An existing path raises
+        InvalidArgumentError, a store on a server UnsupportedError. ``aiovec.restore`` restores the
+        copy.
         """
 
         async def backup(active: ActiveBackend) -> None:
@@ -1349,7 +1350,7 @@ class VectorStore(NotCopied, Hints):
         *,
         alters: bool = False,
     ) -> _T:
-        """Run ``act`` on the active backend, and again if the table or the backend changed.
+        """Run ``act`` on the active backend; run it again if the table or the backend changed.
 
         A call that ``alters`` makes the table's handles stale. ``row_count`` returns the number of
         rows in the result, for telemetry.
@@ -1415,7 +1416,7 @@ class VectorStore(NotCopied, Hints):
         return self._call(call, table, attempt, row_count, alters=alters)
 
     async def _checked_ids(self, ids: Any, check: Callable[[Any], _T]) -> _T:
-        """Read a user's ids once, and return them as ``check`` does."""
+        """Read a user's ids once, and return the result of ``check``."""
         listed = await collect_ids(ids)
         return await hop(cost_of(listed), check, listed)
 
@@ -1463,7 +1464,7 @@ def _bound(
 
 
 class Table(NotCopied, NoLength, Hints):
-    """A light handle on one table: the store's methods without the table's name.
+    """A lightweight handle to one table: the store's methods without the table's name.
 
     Creating one reads nothing. It stays valid when the table is dropped and created again.
     """

@@ -1,8 +1,8 @@
 """``aiovec.watch``: keep a table in step with a table of another database, or with a folder of
 documents.
 
-A ``Feed`` finds and applies the changes of its source. The importer has the feeds, and is imported
-when something is watched.
+A ``Feed`` finds and applies the changes of its source. The feeds are in ``aiovec_import``, which is
+imported when a watch begins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import InvalidArgumentError
 from .store import VectorStore
 from .watch_task import Watching
 
-# Seconds between two checks whether the first copy of a source is complete.
+# Seconds between two checks of whether the first copy of a source is complete.
 _BETWEEN_CHECKS = 0.05
 
 
@@ -45,36 +45,36 @@ class WatchOptions(TypedDict, total=False):
 
 
 def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions]) -> Watching:
-    """Keep a table like its source: ``async with watch(store, "app.db#articles", embed="body")``.
+    """Update a table from a source: ``async with watch(store, "app.db#articles", embed="body")``.
 
     ``source`` is a folder or a file of documents, a table of a SQLite database, ``FILE#TABLE``, or
     rows that ``aiovec import`` reads with ``--embed``, such as ``postgresql://host/db#TABLE``. The
-    first time all rows are copied, and after that only changes. Rows removed from the source are
+    first time, all rows are copied; after that, only changes. Rows removed from the source are
     deleted; rows of apps and of other sources stay.
 
-    A table of SQLite gets a queue and triggers in its database, which note the keys of changed
-    rows; after that, the database is only read. ``aiovec watch FILE#TABLE --stop`` removes them.
-    Other rows, such as those of a view or of a ``query`` (a SELECT), are all compared every
-    ``every`` seconds, and so is a folder whose changes the system does not report.
+    A SQLite table gets a queue and triggers in its database, which record the keys of changed rows;
+    after that, the database is only read. ``aiovec watch FILE#TABLE --stop`` removes them. Other
+    rows, such as those of a view or of a ``query`` (a SELECT), are all compared every ``every``
+    seconds, and so is a folder whose changes the system does not report.
 
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
-    column that vectors are made of, ``text`` are those for keyword search, ``index`` those with an
-    index for filters; an existing table has them already. ``id_column`` is the one of the ids, by
-    default the primary key; its values must be unique. With ``passages``, long texts are cut, by
-    ``chunk_size`` and ``overlap``. The sizes may be left out if an earlier import or watch of the
-    source named them, and ``passages`` only together with ``embed``.
+    column from which vectors are made, ``text`` has the columns for keyword search, ``index`` the
+    columns with an index for filters; an existing table has them already. ``id_column`` is the
+    column with the ids, by default the primary key; its values must be unique. With ``passages``,
+    long texts are cut by ``chunk_size`` and ``overlap``. These two may be left out if an earlier
+    import or watch of the source named them, and ``passages`` only together with ``embed``.
 
-    For documents, ``include`` and ``exclude`` are a glob or several, and ``base`` is the URL before
-    their paths. For rows, ``base`` names the source in the rows, by default ``source`` as written.
-    Two folders, or two databases, in one table need different bases.
+    For documents, ``include`` and ``exclude`` are one glob or several, and ``base`` is the URL
+    before their paths. For rows, ``base`` names the source in the rows, by default ``source`` as
+    written. Two folders, or two databases, in one table need different bases.
 
-    Of several processes that watch a source for one store, one follows, and another one takes over
-    when it ends. An error, such as that of an embedder, is logged as ``aiovec.watch``, shown by
-    ``state``, and the work is tried again.
+    If several processes watch a source for one store, one follows it, and another one takes over
+    when that ends. An error, for example of an embedder, is logged to ``aiovec.watch`` and shown by
+    ``state``, and the work is retried.
 
     Raises InvalidArgumentError if ``every`` is not a number above 0, and UnsupportedError for a
-    read-only store. Entering it raises ConfigError if the source cannot be read or does not suit
-    the table, or if another watch of the store on this machine has the same table and base.
+    read-only store. Entering the result raises ConfigError if the source cannot be read or does not
+    fit the table, or if another watch of the store on this machine has the same table and base.
     """
     for name in options.keys() - WatchOptions.__annotations__.keys():
         raise unexpected("watch", name, [*WatchOptions.__annotations__])

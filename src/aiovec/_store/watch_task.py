@@ -16,9 +16,9 @@ from ..errors import AiovecError, ConfigError, StoreClosedError
 
 LOG = logging.getLogger("aiovec.watch")
 
-# Seconds between two checks whether the table is up to date, and of another process's lock.
+# Seconds between two checks of whether the table is up to date, and of another process's lock.
 _BETWEEN_CHECKS, _STAND_BY = 0.02, 1.0
-# Seconds before the first retry, which double up to the last.
+# Seconds before the first retry; each later pause is twice as long, up to ``_LAST_RETRY``.
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 
 
@@ -26,12 +26,12 @@ _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 class WatchState:
     """The state of a watched table.
 
-    ``waiting`` is the number of changes that wait, and None while that is unknown: while all rows
-    are compared, or while the source cannot be read. ``seconds`` is the time since the table was
-    last known to be up to date, and 0 while it is. ``ready`` is True once all rows have been
-    copied; later changes may wait. ``following`` is False in a process that stands by for another
-    one. ``error`` is the text of the last attempt's error, if it failed; ``refused`` has the
-    reasons for rows that were set aside, by their ids.
+    ``waiting`` is the number of changes that wait. It is None while the number is unknown: while
+    all rows are compared, or while the source cannot be read. ``seconds`` is the time since the
+    table was last known to be up to date, and 0 while it is. ``ready`` is True once all rows have
+    been copied; later changes may wait. ``following`` is False in a process that stands by for
+    another one. ``error`` is the error text of the last attempt if it failed; ``refused`` maps the
+    ids of rows that were set aside to the reasons.
     """
 
     source: str
@@ -45,7 +45,7 @@ class WatchState:
 
 
 class Watching(NotCopied, Hints):
-    """A source that is followed while this is entered. Created by ``aiovec.watch``."""
+    """A source that is followed in an ``async with`` block. Created by ``aiovec.watch``."""
 
     def __init__(
         self, target: str, others: list[Watching], open_feed: Callable[[], Awaitable[Feed]]
@@ -105,8 +105,8 @@ class Watching(NotCopied, Hints):
     async def caught_up(self) -> None:
         """Wait until a search sees everything that was committed in the source before this call.
 
-        It waits for as long as that takes, also while the source or the embedder cannot be reached:
-        bound it with ``asyncio.timeout``.
+        It waits as long as necessary, even while the source or the embedder cannot be reached:
+        limit it with ``asyncio.timeout``.
         """
         feed = self._entered()
         mark: int | None = None
@@ -134,7 +134,7 @@ class Watching(NotCopied, Hints):
         feed = self._entered()
         error = self._error
         try:
-            async with asyncio.timeout(0.5):  # other work on the source may hold it
+            async with asyncio.timeout(0.5):  # other work on the source may block this
                 waiting = await feed.waiting()
         except TimeoutError:
             waiting = None

@@ -1,4 +1,4 @@
-"""Writes of rows, and writes that are done once for a key."""
+"""Writes of rows, and writes that are done once per key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RowsToWrite:
             check_model(t.handle, self.model)
         t.sweep_now_and_then()
         batch = None if t.schema.embed is None else await self.batch(t)
-        freed = not t.expires  # if rows expire, expired ones may have some of the ids
+        freed = not t.expires  # otherwise expired rows may still have some of the ids
         while True:
             # The gate comes first, since the checked rows take memory.
             async with t.backend.writing(bytes_to_write(self.rows, t.schema)):
@@ -67,7 +67,7 @@ class RowsToWrite:
                     batch, _ = await self._checked_rows(t)
                 if not len(batch):
                     return 0
-                # A skip would leave out a row with an expired row's id, so these are freed first.
+                # A skip would leave out a row with an expired row's id, so those are freed first.
                 if freed or self.on_conflict != "skip":
                     try:
                         return await self._put(t, batch)
@@ -117,7 +117,7 @@ class RowsToWrite:
             existing = await t.ids(missing.ids)
             rows, missing = await hop(len(rows), without, rows, schema, existing)
         if missing.texts:  # rows may stay without a vector
-            # Only if no row was left out are the positions those of the caller, to name in errors.
+            # Errors name the positions only if no row was left out: otherwise they have changed.
             texts = missing if self.on_conflict == "fail" else replace(missing, rows=())
             vectors = await self.make_vectors(t, texts, "document", self.model)
             rows = await hop(len(rows), with_vectors, rows, missing.rows, vectors)
@@ -169,7 +169,7 @@ class RowsToUpdate:
             if len(part) and _has_texts(part, t.schema):
                 missing = await hop(len(part), texts_of, part, t.schema)
                 if missing.texts:
-                    # The positions in a part are not those of the caller.
+                    # The positions in a part are not the caller's.
                     texts = replace(missing, rows=())
                     vectors = await self.make_vectors(t, texts, "document", None)
                     parts[place] = await hop(len(part), with_vectors, part, missing.rows, vectors)
@@ -184,7 +184,7 @@ def _has_texts(part: Batch, schema: Schema) -> bool:
 async def vector_of_update(
     make_vectors: MakesVectors, t: OpenTable, values: Mapping[str, Any]
 ) -> Float32Array | None:
-    """Return the vector of a new text in the field of ``embed``; None if the update has none.
+    """Return the vector of an update's new text for ``embed``; None if it has no such text.
 
     It is NaN for an empty text, if rows may lack a vector.
     """
@@ -206,7 +206,7 @@ async def vector_of_update(
 async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
     """Return the kept result of an earlier write with this key; None if there was none.
 
-    Raises OutcomeUnknownError if there may have been one whose result was not kept.
+    Raises OutcomeUnknownError if there may have been such a write whose result was not kept.
     """
     kept = await backend.kept(key)
     if kept is None and call_context().retried and await _forgets(backend):

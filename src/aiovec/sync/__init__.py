@@ -6,10 +6,10 @@
         hits = store.search("notes", vector)
 
 ``VectorStore`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every
-call blocks its thread until it is done, so in async code ``connect`` raises an error. There,
-``await aio(store, lambda s: s.search("notes", vector))`` awaits the same store. Several threads may
-share one store, and their calls overlap. Ctrl-C cancels the call that it interrupts. A store does
-not survive ``fork``.
+call blocks its thread until it is done, so in async code ``connect`` raises an error; there,
+``await aio(store, lambda s: s.search("notes", vector))`` awaits a call of the same store. Several
+threads may share one store, and their calls overlap. Ctrl-C cancels the call that it interrupts. A
+store does not survive ``fork``.
 """
 
 from .store import Table, VectorStore, Watching, aio, connect, watch

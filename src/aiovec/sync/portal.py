@@ -30,10 +30,10 @@ class Portal:
         self.target = target
         self._process = os.getpid()
         self._stop = asyncio.Event()
-        # Instead of is_alive(), which after an interrupt may report a running thread as ended.
+        # Used instead of is_alive(), which may report a running thread as ended after an interrupt.
         self._over = False
         started: Future[asyncio.AbstractEventLoop] = Future()
-        # A daemon, so that an unclosed store does not keep the process alive.
+        # A daemon thread, so that an unclosed store does not keep the process alive.
         self._thread = threading.Thread(
             target=self._run_loop, args=(started,), name="aiovec-sync", daemon=True
         )
@@ -63,12 +63,12 @@ class Portal:
 
     @property
     def stopped(self) -> bool:
-        """True once ``stop`` was called."""
+        """True once ``stop`` was called, or the loop has ended."""
         return self._stop.is_set() or self._over
 
     @property
     def gone(self) -> str | None:
-        """The reason why the thread cannot be used, other than ``stop``; None if it can."""
+        """The reason, other than ``stop``, why the thread cannot be used; None if there is none."""
         if os.getpid() != self._process:
             return FORKED
         return "the interpreter is ending" if sys.is_finalizing() else None
@@ -76,7 +76,7 @@ class Portal:
     def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Return the result of the awaitable that ``call`` returns; both run on the loop.
 
-        An interrupt, such as KeyboardInterrupt, cancels it, and is raised when it has ended.
+        An interrupt, such as KeyboardInterrupt, cancels the call, and is raised once it has ended.
         """
         if self.is_here:
             raise RuntimeError(
@@ -95,9 +95,9 @@ class Portal:
         return self._result(begun)
 
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Do as ``run`` does, but awaited on another event loop, without blocking it.
+        """Like ``run``, but for callers on another event loop, which it does not block.
 
-        A cancelled caller waits until the call has ended.
+        If the caller is cancelled, it waits until the call has ended.
         """
         if self.is_here:
             return await call()
@@ -140,7 +140,7 @@ class Portal:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so every call is over
             self._loop.call_soon_threadsafe(work)
 
-    # The loop may end before it begins a call, so a wait also checks whether the loop has ended.
+    # The loop may end before it starts a call, so a wait also checks whether the loop has ended.
 
     def _wait(self, call: _LoopCall[Any]) -> None:
         while not call.ended and not self._over:
@@ -162,8 +162,8 @@ class Portal:
 class _LoopCall(Generic[_T]):
     """One call on a portal's loop, where its methods run.
 
-    An interrupt may arrive at any line of the waiting thread, also while it schedules the call, so
-    this object, which can cancel the call, exists before that. The thread waits for a lock, not for
+    An interrupt may arrive at any line of the waiting thread, even while it schedules the call, so
+    this object, which can cancel the call, is created first. The thread waits for a lock instead of
     the future, whose condition an interrupt may leave locked.
     """
 

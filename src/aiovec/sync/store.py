@@ -1,4 +1,4 @@
-"""The methods of the asynchronous store and table, each blocking until it is done."""
+"""The methods of the asynchronous store and table, each of which blocks until it is done."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _blocking(
 def _iterating(
     method: Callable[Concatenate[_A, _P], AsyncGenerator[_R, None]],
 ) -> Callable[Concatenate[_Blocking[_A], _P], Generator[_R, None, None]]:
-    """Return the method as a plain iterator, which its ``close()`` ends early."""
+    """Return the method as a plain generator function; ``close()`` ends an iteration early."""
 
     @wraps(method)
     def call(
@@ -95,12 +95,12 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
         while (item := portal.run(lambda: anext(items, ended))) is not ended:
             yield cast("_R", item)
     finally:
-        # Perhaps called by the garbage collector, which runs in any thread, also in the portal's.
+        # The garbage collector may run this in any thread, even in the portal's.
         with suppress(StoreClosedError):
             portal.begin(items.aclose)
 
 
-# Iterables that are not lazy, and attributes of objects that can be read as a whole.
+# Types of iterables that are not lazy, and attributes of objects that can be read as a whole.
 _COLLECTIONS = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
     "__array__ __array_interface__ __arrow_c_array__ __arrow_c_stream__ __dataframe__ "
@@ -125,7 +125,7 @@ def _read(argument: object) -> object:
 
 
 class Table(NoLength, _Blocking[AsyncTable]):
-    """A lightweight handle for one table: the store's methods without the table's name."""
+    """A lightweight handle to one table: the store's methods without the table's name."""
 
     def __init__(self, store: VectorStore, awaited: AsyncTable) -> None:
         super().__init__(awaited, store._portal)
@@ -193,7 +193,7 @@ class VectorStore(_Blocking[AsyncStore]):
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
         super().__init__(awaited, portal)
         self._finalizer = weakref.finalize(self, _abandoned, awaited, portal)
-        # The thread ends with the process. Waking it at exit would let it run in an interpreter
+        # The thread ends with the process. If it were woken at exit, it would run in an interpreter
         # that is partly torn down.
         self._finalizer.atexit = False
 
@@ -241,11 +241,11 @@ class VectorStore(_Blocking[AsyncStore]):
         self._portal.stop()
 
     def supports(self, ability: str) -> bool:
-        """Return whether the backend has an ability, as ``aiovec.VectorStore.supports``."""
+        """Like ``aiovec.VectorStore.supports``."""
         return self._awaited.supports(ability)
 
     def table(self, name: str) -> Table:
-        """Return a handle on a table: ``store.table("docs").search(vector)``. Reads nothing."""
+        """Return a handle to a table: ``store.table("docs").search(vector)``. Reads nothing."""
         return Table(self, self._awaited.table(name))
 
     ping: Final = _blocking(AsyncStore.ping)
@@ -303,9 +303,9 @@ def runs_in(store: VectorStore) -> bool:
 async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 
-    So one store, even in memory, serves plain and asynchronous code, on any number of event loops.
-    ``call`` runs on the store's own loop, in another thread, so it must not use objects of the
-    caller's loop. A cancellation cancels the call, and waits until it has ended.
+    So one store, even one in memory, serves both plain and asynchronous code, on any number of
+    event loops. ``call`` runs on the store's own loop, in another thread, so it must not use
+    objects of the caller's loop. Cancelling the task cancels the call and waits for its end.
     """
     return await store._portal.run_for_task(lambda: call(store._awaited))
 
@@ -321,7 +321,7 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
         finally:
             portal.stop()
 
-    # Read now: once ``close`` begins, the text says that it is closed.
+    # Made now: once ``close`` begins, the text says that the store is closed.
     text = f"{store!r} was never closed"
     portal.begin(close)
     warnings.warn(text, ResourceWarning, stacklevel=2)
@@ -332,8 +332,8 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
 def connect(*args: Any, **options: Any) -> VectorStore:
     """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
 
-    Raises AiovecError in async code, since each call would block the event loop, but not in a
-    notebook, where nothing else runs during a cell.
+    Raises AiovecError in async code, since each call would block the event loop. A notebook is an
+    exception, since nothing else runs during a cell.
     """
     with suppress(RuntimeError):  # no loop runs
         asyncio.get_running_loop()
@@ -346,7 +346,7 @@ def connect(*args: Any, **options: Any) -> VectorStore:
 
 
 def open_store(target: PathText | None = None, **options: Any) -> VectorStore:
-    """Open a store, also in async code."""
+    """Open a store, even in async code."""
     portal = Portal(redacted(str(target if target is not None else options.get("config") or "")))
 
     try:
