@@ -1,1 +1,1 @@
-"""Reads documents in a separate process, which a hostile one may crash."""
+"""Reads documents in a separate process, which a hostile document may crash."""

@@ -1,9 +1,9 @@
 """The program of the process that reads documents. A hostile document may crash it or use all of
 its memory.
 
-It is run by its path, so it imports nothing of aiovec. A frame is a length in four bytes, then that
-number of bytes. A request is a frame with a kind and one with the content. The answer is a frame
-with facts in JSON and one for each page. The first request has the module path as its content.
+It is run by its path, so it imports nothing from aiovec. A frame is a length in four bytes, then
+that number of bytes. A request is a frame with a kind and a frame with the content. The answer is a
+frame with facts in JSON and a frame for each page. The first request's content is the module path.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from xml.etree import ElementTree as ET
 from zipfile import ZipFile
 
 BOUNDS = {"memory": 2**30, "seconds": 60, "pages": 10_000, "characters": 2**24}
-"""The limits for one document. PDFium reads about 1,000 usual pages in a second."""
+"""The limits for one document. PDFium reads about 1,000 typical pages per second."""
 
 LONGEST_TITLE = 200
-"""Characters of a title. Each passage repeats it, so a longer one is ignored."""
+"""The most characters of a title. Each passage repeats the title, so a longer one is ignored."""
 
 # Titles that programs write if the author gave none.
 _NO_TITLE = re.compile(
@@ -46,9 +46,9 @@ class _UnreadableError(Exception):
 
 
 def read(kind: str, data: bytes) -> dict[str, Any]:
-    """Return the ``title`` and the ``pages`` of a document, or the ``reason`` why there are none.
+    """Return the ``title`` and the ``pages`` of a document, or the ``reason`` for having none.
 
-    A package may be ``missing``.
+    If its reader needs a package that is not installed, return the package as ``missing``.
     """
     until, characters = time.monotonic() + BOUNDS["seconds"], 0
     pages: list[str] = []
@@ -100,7 +100,7 @@ def _pdf(data: bytes) -> Iterator[str]:
         raise _UnreadableError(reason) from exc
 
 
-# Where a page keeps its content, the surest place first; the rest is navigation.
+# The elements that hold a page's content, most reliable first; the rest is navigation.
 _MAIN = "main", "[role=main]", "article", "#content", "#main-content", ".document"
 _NO_CONTENT = (
     "script, style, noscript, template, nav, footer, button, select, iframe, svg, "
@@ -141,8 +141,8 @@ def _html(data: bytes) -> Iterator[str]:
 
 
 def _markup(data: bytes) -> str:
-    """Return the text of a page: UTF-8, UTF-16 with a byte order mark, the encoding that it
-    declares, or Windows-1252."""
+    """Return the text of a page, decoded as UTF-8, UTF-16 with a byte order mark, its declared
+    encoding, or Windows-1252."""
     charset = _CHARSET.search(data[:4096])
     name = charset[1].decode().lower() if charset else "cp1252"
     name = _WIDER.get(name, name)
@@ -176,12 +176,12 @@ def _page(html: str) -> Iterator[str]:
 
 
 def _only(nodes: list[Any], selector: str) -> Any:
-    """Return the element that contains all the others, as an article contains comments, or None."""
+    """Return the element that contains all others, as an article contains comments, or None."""
     return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 
 def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
-    """Convert an element to blocks of Markdown. Adds its anchors to ``anchors``, those in use."""
+    """Convert an element to Markdown blocks. Adds its anchors to ``anchors``, the used anchors."""
     blocks: list[str] = []
     line: list[str] = []
 
@@ -236,7 +236,7 @@ def _inline(node: Any) -> str:
 
 
 def _lines(node: Any) -> str:
-    """Return the lines of code; an element such as ``br`` may end a line."""
+    """Return the lines of code in a node; an element such as ``br`` may end a line."""
     if node.tag == "-text":
         return str(node.text_content or "")
     text = "".join(map(_lines, node.iter(include_text=True)))
@@ -245,15 +245,15 @@ def _lines(node: Any) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Return a table of Markdown; the first row is its head."""
+    """Return a Markdown table; the first row is its header."""
     rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows if row]
     rows[1:1] = [["---"] * len(row) for row in rows[:1]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
-    """Return an anchor of a heading that is not ``taken``: its own, that of a section that it
-    opens, or one before it."""
+    """Return an anchor for a heading that is not ``taken``: its own, its section's, or one just
+    before it."""
     nodes, marks, above = [heading, *heading.css("[id], [name]")[:1]], list[Any](), heading
     while above is not None and above.mem_id != root.mem_id and len(nodes + marks) < 16:
         nodes.append(above)
@@ -316,7 +316,7 @@ class _Archive:
         return data
 
     def plain_xml(self, name: str) -> bytes:
-        """Return a part, which must not have a document type: only hostile files have one."""
+        """Return a part. Refuses a document type, which only hostile files have."""
         data = self.read(name)
         text = data.replace(b"\0", b"")  # it may be UTF-16
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
@@ -355,7 +355,7 @@ def _pptx(data: bytes) -> Iterator[str]:
 
 
 def _words(element: ET.Element) -> str:
-    """Return the text of a paragraph or a cell of a slide in one line."""
+    """Return the text of a slide's paragraph or cell as one line."""
     texts = (each.text or " " for each in element.iter() if each.tag in ("t", "br", "p"))
     return " ".join("".join(texts).split())
 
@@ -371,12 +371,12 @@ def _targets(archive: _Archive, name: str) -> dict[str, str]:
 
 
 def _linked(name: str, link: str) -> str:
-    """Return the name of the file that a link of another file of the archive leads to."""
+    """Return the name of the file to which a link in the archive's file ``name`` leads."""
     path = posixpath.join("/", posixpath.dirname(name), unquote(link.partition("#")[0]))
     return posixpath.normpath(path).lstrip("/")
 
 
-# Elements of OpenDocument with their equivalents in HTML. All others become spans.
+# OpenDocument elements with their HTML equivalents. All others become spans.
 _IN_HTML = {
     "p": "p", "list": "ul", "list-item": "li", "line-break": "br", "table": "table",
     "table-header-rows": "tbody", "table-rows": "tbody", "table-row": "tr", "table-cell": "td",
@@ -402,8 +402,8 @@ def _odt(data: bytes) -> Iterator[str]:
 def _epub(data: bytes) -> Iterator[str]:
     """Yield the title and the chapters of a book: the files in its table of contents.
 
-    A file that the table does not list belongs to the chapter before it, or to the first one. If it
-    lists no file, each file is a chapter.
+    A file that the table does not list belongs to the chapter before it, or to the first one. If
+    the table lists no files, each file of the main reading order is a chapter.
     """
     archive = _Archive(data)
     (package, *_) = (
@@ -472,7 +472,7 @@ def read_frame(file: IO[bytes], most: int) -> bytes:
 
 
 def write_frames(file: IO[bytes], *frames: bytes) -> None:
-    """Write frames at once."""
+    """Write frames, and flush."""
     for data in frames:
         file.write(len(data).to_bytes(4, "big"))
         file.write(data)

@@ -20,7 +20,7 @@ Headings = Iterator[tuple[int, int, int, str, str | None]]
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
 # The attributes that MkDocs, Pandoc and Hugo put after a heading's words: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
-# Code, and headings with their anchors, in the Markdown to which a reader converted a document.
+# Code, and headings with their anchors, in the Markdown that a reader made from a document.
 _CONVERTED = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
 # The splitter's time grows with the square of a text's length, so it gets windows of this size.
 WINDOW = 2**15
@@ -62,7 +62,7 @@ def _markdown(text: str) -> Headings:
 
 @cache
 def _blocks() -> Any:
-    """Return a parser of blocks without references, which take quadratic time."""
+    """Return a block parser that skips references, which take quadratic time."""
     parser = package("markdown_it").MarkdownIt("commonmark").enable("table").disable("reference")
     parser.core.ruler.enableOnly(["normalize", "block"])
     parser.parse("x")  # compiles its rules before other threads use it
@@ -71,7 +71,7 @@ def _blocks() -> Any:
 
 @cache
 def _inlines() -> Any:
-    """Return a parser of single lines. Creating it takes as long as parsing a hundred lines."""
+    """Return a parser for single lines. Creating it takes as long as parsing a hundred lines."""
     parser = package("markdown_it").MarkdownIt("commonmark")
     parser.parseInline("x")  # as above
     return parser
@@ -83,7 +83,7 @@ def _starts(lines: Sequence[str], first: int = 0) -> list[int]:
 
 
 def _plain(words: str) -> tuple[str, str | None]:
-    """Return a heading of Markdown without its links, emphasis and comments, and its anchor."""
+    """Return a Markdown heading without its links, emphasis and comments, and its anchor."""
     if len(words) > LONGEST_TITLE:
         return words, None
     attributes = _ATTRIBUTES.search(words)
@@ -101,8 +101,8 @@ def _converted(text: str) -> Headings:
 
 
 def _underlined(text: str) -> Headings:
-    """Yield the headings of reStructuredText. Each style's level is its place among the styles, in
-    the order of their first uses."""
+    """Yield the headings of reStructuredText. The levels of the styles follow the order of their
+    first uses."""
     levels: list[tuple[str, bool]] = []
     lines = text.split("\n")
     places = _starts(lines)
@@ -128,7 +128,7 @@ def _underlined(text: str) -> Headings:
 class Kind:
     """A kind of document, recognised by a suffix or by its ``first`` bytes.
 
-    ``unit`` is the unit of a passage's start, such as a page; empty if readers see no such unit.
+    ``unit`` is the unit of a passage's start, such as a page, or empty if readers see none.
     ``hint`` is added to the error for a document without text. Lines that match ``silent`` mean
     nothing to readers, so a passage with only such lines is left out.
     """

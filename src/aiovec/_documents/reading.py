@@ -52,7 +52,7 @@ class Stop:
 
     @contextmanager
     def by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Within this block, where the work cannot check, have a stop call ``end``."""
+        """Make a stop call ``end`` during the block, in which the work cannot check."""
         with self._lock:
             self.check()
             self._end = end
@@ -64,7 +64,7 @@ class Stop:
 
 
 def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
-    """Read a document in a child, or raise DocumentError. Takes a while."""
+    """Read a document in a child, or raise DocumentError. Blocks."""
     try:
         reader = _child()
     except OSError as exc:
@@ -148,8 +148,8 @@ class _Child:
             timer.join()  # it may be ending the process just now
 
     def kill(self) -> None:
-        """End the process, so that a thread that waits for its answer stops waiting. A killed child
-        is not used again."""
+        """Kill the process, so that a thread that waits for its answer stops waiting. A killed
+        child is not used again."""
         self._is_killed = True
         self._process.kill()
 

@@ -1,1 +1,1 @@
-"""Embedders: vectors of texts, requested in batches, retried, checked and cached."""
+"""Embedders, which make vectors of texts, in batches, with retries, checks and a cache."""

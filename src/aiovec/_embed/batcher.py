@@ -1,4 +1,4 @@
-"""One embedder of a store: requests are shared by calls, retried, checked and cached.
+"""One embedder of a store. Calls share its requests, which are retried, checked and cached.
 
 The texts of a call join the request that collects texts for their purpose, if they fit. A request
 collects until a slot for requests is free, and a few milliseconds more while other requests run.
@@ -81,7 +81,7 @@ class Batcher:
         return f"<embedder {self.name!r} ({self.model})>"
 
     async def tokenizer(self) -> tuple[Any, int | None]:
-        """Return a model's tokenizer and its limit of tokens; None for a model without a limit."""
+        """Return the model's tokenizer and token limit; each is None if unknown."""
         if not isinstance(self._embedder, LocalModel):
             return None, None
         try:
@@ -90,7 +90,7 @@ class Batcher:
             raise self.error_of(failure_of(exc), None) from exc
 
     async def learn_dim(self) -> None:
-        """Embed a short text to learn the length of vectors if the embedder does not declare it."""
+        """Embed a short text to learn the length of the vectors, which the embedder left open."""
         self.dim = len((await self.embed(["How long is a vector?"], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
@@ -107,7 +107,7 @@ class Batcher:
         """Return one row for each text, or raise EmbeddingError with the text's position as
         ``row``.
 
-        If cancelled, drop its texts; requests for other calls continue.
+        If cancelled, it drops its texts; requests that other calls share continue.
         """
         keys, cached, missing = await hop(cost_of(texts), self._look_up, texts, kind)
         if self._closed is not None:
@@ -160,7 +160,7 @@ class Batcher:
         return keys, cached, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
-        # An entry has a key, an array and a slot of the dict besides its numbers.
+        # Besides its numbers, an entry takes a key, an array and a slot in the dict.
         most = self._limits.cache_mb * 2**20 // (4 * self.dim + 400)
         for key, vector in outcomes.items():
             # Zero vectors are not cached: tables may refuse them, and a retry must call the
@@ -201,7 +201,7 @@ class Batcher:
         return vectors_by_key
 
     def _join(self, texts: dict[bytes, str], kind: Purpose) -> _Request:
-        """Return the request for these texts: the one that collects, or a new one."""
+        """Add texts to the request that is collecting, or to a new one, and return the request."""
         request = self._gathering.get(kind)
         if request is None or len(request.texts) + len(texts) > self._limits.batch_size:
             request = self._gathering[kind] = _Request()
@@ -280,7 +280,7 @@ class Batcher:
         return _checked_matrix(self._call(texts, kind), count, self.dim)
 
     async def _attempt(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
-        """Return the vectors of texts by one call of the embedder, or raise Failure."""
+        """Return the vectors of texts from one call of the embedder, or raise Failure."""
         limits = self._limits
         rest = until - asyncio.get_running_loop().time()
         seconds = min(limits.timeout, rest)
@@ -316,8 +316,8 @@ class Batcher:
 def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     """Return one row for each of ``count`` texts, or raise Failure with the reason.
 
-    With a ``dim`` of 0, any length is accepted. Rows may contain NaN or infinity, a failure of
-    these texts only. An iterator computes its vectors here.
+    With a ``dim`` of 0, any length is accepted. Rows may contain NaN or infinity, which fails only
+    their texts. An iterator computes its vectors here.
     """
     try:
         if isinstance(answer, (Mapping, Set)):
@@ -339,6 +339,6 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
             f"it returned an array of {array.dtype} and the shape {array.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"
         )
-    with np.errstate(over="ignore"):  # the caller reports the infinity of a too large number
+    with np.errstate(over="ignore"):  # the caller reports the infinity of too large a number
         # A copy, since the embedder may reuse its array.
         return np.array(array, dtype=np.float32, order="C")

@@ -1,4 +1,4 @@
-"""Failures of an embedder: whether a retry may help, and whether one text is the cause."""
+"""Failures of an embedder, and whether a retry may help or a single text is the cause."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _LONGEST_REASON = 300
 class Failure(Exception):  # noqa: N818 - never leaves the package
     """A call that returned no vectors.
 
-    ``retryable``: the same call may succeed later, after ``retry_after`` seconds if the service
-    says so. ``divisible``: one of the texts may be the cause.
+    If ``retryable``, the same call may succeed later, after ``retry_after`` seconds if the service
+    says so. If ``divisible``, a single text may be the cause.
     """
 
     reason: str
@@ -77,7 +77,7 @@ def as_reason(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Return the seconds of a ``Retry-After``; None without one."""
+    """Return the seconds in a ``Retry-After`` header; None if there is none."""
     value = headers.get("retry-after", "") if hasattr(headers, "get") else ""
     return float(value) if isinstance(value, str) and value.isdecimal() else None
 

@@ -26,7 +26,7 @@ _COMMON = frozenset(
     "you your".split()
 )
 
-# Each feature is projected on this many of the dimensions, with signs: enough that two features
+# Each feature is projected onto this many of the dimensions, with signs: enough that two features
 # that share one dimension stay nearly orthogonal.
 _SPREAD = 8
 
@@ -70,7 +70,7 @@ def _words(text: str) -> Iterable[str]:
 
 
 def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
-    """Return one row for each word: the sum of its own direction and those of its n-grams."""
+    """Return one row for each word: the sum of the directions of the word and its n-grams."""
     digests: list[bytes] = []
     weights: list[float] = []
     owners: list[int] = []
@@ -87,8 +87,8 @@ def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
         digests += [blake2b(feature, digest_size=_SPREAD + 1).digest() for feature in features]
         weights.append(1.0)
         if len(features) > 1:
-            # With this, "compressing" is near "compression". Orthogonal directions add up by
-            # squares.
+            # With this weight, "compressing" is near "compression". The squared lengths of
+            # orthogonal directions add up.
             weights += [1.5 / math.sqrt(len(features) - 1)] * (len(features) - 1)
         owners += [number - 1] * len(features)
 

@@ -50,7 +50,7 @@ class LocalModel:
         self.prepare()
         model = self._loaded.model if self._kind == "fastembed" else self._loaded
         tokenizer: Any = getattr(model, "tokenizer", None)
-        tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # inside one of transformers
+        tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # in a transformers one
         if not hasattr(tokenizer, "no_truncation"):
             return None, None
         most = getattr(self._loaded, "max_seq_length", None)

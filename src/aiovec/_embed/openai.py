@@ -1,4 +1,4 @@
-"""Services that speak OpenAI's protocol for embeddings: OpenAI, Ollama, vLLM, LM Studio.
+"""Services that speak OpenAI's protocol for embeddings, such as Ollama, vLLM and LM Studio.
 
 The key is read from the environment for each request and never stored.
 """
@@ -34,7 +34,7 @@ def key_name_of(settings: EmbedderSettings) -> str:
 
 
 class OpenAIEmbedder:
-    """Calls a service by HTTP. Its connections are closed with the store."""
+    """Calls a service over HTTP. Its connections are closed with the store."""
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self.model = settings.model

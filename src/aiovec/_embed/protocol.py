@@ -1,4 +1,4 @@
-"""The protocol of an embedder, as an app writes it, and tests for its parts."""
+"""The protocol that an app's embedder follows, and tests for its parts."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Embedder(_OfModel, Protocol):
     A call that raises is retried, except after an error of aiovec, an ArithmeticError,
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,
     SyntaxError, TypeError or ValueError, and an error whose ``status_code`` or ``status`` is a 4xx
-    other than 408, 409, 425 and 429. After one of these Python errors, 400, 413 and 422, halves of
-    the batch are tried, so that one bad text fails only its own call.
+    other than 408, 409, 425 and 429. After one of these Python errors, or status 400, 413 or 422,
+    halves of the batch are tried, so that one bad text fails only its own call.
     """
 
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
@@ -52,12 +52,12 @@ class _EmbedderByPurpose(_OfModel, Protocol):
 
 
 EmbedderOption = Embedder | _EmbedderByPurpose | Mapping[str, object] | str
-"""An embedder, the keys of one as in ``[retrieval.embedders.<name>]``, or a kind that needs no
-others, such as "demo"."""
+"""An embedder, a mapping with the keys of ``[retrieval.embedders.<name>]``, or a kind that needs no
+other keys, such as "demo"."""
 
 
 def is_async(embedder: object) -> bool:
-    """Return whether calling it returns a coroutine."""
+    """Return whether calling the embedder returns a coroutine."""
     while isinstance(embedder, partial):
         embedder = embedder.func
     call = getattr(embedder, "__call__", embedder)  # noqa: B004 - an async __call__ counts too
@@ -65,7 +65,7 @@ def is_async(embedder: object) -> bool:
 
 
 def takes_kind(embedder: Callable[..., Any]) -> bool:
-    """Return whether it has a parameter ``kind``."""
+    """Return whether the embedder has a parameter ``kind``."""
     try:
         inspect.signature(embedder).bind([], kind="document")
     except (TypeError, ValueError):  # ValueError if it cannot be inspected

@@ -97,14 +97,14 @@ class Embedders:
     async def tokenizer(
         self, schema: Schema, settings: RetrievalSettings
     ) -> tuple[Any, int | None]:
-        """Return a model's tokenizer and its limit of tokens; None for a model without a limit."""
+        """Return the model's tokenizer and token limit; each is None if unknown."""
         if schema.embed is None or not await self.can_embed(schema, settings):
             return None, None
         embedder = await self.find(schema.embed.using, settings)
         return await (embedder or await self._of_recipe("", schema, schema.embed)).tokenizer()
 
     async def completed(self, table: str, schema: Schema, settings: RetrievalSettings) -> Schema:
-        """Return the schema of a new table with the length, model and recipe of its embedder.
+        """Return a new table's schema, completed with its embedder's length, model and recipe.
 
         Raises EmbeddingError if the length is unknown and there is no embedder.
         """
@@ -249,7 +249,7 @@ def embedder_of(name: str, settings: EmbedderSettings, *, offline: bool = False)
 
 
 def load(path: str) -> Any:
-    """Import the object ``package.module:name``, also from the current folder.
+    """Import the object ``package.module:name``, perhaps from the current folder.
 
     A class is called without arguments. Raises ConfigError if the import fails.
     """
@@ -268,7 +268,7 @@ def load(path: str) -> Any:
             sys.path.remove(folder)
 
 
-# The recipe of a table. The table's file or server may be untrusted, so its recipe must not have us
+# The recipe of a table. The table's file or server may be untrusted, so its recipe must not make us
 # send a text or a key anywhere.
 
 

@@ -36,7 +36,7 @@ class Texts:
         return replace(error, row=row, id=id)
 
     def check(self, vectors: Float32Array, schema: Schema, embedder: str) -> None:
-        """Raise EmbeddingError for a vector without a cosine."""
+        """Raise EmbeddingError for a zero vector if the metric is cosine."""
         if schema.metric == "cosine":
             for at in np.flatnonzero(~vectors.any(axis=1))[:1].tolist():
                 raise EmbeddingError(embedder, _ZERO, model=schema.model, row=at)
@@ -45,7 +45,7 @@ class Texts:
 def texts_of(rows: Batch, schema: Schema) -> Texts:
     """Return the texts of rows without a vector; none if the table embeds no texts.
 
-    Raises InvalidRowError for a row without both, unless the schema allows that.
+    Raises InvalidRowError for a row with neither a text nor a vector, unless the schema allows it.
     """
     embed = schema.embed
     missing = [] if embed is None else np.flatnonzero(without_vector(rows.matrix())).tolist()
@@ -63,7 +63,7 @@ def texts_of(rows: Batch, schema: Schema) -> Texts:
 
 
 def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Texts]:
-    """Return the rows without those with these ids, and the texts to embed among them."""
+    """Return the rows except those with these ids, and the texts among them to embed."""
     rows = rows.take([at for at, id in enumerate(rows.ids) if id not in ids])
     return rows, texts_of(rows, schema)
 

@@ -32,7 +32,7 @@ _TYPES = {"F16": "<f2", "F32": "<f4"}
 
 
 class StaticModel:
-    """A table of token vectors, mapped at its first use. Called in a thread."""
+    """A mapped table of token vectors. Called in a thread; the first call loads the tokenizer."""
 
     def __init__(self, name: str, settings: EmbedderSettings) -> None:
         self.model = settings.model or BUILT_IN

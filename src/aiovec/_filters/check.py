@@ -1,4 +1,4 @@
-"""Checks a filter against a schema: every name is known, every literal has its field's type."""
+"""Checks a filter against a schema: every name is known, and every literal has its field's type."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from .tree import (
 )
 
 _NUMBERS = ("int", "float")
-# Most characters of an ILIKE pattern, and most items of a list that is compared as a whole: on
-# LanceDB both become regular expressions, which must be compiled.
+# The most characters of an ILIKE pattern, and the most items of a list that is compared as a whole:
+# on LanceDB both become regular expressions, which must be compiled.
 _LONGEST_REGEX = 1_000
 
 
@@ -258,7 +258,7 @@ class _Binder:
 
 
 def _in_kind(value: Value, kind: str) -> Value | None:
-    """Return a literal in exactly the type of ``kind``; None if no value of the type equals it."""
+    """Return a literal as exactly the type of ``kind``; None if no value of the type equals it."""
     if kind == "int" and isinstance(value, float):
         return int(value) if value.is_integer() and _is_int64(int(value)) else None
     if kind == "float" and type(value) is int:
@@ -274,7 +274,7 @@ def _kind_of(value: Value) -> str:
 
 
 def _fits_kind(value: Value, kind: str) -> bool:
-    """Return whether a literal can be compared with values of a kind: numbers with all numbers."""
+    """Return whether a literal can be compared with values of a kind; all numbers compare."""
     given = _kind_of(value)
     if kind == "payload":
         return given in ("text", "bool", *_NUMBERS)
@@ -282,13 +282,13 @@ def _fits_kind(value: Value, kind: str) -> bool:
 
 
 def _no_list(ref: Ref) -> Expr:
-    """Return a condition that is FALSE for every list, and null for null."""
+    """Return a condition that is FALSE for every list and null for null."""
     empty = EqualsList(ref, ())
     return all_of((empty, negated(empty)))
 
 
 def _as_stored(ref: Ref, kind: str, value: Value, *, equality: bool = True) -> Value:
-    """Return a literal in the form of stored values: a number for an id, and a datetime for the
+    """Return a literal in the form of stored values: a number for an id, or a datetime for the
     payload, becomes text."""
     if kind == "payload" and isinstance(value, datetime):
         return literals.moment_text(value)
@@ -302,7 +302,7 @@ def _is_int64(number: int) -> bool:
 
 
 def _all(ref: Ref, kind: str, truth: bool) -> Expr:
-    """Return a condition with the same truth for every number, and null for null."""
+    """Return a condition that is ``truth`` for every number, and null for null."""
     if kind == "int":
         return Compare(ref, ">=" if truth else "<", literals.MIN_INT)
     halves = (Compare(ref, "<", 0.0), Compare(ref, ">=", 0.0))
@@ -310,7 +310,7 @@ def _all(ref: Ref, kind: str, truth: bool) -> Expr:
 
 
 def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
-    """Replace the fraction in a comparison with an int field by an int with the same result."""
+    """Compare an int field with an int instead of a fraction, with the same result."""
     bound = math.ceil(value) if op in ("<", ">=") else math.floor(value)
     if op in ("=", "!="):
         if bound == value and _is_int64(bound):
@@ -322,7 +322,7 @@ def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
 
 
 def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
-    """Replace the int in a comparison with a float field by a float with the same result.
+    """Compare a float field with a float instead of an int, with the same result.
 
     Above 2**53 not every int is a float; then the nearest floats below and above are used.
     """

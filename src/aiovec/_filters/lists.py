@@ -18,9 +18,9 @@ from .tree import And, EqualsList, Expr, IsNull, IsTrue, Not, Or, Ref, all_of, a
 class NestedKey:
     """A key within another payload key, in a filter.
 
-    Two filters select rows that satisfy the ``others``, the terms of the filter without nested
-    keys: ``in_lists`` those with a list on the path to the key, ``elsewhere`` those with a value at
-    the key.
+    Two filters select rows that satisfy the ``others``, the filter's terms without nested keys:
+    ``in_lists`` selects rows with a list on the path to the key, and ``elsewhere`` rows with a
+    value at the key.
     """
 
     def __init__(self, ref: Ref, others: Sequence[Expr]) -> None:
@@ -77,7 +77,7 @@ def _is_list(ref: Ref) -> Expr:
 
 
 def _has(value: Any, path: Sequence[str]) -> bool:
-    """Return whether there is a value at a path, also within lists."""
+    """Return whether there is a value at a path, even within lists."""
     if isinstance(value, list):
         return any(_has(item, path) for item in value)
     if not path:

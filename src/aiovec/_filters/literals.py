@@ -1,4 +1,4 @@
-"""Names and literals of filter text."""
+"""Names and literals in filter text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import FilterError
 
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
 
-# Characters of a text in a filter: a longer text would block the event loop.
+# The most characters of a text in a filter: a longer text would block the event loop.
 _MOST_CHARACTERS = 2**20
 
 # Other keywords, such as CONTAINS and TIMESTAMP, occur only where no name can, so they may also be
@@ -36,7 +36,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def name(value: str) -> str:
-    """Return a name as filter text, quoted if it has to be."""
+    """Return a name as filter text, quoted if necessary."""
     if _PLAIN_NAME.match(value) and value.upper() not in RESERVED:
         return value
     return quoted(value)
@@ -129,7 +129,7 @@ def _no_literal(value: object) -> FilterError:
 
 
 def checked_values(values: Iterable[object]) -> tuple[str | int | float | bool | datetime, ...]:
-    """Return Python values as literals; values of a single plain type are checked all at once."""
+    """Return Python values as literals; values of a single plain type are checked together."""
     listed = values if isinstance(values, (list, tuple)) else list(values)
     kinds = set(map(type, listed))
     if (
@@ -159,7 +159,7 @@ def checked_text(value: object) -> str:
 
 
 def timestamp(value: str) -> datetime:
-    """Return the moment of an RFC 3339 text, or raise FilterError."""
+    """Return the moment that an RFC 3339 text names, or raise FilterError."""
     if not _TIMESTAMP.match(value):
         raise FilterError(f"{shown(value)} is not a timestamp such as '2024-01-31T12:00:00.5Z'")
     try:
@@ -169,7 +169,7 @@ def timestamp(value: str) -> datetime:
 
 
 def moment_text(value: datetime) -> str:
-    """Return the text of a moment in the payload. Such texts sort as the moments do."""
+    """Return a moment as text for the payload. Such texts sort like their moments."""
     return in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

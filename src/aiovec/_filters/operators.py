@@ -37,7 +37,7 @@ Given = Value | date | UUID | Enum
 
 
 class FieldRef(Combinable):
-    """A field in a filter. A comparison with it is a condition.
+    """A field in a filter. Comparing it makes a condition.
 
     A bool field is a condition itself: ``F.live & (F.year > 2000)``. ``F.payload["a.b"]`` is the
     payload's key ``a.b``, and a second pair of brackets goes one level deeper.
@@ -84,7 +84,7 @@ class FieldRef(Combinable):
         return self._compare(">=", other)
 
     def in_(self, values: Iterable[Given]) -> Expr:
-        """Match rows equal to one of ``values``; none if it is empty."""
+        """Match rows whose value is one of ``values``; if that is empty, match no rows."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise FilterError(f"in_ takes a list of values, not {shown(values)}")
         checked = literals.checked_values(values)
@@ -92,7 +92,7 @@ class FieldRef(Combinable):
         return In(self._ref, checked) if checked else Const(False)
 
     def not_in(self, values: Iterable[Given]) -> Expr:
-        """Match rows equal to none of ``values``; a null field matches neither this nor ``in_``."""
+        """Match rows whose value is none of ``values``. Nulls match neither this nor ``in_``."""
         return negated(self.in_(values))
 
     def between(

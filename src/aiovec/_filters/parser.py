@@ -1,4 +1,4 @@
-"""Filter text to a tree, by recursive descent without backtracking."""
+"""Parses filter text into a tree, by recursive descent without backtracking."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
 _COMPARED = "one of = != < <= > >="
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
-# After these words comes a text without wildcards.
+# A text without wildcards follows these words.
 _OF_TEXT = {"CONTAINS_TEXT": FieldRef.contains_text, "STARTSWITH": FieldRef.startswith}
 _PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", *_OF_TEXT)
 _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
 _NO_FUNCTIONS = "a filter has no functions; compute the value before, a time as TIMESTAMP '...'"
-# The arguments of calls that replace the clauses of SQL.
+# The arguments of calls that replace SQL clauses.
 _CLAUSES = {"ORDER": "order_by=", "LIMIT": "limit=", "OFFSET": "offset=", "GROUP": "group_by="}
 # Replacements for operators of other languages.
 _ELSEWHERE = {"&": "AND", "|": "OR", "!": "NOT or !="} | dict.fromkeys(
@@ -145,7 +145,7 @@ class _Parser:
         return expr
 
     def _any_of(self, position: int) -> Expr:
-        """Parse conditions with AND and OR; ``position`` is that of the parenthesis around them."""
+        """Parse conditions with AND and OR; ``position`` is where their parenthesis begins."""
         terms = []
         while True:
             factors = [self._term(position)]
@@ -185,7 +185,7 @@ class _Parser:
         return self._build(negated, expr, position) if isnot else expr
 
     def _truth(self) -> bool | None:
-        """Move on if TRUE or FALSE is next, and return which."""
+        """Move on if TRUE or FALSE is next, and return it; otherwise return None."""
         if self._take_word("TRUE"):
             return True
         return False if self._take_word("FALSE") else None
@@ -317,7 +317,7 @@ class _Parser:
         return leaf
 
     def _ref(self) -> Ref:
-        """Parse a field, and after dots the keys within it."""
+        """Parse a field and, after dots, the keys within it."""
         names = [self._name(any_word=False)]
         while self._take("."):
             names.append(self._name(any_word=True))

@@ -63,7 +63,7 @@ def written(pattern: str) -> str:
 
 
 def fold_case(text: str) -> str:
-    """Return the text with one character for each letter, whatever its case."""
+    """Return the text with the same character for a letter in either case."""
     return text.lower() if text.isascii() else text.translate(_folded())
 
 

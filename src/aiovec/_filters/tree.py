@@ -82,8 +82,8 @@ class Combinable(ABC):
 class Expr(Combinable):
     """A condition. Combine conditions with ``&``, ``|`` and ``~``.
 
-    Two are equal when they have the same shape and literals of the same types: ``x = 1`` is
-    neither ``x = 1.0`` nor ``x = TRUE``.
+    Two conditions are equal if they have the same shape and equal literals of the same types:
+    ``x = 1`` equals neither ``x = 1.0`` nor ``x = TRUE``.
     """
 
     __slots__ = ("source",)
@@ -106,7 +106,7 @@ class Expr(Combinable):
 
     @abstractmethod
     def _text(self, no: str) -> str:
-        """Return filter text for the condition, or with "NOT " as ``no`` for its negation."""
+        """Return filter text for the condition or, with "NOT " as ``no``, for its negation."""
 
     def __str__(self) -> str:
         return self._text("")
@@ -136,7 +136,7 @@ class Expr(Combinable):
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A field, or with a ``path`` a key within the JSON payload."""
+    """A field or, with a ``path``, a key within the JSON payload."""
 
     name: str
     path: tuple[str, ...] = ()
@@ -293,7 +293,7 @@ class Or(Expr):
 
 
 def condition(obj: object) -> Expr:
-    """Return an object as a condition: itself, or for a field ``field = TRUE``."""
+    """Return an object as a condition: a condition itself, and for a field ``field = TRUE``."""
     if isinstance(obj, Combinable):
         return obj.as_condition()
     cure = "put each comparison in parentheses: (F.year >= 2024) & (F.lang == 'en')"
@@ -303,12 +303,12 @@ def condition(obj: object) -> Expr:
 
 
 def all_of(items: Iterable[Expr]) -> Expr:
-    """Return AND over ``items``; TRUE without any."""
+    """Return AND over ``items``; TRUE if there are none."""
     return _joined(And, items, empty=True)
 
 
 def any_of(items: Iterable[Expr]) -> Expr:
-    """Return OR over ``items``; FALSE without any."""
+    """Return OR over ``items``; FALSE if there are none."""
     return _joined(Or, items, empty=False)
 
 
@@ -332,7 +332,7 @@ def is_true(expr: Expr) -> Expr:
 def _joined(kind: type[And] | type[Or], items: Iterable[Expr], *, empty: bool) -> Expr:
     flat: list[Expr] = []
     depth = literals = 0
-    # An inner AND knows its own size, so adding a term to many does not count them all again.
+    # An inner AND knows its size, so adding a term to many terms does not count them all again.
     for item in items:
         if isinstance(item, kind):
             flat.extend(item.items)
@@ -365,11 +365,11 @@ def _checked_depth(depth: int) -> int:
 
 def word_of(expr: And | Or, negate: bool) -> Literal["AND", "OR"]:
     """Return the word that joins the terms of ``expr``, or of its negation: ``NOT (a AND b)`` is
-    ``NOT a OR NOT b``, also if one of them is null."""
+    ``NOT a OR NOT b``, even if one of them is null."""
     return "AND" if isinstance(expr, And) is not negate else "OR"
 
 
 def one_of(ref: Ref, values: Iterable[Value]) -> Expr:
-    """Return ``ref`` IN the values of one kind, each once: for a single one, the equality."""
+    """Return ``ref`` IN the distinct values, all of one kind, or an equality for a single value."""
     distinct = tuple(dict.fromkeys(values))
     return In(ref, distinct) if len(distinct) > 1 else Compare(ref, "=", distinct[0])

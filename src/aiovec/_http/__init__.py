@@ -1,1 +1,1 @@
-"""The parts of HTTP that the server, its clients and users' apps share: errors and bodies."""
+"""The HTTP code that the server, its clients and users' apps share: errors and bodies."""

@@ -1,6 +1,6 @@
 """The folder through which a user's processes share one server for a TOML file.
 
-Only this user can open it. It is in the folder for runtime files, and has
+Only this user can open it. It is in the folder for runtime files, and contains
 
 ``lock``    locked by the server while it runs
 ``socket``  the socket; on Windows, ``state`` with a loopback port and a key
@@ -49,7 +49,7 @@ class SharedAddress:
 
 
 class SharedFolder:
-    """The folder of the server of one TOML file. Raises ConfigError if it cannot be used."""
+    """The folder of one TOML file's server. Raises ConfigError if it cannot be used."""
 
     def __init__(self, config: Path) -> None:
         self.config = Path(os.path.abspath(config))
@@ -124,7 +124,7 @@ class SharedFolder:
         return None if os.name == "nt" else str(self._socket)
 
     def new_key(self) -> str:
-        """Return the key of a server that listens on a port."""
+        """Return a new key for a server that listens on a port."""
         return secrets.token_urlsafe(32)
 
     def publish(self, port: int, key: str) -> None:

@@ -1,8 +1,8 @@
 """Arrow IPC streams from outside, read and fully validated only here.
 
 A stream in which a few bytes could become gigabytes is refused. A compressed buffer declares its
-own size, which Arrow allocates. A dictionary repeats a value any number of times. The body of a
-call needs neither.
+own size, which Arrow allocates. A dictionary repeats a value any number of times. Request bodies
+need neither.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..backend.threads import INLINE_LIMIT
 ARROW = "application/vnd.apache.arrow.stream"
 """The media type of such a stream."""
 BODY = b"aiovec.body"
-"""The key of a schema's metadata with the JSON body of a request."""
+"""The metadata key of a request's JSON body in a schema."""
 CURSOR = b"aiovec.cursor"
-"""The key of a batch's metadata with the cursor after it."""
+"""The metadata key of the cursor after a batch."""
 
 _DENSE = {
     kind.id
@@ -35,7 +35,7 @@ _DENSE = {
 _HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 
 
-# Bytes of a body for one value of short rows; a list takes as long as two values.
+# The bytes of a body for each value of short rows; a list takes as long as two values.
 _BYTES, _LIST = 32, 2
 
 
@@ -51,7 +51,7 @@ def cost_of_body(data: bytes | bytearray | memoryview) -> int:
 
 
 class DamagedStreamError(Exception):
-    """Not an Arrow IPC stream, or one that is refused. Never reaches a user."""
+    """The data is not an Arrow IPC stream, or is refused. Never reaches a user."""
 
 
 def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:

@@ -1,6 +1,6 @@
-"""Errors as HTTP problems by RFC 9457, and back.
+"""Converts errors to HTTP problems by RFC 9457, and back.
 
-``problem_of`` makes the response to an error, ``error_of`` restores the error in a client. Each
+``problem_of`` makes the response to an error, and ``error_of`` restores the error in a client. Each
 class of ``aiovec.errors`` defines its response in the attribute ``http``.
 
 No path of this machine, target, traceback or cause is sent: only the facts that the class names.
@@ -32,7 +32,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 MEDIA_TYPE = "application/problem+json"
 
 LONGEST_TEXT = 2000
-"""Most characters of a message or of a fact; the rest is cut off."""
+"""The most characters of a message or a fact; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Problem:
 
 
 def _json(value: object) -> Json:
-    """Return any value as JSON, shortened: unchanged if JSON has its type, otherwise as text."""
+    """Return any value as JSON, converted to text if JSON lacks its type, and shortened."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -112,7 +112,7 @@ _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 
 
 async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
-    """Log an error whose answer hides its cause, in a thread: a log may be a file or a pipe.
+    """Log, in a thread, an error whose response hides its cause: a log may be a file or a pipe.
 
     A busy store is not a fault: during an overload, each request logs one line, without a
     traceback.
@@ -126,7 +126,7 @@ async def log_error(log: logging.Logger, error: Exception, status: int, request:
 def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     """Return a server's response to an error.
 
-    ``places`` are further texts that must not be sent, such as the target of the store; the error's
+    ``places`` are other texts that must not be sent, such as the store's target; the error's
     target, paths, addresses and secrets are never sent. Nothing is sent about other exceptions.
     """
     if not isinstance(error, AiovecError):
@@ -151,7 +151,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
 
 
 def error_of(document: object, *, target: str = "the server's store") -> AiovecError:
-    """Return the error of a server's problem, with its class, message and facts.
+    """Return the error that a server's problem describes, with its class, message and facts.
 
     An unknown class becomes ``AiovecError``, and a missing fact gets its default. ``target`` is the
     store that the error names, since the server does not send its own.
@@ -177,7 +177,7 @@ def _short(text: str) -> str:
     return shortened(text, LONGEST_TEXT).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# A path or an address in a text of this machine. In quotes it may have spaces.
+# A path or an address in a text that this machine wrote. In quotes, it may have spaces.
 _PLACE = re.compile(
     r"""(?P<quote>['"`])(?:file:|~|[A-Za-z]:|\\)?[/\\](?:(?!(?P=quote)).){0,2000}(?P=quote)"""
     r"""|(?<![\w.+-])[A-Za-z][\w.+-]{0,30}:/[^\s'"<>`,;)]*"""
@@ -187,7 +187,7 @@ _PLACE = re.compile(
 
 
 def _without_places(text: str, hidden: Iterable[tuple[object, str]]) -> str:
-    """Return a text of this machine without its paths, addresses and secrets."""
+    """Return a text that this machine wrote without its paths, addresses and secrets."""
     # Shortened first, so that the later steps are fast.
     text = text[: 10 * LONGEST_TEXT]
     known: dict[str, str] = {}

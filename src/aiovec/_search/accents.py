@@ -12,8 +12,8 @@ import unicodedata
 from functools import lru_cache
 
 # The endings that decide most stems, by their frequency in the 30,000 most frequent words of each
-# language. With them, 0.02 to 4 % of the words have another stem than Snowball gives the word as it
-# is written (in Hungarian, 9 % without them).
+# language. With them, 0.02 to 4 % of the words have a different stem from the one that Snowball
+# gives the word as written (in Hungarian, 9 % without them).
 _ENDINGS = {
     "dutch": "ciële reëren riële tiële",
     # FTS5 removes accents before it stems English words, LanceDB afterwards.
@@ -55,7 +55,7 @@ def accented(language: str, word: str) -> str:
 
 def spellings(language: str, word: str) -> list[str]:
     """Return the spellings of a word, in lower case, that may have different stems: without
-    accents, with those that its ending usually has, and with one near its end.
+    accents, with the accents that its ending usually has, and with one accent near its end.
     """
     bare = unaccented(word.lower())
     words = [bare, accented(language, bare)]

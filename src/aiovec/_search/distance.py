@@ -1,6 +1,6 @@
 """Distances as the contract defines them, for backends that measure candidates exactly.
 
-Imported with a backend, off the event loop.
+A backend imports this module off the event loop.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NO_ANGLE = 2.0**-156
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Return distances in float64, in which no float32 can overflow.
+    """Return distances in float64, so that no float32 vectors overflow.
 
     ``query`` is one vector, or a matrix with a query for each row. A row's distance depends only on
     the row and its query. ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of the
-    distance, also among rows that are nearly equal. The distance of a damaged vector may be NaN,
+    distance, even among rows that are nearly equal. The distance of a damaged vector may be NaN,
     without a NumPy warning.
     """
     count, dim = vectors.shape
@@ -93,10 +93,10 @@ def _cosine_of_near(
     of_rows: Float64Array,
     of_points: Float64Array,
 ) -> Float64Array:
-    """Return 1 - cos of small angles: s / (1 + cos), with s the squared sine.
+    """Return 1 - cos of small angles: s / (1 + cos), where s is the squared sine.
 
     Subtracting a number near 1 from 1 loses the digits that distinguish near rows. The sine comes
-    from what is left of a row without its component along the point.
+    from the rest of a row after its component along the point is subtracted.
     """
     # The upper part of a share has 29 bits, so its product with a float32 is exact.
     cut = shares * _CUT
@@ -133,7 +133,7 @@ _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = 
 
 
 def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
-    """Return the positions of the ``limit`` nearest rows, and of rows as near as the last of them.
+    """Return the positions of the ``limit`` nearest rows and of all rows as near as the last one.
 
     Every backend returns these: ``VectorStore`` breaks ties by id, in one place for all backends.
     """

@@ -1,4 +1,4 @@
-"""The order of keyword hits, those with all words first, and the fusion of a hybrid search."""
+"""The order of keyword hits, rows with all words first, and the fusion of hybrid searches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _K = TypeVar("_K")
 class RRF:
     """Reciprocal rank fusion: each list adds ``1 / (k + rank)`` to a row's score.
 
-    The sum is scaled to 0…1, so a row that is first in both lists has 1.
+    The sum is scaled to 0…1, so a row that is first in both lists has the score 1.
     """
 
     k: float = 60
@@ -38,10 +38,10 @@ class Weighted:
     """The weighted mean of a row's shares in both lists; a list without the row adds 0.
 
     The first row of a list has the share 1. In the vector list, shares fall with the distance, to
-    0.2 for the last row; in the keyword list they fall with the score, to 0. If keyword hits have
-    all words, their shares are at least 0.5, and those of the others at most 0.5. If none has all
-    words, the shares are at most 0.7. In a short list of rows that hardly differ, the last row has
-    nearly the share of the first. A list of weight 0 adds no hits.
+    0.2 for the last row; in the keyword list they fall with the score, to 0. If some keyword hits
+    have all words, their shares are at least 0.5, and the others' shares at most 0.5. If none has
+    all words, the shares are at most 0.7. In a short list of rows that hardly differ, the last row
+    has nearly the share of the first. A list of weight 0 adds no hits.
     """
 
     vector: float = 0.5
@@ -94,7 +94,7 @@ def all_words_first(
     # that match by chance push better vectors aside (``bench quality``).
     share = 0.5
     if all_words and others and (best := others[0][1]) > 0:
-        # The factor keeps a rounding from making two scores equal.
+        # The factor keeps rounding from making two scores equal.
         share = min(share, 0.999 * all_words[-1][1] / best)
     return [*all_words, *((row, share * score) for row, score in others)]
 
@@ -106,9 +106,9 @@ IdsOf = Callable[[Sequence[_K]], Mapping[_K, str]]
 def least(
     rows: Sequence[tuple[float, _K]], limit: int, ids_of: IdsOf[_K]
 ) -> list[tuple[float, _K]]:
-    """Return the rows with the least values, in order; rows with equal values are ordered by id.
+    """Return the rows with the lowest values, in order; rows with equal values are ordered by id.
 
-    ``ids_of`` is called only for rows whose value is that of another row.
+    ``ids_of`` is called only for rows that share their value with another row.
     """
     order = sorted(rows, key=itemgetter(0))
     if len(order) > limit:
@@ -134,7 +134,7 @@ class FusedHit(Generic[_K]):
     ranks: Mapping[str, Rank]
 
 
-# The least share of a row with all words, and the most of one without.
+# The least share of a row with all words, and the greatest share of another row.
 _HALF = 0.5
 
 
@@ -185,11 +185,11 @@ def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
     # The last row has a share too: it is near, and a list has to end somewhere.
     if metric == "dot":  # equal vectors have no fixed distance, so the scale is that of a score
         return _between(distances, 1.0, 0.2)
-    # Squared, Euclidean distances of unit vectors are in proportion to those of cosine.
+    # Squared Euclidean distances of unit vectors are proportional to their cosine distances.
     scale = [distance**2 for distance in distances] if metric == "l2" else distances
-    # The parts keep two rows that hardly differ from having the most and the least share. By
+    # With the parts, two nearly equal rows do not get the greatest and the least share. By
     # ``bench quality``, 8 and 10 are better than 0 and 16. With more than 8, noise in a list of two
-    # is too near to the good row (ADR 26).
+    # is too near the good row (ADR 26).
     return _between(scale, 1.0, 0.2, parts=8)
 
 

@@ -36,8 +36,8 @@ _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
 
-# Similarity from which a word counts as a misspelt field, and the length that it must exceed: in
-# short words, one letter is too large a part.
+# The similarity from which a word counts as a misspelt field, and the length that it must exceed:
+# one letter is too large a part of a short word.
 _NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
 
 _WORD = re.compile(r"[^\W_]+")
@@ -113,7 +113,7 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
             words, field = f"{field}:{words}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
         words = (words.rstrip("*") if prefix else words).strip()
-        if grams:  # n-grams are of all characters: line breaks, tabs and punctuation too
+        if grams:  # n-grams have all characters, even line breaks, tabs and punctuation
             has_word = not _OPERATORS.issuperset(words)
         else:
             words = _GAP.sub(" ", words)

@@ -1,6 +1,6 @@
 """Snippets of texts with marked matches, for every analyzer and backend.
 
-With an analyzer of words, matches are the words of a text that have the tokens of the query. For
+With a word analyzer, matches are the words of a text that have the tokens of the query. With
 "ngram", a backend finds the matches itself.
 """
 
@@ -84,7 +84,7 @@ def snippets(
     matches: Matches,
     highlight: tuple[str, str],
 ) -> list[dict[str, str]]:
-    """Return each row's snippets: of each text, the part with the most different clauses."""
+    """Return each row's snippets: from each text, the part that matches the most clauses."""
     wanted = [clause for clause in clauses if not clause.excluded]
     result: list[dict[str, str]] = []
     for row in texts:
@@ -97,7 +97,7 @@ def snippets(
 
 
 def _densest(matches: Sequence[Match]) -> Match:
-    """Return the match at which the part with the most different clauses begins."""
+    """Return the match at which the part that matches the most clauses begins."""
     best, most, end = 0, 0, 0
     counts: dict[int, int] = {}
     for first, (start, _, clause) in enumerate(matches):

@@ -1,4 +1,4 @@
-"""Spans and durations of the calls of a store, if the app has set up OpenTelemetry."""
+"""Spans and durations of a store's calls, if the app has set up OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Attributes = Mapping[str, str | int]
 
 @dataclass(slots=True)
 class Reported:
-    """Facts about a call that are known at its end, for its span."""
+    """Facts about a call, known only at its end, for its span."""
 
     place: Attributes
     """The backend that served the call, after any migration that the store followed."""

@@ -1,7 +1,7 @@
 """Spans and metrics by OpenTelemetry's conventions for database clients.
 
-The only module that imports OpenTelemetry, and only its API: the app decides where spans and
-metrics go. Both follow a provider that the app sets later.
+Only this module imports OpenTelemetry, and it imports only the API: the app decides where spans
+and metrics go. Both follow a provider that the app sets later.
 """
 
 from __future__ import annotations

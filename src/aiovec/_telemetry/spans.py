@@ -1,7 +1,7 @@
 """Spans of calls: ``with span("search", "docs", place) as reported: ...``.
 
-OpenTelemetry is used only if the app has imported it, perhaps after it opened the store, since only
-then can the app have set a provider. Telemetry reports names, counts, durations and the classes of
+OpenTelemetry is used only if the app has imported it, even if after opening the store: otherwise
+the app cannot have set a provider. Telemetry reports names, counts, durations and the classes of
 errors: never a row, an id, a vector, a filter or the message of an error.
 """
 
@@ -46,7 +46,7 @@ def _configured() -> Any:
 def span(
     call: str, table: str | None, place: Attributes, *, current: bool = True
 ) -> AbstractContextManager[Reported | None, None]:
-    """Report the block as one call; None if the app has not set up OpenTelemetry.
+    """Report the block as one call, or yield None if the app has not set up OpenTelemetry.
 
     A span that is not ``current`` may begin and end in different tasks.
     """

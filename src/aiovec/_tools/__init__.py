@@ -1,1 +1,1 @@
-"""Tools that do not depend on stores: late imports, entry points, messages without secrets."""
+"""Tools that do not depend on stores: late imports, entry points, and messages without secrets."""

@@ -1,4 +1,4 @@
-"""Hints for callers who know other libraries: the names of arguments and methods here."""
+"""Hints for callers who know other libraries: our names for arguments and methods."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def unexpected(call: str, name: str, known: Sequence[str]) -> TypeError:
 
 
 def hints_arguments(function: _F) -> _F:
-    """Return the function with a TypeError for wrong arguments that suggests the right ones.
+    """Return a function whose TypeError for wrong arguments suggests the right ones.
 
     If a coroutine function fails because of its caller's values, the traceback shows no frames of
     aiovec.
@@ -102,7 +102,7 @@ def hints_arguments(function: _F) -> _F:
 def taking_arguments_of(
     function: Callable[_P, object],
 ) -> Callable[[Callable[..., _T]], Callable[_P, _T]]:
-    """Give a function the signature of another function, to which it passes its arguments on."""
+    """Give a function the signature of the function to which it passes its arguments."""
 
     def decorate(passing: Callable[..., _T]) -> Callable[_P, _T]:
         result = inspect.signature(passing).return_annotation
@@ -114,10 +114,10 @@ def taking_arguments_of(
 
 
 def without_frames(error: AiovecError) -> AiovecError:
-    """Remove the frames of an error that the caller made, and of its causes raised in aiovec.
+    """Remove the traceback of an error about the caller's values, and of its causes in aiovec.
 
-    Their messages explain everything, and the frames would only show our checks. Other errors keep
-    their frames.
+    Their messages explain everything, and a traceback would only show our checks. Other errors keep
+    their tracebacks.
     """
     cause: BaseException | None = None if error.http.machine else error
     while cause is not None:

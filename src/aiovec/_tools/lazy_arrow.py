@@ -1,4 +1,4 @@
-"""pyarrow, imported at its first use: a store on SQLite works without it.
+"""pyarrow, imported at its first use: a SQLite store works without it.
 
 Modules of a store import ``pa`` and ``pc`` from here. The functions that test values do not import
 pyarrow: a caller that passes a pyarrow object has imported it.
@@ -55,7 +55,7 @@ if not TYPE_CHECKING:
 
 
 def is_of(value: object, library: str, *names: str) -> bool:
-    """Return whether a value is of one of a library's classes, without importing the library."""
+    """Return whether a value has one of a library's classes, without importing the library."""
     if (module := sys.modules.get(library)) is None:
         return False
     for name in names:  # some classes are missing while another thread imports the library
@@ -66,24 +66,24 @@ def is_of(value: object, library: str, *names: str) -> bool:
 
 
 def is_array(value: object) -> bool:
-    """Return whether a value is a column of pyarrow."""
+    """Return whether a value is a pyarrow array, chunked or not."""
     return type(value) is not list and is_of(value, "pyarrow", "Array", "ChunkedArray")
 
 
 def is_table(value: object) -> bool:
-    """Return whether a value is a table or a record batch of pyarrow."""
+    """Return whether a value is a pyarrow table or record batch."""
     return is_of(value, "pyarrow", "Table", "RecordBatch")
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return whether a type of pyarrow is text, of any width."""
+    """Return whether a pyarrow type is text, of any width."""
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Return whether a type of pyarrow is a list, whatever its items."""
+    """Return whether a pyarrow type is a list, whatever its items."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )

@@ -1,4 +1,4 @@
-"""Parts of messages: shortened values of users, lists of names, and suggestions for names."""
+"""Parts of messages: users' values, shortened, lists of names, and suggestions for names."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def did_you_mean(name: object, known: Sequence[str]) -> str:
 
 def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """Return the most similar known name, if any. Of many names, only those with the longest
-    common beginning are compared."""
+    common prefix are compared."""
     from difflib import get_close_matches  # rarely needed
 
     name = name[:_LONGEST_COMPARED]

@@ -1,6 +1,6 @@
-"""Removes secrets from everything that is shown: targets, messages, errors with causes, settings.
+"""Removes secrets from everything that is shown: targets, messages, errors, causes, settings.
 
-Secrets stand in the user or the query of a URL, in options such as ``storage_options``, and in
+Secrets are in the user or the query of a URL, in options such as ``storage_options``, and in
 environment variables. None of them may reach a message, a log, a report or a traceback.
 """
 
@@ -42,7 +42,7 @@ _HARMLESS = (
 
 
 def redacted(text: str) -> str:
-    """Return a target without the secrets of a URL: its user, its query, its fragment."""
+    """Return a target without a URL's secrets: its user, query and fragment."""
     url = URL.match(text)
     if url is None:
         return text
@@ -89,8 +89,8 @@ def _secrets_of_url(text: str) -> set[str]:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """Return a message without secrets: the known ones, those of the environment, and those in
-    URLs and headers."""
+    """Return a message without secrets: known secrets, secrets in environment variables, and
+    secrets in URLs and headers."""
     values = {*known, *(value for name, value in os.environ.items() if names_secret(name))}
     # Replacing shorter values would hide ordinary words.
     for secret in sorted((v for v in values if len(v) >= 6), key=len, reverse=True):

@@ -1,10 +1,10 @@
 """The interface to backends: docs/internals/writing-a-backend.md shows how to write one.
 
-The modules are the interface. A backend implements ``contract``; ``commit`` and ``limits`` join and
-bound its calls; ``sql`` compiles its filters; ``threads`` and ``files`` do its work off the event
-loop; ``marks`` has the marks of a migration; ``plugin``, ``config`` and ``place`` find a backend
-and its settings. This module has names of the layers below: schemas, Arrow data, filters, snippets
-and redaction.
+The modules are the interface. A backend implements ``contract``; ``commit`` groups its writes, and
+``limits`` limits its calls; ``sql`` compiles its filters; ``threads`` and ``files`` do its work off
+the event loop; ``marks`` defines a migration's marks; ``plugin``, ``config`` and ``place`` find a
+backend and its settings. This module re-exports names from the layers below: schemas, Arrow data,
+filters, snippets and redaction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changes of a table as values: of its rows, for ``Backend.write``, and of its schema, for
+"""Changes to a table as values: to its rows, for ``Backend.write``, and to its schema, for
 ``Backend.alter``."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .rows import Batch
 class Insert:
     """Add rows, whose ids are distinct; the result is the number of added rows.
 
-    Raises DuplicateIdError if one of the ids exists; with ``skip_existing`` its row is left out.
+    Raises DuplicateIdError if one of the ids exists; with ``skip_existing``, skips that row.
     """
 
     rows: Batch
@@ -33,9 +33,9 @@ class Insert:
 class Upsert:
     """Add rows, whose ids are distinct, or replace whole rows with the same ids.
 
-    The result is the number of rows. Raises InvalidRowError, and writes nothing, if a row has
-    another value in a partition field than the stored row. With ``moves``, as in a migration, the
-    row is moved to the other partition.
+    The result is the number of rows. Raises InvalidRowError, and writes nothing, if a row differs
+    from the stored row in a partition field. With ``moves``, as in a migration, the row is moved to
+    the other partition.
     """
 
     rows: Batch
@@ -62,10 +62,10 @@ class Update:
 class UpdateRows:
     """Give each row its own values, by its id; the result is the number of rows that existed.
 
-    The ids are distinct in all ``parts`` together. A part has the fields to set, and the vectors
-    unless they stay; a vector of NaN removes the row's. ``payloads`` changes the payloads of all
-    rows of a part, or of none. Missing ids are skipped; with ``strict`` they raise InvalidRowError,
-    and nothing is changed.
+    The ids are distinct across all ``parts``. A part has the fields to set, and the vectors unless
+    they stay; a vector of NaN removes the row's. ``payloads`` changes the payloads of all rows of a
+    part, or of none. Missing ids are skipped; with ``strict``, they raise InvalidRowError, and
+    nothing is changed.
     """
 
     parts: Sequence[Batch]
@@ -92,8 +92,8 @@ class UpdateRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delete:
-    """Delete the rows that both ``ids`` and ``where`` select, of which None selects every row; the
-    result is their number."""
+    """Delete the rows that both ``ids`` and ``where`` select; None for either selects every row.
+    The result is the number of deleted rows."""
 
     ids: Sequence[str] | None
     where: Expr | None = None
@@ -148,11 +148,11 @@ class RenameField:
 
 @dataclass(frozen=True, slots=True)
 class IndexField:
-    """Build an index over a field, note it in the schema, and return when it is in use.
+    """Build an index over a field, record it in the schema, and return when it is in use.
 
     "btree" and "bitmap" replace each other; "text" is independent of them. If the same index
-    exists, only a build that was killed is completed. Reads continue during the build. A payload
-    key, ``payload.<key>``, needs the ability "payload-indexes".
+    exists, only an interrupted build is completed. Reads continue during the build. A payload key,
+    ``payload.<key>``, needs the ability "payload-indexes".
     """
 
     name: str
@@ -169,7 +169,7 @@ class IndexField:
 class UnindexField:
     """Drop the index of this kind over a field, or all of its indexes, if any.
 
-    It is removed from the schema too, so no upkeep builds it again.
+    The schema no longer lists it, so upkeep does not build it again.
     """
 
     name: str

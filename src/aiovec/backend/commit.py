@@ -1,7 +1,7 @@
 """Group commit: writes that arrive while a commit runs wait together and share the next one.
 
-This module has the queue, the deadlines, the cancellation and the results, once for all backends.
-An adapter brings a ``Committer``, which takes a lock, commits a group of calls, and releases it.
+This module handles the queue, deadlines, cancellation and results for all backends. An adapter
+provides a ``Committer``, which takes a lock, commits a group of calls, and releases the lock.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .limits import Deadline, Gate, Line, copy_of_error
 from .marks import MoveMark
 from .threads import wait_out
 
-# Most calls in one commit. With more, the first would wait long for the last.
+# The most calls in one commit. With more, the first call would wait long for the last.
 _LARGEST_GROUP = 512
 
 
 class WriteCall:
-    """A write that waits, runs, or has its outcome.
+    """A write that is waiting, running or finished.
 
     ``size`` is its number of rows, if the committer limits the rows of a commit.
     """
@@ -51,8 +51,8 @@ class WriteCall:
     # For the committer, on any thread
 
     def begin(self) -> bool:
-        """Return True if the work may begin: the caller has not left, and it has not begun
-        before."""
+        """Return True if the work may begin: the caller has not left, and the work has not begun
+        already."""
         try:
             return self._start.pop()
         except IndexError:
@@ -63,7 +63,7 @@ class WriteCall:
         return not self._start
 
     def wait_again(self) -> None:
-        """Return a call that began to the queue, since nothing of its work was kept.
+        """Let a call begin again, because none of its work was kept.
 
         It does not begin again if its caller has left.
         """
@@ -111,21 +111,21 @@ class Committer(ABC, Generic[_Write]):
     """The store's name in errors."""
 
     busy: str | None = None
-    """The reason, for errors, why it cannot commit now, other than writes of this store."""
+    """The reason, for errors, that it cannot commit now, other than writes of this store."""
 
     @abstractmethod
     async def take(self) -> Callable[[], Awaitable[None]] | None:
         """Try once, briefly, to take the lock. In the meantime calls may leave or time out.
 
         Return the function that releases the lock, or None if others hold it. If cancelled, it has
-        not taken the lock. All waiting calls get an error that it raises.
+        not taken the lock. If it raises an error, all waiting calls get the error.
         """
 
     @abstractmethod
     async def commit(self, group: list[_Write]) -> MoveMark | None:
         """Do the group's work under the lock; return a migration's pause if that forbids it.
 
-        Call ``begin`` and then ``succeed`` or ``fail`` of each call. Calls that have not ended when
+        For each call, call ``begin``, then ``succeed`` or ``fail``. Calls that have not ended when
         this returns wait again, in their order; if it raises, they get the error. A cancellation,
         which comes only when the loop is about to end, must not leave work running.
         """
@@ -135,7 +135,7 @@ class Committer(ABC, Generic[_Write]):
         """Return whether the call may join the group, whose size would then be ``size``."""
 
     def translated(self, error: Exception) -> Exception:
-        """Return the error as callers get it."""
+        """Return the error that callers get."""
         return error
 
     @property
@@ -145,7 +145,7 @@ class Committer(ABC, Generic[_Write]):
 
     @abstractmethod
     async def pause_is_over(self, pause: MoveMark) -> bool:
-        """Return whether the pause no longer holds writes."""
+        """Return whether the pause no longer holds up writes."""
 
     @abstractmethod
     async def end_pause(self, pause: MoveMark) -> None:
@@ -153,14 +153,15 @@ class Committer(ABC, Generic[_Write]):
 
 
 class GroupCommit(Generic[_Write]):
-    """Commits calls in order of arrival, and calls that may share a commit together.
+    """Commits calls in order of arrival, several together if they may share a commit.
 
     - A call returns after its commit.
-    - A call that still waits for other calls at its deadline fails. One that waits for none does
-      not: the machine may be slow. A migration's pause extends the deadlines of the calls that
-      wait here and at the ``gate`` of writing calls.
-    - A call that is cancelled before it began is never done. Cancelled later, it returns when its
-      outcome is final, however often it is cancelled: it was done completely or not at all.
+    - A call that still waits for other calls at its deadline fails. A call that waits for no other
+      does not fail: the machine may be slow. A migration's pause extends the deadlines of the calls
+      that wait here and at the ``gate`` of writing calls.
+    - A call that is cancelled before it has begun is never done. If it is cancelled later, it
+      returns when its outcome is final, however often it is cancelled: it was done completely or
+      not at all.
     """
 
     def __init__(self, committer: Committer[_Write], gate: Gate) -> None:
@@ -221,8 +222,8 @@ class GroupCommit(Generic[_Write]):
                     pause = await self._commit_some()
                 if pause is not None:
                     await self._wait_out(pause)
-                # Callers that write again at once share the next commit. Otherwise they would also
-                # compete with its thread for the interpreter.
+                # Callers that immediately write again share the next commit. Otherwise they would
+                # also compete with its thread for the interpreter.
                 for _ in range(3):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(0)
@@ -281,7 +282,7 @@ class GroupCommit(Generic[_Write]):
     def _is_wanted(self) -> bool:
         """Remove the calls whose callers have left; return whether any call still waits.
 
-        No work of the removed calls was kept: they have not begun, or wait again.
+        None of the removed calls' work was kept: they had not begun, or were waiting again.
         """
         calls, self._waiting = self._waiting, deque()
         for call in calls:

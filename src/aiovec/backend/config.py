@@ -27,7 +27,7 @@ _PREFIX, _ROOT, _LIKE_ROOT = "aiovec_", "aiovec_retrieval", "aiovec_retr"
 
 
 class RetrievalSettings(Section):
-    """The backend in use, and for each installed backend where it stores and its section.
+    """The backend in use, and the address and section of each installed backend.
 
     ``retrieval_settings`` adds the keys of the installed backends.
     """
@@ -78,10 +78,10 @@ def _retrieval_settings(plugins: tuple[BackendPlugin, ...]) -> type[RetrievalSet
 
 
 def load_settings(config: Path | None, *, environment: bool = True) -> RetrievalSettings:
-    """Return the settings of a TOML file, if any, overridden by the ``environment`` if true.
+    """Return the settings of a TOML file, if any; with ``environment``, variables override them.
 
     Addresses of backends are not resolved. Raises ConfigError if a key or a value is wrong. Without
-    a file and variables, the backends' sections are left out, so their defaults apply.
+    a file or variables, the backends' sections are left out, so their defaults apply.
     """
     variables = _variables() if environment else {}
     if config is None and not variables:
@@ -111,15 +111,15 @@ def embedder_section(name: str, given: Mapping[str, object], source: str) -> Emb
 
 
 def _document() -> Key:
-    """Return the whole TOML file as a key."""
+    """Return the key that describes the whole TOML file."""
     return Key(Section.extended(retrieval=retrieval_settings()())())
 
 
 def _variables() -> dict[str, Any]:
-    """Return the settings of the environment as nested mappings; sections and lists are JSON.
+    """Return the environment's settings as nested mappings; sections and lists are JSON.
 
-    A key's own variable takes precedence over that of its section. Raises ConfigError for an almost
-    correct name, which would be ignored; other variables, such as an app's own, are accepted.
+    A key's own variable takes precedence over its section's variable. Raises ConfigError for an
+    almost correct name; ignores other variables, such as an app's own.
     """
     values: dict[str, Any] = {}
     for name in sorted(filter(os.environ.get, os.environ), key=lambda name: name.count(DELIMITER)):
@@ -144,7 +144,7 @@ def _variables() -> dict[str, Any]:
 
 
 def _is_text(path: list[str]) -> bool:
-    """Return whether the key with this path holds a text."""
+    """Return whether the key with this path holds text."""
     key: Key | None = _document()
     for part in path:
         key = key and key.inner(part)

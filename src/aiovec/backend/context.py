@@ -1,8 +1,8 @@
-"""Conditions of a call from another process: its table's state, its write's key, its answer's size.
+"""Conditions of a call from another process: the table's state, the write's key, the answer's size.
 
-A server runs the calls of its clients within ``calling``. A call for one state of a table fails if
-the table is in another one, a write with a key is done once, however often it is requested, and a
-read fails when its rows have too many bytes.
+A server runs its clients' calls within ``calling``. A call for one state of a table fails if the
+table is in another state; a write with a key is done once, however often it is requested; a read
+fails if its rows have too many bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class CallContext:
 
 
 FEW_ROWS = 32
-"""Rows that a read may return whatever their size, and may read before it counts again."""
+"""The rows that a read may return whatever their size, and may read between two counts."""
 
 
 class Meter:
@@ -76,7 +76,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Count from 0 on, because the rows will be read again."""
+        """Count from 0 again, because the rows will be read again."""
         self._nbytes = 0
         # True if this meter ended a read that several callers share.
         self.refused: bool = False
@@ -95,7 +95,7 @@ class Meter:
 
 
 def values_in(text: str) -> int:
-    """Return about how many values JSON has, for a meter; a list or an object counts as 8."""
+    """Estimate the number of values in JSON, for a meter; a list or an object counts as 8."""
     return text.count(",") + 8 * (text.count("[") + text.count("{"))
 
 
@@ -122,9 +122,9 @@ def call_context() -> CallContext:
 
 
 def new_meter(rows: int | None) -> Meter | None:
-    """Return a meter for a read of at most ``rows`` rows or values; None is any number.
+    """Return a meter for a read of at most ``rows`` rows or values, or with None, of any number.
 
-    None if their bytes are not bounded.
+    Return None if the rows are few or their bytes are not limited.
     """
     check = _CONTEXT.get().check_bytes
     few = rows is not None and rows <= FEW_ROWS
@@ -135,8 +135,8 @@ def write_key() -> WriteKey | None:
     """Return the key of the running write.
 
     A backend with the ability "once" commits it with the write, and returns the kept result if it
-    has the key already. It must ask when its method is called: a task that commits for many calls
-    has the context of only one of them.
+    has the key already. It must call this when its method is called: a task that commits for many
+    calls has the context of only one of them.
     """
     key = _CONTEXT.get().key
     return key if key is None or isinstance(key, WriteKey) else key()

@@ -11,11 +11,11 @@ Rules for every method:
 - It raises only errors of ``aiovec.errors``, with the driver's error as the cause.
 - A write is atomic and, when it returns, durable against ``kill -9`` and visible to every later
   read in any process.
-- A cancelled write is wholly done or not at all; a cancelled call leaves the backend usable and
-  stops using the CPU soon.
+- A cancelled write is done completely or not at all; a cancelled call leaves the backend usable,
+  and soon stops using the CPU.
 - It never blocks the event loop.
-- Calls may overlap in any number. The backend decides how many run; the others wait in it, in
-  order of arrival, until the call's deadline (``limits.current_deadline``).
+- Any number of calls may overlap. The backend decides how many run; the others wait in order of
+  arrival, each until its deadline (``limits.current_deadline``).
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ class TableHandle:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read of each row, besides its id.
+    """The columns to read for each row, besides its id.
 
-    With a ``meter``, a backend reads about ``FEW_ROWS`` rows at a time and calls ``meter.add`` with
-    the bytes of each part before it reads the next one: so a server bounds the memory of its
-    answers.
+    With a ``meter``, a backend reads about ``FEW_ROWS`` rows at a time, and calls ``meter.add``
+    with the bytes of each part before it reads the next one. In this way a server limits the memory
+    for its answers.
     """
 
     fields: tuple[str, ...]
@@ -110,7 +110,7 @@ class Columns:
 
 
 def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> Batch:
-    """Return Arrow rows that were read as a batch. A server leaves out columns without values."""
+    """Convert Arrow rows from a read to a batch. A server leaves out columns without values."""
     count, names = rows.num_rows, rows.schema.names
     payloads: list[str | None] | None = None
     if columns.payload:
@@ -145,14 +145,14 @@ class Order:
 class Tuning:
     """The effort of an approximate search. None lets the backend choose. Numbers are at least 1.
 
-    A backend takes some of the values, and refuses the rest; ``others`` has those of a backend of
-    another package.
+    A backend takes some of the values and refuses the rest; ``others`` has values for a backend
+    from another package.
 
     On LanceDB, a search reads ``nprobes`` partitions of the index or follows ``ef`` candidates of a
-    graph, and measures ``refine`` or ``oversample`` times the limit of rows with their whole
-    vectors. Without ``measure``, hits have the index's own distances, and their vectors are not
-    read. On SQLite, rows are ranked by their first ``dims`` components, or by bit codes, and
-    ``oversample`` times the limit of them are measured: 4 times, or 16 with bit codes.
+    graph, and measures the whole vectors of ``refine`` or ``oversample`` times ``limit`` rows. With
+    ``measure=False``, hits have the index's own distances, and their vectors are not read. On
+    SQLite, rows are ranked by their first ``dims`` components, or by bit codes, and ``oversample``
+    times ``limit`` of them are measured: by default 4 times, or 16 times with bit codes.
     """
 
     nprobes: int | None = None
@@ -170,22 +170,23 @@ class Tuning:
 
 
 def no_vector() -> Float32Array:
-    """Return the vector of a search by words only."""
+    """Return the empty vector of a search by words only."""
     return np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A search by ``vector``, by the words of ``clauses``, or with ``fusion`` by both.
+    """A search by ``vector``, by the words of ``clauses``, or, with ``fusion``, by both.
 
-    By words, a row matches if it matches all clauses, or with "any" at least one. With "best", rows
-    that match all clauses come first; if these are fewer than ``limit``, rows that match any follow
-    (``aiovec.backend.all_words_first``). A row that matches an excluded clause does not match; if
-    every clause is excluded, none does. ``highlight`` has the texts to put before and after each
-    matching word of the snippets.
+    In a search by words, a row matches if it matches all clauses, or, with "any", at least one.
+    With "best", rows that match all clauses come first; if these are fewer than ``limit``, rows
+    that match any follow (``aiovec.backend.all_words_first``). A row that matches an excluded
+    clause does not match; if every clause is excluded, no row matches. ``highlight`` has the texts
+    to put before and after each matching word in the snippets.
 
-    By both, ``limit`` is the length of either list and ``hits`` that of the fused list, which
-    ``aiovec.backend.hybrid`` makes. The vector list has no rows beyond ``max_distance``.
+    In a search by both, each list has ``limit`` rows and the fused list, which
+    ``aiovec.backend.hybrid`` makes, has ``hits``. The vector list has no rows beyond
+    ``max_distance``.
     """
 
     limit: int
@@ -225,14 +226,15 @@ Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]
 class Found:
     """The matching rows of a query, in any order, with their distances, scores and ranks.
 
-    A search by vector returns all rows that are as near as the last of the ``limit`` nearest
-    (``aiovec.backend.nearest_first``): ``VectorStore`` breaks ties by id. It may return more.
+    A search by vector returns all rows that are at least as near as the last of the ``limit``
+    nearest (``aiovec.backend.nearest_first``): ``VectorStore`` breaks ties by id. It may return
+    more.
 
-    ``distances`` are those of the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by
-    words has none, and one by both None for a row without a vector. ``scores`` are the BM25 scores
-    of a search by words, or the fused ones of a search by both, higher is better; ``ranks`` are the
-    row's ranks in both lists. ``snippets`` makes the snippets of the hits that are shown, if the
-    query has ``highlight``.
+    ``distances`` follow the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by words
+    has none, and a search by both has None for a row without a vector. ``scores`` are the BM25
+    scores of a search by words, or the fused scores of a search by both; higher is better.
+    ``ranks`` are each row's ranks in both lists. ``snippets`` makes the snippets of the hits that
+    are shown, if the query has ``highlight``.
     """
 
     rows: Batch
@@ -254,8 +256,8 @@ class Read(Generic[_T]):
 
 @dataclass(frozen=True, slots=True)
 class Get(Read[_T]):
-    """The result of ``finish`` for the rows with these distinct ids, in any order, without missing
-    ones."""
+    """The result of ``finish`` for the rows with these distinct ids, in any order; missing ids are
+    skipped."""
 
     ids: Sequence[str]
     columns: Columns
@@ -271,8 +273,8 @@ class OfSelected(Read[_T]):
 
 @dataclass(frozen=True, slots=True)
 class Find(OfSelected[_T]):
-    """The result of ``finish`` for the rows after the first ``offset``, at most ``limit``, sorted
-    by one or more keys, the last of which is the id."""
+    """The result of ``finish`` for at most ``limit`` rows after the first ``offset``, sorted by one
+    or more keys, the last of which is the id."""
 
     order_by: Sequence[Order]
     limit: int
@@ -291,7 +293,7 @@ class Values(OfSelected[Sequence[tuple[Value, int]]]):
     """The values of a field, "id" or a payload key, each with its number of rows.
 
     The most frequent come first, equally frequent ones in the order of ``Order``; at most ``limit``
-    are returned. Nulls are not counted. A row counts once for each different item of a list, also
+    are returned. Nulls are not counted. A row counts once for each distinct item of a list, even
     of a list in the payload. An integer and a float that are equal are one value, returned as the
     integer; booleans are never numbers.
     """
@@ -302,7 +304,7 @@ class Values(OfSelected[Sequence[tuple[Value, int]]]):
 
 @dataclass(frozen=True, slots=True)
 class Bounds(OfSelected[tuple[Value, Value] | None]):
-    """The first and the last value in the order of ``Order``, without nulls, from one state.
+    """The first and the last value in the order of ``Order``, without nulls, in one snapshot.
 
     None if there are no values. ``ref`` is not a list field.
     """
@@ -329,8 +331,8 @@ class TableStats:
 
     ``bytes`` is its size on disk, ``index`` the state of its vector index in words,
     ``unindexed_rows`` the number of rows that a search must scan, ``scan_memory`` the bytes of its
-    copy in this process's memory. ``last_optimize`` is None if the table was never optimized, on
-    LanceDB by this process. ``details`` depends on the backend. If rows expire, ``VectorStore``
+    copy in this process's memory. ``last_optimize`` is None if the table was never optimized (on
+    LanceDB, by this process). ``details`` depends on the backend. If rows expire, ``VectorStore``
     subtracts the expired rows that are still stored from ``rows``, and puts their number into
     ``details`` as ``expired_rows``.
     """
@@ -348,7 +350,7 @@ class TableStats:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """One index: its kind and parameters, how many rows it covers, its measured recall."""
+    """One index: its kind, its parameters, the rows that it covers, and its measured recall."""
 
     name: str
     kind: str
@@ -363,7 +365,7 @@ class IndexOptions(TypedDict, total=False):
     """Options of an approximate index. An index takes the options of its kind and refuses others.
 
     ``recall`` is the share of the true nearest rows that searches of the table must find, and
-    ``others`` has the options of a backend of another package. On LanceDB, the rest are whole
+    ``others`` has options for a backend from another package. On LanceDB, the rest are whole
     numbers: ``num_partitions``, or ``target_partition_size`` in rows; ``sample_rate`` and
     ``max_iterations`` of their training; ``m`` links and ``ef_construction`` candidates of a graph
     (kinds named ``hnsw``); ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
@@ -398,12 +400,12 @@ class Backend(ABC):
     abilities with methods are "indexes", "changes", "snapshots", "backup", "restore", "moves",
     "bulk-load" and "questions". The others:
 
-    - "text": it searches by words, in the fields with ``text=True``, and by both.
+    - "text": it searches by words, in the fields with ``text=True``, and by words and a vector.
     - "once": the key of a write (``write_key``) is committed with it, so that a repeated write is
       not done twice.
     - "power-loss": an acknowledged write survives a power failure.
-    - "payload-indexes": it has indexes over payload keys; another backend only keeps their names,
-      in the schema that a migration brings, for a migration back.
+    - "payload-indexes": it has indexes over payload keys; another backend only keeps their names
+      in a migrated schema, for a migration back.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
     - "read-only": it can be opened with ``read_only``.
     """
@@ -412,7 +414,7 @@ class Backend(ABC):
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
 
     tunings: frozenset[str] | None = frozenset()
-    """The names of the values of a ``Tuning`` that its searches take; the store refuses the others,
+    """The names of the ``Tuning`` values that its searches take; the store refuses the others,
     unless the search is exact. None if the backend refuses them itself."""
 
     read_only: bool = False
@@ -427,7 +429,7 @@ class Backend(ABC):
         """The store's address, as a user would write it; never a secret."""
 
     busy_timeout: float | None = None
-    """Seconds that a call waits for its turn before StoreBusyError; None without a limit."""
+    """Seconds that a call waits for its turn before StoreBusyError; None means no limit."""
 
     upkeep: bool = True
     """Set to False before ``open`` by tools that only read: then no background work starts."""
@@ -447,11 +449,11 @@ class Backend(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Finish the accepted writes and release everything. Called once, last."""
+        """Finish the accepted writes and release everything. This is the last call."""
 
     @abstractmethod
     async def ping(self) -> None:
-        """Check that the store can be reached; raise if not."""
+        """Raise an error if the store cannot be reached."""
 
     def owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store, so that no export overwrites it. Reads the
@@ -475,7 +477,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def alter(self, table: TableHandle, change: SchemaChange) -> None:
-        """Change the schema of a table: ``change.apply`` accepts the handle's."""
+        """Change a table's schema. ``change.apply`` accepts the schema of the handle."""
 
     @abstractmethod
     async def rename_table(self, old: str, new: str) -> None:
@@ -503,10 +505,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def write(self, table: TableHandle, change: RowChange) -> int:
-        """Change rows, and return their number, as the class of the change says."""
+        """Change rows, and return the number that the change's class documents."""
 
     async def kept(self, key: WriteKey) -> Kept | None:
-        """Return the kept result of a write with this key, also if the store has moved since.
+        """Return the kept result of a write with this key, even if the store has moved since.
 
         None if the write was not done, or if its key is no longer kept. Work that a killed process
         has left undone, such as an index build, is completed. Raises InvalidArgumentError if
@@ -515,7 +517,7 @@ class Backend(ABC):
         return None
 
     # Reading. ``finish`` makes the result from the rows. Its time grows with the rows and payloads,
-    # so it is called in the thread of the read; a backend that reads without a thread calls it by
+    # so it is called in the read's thread; a backend that reads without a thread calls it through
     # ``threads.hop``. An error that it raises is the error of the call.
 
     @abstractmethod
@@ -529,8 +531,8 @@ class Backend(ABC):
         """Return the result of ``finish`` for the best rows of each query; filters apply first.
 
         Several queries have different vectors, and perhaps different filters. A search by words
-        or by both is the only query, and needs the ability "text"; one by both sees one state of
-        the table, and reads only the rows of the fused list.
+        or by both is the only query, and needs the ability "text"; a search by both sees one state
+        of the table, and reads only the rows of the fused list.
         """
 
     @abstractmethod
@@ -548,7 +550,7 @@ class Backend(ABC):
 
         A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes, and the
         columns of ``columns.layout(schema)`` in any order: ``VectorStore`` sorts them. A cursor
-        continues after its batch in a new snapshot: rows that exist all the time come exactly once.
+        continues after its batch in a new snapshot: rows that exist throughout come exactly once.
         """
 
     async def rows(
@@ -573,7 +575,7 @@ class Backend(ABC):
     async def notes(
         self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
     ) -> Mapping[str, str]:
-        """Return the table's notes, small texts by their names, once ``change`` is applied.
+        """Apply ``change`` to the table's notes, small texts with names, and return the notes.
 
         ``change`` has new texts; None removes a note. Notes are as durable as rows: if a write
         survives, so does each note that was acknowledged before it. They stay with the table when
@@ -650,7 +652,7 @@ class Backend(ABC):
         raise self._lacks("backup")
 
     async def restore_from(self, backup: Path, *, overwrite: bool) -> Path | None:
-        """Replace the store by a copy of ``backup``; return the path of the old store, if it was
+        """Replace the store with a copy of ``backup``; return the path of the old store, if it was
         kept.
 
         Called instead of ``open``, on an object that is used for nothing else. Checks the backup
@@ -672,7 +674,7 @@ class Backend(ABC):
     # reads the mark under the lock, or in the transaction, that commits the write. So when a call
     # that changed the mark returns, an earlier write is either committed or will read the new mark.
     # The object on which ``act_for`` was called belongs to the run: the mark does not stop its
-    # reads and writes. It stops the reads and writes of every other object.
+    # reads and writes. All other objects obey the mark.
 
     async def move_record(self) -> MoveRecord:
         """Return the mark and the generation; raise CorruptStoreError if the record is damaged."""
@@ -681,7 +683,7 @@ class Backend(ABC):
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
-        """Replace the record by the result of ``change`` in one step; return the old and the new
+        """Replace the record with the result of ``change`` in one step; return the old and the new
         one.
 
         Calls ``change`` again if another process changed the record first. With ``anew``, a record
@@ -719,9 +721,9 @@ class Backend(ABC):
 
 @contextmanager
 def index_behind_change(target: str, table: str) -> Iterator[None]:
-    """Translate errors of an index build after its schema change was committed.
+    """Translate errors of an index build whose schema change is already committed.
 
-    They must not say that nothing of the call was kept.
+    The errors must not say that nothing was kept.
     """
     try:
         yield

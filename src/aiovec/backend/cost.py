@@ -1,4 +1,4 @@
-"""Estimates of work, to decide whether it is short enough for the event loop."""
+"""Estimates of the cost of work, to decide whether it is short enough for the event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .._tools.lazy_arrow import is_array, is_table
 from .rows import Batch
 from .threads import INLINE_LIMIT, arrow_is_ready
 
-# The numbers of an array, and the bytes of text or of Arrow buffers, that take as long as a value;
+# The numbers in an array, and the bytes of text or Arrow buffers, that take as long as one value;
 # and the cost of a column without rows.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
 # Longer lists are sampled, every 17th item; a prime step avoids aliasing with periodic data.
@@ -28,7 +28,7 @@ _NUMERIC = frozenset((int, float))
 
 
 def cost_of(*things: Any) -> int:
-    """Return about how many Python values these objects hold together.
+    """Return about how many Python values these objects hold in total.
 
     Counting stops beyond ``INLINE_LIMIT``. An object of an unknown class may hold anything, so it
     costs more than that.

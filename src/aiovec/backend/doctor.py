@@ -1,6 +1,6 @@
 """The report of ``aiovec doctor``: the installed packages, their faults, and the cures.
 
-Each backend adds its own findings by ``BackendPlugin.findings``.
+Each backend adds its own findings with ``BackendPlugin.findings``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def examine(place: Place | None = None) -> list[Finding]:
         wanted = place is not None and place.backend == backend.name
         try:
             findings += backend.findings(place.address if place and wanted else None)
-            if type(backend).findings is BackendPlugin.findings:  # the plug-in has none of its own
+            if type(backend).findings is BackendPlugin.findings:  # the plugin does not override it
                 text = f"installed by {backend.install}"
                 findings.append(Finding(backend.name, text, checked=not wanted))
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
@@ -77,7 +77,7 @@ def _arrow() -> Finding:
 
 
 def room_at(folder: Path, why: str) -> Iterator[Finding]:
-    """Yield findings about free space and write access at a folder, which need not exist yet.
+    """Yield findings about a folder's free space and write access. It need not exist yet.
 
     ``why`` says which part of aiovec writes there.
     """

@@ -1,9 +1,9 @@
-"""Engines: workers, also on other machines, that do the long work on a table.
+"""Engines: workers, perhaps on other machines, that do the long work on a table.
 
-An engine is found through the entry-point group ``aiovec.engines``, by its name: a function that
-takes the address of the workers, or None for workers on this machine, and the place of the store,
-and returns an ``Engine``. It works on the tables of the backends that it knows; for a place of
-another backend, the function raises UnsupportedError before it connects.
+An engine's entry point in the group ``aiovec.engines`` has its name, and refers to a function. The
+function takes the address of the workers, or None for workers on this machine, and the place of the
+store, and returns an ``Engine``, which works on tables of the backends that it knows. For a place
+of another backend, the function raises UnsupportedError before it connects.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ ReadSource = Callable[[str, Schema], "Iterator[pa.Table]"]
 and the row. It can be pickled, and blocks."""
 
 Seen = Callable[[int, int], None]
-"""Called with the numbers of files and rows that were read so far."""
+"""A function that is called with the numbers of files and rows read so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The outcome of a load: the number of rows that it added, and that existed already."""
+    """The outcome of a load: the numbers of rows that it added and that existed already."""
 
     rows: int
     existing: int = 0
 
 
 class Engine(Protocol):
-    """Does the long work on tables of one backend: any object with these methods.
+    """Does the long work on tables: any object with these methods.
 
     Every method raises UnsupportedError for a backend that the engine does not know.
     """
@@ -67,7 +67,7 @@ class Engine(Protocol):
     async def index(
         self, backend: Backend, table: TableHandle, kind: str, options: Mapping[str, Any]
     ) -> None:
-        """Build the vector index, as ``Backend.create_index``."""
+        """Build the vector index, like ``Backend.create_index``."""
 
     async def optimize(self, backend: Backend, table: TableHandle) -> None:
         """Compact a table, then bring all its indexes up to date."""
@@ -76,8 +76,8 @@ class Engine(Protocol):
 def engine_named(name: str, address: str | None, place: Place) -> Engine:
     """Return an installed engine, connected to its workers, for the store at a place. Blocks.
 
-    Call it before the store is opened: an engine may start processes by a fork, which not every
-    backend survives.
+    Call it before the store is opened: an engine may fork the process, which not every backend
+    survives.
     """
     entry_point = installed(GROUP).get(name)
     if entry_point is None:

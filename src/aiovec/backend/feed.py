@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 
 class Feed(ABC):
-    """A source that is followed.
+    """A source that is followed, and its table in the store.
 
-    ``source`` names it in messages, without secrets; ``table`` is the store's. The feed deletes the
-    rows of its ``base`` in that table that the source lacks, or only those of its ``document``.
-    ``refused`` has the reasons for rows or documents that were set aside.
+    ``source`` names it in messages, without secrets. From the ``table``, the feed deletes the rows
+    of its ``base`` that the source lacks, or only the rows of its ``document``. ``refused`` has the
+    reasons for rows or documents that were set aside.
     """
 
     source: str
@@ -26,9 +26,9 @@ class Feed(ABC):
 
     @abstractmethod
     async def step(self) -> bool:
-        """Apply some changes, so that a killed process can continue; return False if none is left.
+        """Apply some changes, so that a killed process can continue; return False if none are left.
 
-        If it fails, a part of the changes is applied, and the next step continues from there.
+        If it fails, a part of the changes may be applied, and the next step continues from there.
         """
 
     @abstractmethod
@@ -37,13 +37,13 @@ class Feed(ABC):
 
     @abstractmethod
     async def last(self) -> int:
-        """Return a mark for the newest change that is committed in the source."""
+        """Return a mark for the newest change committed in the source."""
 
     @abstractmethod
     async def waiting(self, mark: int | None = None) -> int | None:
-        """Return how many changes wait, up to a mark; None if that is not known now.
+        """Return the number of waiting changes, up to a mark; None if it is not known now.
 
-        Raises LookupError if the source no longer knows the mark: get a new one by ``last``.
+        Raises LookupError if the source no longer knows the mark: get a new one from ``last``.
         """
 
     @abstractmethod

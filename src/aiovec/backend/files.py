@@ -27,8 +27,8 @@ _UNABLE = _numbers("EACCES", "EBADF", "EINVAL", "EPERM", "ENOTSUP", "EOPNOTSUPP"
 _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 """Errors of a full disk, an exceeded quota or a file that may not grow."""
-# Seconds without a write after which an unfinished file or folder counts as abandoned. Before a
-# folder is renamed, its files are read, for a long time without writes.
+# Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
+# files are read before it is renamed, which may take long.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
@@ -47,9 +47,9 @@ def look_at(path: str | Path) -> os.stat_result | None:
 
 
 def create_like(new: Path, model: str | Path) -> None:
-    """Create an empty file with the permissions of the ``model``, if that exists.
+    """Create an empty file with the permissions of the ``model``, if the model exists.
 
-    So only users that can read the model can read the file. The umask applies, and the owner can
+    Only users who can read the model can then read the file. The umask applies, and the owner can
     write.
     """
     with suppress(OSError):
@@ -84,7 +84,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, begin: str, end: str) -> None:
-    """Remove unfinished files and folders with such names that no process writes any more."""
+    """Remove files and folders with such names that a killed process has left unfinished."""
     now = time.time()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -171,8 +171,8 @@ else:
 def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int | None:
     """Lock the file at this path, and return its descriptor; the lock is held while it is open.
 
-    Return None if another process holds it for ``patience`` seconds. A missing file is created;
-    without ``create`` it is a FileNotFoundError.
+    Return None if another process still holds it after ``patience`` seconds. A missing file is
+    created; without ``create``, it raises FileNotFoundError.
     """
     until = time.monotonic() + patience
     retry = create
@@ -188,7 +188,7 @@ def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int 
         held = kept = False
         try:
             held = try_lock(number)
-            # Other processes open the new file if this one was removed or replaced meanwhile.
+            # If this file was just removed or replaced, other processes open the new file.
             kept = held and _is_at(number, path)
         finally:
             if not kept:

@@ -1,7 +1,7 @@
-"""Bounds on how long a call may wait, and on how many run concurrently.
+"""Limits on how long a call may wait, and on how many calls run concurrently.
 
 A call has one ``Deadline`` for all its waits together. It waits at a ``Gate``, which admits a
-limited number of calls, or of bytes, in order of arrival. A call that does not have to wait never
+limited number of calls or bytes, in order of arrival. A call that does not have to wait never
 times out: a free gate admits it even after the deadline.
 """
 
@@ -26,22 +26,21 @@ _T = TypeVar("_T")
 class Deadline:
     """The time until which a call may wait for others.
 
-    Inside ``with`` it is the deadline of this task's running call, as ``current_deadline`` returns
-    it.
+    Inside ``with``, ``current_deadline`` returns it in this task.
     """
 
     __slots__ = ("_extended", "_task", "_token", "began", "seconds", "until")
 
     def __init__(self, seconds: float | None) -> None:
-        """Start a deadline this many seconds from now; None is no limit."""
+        """Create a deadline this many seconds from now; None means no limit."""
         self.seconds: float = math.inf if seconds is None else seconds
         self.renew()
 
     def renew(self) -> None:
         """Start again from now, for the next step of a long call."""
         self.began: float = time.monotonic()
-        # At least 0.25 s: a timeout of 0 would fail all simultaneous calls except one, even if they
-        # are short.
+        # At least 0.25 s: a timeout of 0 would fail all simultaneous calls except one, even short
+        # ones.
         self.until: float = self.began + max(self.seconds, 0.25)
         self._extended = False
 
@@ -87,7 +86,7 @@ def current_deadline(seconds: float | None) -> Deadline:
 
 
 def renewed() -> AbstractContextManager[object]:
-    """Restart the deadline for the block, which is a further step of a long call."""
+    """Restart the deadline for the block, which is the next step of a long call."""
     deadline = current_deadline(None)
     return Deadline(deadline.seconds) if deadline is _CALL.get() else nullcontext()
 
@@ -117,7 +116,7 @@ class Steps:
 
 
 class Line:
-    """The calls that wait at one place for their turn, until their deadlines."""
+    """The calls that wait in one line for their turn, until their deadlines."""
 
     __slots__ = ("_most", "_timer", "_waiting")
 
@@ -127,17 +126,17 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
 
     def check_room(self, deadline: Deadline, reason: str) -> None:
-        """Raise StoreBusyError if the most calls wait already."""
+        """Raise StoreBusyError if the line is full."""
         if len(self._waiting) >= self._most:
             raise deadline.error(f"{reason}, and {self._most} calls wait")
 
     async def wait(
         self, turn: asyncio.Future[_T], deadline: Deadline, give_up: Callable[[], None]
     ) -> _T:
-        """Return the result of ``turn``.
+        """Wait for ``turn``, and return its result.
 
-        After the deadline, ``give_up`` is called, which may set an error; as long as it does not,
-        it is called again.
+        After the deadline, ``give_up``, which may set an error, is called repeatedly until ``turn``
+        is done.
         """
         self._waiting[turn] = deadline, give_up
         if self._timer is None:
@@ -148,8 +147,8 @@ class Line:
             del self._waiting[turn]
 
     def _look_later(self) -> None:
-        # One timer for all waiting calls costs a tenth of one for each call. An empty context: a
-        # call's context may hold large objects of its app.
+        # One timer for all waiting calls costs a tenth of a timer for each call. Its context is
+        # empty, since a call's context may hold large objects of its app.
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(0.1, self._look, context=Context())
 
@@ -164,10 +163,10 @@ class Line:
 
 
 class Gate:
-    """Admits at most ``calls`` calls, and calls with at most ``memory`` bytes together; None is no
-    bound.
+    """Admits at most ``calls`` calls at a time, with at most ``memory`` bytes in total; None means
+    no limit.
 
-    Calls are admitted in order of arrival; one that needs more than all of the memory runs alone.
+    Calls are admitted in order of arrival; a call that needs more than all the memory runs alone.
     ``reason`` is the text of StoreBusyError at the deadline, or if ``max_waiting`` calls wait
     already.
     """
@@ -190,7 +189,7 @@ class Gate:
         self._line = Line(max_waiting)
 
     def enter(self, deadline: Deadline | None, size: int = 0) -> Slot:
-        """Return a slot for ``size`` bytes, to be held with ``async with``. A deadline of None
+        """Return a slot for ``size`` bytes, to be held with ``async with``. Without a deadline, it
         waits without limit."""
         if self.memory is not None:
             size = min(size, self.memory)
@@ -208,7 +207,7 @@ class Gate:
             slot.deadline.extend(seconds)
 
     def close(self, error: Exception) -> None:
-        """End the waiting calls with this error."""
+        """Fail the waiting calls with this error."""
         for turn in self._waiting.values():
             if not turn.done():
                 turn.set_exception(copy_of_error(error))
@@ -286,7 +285,7 @@ class Slot:
 
 
 def copy_of_error(error: Exception) -> Exception:
-    """Return a copy of the error for another caller, since raising it adds a traceback."""
+    """Return a copy of an error for another caller, since raising it changes its traceback."""
     try:
         copied = copy.copy(error)
     except Exception:  # noqa: BLE001 - an app's class, whose constructor may fail
@@ -295,13 +294,13 @@ def copy_of_error(error: Exception) -> Exception:
     return copied
 
 
-# Most open exports of a store: each holds a snapshot, and a connection or some rows.
+# The most open exports of a store: each holds a snapshot, and a connection or some rows.
 _EXPORTS_AT_ONCE = 8
 
 
 def read_gate() -> Gate:
-    """Return a gate for the reads of a backend whose engine does not bound them."""
-    # More reads at once make no engine faster.
+    """Return a gate for the reads of a backend whose engine does not limit them."""
+    # More concurrent reads make no engine faster.
     most = max(96, 32 * (os.cpu_count() or 1))
     return Gate("other reads of this process take too long", calls=most)
 

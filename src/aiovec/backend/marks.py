@@ -6,7 +6,7 @@ one small record that is replaced as a whole. Adapters keep it where a write can
 lock, or in the transaction, that commits the write.
 
 A run stores nothing except the marks: its name is derived from its two stores, so the same command
-finds them again.
+finds the marks again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILLING: Final = "filling"
 """The rows of another store, which is in use, are being copied into this store."""
 
 MAX_PAUSE = 3600.0
-"""Longest pause in seconds."""
+"""The longest pause, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class MoveMark:
 
     ``moved_to`` is the target as a user would write it, ``target`` as its backend does. ``backend``
     is the target's name in the TOML file ``config``, whose apps follow the move; both are empty if
-    the run changes no TOML file. ``source`` is the source store. With ``target_marked`` the target
-    has a mark of the run too, so a store without one is another store. ``fresh`` is True if a store
-    that is being filled had no tables before.
+    the run changes no TOML file. ``source`` is the source store. With ``target_marked``, the target
+    has a mark of the run too, so a store without it is another store. ``fresh`` is True if a store
+    that is being filled had no tables at first.
 
     ``generation`` rises with every cut-over in either direction; it is 0 before the first. A store
     being filled has the generation of its source, so that a process that follows an older cut-over
@@ -85,7 +85,7 @@ class MoveMark:
         return record.mark is not None and record.mark.run == self.run
 
     def refusal(self, target: str) -> AiovecError:
-        """Return the error of every write, for a mark that refuses them."""
+        """Return the error that writes raise while this mark forbids them."""
         return self.moved_error(target) if self.left else self.frozen_error()
 
     def moved_error(self, target: str) -> StoreMovedError:
@@ -98,7 +98,7 @@ class MoveMark:
         )
 
     def frozen_error(self) -> MigrationError:
-        """Return the error of a change of schema or, in a store that is being filled, a write."""
+        """Return the error for a schema change or, in a store that is being filled, for a write."""
         if self.filling:
             return MigrationError(
                 f"a migration (run {self.run}) copies the rows of {self.source} into this store, "
@@ -116,9 +116,9 @@ class MoveMark:
 class MoveRecord:
     """A store's record of migrations.
 
-    ``generation`` is the one of the last cut-over into or out of the store. ``run`` is a migration
-    that copied ``tables`` of its source into this store without a cut-over, and may do so again.
-    All three stay when the mark is removed.
+    ``generation`` is the number of the last cut-over into or out of the store. ``run`` is a
+    migration that copied ``tables`` of its source into this store without a cut-over, and may do so
+    again. All three stay when the mark is removed.
     """
 
     mark: MoveMark | None = None
@@ -134,9 +134,9 @@ class MoveRecord:
         return replace(self, mark=replace(mark, state=OPEN))
 
     def arrive(self, run: str, generation: int) -> MoveRecord:
-        """Return the record of a store that this run has put into use, in this generation.
+        """Return the record after this run has put the store into use, in this generation.
 
-        Older marks of a migration away from the store, or into it, are dropped.
+        An older mark of the same run is dropped.
         """
         if self.mark is None:
             if self.generation >= generation:

@@ -1,4 +1,4 @@
-"""The memory and the cores that this process may use, and the default budget for memory."""
+"""The memory and the cores that this process may use, and the default memory budget."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 _MOST = 4 * 2**30
 # Used if the system does not report its memory.
 _ASSUMED = 4 * 2**30
-# The files with the limits of control groups, and the file that lists this process's groups.
+# The folder with the limits of control groups, and the file that lists this process's groups.
 _GROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # The number of this option in glibc's malloc.h.
 _ARENA_MAX = -8
 
 
 def default_budget() -> int:
-    """Return a quarter of the machine's memory, or of the container's, at most 4 GiB."""
+    """Return a quarter of the machine's or the container's memory, but at most 4 GiB."""
     return min(_MOST, int(0.25 * total_memory()))
 
 
@@ -50,9 +50,9 @@ def give_back() -> None:
 def limit_heaps() -> None:
     """Limit the separate heaps of glibc to the number of processor cores, but not below four.
 
-    glibc makes up to eight for each core, and the small pieces that a call frees in one of them
-    stay there: two cores and an hour of mixed calls left 480 MiB, of which 140 were in use. This
-    holds for the whole process. The environment's settings win.
+    glibc makes up to eight for each core, and the small pieces that a call frees in a heap stay
+    there: after an hour of mixed calls on two cores, 480 MiB remained, of which 140 MiB were in
+    use. The limit applies to the whole process. Settings in the environment take precedence.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform.startswith("linux") and "MALLOC_ARENA_MAX" not in os.environ:
@@ -72,7 +72,7 @@ def _machine() -> int:
 
 
 def _container() -> int:
-    """Return the least memory limit of the process's control groups; 0 if they have none."""
+    """Return the lowest memory limit of the process's control groups; 0 if they have none."""
     limits = [
         int(text)
         for name in ("memory.max", "memory.limit_in_bytes")
@@ -102,9 +102,9 @@ def usable_cores() -> int:
 
 
 def _of_groups(controller: str, name: str) -> list[str]:
-    """Return the texts of this file in the process's control group and in the groups around it.
+    """Return the texts of this file in the process's control group and in the groups above it.
 
-    In the first version of control groups, a controller has a separate tree.
+    In version 1 of control groups, each controller has a separate tree.
     """
     groups = {_GROUPS, _GROUPS / controller}
     with contextlib.suppress(OSError, ValueError):

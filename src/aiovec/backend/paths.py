@@ -1,4 +1,4 @@
-"""The texts of targets: paths of this machine, and URLs."""
+"""Targets as text: paths on this machine, and URLs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PathText = str | os.PathLike[str]
 
 
 def text_of(path: object, argument: str) -> str:
-    """Return an argument that is a path or a URL as text, or raise ConfigError."""
+    """Return a path or URL argument as text, or raise ConfigError."""
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(
             f"{argument} must be a path or text, not {type(path).__name__}", key=argument

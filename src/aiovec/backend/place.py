@@ -81,7 +81,7 @@ class Place:
         """Create the backend without opening it. Blocks: it may import the driver and try it.
 
         Raises BackendNotInstalledError if one of its modules is missing, ConfigError if the plugin
-        returns no backend, UnsupportedError if the backend has no ``read_only``.
+        is broken, and UnsupportedError if the backend does not support ``read_only``.
         """
         plugin = self.plugin
         settings = getattr(self.settings, plugin.name, None) or plugin.settings()
@@ -102,7 +102,7 @@ class Place:
         return backend
 
     def after_move(self, backend: str, config: str) -> Place | None:
-        """Return the place to which a migration has moved the users of the TOML file ``config``.
+        """Return the place to which a migration has moved the apps of the TOML file ``config``.
 
         None if this place comes from a target, a named backend or another file, or if an
         environment variable sets it: then calls raise the error instead.
@@ -126,9 +126,9 @@ def find_place(
 
     ``target`` is a path, or a URL of an installed backend; then the TOML file ``config`` only gives
     the settings. Without a target, the file names the place; ``backend`` selects one of its
-    backends instead of the one in use. Without ``config``, the file is ``$AIOVEC_CONFIG``, else
-    ``./aiovec.toml``. The environment takes precedence over the file, unless ``environment`` is
-    False.
+    backends instead of the one in use. Without ``config`` either, the file is ``$AIOVEC_CONFIG``,
+    else ``./aiovec.toml``. The environment takes precedence over the file, unless ``environment``
+    is False.
 
     Raises ConfigError for a target, a file or a setting that cannot be used, and
     BackendNotInstalledError for a backend whose package is missing.
@@ -172,8 +172,8 @@ def _located(target: PathText) -> tuple[BackendPlugin, str]:
 def _configured(
     plugin: BackendPlugin, settings: RetrievalSettings, file: Path
 ) -> tuple[BackendPlugin, str]:
-    """Return the backend and address of a section of the TOML file, which may name another
-    backend's URL."""
+    """Return the backend and the address that a backend's key in the TOML file names, which may be
+    the URL of another backend."""
     key = f"retrieval.{plugin.address_key}"
     text = plugin.address_in(settings, file)
     if not text:
@@ -230,7 +230,7 @@ def _plugin_of(text: str) -> BackendPlugin | None:
 def path_of_copy(text: str, argument: str) -> str:
     """Return the path of a backup, from a path or from the URL that opens the backup.
 
-    Raises InvalidArgumentError for a remote URL, which as a path would be a folder "s3:".
+    Raises InvalidArgumentError for a remote URL, which would become a folder named "s3:".
     """
     if not is_url(text):
         return text

@@ -1,7 +1,7 @@
 """Plugins: the targets, settings and doctor of a backend, and the list of installed plugins.
 
 The core, the command line and the migrator know a backend only through a subclass of
-``BackendPlugin``. An entry point of the group ``aiovec.backends`` names one of another package.
+``BackendPlugin``. Another package registers its plugin as an entry point in ``aiovec.backends``.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class BackendPlugin(ABC):
     """The URL schemes that it accepts besides its name."""
 
     install: str = ""
-    """The requirement for ``pip install`` that brings it. Default: the name of its distribution."""
+    """The ``pip install`` requirement that provides it. Default: its distribution's name."""
 
     address_field: ClassVar[Any] = ""
-    """The default of the key in ``[retrieval]`` that holds its address: a plain value, or one with
-    rules from ``settings.key``."""
+    """The default of its address key in ``[retrieval]``: a plain value, or ``settings.key`` with
+    rules."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""
 
     memory: ClassVar[str] = ":memory:"
-    """The prefix, in lower case, of the address of a store in memory."""
+    """The prefix, in lower case, of the addresses of in-memory stores."""
 
     @property
     def value(self) -> str:
@@ -70,7 +70,7 @@ class BackendPlugin(ABC):
 
     @property
     def address_key(self) -> str:
-        """The name of the key of ``address_field``. A class may set it as an attribute."""
+        """The name of its address key. A class may set it as an attribute."""
         return f"{self.name}_url"
 
     @property
@@ -96,7 +96,7 @@ class BackendPlugin(ABC):
 
         ``target`` is a URL with one of the schemes, or a path for the backend of paths; a value
         of ``address_key`` may always be a path. Relative paths start at ``base``, or at the current
-        folder. Raises ConfigError for a target that cannot be a store. May read the disk, and
+        folder. Raises ConfigError for a target that cannot be a store. May read the disk, but
         creates nothing.
         """
         return target
@@ -112,7 +112,7 @@ class BackendPlugin(ABC):
     def claims(self, folder: Path) -> str | None:
         """Return the target that opens a folder as this backend's store; None if it is not one.
 
-        Called before the backend that takes paths creates a new store there. The answer for a
+        Called before the backend for plain paths creates a new store there. The answer for a
         folder that does not exist may depend on its name.
         """
         return None
@@ -120,13 +120,13 @@ class BackendPlugin(ABC):
     def findings(self, address: str | None) -> Sequence[Finding]:
         """Return the findings of ``aiovec doctor`` about this backend and, if given, about a store.
 
-        It opens nothing for writing, and raises nothing: a failure becomes a finding.
+        Opens nothing for writing, and raises nothing: a failure becomes a finding.
         """
         return []
 
 
 class _Unusable(BackendPlugin):
-    """Stands for an installed backend that cannot be used; its methods raise the reason."""
+    """Replaces the plugin of a backend that cannot be used; its methods raise the reason."""
 
     def __init__(self, name: str, install: str, error: AiovecError) -> None:
         self.name, self.install = name, install
@@ -143,7 +143,7 @@ class _Unusable(BackendPlugin):
 GROUP = "aiovec.backends"
 
 OF_PATHS = "sqlite"
-"""The backend of targets that are paths."""
+"""The backend for targets that are paths."""
 
 # The backends of this distribution. They are not entry points, which take longer to find.
 _OURS = {
@@ -159,7 +159,7 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 def backends() -> tuple[BackendPlugin, ...]:
     """Return the plugins of the installed backends: first ours, then the others by name.
 
-    The plugin of a broken backend is among them, and raises its error when it is used.
+    A broken backend's plugin is included, and raises the backend's error when it is used.
     """
     return tuple(map(plugin_of, backend_names()))
 
@@ -183,7 +183,7 @@ def plugin_of(name: str) -> BackendPlugin:
 
 @lru_cache(maxsize=16)
 def _plugin(name: str, value: str, distribution: str, _path: tuple[str, ...]) -> BackendPlugin:
-    """Return the plugin of a class, which ``value`` names as "module:name"."""
+    """Return a plugin of the class that ``value`` names as "module:name"."""
     try:
         if name in KEYS:
             raise ValueError(f"retrieval.{name} is a key of every TOML file")

@@ -33,9 +33,9 @@ class Batch:
     update; or rows that were read.
 
     ``fields`` are lists of Python values; the fields of rows to write may be Arrow arrays, which
-    ``values`` converts. ``payloads`` are JSON texts or None. ``vectors`` has one row of float32 for
-    each id, of NaN if it has no vector. Both are None if they were not read or are not updated;
-    ``payloads`` also if the schema has none.
+    ``values`` converts. ``payloads`` are JSON texts or None. ``vectors`` has a row of float32 for
+    each id, filled with NaN if it has no vector. Both are None if they were not read or are not
+    updated; ``payloads`` is also None if the schema has no payload.
     """
 
     ids: Sequence[str]
@@ -71,8 +71,8 @@ class Batch:
         return self.matrix().nbytes + BYTES_A_VALUE * len(self) * (2 + len(self.fields))
 
     def table(self, schema: Schema) -> pa.Table:
-        """Return rows to write as a table in the layout of ``Schema.to_arrow``, with the columns
-        that they have."""
+        """Return rows to write as a table in the layout of ``Schema.to_arrow``, with only the
+        batch's columns."""
         arrays = {"id": pa.array(self.ids, pa.utf8())}
         if self.vectors is not None:
             arrays[schema.vector] = _vector_column(self.vectors, schema)
@@ -104,7 +104,7 @@ class Batch:
         )
 
     def joined(self, others: Sequence[Batch]) -> Batch:
-        """Return these rows and those of other batches with the same columns as one batch."""
+        """Return the rows of this and other batches, which have the same columns, as one batch."""
         batches = [self, *others]
         listed = chain.from_iterable
         return Batch(

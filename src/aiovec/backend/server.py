@@ -71,7 +71,7 @@ class ServerSettings(Section):
     """Concurrent calls, at most; more wait up to 2 s, then get status 429 with Retry-After."""
 
     max_connections: int = key(2048, at_least=1, at_most=1_000_000)
-    """Open connections, at most; requests on further ones get status 503.
+    """Open connections, at most; requests on any others get status 503.
 
     Each is an open file: see `ulimit -n`, or LimitNOFILE of systemd."""
 
@@ -92,7 +92,7 @@ class ServerSettings(Section):
     access_log: bool = True
     """Log each request to standard error, as a line of JSON.
 
-    If nobody reads standard error, 10_000 lines wait, and further ones are dropped."""
+    If nobody reads standard error, 10_000 lines wait, and newer lines are dropped."""
 
     metrics: bool = True
     """Serve metrics for Prometheus at /metrics."""

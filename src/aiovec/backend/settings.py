@@ -1,4 +1,4 @@
-"""Sections of the TOML file: their keys, and the check of values from outside.
+"""Sections of the TOML file: their keys, and checks of the users' values.
 
 The checks are not pydantic's: importing it and building its models takes 0.15 s of CPU time, a
 third of the time of a process that opens a store and searches once (``python -m bench start``).
@@ -71,7 +71,7 @@ class Section:
 
     @classmethod
     def extended(cls, **keys: Any) -> type[Self]:
-        """Return a subclass with more keys, written as in the body of a class."""
+        """Return a subclass with more keys, written as in a class body."""
         body = {"__doc__": cls.__doc__, "__annotations__": keys, **keys}
         return type(cls.__name__, (cls,), body)
 
@@ -96,7 +96,7 @@ _Fault = tuple[_Path, str]
 
 @dataclass(eq=False, repr=False)
 class Key:
-    """The default of a key, whose type its values have, and the rules for them."""
+    """A key's default, which gives its values their type, and the rules for its values."""
 
     default: Any
     description: str = ""
@@ -111,7 +111,7 @@ class Key:
     """The form of a text. ``accepted`` describes it for people."""
     accepted: str = ""
     of: Key | None = None
-    """The items of a list or of a mapping. Default: any text."""
+    """The rules for the items of a list or mapping. Default: any text."""
     names: str = ""
     """The form of the names in a mapping."""
     secret: bool = False
@@ -120,11 +120,11 @@ class Key:
 
     @property
     def section(self) -> type[Section] | None:
-        """The class of a key that is a section."""
+        """The section's class; None if the key is not a section."""
         return type(self.default) if isinstance(self.default, Section) else None
 
     def inner(self, name: str) -> Key | None:
-        """Return the key of this name in a section or a mapping; None if none is declared."""
+        """Return the key of this name in a section or mapping; None if it is not declared."""
         if self.section is not None:
             return self.section.keys.get(name)
         return (self.of or Key("")) if isinstance(self.default, dict) else None
@@ -143,7 +143,7 @@ class Key:
     def read(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
         """Return a value as the section holds it, and add its faults to ``faults``.
 
-        With ``texts``, numbers and truth values may be texts.
+        With ``texts``, numbers and booleans may be texts.
         """
         if isinstance(self.default, (Section, dict)):
             return self._read_section(value, path, texts, faults)
@@ -176,7 +176,7 @@ class Key:
         return values if self.section is None else self.section(**values)
 
     def _unknown(self, path: _Path) -> _Fault:
-        """Return the fault of an unknown name: with the known keys, or the section that has it."""
+        """Return the fault for an unknown name, with the known keys or the section that has it."""
         name = path[-1]
         if self.section is None:
             return (path, f"must have a name of the form {self.names}")
@@ -262,12 +262,12 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 
 
 def not_empty(default: str, **rules: Any) -> str:
-    """Declare a key that holds a text of one character or more."""
+    """Declare a key that holds text of at least one character."""
     return key(default, pattern=r"^[\s\S]+$", accepted="text that is not empty", **rules)
 
 
 def memory_size(default: str) -> str:
-    """Declare a key that holds ``"auto"`` or a size, as in "512 MiB"."""
+    """Declare a key that holds ``"auto"`` or a size, such as "512 MiB"."""
     return key(default, pattern=_MEMORY, accepted="'auto' or a size such as '512 MiB'")
 
 

@@ -1,6 +1,6 @@
 """Filters as SQL: this module walks over a tree; a dialect writes the leaves for its engine.
 
-The SQL of a condition is NULL where the filter is neither true nor false. NOT is carried down to
+The SQL of a condition is NULL where the filter is neither true nor false. NOT is pushed down to
 the conditions, which is exact in three-valued logic too: an engine gets plain comparisons, for
 which it may use an index, and less nesting.
 """
@@ -40,15 +40,16 @@ Word = Literal["AND", "OR"]
 NEGATED: Mapping[str, str] = MappingProxyType(
     {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 )
-"""The operator of a comparison's negation."""
+"""The negation of each operator."""
 
 
 class Operand(ABC, Generic[_Sql]):
-    """A column, or a key of the payload, in the seven kinds of condition.
+    """A column or a payload key, and the seven kinds of condition on it.
 
-    Each condition is NULL where the value is null. A key of the payload may hold any value: a
-    condition is also NULL where the value's type is not the literal's, but integers and floats are
-    one type. With ``negate`` a method returns the negation, which is NULL for the same rows.
+    Each condition except ``is_null`` is NULL where the value is null. A payload key may hold any
+    value: a condition is also NULL where the value's type is not the literal's, but integers and
+    floats are one type. With ``negate``, a method returns the negation, which is NULL for the same
+    rows.
     """
 
     __slots__ = ()
@@ -56,11 +57,11 @@ class Operand(ABC, Generic[_Sql]):
     @abstractmethod
     def compares(self, op: str, value: Value) -> _Sql:
         """Return the comparison with a value. ``op`` is one of = != < <= > >=; only the first two
-        occur with TRUE and FALSE on a key of the payload."""
+        occur with TRUE and FALSE on a payload key."""
 
     @abstractmethod
     def is_in(self, values: Sequence[Value], *, negate: bool) -> _Sql:
-        """Return the condition that it equals one of two or more different values of one type."""
+        """Return the condition that it equals one of two or more distinct values of one type."""
 
     @abstractmethod
     def is_null(self, *, negate: bool) -> _Sql: ...
@@ -79,7 +80,7 @@ class Operand(ABC, Generic[_Sql]):
 
     @abstractmethod
     def equals_list(self, values: Sequence[Value], *, negate: bool) -> _Sql:
-        """Return the condition that a list has exactly these items; there may be none."""
+        """Return the condition that a list has exactly these items, perhaps none."""
 
     def leaf(self, expr: Expr, *, negate: bool) -> _Sql:
         """Return the condition of a leaf of the tree."""
@@ -102,7 +103,7 @@ class Operand(ABC, Generic[_Sql]):
 
 
 class Dialect(ABC, Generic[_Sql]):
-    """The SQL in which an engine writes a filter; ``condition`` is the walk."""
+    """An engine's SQL for filters; ``condition`` translates a bound filter."""
 
     __slots__ = ()
 
@@ -111,7 +112,7 @@ class Dialect(ABC, Generic[_Sql]):
 
     @abstractmethod
     def leaf(self, expr: Expr, ref: Ref, *, negate: bool) -> _Sql:
-        """Return a condition on ``ref``, by ``Operand.leaf``."""
+        """Return a condition on ``ref``, made by ``Operand.leaf``."""
 
     @abstractmethod
     def joined(self, word: Word, parts: Sequence[_Sql]) -> _Sql:
@@ -122,16 +123,16 @@ class Dialect(ABC, Generic[_Sql]):
         """Return ``item`` IS [NOT] TRUE."""
 
     def kind_of(self, value: Value) -> object:
-        """Return a key of the value that is equal for values that may share one IN."""
+        """Return a key that is equal for values that may share one IN."""
         return type(value)
 
     def condition(self, expr: Expr, *, negate: bool = False) -> _Sql:
-        """Return the condition of a bound tree, or its negation."""
+        """Return the SQL of a bound tree, or of its negation."""
         match expr:
             case Not(item):
                 return self.condition(item, negate=not negate)
             case And() | Or():
-                # Engines look up an IN, but evaluate ten thousand comparisons one by one.
+                # Engines look up the values of an IN, but evaluate many comparisons one by one.
                 word = word_of(expr, negate)
                 terms = self._merged(word, _terms_of(expr, negate))
                 return self.joined(word, [self.condition(term, negate=no) for term, no in terms])
@@ -162,7 +163,7 @@ class Dialect(ABC, Generic[_Sql]):
 
 
 def _terms_of(expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
-    """Yield the terms and whether each is negated; those joined by the same word are flattened."""
+    """Yield each term and whether it is negated, with terms nested in the same word flattened."""
     word = word_of(expr, negate)
     for item in expr.items:
         negated = negate

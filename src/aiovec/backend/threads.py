@@ -1,7 +1,7 @@
 """Work in threads, concurrent and background tasks, and waiting for work that cannot be stopped.
 
-An app's own work in threads shares a pool of asyncio or anyio. A store must not wait when that pool
-is full, so it has its own threads.
+An app's threaded work shares the thread pool of asyncio or anyio. A store must not wait when that
+pool is full, so it has its own threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..errors import AiovecError
 _T = TypeVar("_T")
 
 INLINE_LIMIT = 2000
-"""Most work done on the event loop, in values that Python code touches: about a millisecond.
+"""The most work done on the event loop, in values that Python code touches: about a millisecond.
 
 A hop to a thread and back takes a tenth of that."""
 
@@ -44,14 +44,14 @@ REST = 5.0
 
 
 class _Threads:
-    """Daemon threads, each doing one job after another. All but one end after a rest.
+    """Daemon threads, each of which does one job after another. All but one end when idle.
 
     They do not keep a process alive. One stays, so that a store can still be used in ``atexit``
     functions, when ``concurrent.futures`` accepts no more work and Python 3.12 starts no more
     threads. Starting a thread for each job would take twice as long, and far longer while other
     threads compute.
 
-    Only the number of connections limits them: a job may wait for the lock of a file or for a slow
+    Only the number of connections limits their number: a job may wait for a file lock or a slow
     disk, and other jobs must not wait for it. A burst on 1,000 stores takes about 500 threads.
     """
 
@@ -59,7 +59,7 @@ class _Threads:
         self.forget()
 
     def forget(self) -> None:
-        """Start without threads, as in a forked process, which does not have its parent's."""
+        """Start again without threads, as a forked process must: it lacks its parent's threads."""
         self._jobs: deque[Callable[[], object]] = deque()
         # Each thread has a bell, a lock that is released to wake it. The thread that became idle
         # last is woken first, so that the others can end after a rest.
@@ -67,9 +67,9 @@ class _Threads:
         self._idle: list[threading.Lock] = []
 
     def begin(self, job: Callable[[], object]) -> None:
-        """Run the job, which raises nothing, in an idle thread, or in a new one.
+        """Run a job, which must not raise, in an idle thread or a new one.
 
-        If the system starts no more threads, the job waits for an existing one. Raises AiovecError
+        If the system refuses a new thread, the job waits for an existing thread. Raises AiovecError
         if there is none.
         """
         self._jobs.append(job)
@@ -111,7 +111,7 @@ class _Threads:
                 return
 
     def wait(self, seconds: float) -> None:
-        """Wait at most this long for running jobs."""
+        """Wait at most this many seconds for the jobs to end."""
         until = time.monotonic() + seconds
         while (self._jobs or len(self._idle) < len(self._bells)) and time.monotonic() < until:
             time.sleep(0.005)
@@ -121,7 +121,7 @@ _threads = _Threads()
 
 
 begin_in_thread: Callable[[Callable[[], object]], None] = _threads.begin
-"""Run a job in a daemon thread, without waiting for its end."""
+"""Run a job in a daemon thread, without waiting for it to end."""
 
 # At exit, wait for abandoned work: native code in a thread may crash while the interpreter ends.
 atexit.register(_threads.wait, 10.0)
@@ -176,10 +176,10 @@ def _settle(done: asyncio.Future[Any], result: object, error: BaseException | No
 async def in_daemon_thread(
     work: Callable[..., _T], *args: object, slots: asyncio.Semaphore | None = None
 ) -> _T:
-    """Return the result of a function that runs in a daemon thread, without a limit on threads.
+    """Run a function in a daemon thread, however many are running, and return its result.
 
-    When cancelled it returns at once, and the function keeps running without effect. With
-    ``slots`` it first waits for a slot, which it holds until the function has ended.
+    When cancelled, it returns immediately; the function keeps running, and its result is dropped.
+    With ``slots``, it first waits for a slot, which it holds until the function has ended.
     """
     if slots is None:
         return await _in_daemon_thread(work, *args)
@@ -194,7 +194,7 @@ async def in_daemon_thread(
 
 
 def slots(name: str, count: int) -> asyncio.Semaphore:
-    """Return the running event loop's ``count`` slots for one kind of work."""
+    """Return the running event loop's semaphore with ``count`` slots for one kind of work."""
     key = asyncio.get_running_loop(), name
     if key not in _slots:
         for ended in [each for each in tuple(_slots) if each[0].is_closed()]:
@@ -211,11 +211,11 @@ async def in_thread(
 ) -> _T:
     """Run the work in a thread and return its result.
 
-    When cancelled it still waits for the end of the work, however often it is cancelled, so that no
-    thread uses objects of a caller that has continued. It then calls ``stop``, for work that can
-    end early.
+    When cancelled, it calls ``stop``, for work that can end early, and still waits for the work to
+    end, however often it is cancelled, so that no thread uses objects of a caller that has
+    continued.
     """
-    # By default, this many jobs run at once for all stores of the event loop.
+    # By default, at most this many jobs run concurrently for all stores of the event loop.
     async with limit or slots("jobs", max(8, os.cpu_count() or 1)):
         done: asyncio.Future[_T] = _in_daemon_thread(copy_context().run, work, *args)
         try:
@@ -230,15 +230,15 @@ async def in_thread(
 
 
 async def hop(cost: int, work: Callable[..., _T], *args: object) -> _T:
-    """Return the result of the work, done here if it costs little, otherwise in a thread."""
+    """Do the work here if it costs little, otherwise in a thread, and return its result."""
     return work(*args) if cost <= INLINE_LIMIT else await in_thread(work, *args)
 
 
 async def arrow_ready() -> None:
-    """Wait until pyarrow is imported, and can convert values without importing anything.
+    """Wait until pyarrow is imported, and can convert values without further imports.
 
-    Its first conversion imports pandas if that is installed, which takes half a second. So this is
-    done in a thread, and only in a process that converts values.
+    Its first conversion imports pandas, if installed, which takes half a second. So a thread does
+    it, and only in a process that converts values.
     """
     if not arrow_is_ready.is_set():
         await in_thread(_convert)
@@ -258,7 +258,7 @@ arrow_is_ready: threading.Event = threading.Event()
 
 
 class Background:
-    """Background tasks, which are not awaited."""
+    """Background tasks, which no call awaits."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -281,7 +281,7 @@ class Background:
         return len(self._tasks)
 
     async def cancel(self) -> None:
-        """Cancel the tasks and wait for their end."""
+        """Cancel the tasks and wait for them to end."""
         for task in self._tasks:
             task.cancel()
         await self.wait()
@@ -298,7 +298,7 @@ async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     delayed instead, until the caller's next await.
     """
     first: asyncio.CancelledError | None = None
-    # There are scopes only in an app that has imported anyio. Its import takes 40 ms of CPU time.
+    # Only an app that has imported anyio has scopes. Importing it takes 40 ms of CPU time.
     scope: Any = getattr(sys.modules.get("anyio"), "CancelScope", None)
     with nullcontext() if scope is None else scope(shield=True):
         while not work.done():
@@ -310,9 +310,9 @@ async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 
 async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Return the result of a coroutine that is not cancelled when its caller is.
+    """Run a coroutine to its end, even if the caller is cancelled, and return its result.
 
-    The cancellation is raised when the work has ended.
+    A cancellation is raised when the work has ended.
     """
     task = asyncio.ensure_future(work)
     cancelled = await wait_out(task)
@@ -326,10 +326,10 @@ async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
 async def together(
     calls: Iterable[Callable[[], Awaitable[_T]]], at_once: int | None = None
 ) -> list[_T]:
-    """Return the results of concurrent calls, ``at_once`` of them at a time.
+    """Return the results of concurrent calls, at most ``at_once`` of them at a time.
 
-    The first error ends the other calls, and is raised, with a note on each of them that failed
-    too.
+    The first error cancels the other calls, and is raised with a note about each of them that
+    failed too.
     """
     calls = list(calls)
     places = asyncio.Semaphore(at_once or max(1, len(calls)))
