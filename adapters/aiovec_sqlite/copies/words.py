@@ -342,7 +342,7 @@ class Words:
         parts: Sequence[_Part],
         lists: Sequence[Sequence[_List]],
     ) -> Sequence[BoolArray | None]:
-        """Return for each part a mask of the rows that the filter selects; None without a filter."""
+        """Return for each part a mask of the rows that the filter selects; None if no filter."""
         where = request.query.where
         if where is None:
             return [None] * len(parts)
