@@ -64,7 +64,7 @@ class TextIndex:
     done: int | None
     upto: int | None
     stemming: str
-    """How its words are stemmed (see ``stems.py``); the analyzer's name if they are not."""
+    """The stemming of its words (see ``stems.py``); the analyzer's name if there is none."""
 
     @property
     def table(self) -> str:
