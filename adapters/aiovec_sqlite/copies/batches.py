@@ -36,11 +36,12 @@ class Searched(Protocol):
 
     @property
     def by_file(self) -> bool:
-        """True if the file answers, which several batches may read at the same time."""
+        """True if the file answers; several batches can read it at the same time."""
 
 
-# Takes the read, the queries, a function to call once the scan has ended, and a function that makes
-# the result from the rows by the queries' places, in a reader's thread. All are of one snapshot.
+# Takes a function that reads, the queries, a function to call once the scan has ended, and a
+# function that makes the result, in a reader's thread, from rows keyed by the queries' places. All
+# rows come from one snapshot.
 AnswerQueries = Callable[
     [
         Read,
@@ -53,7 +54,7 @@ AnswerQueries = Callable[
 
 
 class _WaitingCall:
-    """The queries of a caller, which may have gone, and the function that makes its result."""
+    """A caller's queries, and the function that makes its result; the caller may have gone."""
 
     __slots__ = tuple("deadline finish future large queries size task together".split())
 
@@ -70,12 +71,12 @@ class _WaitingCall:
 
     @property
     def refused(self) -> bool:
-        """True if its rows have too many bytes."""
+        """True if the call's rows have too many bytes."""
         meter = self.queries[0].columns.meter
         return meter is not None and meter.refused
 
     def give_up(self) -> None:
-        """Fail, unless rows are already being read for it."""
+        """Fail the call, unless a reader is already answering it."""
         if self.together is None:
             self.fail(self.deadline.error(_BUSY))
 
@@ -99,8 +100,8 @@ class _Batch:
         many = queries > MOST_TOGETHER
         # True once the rows are known and only their fields are still read.
         self.scanned = many or by_file
-        # The number of waiting queries for which a scan begins before this batch has ended. The
-        # callers of large ones get their answers late, so they are not counted.
+        # The next scan begins before this batch has ended if this many queries wait. Large queries
+        # are not counted, because their callers get the answers late.
         self.needed_beside = 1 if many else max(1, queries - large)
 
 
@@ -119,8 +120,8 @@ class Queue:
     def ready(self) -> bool:
         """True if a batch may begin.
 
-        After a scan, the next one begins immediately if as many queries wait as it had. If fewer
-        wait, its callers will soon have their answers, search again, and join them.
+        After a scan, the next one begins immediately if at least as many queries wait as the scan
+        had. If fewer wait, its callers will soon get their answers, search again, and join them.
         """
         batch = self.batch
         if batch is None:
@@ -131,12 +132,13 @@ class Queue:
     def is_free(self) -> bool:
         """True if a call need not wait for others.
 
-        Callers that were answered together search again at the same time, so each waits for all.
+        Callers that were answered together search again at the same time, so they wait for each
+        other.
         """
         return not (self.batch or self.waiting) and self.last_calls == 1 and self.table.ready
 
     def take(self, share: int) -> list[_WaitingCall]:
-        """Return the calls that waited longest, until they have ``share`` queries."""
+        """Take the calls that have waited longest, until they have at least ``share`` queries."""
         calls: list[_WaitingCall] = []
         queries = 0
         while self.waiting and queries < share:
@@ -150,7 +152,7 @@ class Queue:
 
 
 class Batches:
-    """Answers the calls of all tables, by at most ``workers`` batches at a time."""
+    """Answers the calls of all tables, in at most ``workers`` batches at a time."""
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class Batches:
         self._closed = False
 
     async def search(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
-        """Return the result of ``finish`` for queries, in a reader's thread."""
+        """Answer queries; return the result of ``finish``, called in a reader's thread."""
         if not (queue.is_free and self._at_work < self._workers):
             return await self._in_turn(queue, queries, finish)
         batch = self._begin(queue, 1, len(queries))
@@ -192,9 +194,9 @@ class Batches:
             self._end(queue, batch)
 
     async def _in_turn(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
-        """Return the results of queries, which are answered together with others.
+        """Answer queries together with those of other callers.
 
-        StoreBusyError if they do not begin in time. A cancelled caller leaves its batch, which
+        Raises StoreBusyError if this does not begin in time. If the caller is cancelled, its batch
         continues without it.
         """
         if self._closed:
@@ -203,7 +205,7 @@ class Batches:
         self._line.check_room(call.deadline, _BUSY)
         queue.waiting.append(call)
         self._waiting[queue] = None
-        # Calls of the same turn of the event loop are answered together.
+        # Calls made in the same iteration of the event loop are answered together.
         asyncio.get_running_loop().call_soon(self.begin)
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
@@ -242,7 +244,7 @@ class Batches:
         if queue.batch is batch:
             queue.batch = None
         if self._waiting:
-            # Callers with answers search again first, so they join the waiting ones.
+            # Callers that just got their answers search again first, and join the waiting ones.
             asyncio.get_running_loop().call_soon(self.begin)
 
     def _on_scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
@@ -299,7 +301,7 @@ class Batches:
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:
                 call.fail(error)
-            # If it is unknown which call fails, or a second one does, each is answered by itself.
+            # If it is unknown which call fails, or a second one does, each is answered separately.
             for group in [calls] if refused and not again else [[call] for call in calls]:
                 await self._answer_calls(read, queue, group, batch, again=True)
             return
@@ -342,7 +344,7 @@ class Batches:
 
 
 def restart(queries: Sequence[Query]) -> None:
-    """Count the bytes of these queries' rows from 0 on, because they will be read again."""
+    """Reset the byte counts of these queries' rows, because the rows will be read again."""
     for query in queries:
         if query.columns.meter is not None:
             query.columns.meter.restart()

@@ -3,8 +3,8 @@
 A table with partitions is loaded in their order, so that a filter on them skips whole ranges of
 rows.
 
-A filter's mask is kept, by segment, while the filter is used again. A changed row becomes a new row
-at the end of the copy, so a mask only has to be extended by the last rows.
+A filter's masks, one for each segment, are cached for later searches. A changed row becomes a new
+row at the end of the copy, so a mask only has to be extended for the last rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .segments import (
 # Bytes of vectors encoded at a time: the intermediate results stay in the processor's cache, and
 # are small compared with the copy.
 _BLOCK_BYTES = 384 * 1024
-# Fewest rows encoded at a time, and rows read at a time, so that their chunks are read whole.
+# The fewest rows encoded at a time, and the rows read at a time: enough to read whole chunks.
 _FEWEST, _READ = 256, 2048
 _MOST_MASKS = 64
 # For more new rows than this, a filter runs on the whole table, not on a list of their rowids.
@@ -51,19 +51,19 @@ _LITERAL = 80
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """One filter's mask by segment's mark, and the newest state that it was used for.
+    """A filter's masks by the segments' marks, and the newest change number they were used for.
 
-    It is not valid for older states: rows changed since then were matched as they are now.
+    They are not valid for older states: rows changed since then were matched as they are now.
     """
 
     change: int
     parts: dict[object, BoolArray]
     nbytes: int
-    """The bytes of the mask and of the filter's literals."""
+    """The bytes of the masks and of the filter's literals."""
 
 
 class _Rows(Protocol):
-    """Rows of a copy: a segment, or another part."""
+    """Rows of a copy, such as a segment."""
 
     @property
     def mark(self) -> object: ...
@@ -99,7 +99,7 @@ class Masks:
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: _RowsAtOnce, where: Expr
     ) -> list[BoolArray]:
-        """Return for each segment of the state a mask of the rows that the filter selects.
+        """Return each segment's mask of the rows that the filter selects.
 
         The state must match the connection's snapshot.
         """
@@ -160,7 +160,7 @@ class Masks:
 def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """Return the rowids that a filter selects, at least those ``among`` these."""
+    """Return rowids that a filter selects, including all of those in ``among``."""
     condition, values = condition_of(where, table)
     if len(among) <= _MOST_LISTED:
         condition = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
@@ -168,8 +168,9 @@ def selected_among(
     return rowids_where(db, table, condition, values)
 
 
-# The most changes that are added while a search waits: rows, bytes of codes (which take about 60 ms
-# to encode), or a share of the copy. More are added while the file answers.
+# The most changes that are added while a search waits: the largest of a number of rows, a number of
+# bytes of codes (about 60 ms to encode), and a share of the copy. More are added while the file
+# answers.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_AT_ONCE = 4096, 6 * 2**20, 1 / 8
 
 
@@ -180,7 +181,7 @@ class OlderSnapshotError(Exception):
 class ResidentCopy:
     """One table in memory, at the change number of some snapshot of the file.
 
-    Filters' masks take up to ``most_for_masks`` bytes.
+    The filters' masks take at most ``most_for_masks`` bytes.
     """
 
     def __init__(self, table: TableLayout, most_for_masks: int, state: State | None = None) -> None:
@@ -227,7 +228,7 @@ class ResidentCopy:
         """Add all changes; return False if there are more than ``most``, or not all are known."""
         try:
             return self.advance(db, ticket, int(most)) is not None
-        except OlderSnapshotError:  # a search has just done it
+        except OlderSnapshotError:  # a search has just added them
             return True
 
     def advance(
@@ -235,7 +236,7 @@ class ResidentCopy:
     ) -> State | None:
         """Return the state at the connection's snapshot.
 
-        None if there are more than ``most`` changes, by default as many as a search adds.
+        Returns None if there are more than ``most`` changes; the default is what a search may add.
         """
         change = newest_change(db)
         state = self.state  # another thread may replace it
@@ -315,7 +316,7 @@ def changes_since(
     """Return the rowids of rows with a vector that were written after a change number, and of all
     rows that were written or deleted after it.
 
-    None if they are more than ``most``, or if the file no longer knows all deleted rows.
+    Returns None if there are more than ``most``, or if the file no longer lists all deleted rows.
     """
     if since < floor_of(db, table):
         return None

@@ -1,8 +1,8 @@
-"""Find the nearest rows by a scan of the file, which reads all vectors and measures them in
-float64.
+"""Find the nearest rows by scanning the store's file: read all vectors, and compute their distances
+in float64.
 
-If the caller or the settings request it, a prefix of the vectors or their bits select rows first,
-and only these are measured with complete vectors.
+If the caller or the settings request it, a prefix of the vectors or their bits preselect rows, and
+only these rows are measured with complete vectors.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ..sql.filters import fixed_values
 from ..vectors import VectorReader
 from .kernel.library import measured
 
-# Rows measured with complete vectors, for each requested row, if a prefix ranks the rows
+# Rows to measure with complete vectors, for each requested row, if a prefix preselects rows
 # (``python -m bench search``).
 PREFIX_OVERSAMPLE = 4.0
-# The same if bits rank them: more rows have the same distance.
+# The same if bits preselect rows: more rows tie, so more must be measured.
 BIT_OVERSAMPLE = 16.0
 
 
@@ -114,7 +114,7 @@ def _settled(
     query: Query,
     rowids: Int64Array,
 ) -> Found:
-    """Return the nearest of these rows, and rows equal to the last one. All have a vector."""
+    """Return the nearest of these rows, including ties with the last. All must have a vector."""
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
@@ -135,7 +135,10 @@ def _likeliest(
     vectors: VectorReader,
     query: Query,
 ) -> Int64Array | None:
-    """Return the rows that a prefix or the bits select; None if the query wants too many rows."""
+    """Return the rows to measure, as preselected by the filter, a prefix or the bits.
+
+    Returns None if the query wants too many rows.
+    """
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
         return few
     dims = None if query.tuning is None else query.tuning.dims
@@ -157,7 +160,7 @@ def _nearest_by_bits(
     db: sqlite3.Connection, table: TableLayout, query: Query, wanted: int
 ) -> Int64Array:
     """Return the nearest rows by their bits, ranked by sqlite-vec."""
-    # ``rowid IN`` selects before sqlite-vec takes the nearest; a JOIN would select after that.
+    # ``rowid IN`` filters before sqlite-vec takes the nearest; a JOIN would filter afterwards.
     match = "vector_bit MATCH vec_quantize_binary(?)"
     sql = f"SELECT rowid FROM {table.vec} WHERE {match} AND k = ?"
     values = [query.vector.tobytes(), wanted]
@@ -179,9 +182,9 @@ def _nearest_by_scan(
     queries: Sequence[Query],
     dims: int | None = None,
 ) -> list[Int64Array]:
-    """Return each query's nearest rows, and rows equal to the last one. All have the same filter.
+    """Return each query's nearest rows, including ties with the last. All queries share a filter.
 
-    With ``dims``, this many components rank the rows, and more rows are returned.
+    With ``dims``, rank the rows by their first ``dims`` components, and return more rows.
     """
     vectors.check_rows()
     selected = rowids_where(db, table, *_condition(queries[0], table))
@@ -197,7 +200,7 @@ def _nearest_by_scan(
                 wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
             rowids, far = nearest[number]
             new = measured(rows, query.vector[:dims], table.schema.metric)
-            if dims is not None:  # a prefix of zeros counts like one at a right angle
+            if dims is not None:  # treat a prefix of zeros like one at a right angle
                 new[np.isnan(new)] = 1.0
             reaching = new <= far[-1] if len(far) >= wanted else slice(None)
             rowids = np.concatenate([rowids, block[reaching]])

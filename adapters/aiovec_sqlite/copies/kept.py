@@ -1,7 +1,7 @@
-"""A table's copy and words that are kept in memory: load, renew and drop them.
+"""Load, renew and drop the copies and words of tables that are kept in memory.
 
-They are loaded in the background, each in a separate snapshot, and may be in scan files. Only one
-of a kind is loaded at a time, so that each load sees the memory that the earlier ones take.
+Each is loaded in the background, in a separate snapshot, and may be in a scan file. Only one of a
+kind is loaded at a time, so that each load sees the memory that the earlier ones take.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PAUSE, _UNTIL_MORE = 60.0, 1.0
 # this many more dead rows than live ones. The next build begins after a pause of this many times
 # the duration of the last one.
 _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
-# A copy with more changes than this share of its rows is rebuilt.
+# A copy with more changes than this share of its rows is rebuilt, not updated.
 _FOLLOWED = 1 / 2
 # Seconds between checks of a scan file that another process is writing.
 _LOOK = 0.2
@@ -51,7 +51,8 @@ _LOOK = 0.2
 _WORDS_IN_FILE = 4 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
-"""Makes the store accept the table's scan file of a kind with this token; None means no file."""
+"""Stores the token of a table's scan file of a kind, which makes the file valid; None removes
+it."""
 
 
 _T = TypeVar("_T", ResidentCopy, Words)
@@ -67,7 +68,7 @@ class Keeper(ABC):
         self.files = files
         self.put_token = put_token
         self.memory = memory
-        # Including the tasks of tables that were dropped from memory.
+        # These include the tasks of tables that were dropped from memory.
         self.tasks = Background()
         self.closed = False
         # Only one of each kind is loaded at a time.
@@ -75,11 +76,11 @@ class Keeper(ABC):
 
     @abstractmethod
     def has_room(self, wanted: int = 0) -> bool:
-        """Return whether memory is free; to free some, drop tables that are no longer searched."""
+        """Return whether ``wanted`` more bytes fit; if necessary, unload idle tables first."""
 
     @abstractmethod
     def stale(self, table: TableHandle) -> None:
-        """Drop a table that was dropped or altered in the file."""
+        """Release the memory of a table that was dropped or altered in the file."""
 
     @abstractmethod
     def ready(self) -> None:
@@ -92,7 +93,7 @@ class Keeper(ABC):
             self.tasks.start(self._clean(files))
 
     async def _clean(self, files: ScanFiles) -> None:
-        with suppress(Exception):  # the next call does it
+        with suppress(Exception):  # the next call retries
             await self.readers.read(lambda db, _: files.clean(db))
 
 
@@ -119,7 +120,7 @@ class Kept(ABC, Generic[_T]):
         return 0 if value is None else value.nbytes
 
     def begin(self, before: _T | None = None) -> asyncio.Task[None] | None:
-        """Begin to load the value, or to renew ``before``; return None if that has to wait."""
+        """Begin to load the value, or to renew ``before``; return None if that must wait."""
         if self._keeper.closed or self.is_loading or time.monotonic() < self.retry_at:
             return None
         self._task = self._keeper.tasks.start(self._load_until_ready(before))
@@ -154,14 +155,14 @@ class Kept(ABC, Generic[_T]):
                 pass
         except StaleTableError:
             self._keeper.stale(self.table)
-        except Exception as exc:  # noqa: BLE001 - the file answers, equally exact
+        except Exception as exc:  # noqa: BLE001 - the file answers just as exactly
             self.renew_at = time.monotonic() + PAUSE
             self._failed(exc)
         else:
             ended = time.monotonic()
             self.renew_at = ended + _BETWEEN_BUILDS * (ended - began)
             self.keep_to_memory()
-        # For example, a store was restored next to the files of an earlier one.
+        # For example, a store may have been restored next to the files of an earlier one.
         self._keeper.clean()
 
     async def _load_once(self, before: _T | None) -> bool:
@@ -190,9 +191,10 @@ class Kept(ABC, Generic[_T]):
 
     @abstractmethod
     async def _load(self, before: _T | None, new: list[NewFile]) -> bool:
-        """Set a value from a recent snapshot; return False if another process writes its file.
+        """Set the value from a recent snapshot; return False if another process is writing its
+        file.
 
-        A new scan file is appended to ``new``.
+        If this creates a scan file, it is appended to ``new``.
         """
 
     @abstractmethod
@@ -248,7 +250,7 @@ class KeptCopy(Kept[ResidentCopy]):
                 in_file = self.gets_file(size)
                 if not in_file:
                     worn = self.value and self.value.state
-                    # Only if most rows are dead is private memory better than a worn scan file.
+                    # Private memory is better than a worn scan file only if most rows are dead.
                     if (worn and worn.dead <= worn.rows) or not self._keeper.has_room(size):
                         raise AiovecError(TOO_LARGE)
 
@@ -267,7 +269,7 @@ class KeptCopy(Kept[ResidentCopy]):
     def _look(
         self, before: ResidentCopy | None, db: sqlite3.Connection, ticket: Ticket
     ) -> tuple[ResidentCopy, Int64Array | None, bool]:
-        """Return a copy with all changes; otherwise an empty copy and the rows to load.
+        """Return an up-to-date copy, or else an empty copy and the rows to load.
 
         The last item is True if the table has a scan file.
         """
@@ -302,7 +304,7 @@ class KeptCopy(Kept[ResidentCopy]):
         """Drop the copy, and let the store's file answer searches for a while."""
         self.drop()
         self.retry_at = time.monotonic() + PAUSE
-        if reason != self.reason:  # in a thread, because a log may be a file
+        if reason != self.reason:  # in a thread: the log may be a file
             self.reason, name = reason, self.table.name
             say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
             self._keeper.tasks.start(in_thread(say))
@@ -323,7 +325,7 @@ class KeptWords(Kept[Words]):
         self._first = threading.Lock()
 
     def find(self, db: sqlite3.Connection) -> Words | None:
-        """Return the words; in the thread of the table's first search, map their file."""
+        """Return the words; for the table's first search, map their file."""
         if self.value is None and self._first.acquire(blocking=False):
             layout = current_table(db, self.table)
             self.value = Words.mapped(db, layout, self._most, self._keeper.files)
@@ -382,7 +384,7 @@ class KeptWords(Kept[Words]):
         async with keeper.turns[self.kind]:
             async with keeper.readers.aside() as read:
                 words = await read(load)
-            if words is not None and self.value is not None:  # be as recent as the old words
+            if words is not None and self.value is not None:  # catch up with the old words
                 async with keeper.readers.aside() as read:
                     await read(words.follow)
         if words is None or words.lost:

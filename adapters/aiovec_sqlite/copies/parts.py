@@ -1,7 +1,7 @@
 """Share a scan among threads: its own thread does the parts, and others help if cores are free.
 
-The helpers are threads of the library, which all stores of the process share. A scan never waits
-for a helper to begin: its own thread does the parts that no helper takes.
+The helpers are library threads that all stores of the process share. A scan never waits for a
+helper to begin: its own thread does the parts that no helper takes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aiovec.errors import AiovecError
 
 
 def in_parts(part: Callable[[], object], parts: int) -> None:
-    """Call ``part``, which raises nothing, here and at the same time in other threads.
+    """Call ``part`` in this thread and, while cores are free, in other threads at the same time.
 
-    At most ``parts`` calls are made. Returns when all of them have ended.
+    Makes at most ``parts`` calls, and returns when all have ended. ``part`` must not raise.
     """
     free, turns = _free_cores(), list[threading.Lock]()
     while len(turns) < parts - 1 and free.acquire(blocking=False):
@@ -32,7 +32,7 @@ def in_parts(part: Callable[[], object], parts: int) -> None:
         turns.append(turn)
     part()
     for turn in turns:
-        turn.acquire()  # waits for a helper that has begun; one that has not will find it taken
+        turn.acquire()  # waits for a helper that has begun; a later one cannot take its turn
 
 
 def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Semaphore) -> None:
@@ -44,9 +44,9 @@ def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Sema
 
 @lru_cache(maxsize=1)
 def _free_cores() -> threading.Semaphore:
-    """Return a count of the cores that no helper uses, except that of the calling thread."""
+    """Return a semaphore with a slot for each usable core but one, the calling thread's."""
     return threading.Semaphore(usable_cores() - 1)
 
 
-if hasattr(os, "register_at_fork"):  # in a forked process the helpers do not run
+if hasattr(os, "register_at_fork"):  # a forked process has no helpers
     os.register_at_fork(after_in_child=_free_cores.cache_clear)

@@ -28,17 +28,18 @@ from .scanfile import HEAD, NewFile, SpoiledFileError, digest_of, mapped
 
 UInt32Array = npt.NDArray[np.uint32]
 Counts = npt.NDArray[Any]
-"""The numbers of matches, in one byte each, or in four."""
+"""Match counts, of one byte or four bytes each."""
 
-# Another layout gets another number.
+# Change this number with the layout.
 _LAYOUT = 1
-# Places of words that are sorted at a time; they become a block.
+# Occurrences of words that are sorted together and become a block.
 _BLOCK = 8192
 # Words that are read at a time.
 _WORDS = 256
-# A word with more places is read by itself. Places that are read at a time, at about 35 bytes each.
+# A word with more occurrences than the first number is read separately; the second is how many are
+# read at a time, at about 35 bytes each.
 _LONG, _READ = 2**20, 2**22
-# The last character: it sorts after all words that begin in the same way.
+# The last Unicode character: a prefix followed by it sorts after all words with the prefix.
 _LAST = "\U0010ffff".encode()
 
 
@@ -68,7 +69,7 @@ class _Sizes(NamedTuple):
 
 
 class Postings:
-    """Rows, their lengths in words, and for each word its rows with counts of matches."""
+    """Rows, their lengths in words, and for each word its rows with match counts."""
 
     def __init__(self, change: int, lists: Any, small: Any, sizes: _Sizes) -> None:
         self.change = change
@@ -84,7 +85,7 @@ class Postings:
         # For each block: its first posting, its place, the bytes of a count, and its checksum.
         self._blocks: Int64Array = arrays["blocks"].reshape(-1, 4)
         self._first = np.append(self._blocks[:, 0], arrays["starts"][-1])
-        # Single items are read, which takes half as long in a memoryview as in an array.
+        # Reading a single item takes half as long from a memoryview as from an array.
         self._starts, self._ends = memoryview(arrays["starts"]), memoryview(arrays["ends"])
         self._letters = memoryview(arrays["letters"])
         self._checked = bytearray(len(self._blocks))
@@ -101,7 +102,7 @@ class Postings:
         return self._size if self.mapped else 0
 
     def of_word(self, token: str) -> tuple[UInt32Array, Counts]:
-        """Return the rows and counts of a word."""
+        """Return a word's rows and match counts."""
         word = token.encode()
         place = self._place(word)
         if place == len(self._ends) - 1 or self._word(place) != word:
@@ -109,7 +110,7 @@ class Postings:
         return next(self._between(self._starts[place], self._starts[place + 1]))
 
     def of_prefix(self, token: str) -> tuple[UInt32Array, Counts]:
-        """Return the rows and counts of all words together that begin with the token."""
+        """Return the rows of all words that begin with the token, and their total match counts."""
         first, last = self._place(token.encode()), self._place(token.encode() + _LAST)
         sums = np.zeros(len(self.rowids), dtype=np.uint32)
         for rows, counts in self._between(self._starts[first], self._starts[last]):
@@ -149,7 +150,7 @@ class Postings:
 def rows_of(
     db: sqlite3.Connection, docsize: str, columns: int, start: int = -(2**63)
 ) -> tuple[Int64Array, UInt32Array]:
-    """Return the rows of FTS5's table of sizes from ``start`` on, and their lengths in words."""
+    """Return the ids in FTS5's docsize table from ``start`` on, and their rows' word counts."""
     ids, sizes = db.execute(
         "SELECT group_concat(id), group_concat(hex(sz), '') "
         f"FROM (SELECT id, sz FROM {docsize} WHERE id >= ? ORDER BY id)",
@@ -160,7 +161,7 @@ def rows_of(
 
 
 def vocabulary(db: sqlite3.Connection, index: TextIndex, kind: str = "instance") -> str:
-    """Return the name of a table of the index's words: all places, or one row for each word."""
+    """Return the name of an fts5vocab table of the index: a row per occurrence, or per word."""
     name = f"temp.{quoted(f'{index.fts} {kind}')}"
     db.execute(
         f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} USING fts5vocab(main, {index.table}, {kind})"
@@ -176,9 +177,9 @@ def counted(
     values: Sequence[Any],
     docs: Int64Array,
 ) -> tuple[UInt32Array, Counts]:
-    """Return the rows with places that a condition selects, and the number of these in each.
+    """Return the rows with word occurrences that meet a condition, and the number in each row.
 
-    ``words`` is the table of places, and ``docs`` are the ids there of the numbered rows.
+    ``words`` is the fts5vocab table, and ``docs`` has the ids there of the numbered rows.
     """
     sums = np.zeros(len(docs), dtype=np.int64)
     sql = (
@@ -196,7 +197,7 @@ def counted(
 
 
 def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
-    """Return the rows with matches, and their counts, from the count of each row."""
+    """Convert an array of all rows' match counts to the rows with matches and their counts."""
     (rows,) = sums.nonzero()
     counts = sums[rows]
     kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
@@ -204,7 +205,7 @@ def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
-    """Return the numbers of the rows with these ids, and which of the ids are among the rows."""
+    """Return the row numbers of the ids ``docs``, and a mask of those ids that have a row."""
     if not len(rowids):
         return docs[:0], np.zeros(len(docs), dtype=np.bool_)
     numbers = rowids.searchsorted(docs)
@@ -235,7 +236,7 @@ def make_postings(
 def read_postings(
     number: int, token: str, table: TableLayout, index: TextIndex, *, whole: bool = False
 ) -> Postings:
-    """Return the postings in an open file; ValueError or another error if it cannot be used."""
+    """Return the postings in an open file; raise ValueError or another error if it is unusable."""
     area, facts = mapped(number, token)
     change, digest, sizes = facts["change"], facts["digest"], _Sizes(*facts["sizes"])
     if not all(type(fact) is int and fact >= 0 for fact in (change, *sizes)):
@@ -306,8 +307,8 @@ def _write(
 def _blocks(
     db: sqlite3.Connection, ticket: Ticket, index: TextIndex, rowids: Int64Array
 ) -> Iterator[tuple[list[bytes], Int64Array, Int64Array, Int64Array]]:
-    """Yield words, and for each posting the number of its word among these, its row, and the count
-    of matches."""
+    """Yield each block's words, and for each posting the number of its word in the block, its row
+    and its match count."""
     instances = vocabulary(db, index)
     sql = f"SELECT term FROM {vocabulary(db, index, 'row')} WHERE cnt > ?"
     long = [term for (term,) in db.execute(sql, (_LONG,)).fetchall()]
@@ -340,9 +341,9 @@ def _blocks(
 def _postings(
     numbers: Sequence[int], docs: Int64Array, rowids: Int64Array
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Return the postings of words, as ``_blocks`` does.
+    """Return the postings of words in the form that ``_blocks`` yields.
 
-    ``numbers`` has the number of places of each word, and ``docs`` the row of each place.
+    ``numbers`` has each word's number of occurrences, and ``docs`` the row of each occurrence.
     """
     words = np.repeat(np.arange(len(numbers)), numbers)
     rows, present = numbers_of(docs, rowids)
@@ -354,7 +355,7 @@ def _postings(
 
 
 def _varints(data: bytes) -> Int64Array:
-    """Decode SQLite's variable-length numbers: seven bits in a byte, the highest first."""
+    """Decode SQLite's variable-length integers: seven bits per byte, most significant first."""
     octets = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(octets < 128)
     starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]

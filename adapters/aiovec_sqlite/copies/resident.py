@@ -1,9 +1,9 @@
 """Search tables in memory, with their copies and words, and limit the memory of all tables.
 
 A copy is a list of segments, in a mapped scan file or in memory. The first search of a table in a
-process maps the scan file. If the table has none, the store's file answers, and a build begins, for
-which later searches wait. The store's file also answers while a build takes very long, and if there
-is neither disk nor memory for a copy.
+process maps the scan file. If the table has none, this search reads the store's file, and a build
+begins, which later searches wait for. Searches also read the store's file if a build takes very
+long, or if there is neither disk space nor memory for a copy.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .segments import State
 _T = TypeVar("_T")
 
 # Searches wait for a build for this share of busy_timeout, but at most this many seconds. Then the
-# store's file answers a batch, and the others wait again: such an answer takes about as long as the
-# rest of the build, and slows it down.
+# store's file answers one batch, and the other searches wait again: reading the file takes about as
+# long as the rest of the build, and slows it down.
 _BUILDS_ALONE, _LONGEST = 1 / 2, 60.0
-# Seconds without a search after which another table may take a table's private memory.
+# Seconds without a search after which a table's private memory can go to another table.
 _IDLE = 60.0
 # Seconds between checks for dropped tables.
 _BETWEEN_LOOKS = 1.0
-# Times that a batch renews its snapshot because another batch was quicker.
+# The most times that a batch renews its snapshot because another batch advanced the copy first.
 _MOST_SNAPSHOTS = 10
 
 
@@ -52,7 +52,7 @@ class _SearchedTable:
         self.copy, self.words = KeptCopy(table, copies), KeptWords(table, copies)
         # True once the first search has looked for a scan file.
         self.looked = False
-        # The time from which the file may answer searches that wait for the build.
+        # The time from which the store's file may answer searches that wait for the build.
         self.answered_at = 0.0
         # The state at the last check of the memory.
         self.kept: State | None = None
@@ -61,7 +61,7 @@ class _SearchedTable:
 
     @property
     def ready(self) -> bool:
-        """True unless searches wait for a build; the file answers if there is no copy."""
+        """True unless searches wait for a build; without a copy, the store's file answers."""
         if self.copy.value is not None or not self.copy.is_loading:
             return True
         return time.monotonic() >= self.answered_at
@@ -105,22 +105,22 @@ class ResidentSearch(Keeper):
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _SearchedTable] = {}  # in the order of their last search
         self._looked_at = 0.0
-        # True once the removal of killed writers' files has begun.
+        # True once the removal of files left by killed writers has begun.
         self._cleaned = False
 
     def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> Coroutine[Any, Any, _T]:
-        """Answer exact searches, and return the result of ``finish``, run in a reader's thread."""
+        """Answer exact searches; return the result of ``finish``, called in a reader's thread."""
         resident = self._of(table)
-        # The file answers one query at first; several take longer there than a build.
+        # At first the file answers a single query; for several, a build is faster.
         answered_without_build = len(queries) == 1 and (resident.queue.batch or not resident.looked)
         if resident.copy.value is None and not answered_without_build:
             self._begin_building(resident)
         return self._batches.search(resident.queue, queries, finish)
 
     async def search_text(self, table: TableHandle, query: Query, finish: FromEach[_T]) -> _T:
-        """Search by words, and return the result of ``finish``, run in a reader's thread."""
+        """Search by keywords; return the result of ``finish``, called in a reader's thread."""
         kept = self._of(table).words
 
         def work(db: sqlite3.Connection, ticket: Ticket, *, by_lists: bool = True) -> _T:
@@ -137,7 +137,7 @@ class ResidentSearch(Keeper):
             kept.look_after()
 
     def _of(self, table: TableHandle) -> _SearchedTable:
-        """Return the table's entry, which becomes the last one searched."""
+        """Return the table's entry, and mark it as the most recently searched one."""
         name = table.name
         resident = self._tables.pop(name, None)
         if resident is not None and resident.table.epoch != table.epoch:
@@ -190,7 +190,7 @@ class ResidentSearch(Keeper):
     def _begin_building(self, resident: _SearchedTable, before: ResidentCopy | None = None) -> None:
         task = resident.copy.begin(before)
         if task is not None:
-            resident.looked = True  # the build looks too
+            resident.looked = True  # the build looks for a scan file too
             task.add_done_callback(lambda _: self._batches.begin())
             self._wait_for_build(resident)
 
@@ -204,7 +204,7 @@ class ResidentSearch(Keeper):
         self._batches.begin()
 
     def has_room(self, wanted: int = 0) -> bool:
-        """Return whether memory is free; to free some, unload tables no longer searched."""
+        """Return whether ``wanted`` more bytes fit; if necessary, unload idle tables first."""
         idle = time.monotonic() - _IDLE
         tables = list(self._tables.values())
         left = self.memory - wanted - sum(resident.nbytes for resident in tables)
@@ -284,7 +284,7 @@ class ResidentSearch(Keeper):
         return finished
 
     def _look_after(self, resident: _SearchedTable, queries: Sequence[Query], state: State) -> None:
-        """Count the queries, check the memory, and rebuild the copy if it is worn."""
+        """Count the queries, check the memory, and rebuild the copy if enough has changed."""
         if not self._cleaned:
             self._cleaned = True
             self.clean()
@@ -293,10 +293,10 @@ class ResidentSearch(Keeper):
         counts["batches"] += 1
         counts["largest_batch"] = max(counts["largest_batch"], len(queries))
         now = time.monotonic()
-        # Without a filter, memory grows only with the state.
+        # Without filters, memory grows only when the state changes.
         if resident.kept is state and all(query.where is None for query in queries):
             return
-        # Look again later if it is too early now to build.
+        # If it is too early to build now, check again after the next batch.
         copy = resident.copy
         resident.kept = state if now >= max(copy.renew_at, copy.file_at) else None
         copy.keep_to_memory()
@@ -308,7 +308,7 @@ class ResidentSearch(Keeper):
 
     async def _drop_stale(self) -> None:
         """Drop copies of tables that another process dropped or altered."""
-        with suppress(Exception):  # the next look does it
+        with suppress(Exception):  # the next check retries
             epochs = await self.readers.read(
                 lambda db, _: dict(db.execute("SELECT name, epoch FROM aiovec_tables").fetchall())
             )

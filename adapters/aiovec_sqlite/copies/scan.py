@@ -38,7 +38,7 @@ from .segments import State, stacked
 
 @dataclass(frozen=True, slots=True)
 class ScanQuery:
-    """A query, its limit, and a mask of each segment's rows that it may find."""
+    """A query, its limit, and for each segment a mask of the rows that it may return."""
 
     vector: Float32Array
     limit: int
@@ -65,11 +65,11 @@ def nearest(
     parts: int = 0,
     unit: int = 0,
 ) -> list[Nearest]:
-    """Return each query's nearest rows, nearest first, including rows that equal the last one.
+    """Return each query's nearest rows, nearest first, including ties with the last.
 
-    With ``vectors``, their vectors are returned too. If ``stop`` becomes true, the scan ends early,
-    and rows are missing. At most ``parts`` threads share the scan, and each takes ``unit`` rows at
-    a time; with 0, the numbers depend on the scan's size.
+    With ``vectors``, return their vectors too. If ``stop`` becomes true, the scan ends early, and
+    the result is incomplete. At most ``parts`` threads share the scan, and each takes ``unit`` rows
+    at a time; 0 means a number that fits the scan's size.
     """
     native = library()
     points = np.ascontiguousarray(stacked([target.vector for target in targets]), np.float32)
@@ -86,7 +86,7 @@ def nearest(
     ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
         """Return the end of each query's rows, the rows, their distances, and their vectors.
 
-        Repeat the call if too many rows are equal for the room.
+        Repeat the call with more room if so many rows tie that they do not fit.
         """
         room = sum(2 * rows + 16 for rows in wanted)
         while True:
@@ -125,7 +125,7 @@ def nearest(
 def _mask_addresses(
     state: State, targets: Sequence[ScanQuery]
 ) -> ctypes.Array[ctypes.c_void_p] | None:
-    """Return the addresses of the queries' masks, for each segment in turn; None without any."""
+    """Return the addresses of the queries' masks, segment by segment; None if no query has any."""
     if all(target.masks is None for target in targets):
         return None
     addresses = [
@@ -137,9 +137,10 @@ def _mask_addresses(
 
 
 # Codes, times queries, for each thread of a scan: with fewer, waking a thread takes longer than it
-# saves. Up to four queries take as long as one, because the memory is the limit.
+# saves. Up to four queries take as long as one, because memory bandwidth is the limit.
 _OF_A_PART, _AS_ONE = 8 * 2**20, 4
-# Codes that a thread takes at a time: a few tenths of a millisecond, so that all end together.
+# Codes that a thread takes at a time: a few tenths of a millisecond, so that all threads end at
+# about the same time.
 _UNIT = 2**20
 
 
@@ -150,7 +151,7 @@ def _parts(state: State, queries: int) -> int:
 
 
 _NO_MEMORY = "no memory for a scan"
-# If a filter selects less than this share of the rows, its query gets a scan of its own, which
+# If a filter selects less than this share of the rows, its query gets a separate scan, which
 # multiplies only these rows.
 _FEW = 1 / 16
 # The most rows that the queries of a scan may return together; each takes about 400 bytes.
@@ -168,8 +169,8 @@ class Snapshot:
     words: SnapshotWords | None = None
 
 
-# Queries that share a scan. With more, the codes would be read less often, but the first query
-# would wait longer.
+# The most queries that share a scan. With more, the codes would be read less often, but the first
+# query would wait longer.
 MOST_TOGETHER = 32
 
 
@@ -179,7 +180,7 @@ def found_by_scan(
     queries: Sequence[Query],
     on_scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
-    """Scan for all queries, and then yield the results of some of them by their places.
+    """Scan for all queries; return an iterator over groups of results, by the queries' places.
 
     Queries with few rows come first. ``on_scanned`` is called before any field is read.
     """
@@ -216,7 +217,7 @@ def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[Query]) -> list[Ne
 
 
 def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
-    """Yield the places of queries that share a scan."""
+    """Yield lists of the places of queries that share a scan."""
     together: list[int] = []
     wanted = 0
     for place, target in enumerate(targets):
@@ -238,7 +239,7 @@ def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
 def _vectors(snapshot: Snapshot, rowids: Int64Array) -> Float32Array:
     """Return the vectors of rows, NaN for a row without a vector.
 
-    Those of sorted segments come from memory, the others from the file.
+    Vectors in sorted segments come from memory, the others from the file.
     """
     state = snapshot.state
     wanted, places = np.unique(rowids, return_inverse=True)
@@ -257,7 +258,7 @@ def _vectors(snapshot: Snapshot, rowids: Int64Array) -> Float32Array:
     return vectors[places]
 
 
-# The rows of a query with more rows are read by themselves, and no other query waits for them.
+# A query with more rows than this is read separately, so that no other query waits for it.
 LARGE = 100
 
 
@@ -273,7 +274,7 @@ def _found(
         key = query.by_both, query.columns
         (large if is_large else small.setdefault(key, [])).append(place)
     large.sort(key=lambda place: len(best[place].rowids))
-    # Hybrid queries take longer.
+    # Hybrid queries take longer, so they come later.
     groups = [small[key] for key in sorted(small, key=lambda key: key[0])]
     for places in [*groups, *([place] for place in large)]:
         query, group = queries[places[0]], [best[place] for place in places]
@@ -288,7 +289,7 @@ def _found(
             answered = found_by_both(db, ticket, table, both, partial(_vectors, snapshot), measured)
             yield dict(zip(places, answered, strict=True))
             continue
-        # Queries that count bytes, and others of their scan, may have no vectors here.
+        # Queries that count bytes, and queries that share their scan, may have no vectors here.
         kept = [near.vectors for near in group if near.vectors is not None]
         every = query.columns.vector and len(kept) == len(group)
         vectors = np.concatenate(kept) if every else None

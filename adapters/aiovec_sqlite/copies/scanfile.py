@@ -2,8 +2,8 @@
 read-only.
 
 ``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout of segments,
-and why a file counts only if the store holds its token: the random bytes of its name, and a digest
-of its head. ``postings.py`` has the layout of words.
+and why a file is valid only if the store holds its token: the random bytes of its name, and a
+digest of its head. ``postings.py`` has the layout of words.
 """
 
 from __future__ import annotations
@@ -34,47 +34,47 @@ from aiovec.backend.files import create_like, try_lock, unlock
 from ..layout import TableLayout, floor_of, newest_change, token_of
 from .segments import FULL, RowCodes, Segment, State
 
-# Tables of fewer bytes than this load faster than a user would notice. Tests set the variable, so
-# that they need not write large files.
+# Smaller tables, in bytes, get no file: they load faster than a user would notice. Tests set the
+# variable, so that they need not write large files.
 _WORTH, VARIABLE = 32 * 2**20, "AIOVEC_SCAN_FILE_FROM"
 # The first bytes of a file, by the kind of its contents.
 _MAGIC = {"codes": b"aiovec scan file", "words": b"aiovec word file"}
 _MAGIC_BYTES = 16
-# Another layout, or another meaning of codes, gets another number.
+# Change this number with the layout or the meaning of the codes.
 _LAYOUT = 2
 HEAD = 4096
-# Arrays begin at a multiple of this, and so of every system's page size.
+# Arrays begin at multiples of this, which is a multiple of every system's page size.
 _ALIGNED = 65_536
 # Bytes written at a time.
 _PART = 32 * 2**20
-# Seconds without a change after which a file's writer counts as stopped, or as ended, with a child
-# that inherited its lock.
+# Seconds without a change after which a file's writer counts as stopped, or as ended, with its lock
+# still held by a child process.
 _STOPPED = 10.0
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
 # The bounds of a segment's rows, and whether its rowids are sorted.
 _FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
 _SMALL = ("rowids", "scale", "error", "offset")
 _LARGE = ("upper", "lower", "vectors")
-# Bytes of the digest of a segment's large arrays, which only ``aiovec doctor`` computes again.
+# Bytes of the digest of a segment's large arrays, which only ``aiovec doctor`` verifies.
 _DIGEST = 32
 
 _Array = npt.NDArray[Any]
 
 
 class SpoiledFileError(Exception):
-    """A scan file holds values that no row can have: it is damaged."""
+    """A scan file is damaged: it holds values that no row can have."""
 
 
 def size_of(rows: int, dim: int) -> int:
-    """Return the approximate bytes of this many rows, in a file or in memory."""
+    """Return the approximate size of this many rows in bytes, in a file or in memory."""
     return rows * (4 * dim + dim + dim % 2 + 20)
 
 
 class _Places:
-    """The places in a file of the arrays of this many rows."""
+    """The places of the arrays in a file of this many rows."""
 
     def __init__(self, rows: int, dim: int) -> None:
-        # While a file is written, two parts of a segment's rows are in memory.
+        # Rows of a segment of the file. While it is written, two segments are in memory.
         self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
         half, segments = (dim + 1) // 2, -(-rows // self.full)
         self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
@@ -91,7 +91,7 @@ class _Places:
             self.length = start + np.dtype(kind).itemsize * int(np.prod(shape))
 
     def of(self, buffer: Any, name: str, begin: int = 0) -> _Array:
-        """Return the array of this name in a buffer that begins at ``begin`` of the file."""
+        """Return the named array in a buffer that begins at byte ``begin`` of the file."""
         start, kind, shape = self.arrays[name]
         flat = np.frombuffer(buffer, kind, int(np.prod(shape)), start - begin)
         return flat.reshape(shape)
@@ -124,10 +124,10 @@ def digest_of(data: Any) -> str:
 
 
 class NewFile:
-    """A scan file that is being written. Its lock tells other processes so.
+    """A scan file that is being written, which other processes see by its lock.
 
-    ``OSError`` if it cannot be written, or if its approximate ``nbytes`` would leave too little
-    room on the disk.
+    Raises OSError if it cannot be written, or if the disk has less than twice the approximate
+    ``nbytes`` free.
     """
 
     def __init__(self, store: Path, kind: str, nbytes: int) -> None:
@@ -153,7 +153,7 @@ class NewFile:
         return self._file.fileno()
 
     def write(self, data: Any, place: int | None = None) -> None:
-        """Write at a place; by default after the last write."""
+        """Write data at a place, by default after the last write."""
         if place is not None:
             self._file.seek(place)
         left = memoryview(data).cast("B")
@@ -174,11 +174,11 @@ class NewFile:
     def end(self) -> None:
         """Release the lock once the store has its token."""
         if not self._file.closed:
-            unlock(self._file.fileno())  # explicitly, because the mapping keeps the descriptor
+            unlock(self._file.fileno())  # explicitly: the mapping keeps the descriptor open
             self._file.close()
 
     def discard(self) -> None:
-        """Remove the file. Processes that have mapped it keep it."""
+        """Remove the file. Processes that have mapped it can still use it."""
         self.end()
         with suppress(OSError):
             self.path.unlink()
@@ -191,7 +191,10 @@ def write_segments(
     change: int,
     blocks: Iterable[tuple[Int64Array, RowCodes]],
 ) -> State:
-    """Write this many rows of the snapshot with this change number; return them as mapped."""
+    """Write a snapshot's rows to a new file, and return them mapped from it.
+
+    ``rows`` is their number, and ``change`` the change number of the snapshot.
+    """
     dim, done = table.schema.dim, 0
     places = _Places(rows, dim)
     small, room = bytearray(places.large - HEAD), min(places.full, rows)
@@ -223,7 +226,7 @@ def write_segments(
 def _write_segment(
     file: NewFile, places: _Places, small: bytearray, segment: Segment, first: int
 ) -> None:
-    """Write the large arrays of the rows from ``first`` on, and put the others into ``small``."""
+    """Write a segment's large arrays; put its small ones into ``small``, from row ``first`` on."""
     rows = slice(first, first + segment.count)
     for name in _SMALL:
         places.of(small, name, HEAD)[rows] = getattr(segment, name)
@@ -236,8 +239,8 @@ def _write_segment(
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a regular file for ``open``; OSError for anything else, such as a pipe, whose reading
-    would not end."""
+    """Open a regular file, as an opener for ``open``; raise OSError for anything else, such as a
+    pipe, which could block forever."""
     number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if stat.S_ISREG(os.fstat(number).st_mode):
         return number
@@ -245,14 +248,14 @@ def _regular(path: str, flags: int) -> int:
     raise OSError(f"{path} is not a file")
 
 
-# The errors of a file that is missing, damaged, or another's.
+# The errors of a file that is missing, damaged, or not the table's.
 _UNSOUND = (OSError, ValueError, LookupError, TypeError, ArithmeticError, SpoiledFileError)
 
 
 def mapped(number: int, token: str) -> tuple[mmap.mmap, dict[str, Any]]:
     """Map an open file; return the mapping, and the facts in its head.
 
-    ValueError if the file has another token.
+    Raises ValueError if the file has another token.
     """
     area = mmap.mmap(number, os.fstat(number).st_size, access=mmap.ACCESS_READ)
     head = area[:HEAD]
@@ -265,9 +268,9 @@ def mapped(number: int, token: str) -> tuple[mmap.mmap, dict[str, Any]]:
 
 
 def read_segments(number: int, token: str, table: TableLayout, *, whole: bool = False) -> State:
-    """Return the state in an open file; ValueError if it does not match the token.
+    """Return the state in an open file; raise ValueError if it does not match the token.
 
-    With ``whole``, codes and vectors are compared with their digests too.
+    With ``whole``, also compare codes and vectors with their digests.
     """
     area, head = mapped(number, token)
     rows, change, digest = head["rows"], head["change"], head["digest"]
@@ -306,7 +309,7 @@ def _advise(area: mmap.mmap, places: _Places) -> None:
         ("MADV_HUGEPAGE", *codes), ("MADV_WILLNEED", *codes),
         ("MADV_RANDOM", vectors, places.length - vectors),
     ):  # fmt: skip
-        with suppress(AttributeError, OSError):  # a system without such advice
+        with suppress(AttributeError, OSError):  # the system lacks this advice
             area.madvise(getattr(mmap, name), start, length)
 
 
@@ -331,15 +334,16 @@ class ScanFiles:
         self.can_write = not read_only
         self._patience = min(_STOPPED, patience)
         self.least = int(os.environ.get(VARIABLE, _WORTH))
-        """The number of bytes from which on a table gets a file."""
-        # The files that others were writing at the last look, and the time since which they have
-        # not changed.
+        """The smallest number of bytes for which a table gets a file."""
+        # By kind, the files that others were writing at the last check, and the time since which
+        # they have not changed.
         self._written: dict[str, tuple[set[tuple[str, int, int]], float]] = {}
 
     def find(
         self, db: sqlite3.Connection, table: TableLayout, kind: str, read: ReadFile[_Kept]
     ) -> _Kept | None:
-        """Map the table's file of this kind; None if there is none that counts in this snapshot."""
+        """Return the contents of the table's file of this kind; None if none is valid in this
+        snapshot."""
         token = token_of(db, table.name, kind)
         if token is None:
             return None
@@ -356,10 +360,10 @@ class ScanFiles:
         return self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
 
     def _keep_private(self, path: Path) -> None:
-        """Withdraw the file's permissions that the store no longer has."""
+        """Remove the file's permissions that the store does not have."""
         allowed, mode = (stat.S_IMODE(os.stat(file).st_mode) for file in (self._store, path))
         if mode & ~(allowed | 0o600):
-            with suppress(OSError):  # it is another user's
+            with suppress(OSError):  # another user owns it
                 path.chmod(mode & (allowed | 0o600))
 
     def examine(
@@ -380,11 +384,11 @@ class ScanFiles:
         return path, True
 
     def new(self, kind: str, nbytes: int) -> NewFile:
-        """Begin a file of about ``nbytes``; OSError if the disk has no room for it."""
+        """Begin a file of about ``nbytes``; raise OSError if the disk has no room for it."""
         return NewFile(self._store, kind, nbytes)
 
     def waits(self, kind: str) -> bool:
-        """Return whether another process is writing a file of this kind, and progresses."""
+        """Return whether another process is writing a file of this kind and making progress."""
         written = set[tuple[str, int, int]]()
         with self._locked(_MAGIC[kind]) as (_, busy):
             for path in busy:
@@ -397,11 +401,11 @@ class ScanFiles:
         return bool(written) and now < self._written[kind][1] + self._patience
 
     def clean(self, db: sqlite3.Connection) -> None:
-        """Remove the files whose token the store does not hold: older ones, and those of killed
-        writers.
+        """Remove files whose token the store does not hold: older files, and files that killed
+        writers left.
 
-        If a file's lock is free, its writer has ended, and has committed the token before that, or
-        never will. So the tokens are read after taking the lock.
+        If a file's lock is free, its writer has ended: it has already committed the token, or never
+        will. So the tokens are read after taking the locks.
         """
         with self._locked(*_MAGIC.values()) as (free, _):
             sql = "SELECT key, value FROM aiovec_state WHERE key LIKE 'scan:%'"

@@ -101,11 +101,11 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
-    """Return the upper and the lower halves of rows' codes, and the lower ones' greatest length.
+    """Return the upper and lower halves of rows' codes, and the greatest length of a lower half.
 
-    A code plus 128 is a number of eight bits, four in either half. Two codes share a byte: one from
-    a row's first half in the lower bits, one from its second half in the upper bits. For the
-    length, 7.5, the middle of their values, is subtracted from the lower halves.
+    A code plus 128 has eight bits, four in each half. Two codes share a byte: one from a row's
+    first half in the lower bits, one from its second half in the upper bits. For the length, 7.5,
+    the middle of their values, is subtracted from the lower halves.
     """
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
@@ -119,7 +119,7 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
 
 
 def stacked(rows: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
-    """Return rows as one matrix; a single row without a copy, in a tenth of the time."""
+    """Stack rows into one matrix. A single row is not copied, which takes a tenth of the time."""
     return np.stack(rows) if len(rows) > 1 else rows[0][None]
 
 
@@ -128,12 +128,12 @@ def _squares(rows: Float32Array) -> Float32Array:
     return squares
 
 
-# Rows of a full segment: so many that Python's share of a scan is small.
+# Rows of a full segment: enough to make Python's share of a scan small.
 FULL = 16_384
 # The smallest room of a segment, in rows.
 _ROOM = 8
-# Codes begin at a multiple of this many bytes: a row that touches one line of the processor's cache
-# more than necessary takes 1.5 times as long to scan.
+# Codes begin at a multiple of this many bytes: a row that touches one more line of the processor's
+# cache than necessary takes 1.5 times as long to scan.
 _CACHE_LINE = 64
 
 
@@ -192,7 +192,7 @@ class Segment:
 
     @cached_property
     def _span(self) -> tuple[int, int]:
-        """The smallest and the largest rowid; most writes are outside of most segments."""
+        """The smallest and the largest rowid; most writes are outside most segments' spans."""
         present = self.rowids[: self.count]
         return int(present.min(initial=2**63 - 1)), int(present.max(initial=-1))
 
@@ -251,7 +251,7 @@ class Segment:
     def places(self, rowids: Int64Array) -> Int64Array:
         """Return the places of the rows that have one of these sorted ids.
 
-        A row that was removed and added again has an older place, which does not count.
+        A row that was removed and added again also has an old place, which does not count.
         """
         first, last = self._span
         if not len(rowids) or rowids[-1] < first or last < rowids[0]:
@@ -269,7 +269,7 @@ class Segment:
 
 
 def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
-    """Return room for both halves of codes, each beginning at a line of the processor's cache.
+    """Allocate both halves of codes, each beginning at a line of the processor's cache.
 
     Both are in one array, because NumPy requests large pages only for large arrays, and a scan for
     many queries takes longer with small pages.
@@ -298,7 +298,7 @@ def among(
 
 
 def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
-    """Return the places in ``present`` of the ``rowids`` that it has; both are sorted."""
+    """Return the places in ``present`` of the ``rowids`` that it contains; both are sorted."""
     if not len(present):
         return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
@@ -364,7 +364,7 @@ def appended(
 ) -> list[Segment]:
     """Return the segments with more rows at the end.
 
-    Room is made for ``coming`` rows, as many as this call and later ones will append. A segment
+    Room is made for ``coming`` rows: those that this call and later ones will append. A segment
     with ``full`` rows gets no more.
     """
     grown = list(segments)
@@ -376,7 +376,7 @@ def appended(
             grown.append(Segment.empty(room, dim))
         segment = grown[-1]
         if segment.count == len(segment.rowids):
-            # By a quarter: doubling would leave much of the room unused.
+            # Grow by a quarter: doubling would leave much of the room unused.
             left = max(len(rows), coming) - done
             wanted = max(segment.count * 5 // 4, _ROOM, segment.count + left)
             segment = segment.with_room(min(full, wanted))

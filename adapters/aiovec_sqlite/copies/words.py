@@ -1,12 +1,12 @@
-"""A table's words in memory: for each word that searches use, the rows that have it.
+"""A table's words in memory: for each word that searches use, the rows that contain it.
 
-FTS5 keeps the words, but finds the best rows only by scoring every match. The postings
-(``postings.py``) have the rows of all words, as sorted numbers with the counts of matches. Other
-lists, such as the rows of a phrase, are read from FTS5's index when a search needs them, and then
-kept. Native code finds the best rows in these lists (``docs/internals/keywords.md``).
+FTS5 stores the words, but finds the best rows only by scoring every match. The postings
+(``postings.py``) list the rows of all words, as sorted row numbers with match counts. Other lists,
+such as the rows of a phrase, are read from FTS5's index when a search needs them, and then kept.
+Native code finds the best rows in these lists (``docs/internals/keywords.md``).
 
 Rows are numbered as in the postings. When a row changes or is deleted, its number is marked as
-gone. A changed row's new state gets a number after these, and its texts go into an index in
+gone. A changed row gets a new number after the existing ones, and its texts go into an index in
 memory.
 """
 
@@ -63,11 +63,12 @@ _ROW_BYTES = 13
 # Bytes of a posting: its row and its count.
 _POSTING_BYTES = 5
 # If more rows change than the postings have, and more than this number, FTS5 answers until the
-# words are reloaded. From a share of the rows on, they are reloaded while the old ones answer.
+# words are reloaded. If more than this share of the rows changes, the words are reloaded, but keep
+# answering until then.
 _MOST_CHANGED, _WORN = 4096, 1 / 16
-# The most characters of changed texts that are added while a search waits, about 150 ms: in total,
-# or for each row of the table. More are added in the background, this many at a time, while FTS5
-# answers.
+# The most characters of changed texts that are added while a search waits (about 150 ms): this
+# many, or this many for each row of the table if that is more. Further changes are added in the
+# background, the first number of characters at a time, while FTS5 answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
 # Seconds that a search waits while another one adds changes.
 _PATIENCE = 0.2
@@ -75,14 +76,14 @@ _PATIENCE = 0.2
 _FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
 # Bytes that a small index's lists may take; a larger index's lists may take twice its size.
 _LEAST_MEMORY = 2**20
-# A filter runs on the rows of the query's lists if these are at most this many, else on all rows.
+# If a query's lists have at most this many rows, its filter runs only on these, else on all rows.
 _FEW = 4096
 # FTS5 searches for phrases with more words, and for clauses with longer texts.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
-# FTS5 searches for a phrase if one of its words has this many places: all places of a phrase's
-# words are in memory together, at about 35 bytes each.
+# FTS5 searches for a phrase if one of its words occurs this many times: all occurrences of a
+# phrase's words are in memory together, at about 35 bytes each.
 _PLACES = 2**23
-# The most texts whose tokens are kept, and the most lists of changed rows.
+# The most texts whose tokens are cached, and the most cached lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 4_000
 # Approximate bytes of a list without its numbers.
 _LIST_BYTES = 700
@@ -97,16 +98,16 @@ _LIST, _CLAUSE = struct.Struct("QQqqd"), struct.Struct("dq24x")
 
 @dataclass(slots=True)
 class _List:
-    """The rows of one part that match a clause, in rising order, and the counts of matches."""
+    """The rows of one part that match a clause, in ascending order, with match counts."""
 
     rows: UInt32Array
     counts: Counts
     since: int
-    """The number of the part's rows that were gone when the list was read and may lack them."""
+    """The number of the part's rows that were gone when the list was read; it may lack them."""
     having: int
-    """The number of its rows that were not gone when ``seen`` rows of the part were gone."""
+    """The number of the list's rows that were left when ``seen`` rows of the part were gone."""
     nbytes: int
-    """Its private bytes."""
+    """The list's private bytes."""
     seen: int = 0
     too_long: bool = False
     """True for a phrase that FTS5 has to search for."""
@@ -126,7 +127,7 @@ class _Part:
 
     mark: object
     docs: Int64Array
-    """The ids of its rows in their text index, in rising order."""
+    """The rows' ids in their text index, in ascending order."""
     rowids: Int64Array
     lengths: UInt32Array
     gone: UInt8Array
@@ -196,7 +197,8 @@ class Words:
         """The change number of the postings."""
         self.file_bytes = postings.file_bytes
         self.lost = self.spoiled = False
-        """True once the words cannot be used any more, and once their file proves damaged."""
+        """``lost`` is True once the words are unusable, ``spoiled`` once their file proves
+        damaged."""
         self.behind = False
         """True if more has changed than can be added while a search waits."""
         self._table, self._postings = table, postings
@@ -205,13 +207,14 @@ class Words:
         self._most_in_lists = min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
         self._lock = threading.Lock()
-        # Held while changes are added, and while the index of the changed rows is used.
+        # The first is held while changes are added, the second while the index of the changed rows
+        # is used.
         self._following, self._using = threading.Lock(), threading.Lock()
         self._lists: dict[IndexClause, _List] = {}  # the least recently used one first
         self._bytes = 0
         # The newest number of each changed row.
         self._changed: dict[int, int] = {}
-        # The rows of the first part that are gone, in the order in which they went.
+        # The rows of the first part that are gone, in the order in which they were marked.
         self._gone = array("I")
         # The index of the second part, by the numbers of its rows.
         self._texts = Tokenizer(index.analyzer, len(index.columns))
@@ -279,9 +282,9 @@ class Words:
         return WordsAt(self, state)
 
     def follow(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Add all changes up to the snapshot; ``lost`` becomes true if they are too many."""
+        """Add all changes up to the snapshot; set ``lost`` if there are too many."""
         with self._following:
-            with suppress(OlderSnapshotError):  # a search has done it
+            with suppress(OlderSnapshotError):  # a search has added them
                 self._advance(db, ticket, newest_change(db), None)
             self.behind = False
 
@@ -317,7 +320,7 @@ class Words:
                     self._evict(state)  # after all lists of the query were taken
                     break
             try:
-                for part, clause in missing:  # without the lock: a common word takes long
+                for part, clause in missing:  # without the lock: reading a common word is slow
                     key = part.mark, clause
                     read[key] = self._read(request, state, part, clause, tokens[clause])
             except SpoiledFileError:
@@ -342,7 +345,7 @@ class Words:
         parts: Sequence[_Part],
         lists: Sequence[Sequence[_List]],
     ) -> Sequence[BoolArray | None]:
-        """Return for each part a mask of the rows that the filter selects; None if no filter."""
+        """Return each part's mask of the rows that the filter selects, or None without a filter."""
         where = request.query.where
         if where is None:
             return [None] * len(parts)
@@ -360,7 +363,7 @@ class Words:
     # Lists
 
     def _lacks(self, state: _State, part: _Part, clause: IndexClause) -> bool:
-        """Return whether a part's list of a clause has to be read."""
+        """Return whether a clause's list for a part has to be read."""
         if part is state.segments[1]:
             return clause not in state.changed
         known = self._lists.get(clause)
@@ -373,7 +376,7 @@ class Words:
         clause: IndexClause,
         read: Mapping[tuple[object, IndexClause], _List],
     ) -> tuple[_List, int]:
-        """Return a part's list of a clause, and the number of its rows that are not gone.
+        """Return a clause's list for a part, and the number of its rows that are not gone.
 
         ``read`` has the lists that were read for this query.
         """
@@ -417,7 +420,7 @@ class Words:
         clause: IndexClause,
         tokens: Sequence[str],
     ) -> _List:
-        """Return a part's list of a clause, from the postings or from the places in its index."""
+        """Read a clause's list for a part, from the postings or from the part's text index."""
         request.ticket.check()
         first = part is state.segments[0]
         if first and len(tokens) == 1 and not clause.columns:
@@ -446,9 +449,10 @@ class Words:
         clause: IndexClause,
         tokens: Sequence[str],
     ) -> tuple[UInt32Array, Counts] | None:
-        """Return the rows that match a clause, and the counts, from the table of places ``words``.
+        """Return the rows that match a clause, with match counts, from the fts5vocab table
+        ``words``.
 
-        Returns None if a word of a phrase has too many places.
+        Returns None if a word of a phrase occurs too often.
         """
         if len(tokens) == 1:
             condition, values = _condition(clause, tokens[0], last=True)
@@ -472,7 +476,7 @@ class Words:
         return as_list(np.bincount((keys >> _PLACE_BITS) // width, minlength=part.count))
 
     def _tokens_of(self, clauses: Sequence[IndexClause]) -> _Tokens:
-        """Return the tokens of clauses in the form that the index has."""
+        """Return the clauses' tokens as the index stores them."""
         texts = {clause.text for clause in clauses}
         with self._lock:
             if len(self._tokens) >= _MOST_KNOWN:
@@ -486,7 +490,7 @@ class Words:
     def _advance(
         self, db: sqlite3.Connection, ticket: Ticket, change: int, most: int | None
     ) -> _State | None:
-        """Add the changes up to the snapshot; return None if they are too many.
+        """Add the changes up to the snapshot; return None if there are too many.
 
         With ``most``, add at most about this many characters. ``_following`` must be held.
         """
@@ -606,7 +610,8 @@ def _no_rows() -> _Part:
 
 
 def _condition(clause: IndexClause, token: str, *, last: bool) -> tuple[str, list[Any]]:
-    """Return SQL for the places of a clause's token, which is a prefix if it is the last one."""
+    """Return an SQL condition for a clause's token. The last token of a prefix clause is a
+    prefix."""
     condition, values = "term = ?", [token]
     if clause.prefix and last:
         condition, values = "term >= ? AND term <= ?", [token, f"{token}\U0010ffff"]
@@ -617,7 +622,7 @@ def _condition(clause: IndexClause, token: str, *, last: bool) -> tuple[str, lis
 
 
 class _PartOfQuery:
-    """The lists of a query over the rows of one part, as native code reads them."""
+    """The lists of a query over the rows of one part, in the form that native code reads."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""The scan of resident copies in native code, and how it is found, checked and built."""
+"""The scan of resident copies in native code, and the code that loads, checks and builds it."""

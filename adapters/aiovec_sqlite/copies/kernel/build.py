@@ -19,10 +19,10 @@ HERE = Path(__file__).parent
 SOURCE = HERE / "scan.c"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = HERE / f"_scan{SUFFIX}"
-# The same source gives the same bytes: without the time and the folder of the build.
+# The same source gives the same bytes: they contain neither the time nor the folder of the build.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
 # Distances equal NumPy's to the last bit, so the compiler must not fuse products with sums or
-# reorder sums. The last flag counts, so these come after ``$CFLAGS``.
+# reorder sums. The last flag wins, so these come after ``$CFLAGS``.
 _GNU = (
     "-std=c11",
     "-O3",
@@ -50,7 +50,7 @@ class NoCompilerError(Exception):
 def compilers() -> list[list[str]]:
     """Return the commands of the compilers to try: only ``$CC``, or all that are installed.
 
-    On Windows without GCC, which keeps AVX vectors on a stack that is not aligned for them.
+    On Windows, GCC is not tried: it keeps AVX vectors on a stack that is not aligned for them.
     """
     if chosen := os.environ.get("CC"):
         return [shlex.split(chosen)]

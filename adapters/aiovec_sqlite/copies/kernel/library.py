@@ -27,14 +27,14 @@ LOG = logging.getLogger("aiovec.sqlite")
 
 VARIABLE = "AIOVEC_SCAN"
 OFF = "off"
-# The numbers of the kinds in scan.c. Of a processor's kinds, the last is the fastest.
+# The numbers of the kinds in scan.c. The last kind that a processor supports is the fastest.
 KINDS = {"portable": 0, "avx2": 1, "avx512-vnni": 2, "neon": 3}
 _VERSION = 12
 
 # The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
-# The layout is the same as in scan.c.
+# The layout must be the same as in scan.c.
 
 
 class SegmentRecord(ctypes.Structure):
@@ -53,7 +53,7 @@ _ASKED = (
     _PLACE,
 )  # fmt: skip
 _ANSWERED = _NUMBER, _PLACE, _PLACE, _PLACE, _PLACE
-# The result and the arguments of each function.
+# The types of each function's result and arguments.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "version": (_NUMBER,),
     "kinds": (_NUMBER,),
@@ -79,7 +79,7 @@ class UnusableError(Exception):
 class Library:
     """The functions of a loaded library by their names in C, and the kind of scan to use.
 
-    ``search`` is a whole search in one call; ``begin``, ``part``, ``end`` and ``free`` are its
+    ``search`` does a whole search in one call; ``begin``, ``part``, ``end`` and ``free`` do its
     steps.
     """
 
@@ -94,7 +94,7 @@ def load() -> Library | None:
 
 
 def library() -> Library:
-    """Return the library, which exists if a table is in memory."""
+    """Return the library, which is always usable when a table is in memory."""
     loaded = load()
     if loaded is None:
         raise UnusableError(why_not())
@@ -102,7 +102,7 @@ def library() -> Library:
 
 
 def why_not() -> str:
-    """Return the reason why there is no library to load; "" if there is one."""
+    """Return the reason why the library cannot be loaded; "" if it can."""
     try:
         opened(os.environ.get(VARIABLE, ""), LIBRARY)
     except UnusableError as exc:
@@ -122,7 +122,7 @@ def _loaded(wanted: str) -> Library | None:
 def opened(wanted: str, library: Path) -> Library:
     """Return the library at a path, with the ``wanted`` kind of scan; "" is the fastest.
 
-    UnusableError if it cannot be used.
+    Raises UnusableError if it cannot be used.
     """
     if wanted == OFF:
         raise UnusableError(f"{VARIABLE}={wanted} disables it")
@@ -151,16 +151,15 @@ def opened(wanted: str, library: Path) -> Library:
     return Library(functions, available, wanted or available[-1])
 
 
-# For ELF files of 32 and of 64 bits: the format of a number; the places of the offset, the entry
-# size and the length of the program headers; and in an entry, the places of a part's offset and
-# size.
+# For ELF files of 32 and of 64 bits: the format of an offset; the places of the program headers'
+# offset, entry size and number; and within an entry, the places of the segment's offset and size.
 _ELF = {1: ("I", 28, 42, 44, 4, 16), 2: ("Q", 32, 54, 56, 8, 32)}
 
 
 def _is_cut_short(library: Path) -> bool:
     """Return whether a library for Linux is shorter than its headers say.
 
-    Loading it would end the process. The loaders of other systems check this themselves.
+    Loading it would crash the process. The loaders of other systems check this themselves.
     """
     with library.open("rb") as file:
         head, length = file.read(4096), os.fstat(file.fileno()).st_size
@@ -180,13 +179,13 @@ def _is_cut_short(library: Path) -> bool:
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
-    """Return the address of an array's first byte. The array must exist as long as it is used."""
+    """Return the address of an array's first byte. The array must outlive all use of it."""
     place: int = array.__array_interface__["data"][0]
     return place
 
 
 def measured(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
-    """Return the distances of rows to a point, the same to the last bit with and without the
+    """Return the distances of rows to a point, bit for bit the same with and without the
     library."""
     if (native := load()) is None:
         return distances(rows, point, metric)

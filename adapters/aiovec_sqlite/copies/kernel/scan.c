@@ -1,10 +1,10 @@
 /* The scan of resident copies: for each query, find all rows that may be among its nearest.
  *
- * docs/internals/exact-search.md says what a row's codes, scale, offset and error mean, and proves the
- * bound that excludes a row. In one pass the scan multiplies the rows' codes with those of all
- * queries, and keeps the rows whose value can reach the query's floor: the least of the `wanted` best
- * lower ends so far, which `wanted` rows truly reach. Rows that a query's mask excludes are left out
- * first. The candidates are measured by their vectors.
+ * docs/internals/exact-search.md defines a row's codes, scale, offset and error, and proves the
+ * bound that excludes a row. In one pass the scan multiplies the rows' codes with all query codes,
+ * and keeps the rows whose value can reach the query's floor. Codes bound a row's value from below,
+ * and the floor is the `wanted`th highest of these lower ends so far. Rows that a query's mask
+ * excludes are skipped first. Candidates are measured by their vectors.
  *
  * Codes are split into two halves: the upper four bits of each, plus 8, and the lower four. Memory
  * limits the speed of a few queries, so they read the upper halves of all rows, and the lower halves
@@ -13,7 +13,7 @@
  * upper halves first.
  *
  * Threads share a search: each takes some rows at a time, until none are left, and collects
- * candidates of its own. They share the number of the next rows, and the floors. The last step
+ * its own candidates. The threads share the number of the next rows, and the floors. The last step
  * merges the candidates.
  *
  * This file calls no Python. All names at file scope are static, except the exported functions. The
@@ -26,7 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Distances equal NumPy's to the last bit only where a double is computed as a double. */
+/* Distances equal NumPy's to the last bit only if the compiler computes doubles as doubles. */
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
 #error "this compiler computes with more bits than a number has; on x86 use -msse2 -mfpmath=sse"
 #endif
@@ -62,19 +62,19 @@
 #define ARM 0
 #endif
 
-/* Another interface to Python gets another number; Python refuses a library with the wrong one. */
+/* Change this number with the interface to Python, which refuses a library with another number. */
 #define VERSION 12
 
 /* Rows that are multiplied and compared together. */
 #define TILE 32
 /* Queries that are multiplied together. */
 #define GROUP 8
-/* For more queries than this, a tile's rows are brought into the order of the lanes. */
+/* For more queries than this, a tile's rows are rearranged in the order of the lanes. */
 #define FEW 4
-/* Two products of four bits with codes of 127 at most add up to less than 4,096: the sums of so
- * many columns of four codes, in two lanes each, fit into 16 bits. */
+/* Two products of four bits with codes of at most 127 add up to less than 4,096, so the sums of
+ * this many columns of four codes, in two lanes each, fit into 16 bits. */
 #define NARROW 8
-/* Values lie above minus this, in units of the query's scale, and so within float32. */
+/* Values in units of the query's scale are raised to minus this, so that they fit into float32. */
 #define FARTHEST 1e37f
 
 /* A line of the cache, and the request for one. */
@@ -86,11 +86,11 @@
 #else
 #define FETCH(place) ((void)(place))
 #endif
-/* Bytes from the rows that are multiplied to those that are fetched, because the processor does not
- * look beyond a page: without it, one query of 1,000,000 x 384 took 14.5 ms, not 10.3. */
+/* Bytes from the rows being multiplied to the rows to fetch. The processor does not fetch beyond a
+ * page by itself: without this, one query of 1,000,000 x 384 took 14.5 ms instead of 10.3. */
 #define AHEAD 8192
 
-/* Numbers that threads share. Only the number itself has to be seen, so no order is needed. */
+/* Access to numbers that threads share. Nothing else depends on them, so no order is needed. */
 #if MICROSOFT
 #define SEEN(place) (*(const volatile long *)(place))
 #define PUT(place, number) (*(volatile long *)(place) = (number))
@@ -103,7 +103,7 @@
 #define ENDED(stop) ((stop) && __atomic_load_n(stop, __ATOMIC_RELAXED))
 #endif
 
-/* What the caller gives, laid out as in library.py. */
+/* The caller's rows, laid out as in library.py. */
 typedef struct {
     const int8_t *upper; /* halves of each row's codes */
     const int8_t *lower;
@@ -127,7 +127,7 @@ typedef struct {
     double length;
     double slack;
     double blur;
-    double floor;   /* at least `wanted` rows truly reach it */
+    double floor;   /* at least `wanted` rows reach it */
     double *lowers; /* room for `wanted` lower ends, a heap with the least one first */
     int64_t wanted;
     int64_t known; /* the number of lower ends */
@@ -160,15 +160,15 @@ typedef struct {
     int32_t product; /* of the upper halves, times 16 */
 } Later;
 
-/* Rows that wait before they are checked, and lower halves that are fetched from memory at once. */
+/* Rows that wait before they are checked, and rows whose lower halves are fetched together. */
 #define LATER 256
 #define SOON 32
-/* More rows of a tile than this, times the queries and one, take longer one by one than all of them
- * together. Where masks leave at most SPARSE rows of a tile, these are multiplied one by one. */
+/* If more rows of a tile are left than this, times the number of queries plus one, it is faster to
+ * check all. If masks leave at most SPARSE rows of a tile, these are multiplied one by one. */
 #define CROWD 4
 #define SPARSE 8
 
-/* The first room for candidates of a query, and more for each row that it wants. */
+/* The initial room for a query's candidates, and the additional room for each row that it wants. */
 #define FOUND 256
 #define FOUND_FOR_EACH 8
 
@@ -182,12 +182,12 @@ typedef struct {
     double share; /* the relative rounding of a float32 sum of dim products */
     int l2;
     int64_t half;   /* bytes of a row's halves */
-    int64_t stride; /* bytes from one row to the next as `arrange` gets them */
+    int64_t stride; /* bytes from one row to the next in the input of `arrange` */
     Answer *answer;
-    const Segment *segment; /* the one that is scanned, from its row `first` to before `last` */
+    const Segment *segment; /* the segment being scanned: its rows `first` to `last` - 1 */
     int64_t first, last;
     const uint8_t *const *segment_masks;
-    int8_t *rowwise;  /* the queries' codes in the order of a row's bytes: twice `wide` bytes each */
+    int8_t *rowwise;  /* the queries' codes in the order of a row's bytes, 2 * `wide` bytes each */
     int8_t *packed;   /* the codes of many queries in the order of the kernel */
     int8_t *tile;     /* a tile's rows in that order */
     int8_t *lower;    /* the lower halves of the same rows */
@@ -195,21 +195,21 @@ typedef struct {
     int64_t columns;  /* of four codes each */
     int64_t seconds;  /* the first column of codes that lie second in their bytes */
     int8_t *whole;    /* a tile's rows as whole codes */
-    uintptr_t next[2]; /* fetched while a tile is multiplied, even after the last one */
+    uintptr_t next[2]; /* the bytes to fetch while a tile is multiplied, even the last one */
 } Scan;
 
-/* The products of some rows with a few queries: TILE numbers for each of these. */
+/* Compute the products of some rows with a few queries: TILE numbers for each query. */
 typedef void Products(const Scan *scan, const int8_t *rows, int64_t count, int32_t *out);
 
-/* Some rows in the order of the kernel, and their products with GROUP queries from `first` on. */
+/* Put some rows into the kernel's order; multiply them with GROUP queries from `first` on. */
 typedef void Arrange(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile);
 typedef void Multiply(const Scan *scan, const int8_t *tile, int64_t count, int64_t first,
                       int32_t *out);
 
-/* The product of one row's halves with a query's codes. */
+/* Return the product of one row's halves with a query's codes. */
 typedef int32_t HalfProduct(const Scan *scan, const int8_t *row, int64_t number);
 
-/* The relative error of a float32 sum of dim products in any order, with a margin. */
+/* Return the relative error of a float32 sum of dim products in any order, with a margin. */
 static double share_of(int64_t dim) { return (double)(dim + 32) * 0x1p-24; }
 
 static double most_miss(const Scan *scan, const Query *query) {
@@ -219,7 +219,7 @@ static double most_miss(const Scan *scan, const Query *query) {
            scan->share * segment->most_offset + query->blur;
 }
 
-/* The least value in float32 that may reach the floor in this segment. */
+/* Set the least value in float32 that may reach the query's floor in this segment. */
 static void set_lowest(const Scan *scan, int64_t number) {
     const Query *query = &scan->queries[number];
     double least = (query->floor - most_miss(scan, query)) / query->scale;
@@ -227,7 +227,7 @@ static void set_lowest(const Scan *scan, int64_t number) {
     scan->queries[number].lowest = lowest - fabsf(lowest) * 2.4e-7f - 1e-44f;
 }
 
-/* The heap of lower ends: each one is at most its two successors. */
+/* The heap of lower ends: none is above its two children. */
 
 static void push_lower(Query *query, double lower) {
     double *heap = query->lowers;
@@ -254,7 +254,7 @@ static void push_lower(Query *query, double lower) {
     heap[place] = lower;
 }
 
-/* Drop the candidates that the floors exclude by now. */
+/* Drop the candidates that the current floors exclude. */
 static void drop_excluded(const Query *queries, Answer *answer) {
     int64_t kept = 0;
     for (int64_t i = 0; i < answer->count; i++) {
@@ -264,7 +264,7 @@ static void drop_excluded(const Query *queries, Answer *answer) {
     answer->count = kept;
 }
 
-/* Check a row that may reach the query's floor. */
+/* Check a row, and keep it as a candidate if it may reach the query's floor. */
 static void consider(const Scan *scan, int64_t number, int64_t row, int32_t product) {
     Query *query = &scan->queries[number];
     const Segment *segment = scan->segment;
@@ -294,7 +294,7 @@ static void consider(const Scan *scan, int64_t number, int64_t row, int32_t prod
     }
 }
 
-/* A bit for each row of a tile that is hit. */
+/* Return a bit for each row of a tile that is hit. */
 INLINE uint32_t marks_of(const uint8_t *hit) {
     uint64_t words[TILE / 8];
     memcpy(words, hit, TILE);
@@ -304,8 +304,8 @@ INLINE uint32_t marks_of(const uint8_t *hit) {
     return marks;
 }
 
-/* A bit for each row of a tile whose value reaches the query's lowest. A row's product with the
- * query is `times` its number in `products`, plus `more`. */
+/* Return a bit for each row of a tile whose value reaches the query's `lowest`. A row's product
+ * with the query is `times` its number in `products`, plus `more`. */
 INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t count,
                         const int32_t *products, int32_t times, int32_t more) {
     const float *scale = scan->segment->scale + row, *offset = scan->segment->offset + row;
@@ -314,7 +314,7 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     uint8_t hit[TILE] = {0};
     /* The offset of a removed row is minus infinity, so a comparison excludes the row. */
     int dead = scan->segment->dead > 0;
-    /* Loops of a fixed length become a few instructions for vectors. */
+    /* Loops of a fixed length compile to a few vector instructions. */
 #define CODES(i) (float)(times * products[i] + more)
 #define COMPARE(length)                                                                     \
     if (scan->l2)                                                                           \
@@ -340,7 +340,7 @@ INLINE uint32_t reached(const Scan *scan, int64_t number, int64_t row, int64_t c
     return marks_of(hit);
 }
 
-/* A bit for each row of a tile that some of these queries may find. */
+/* Return a bit for each row of a tile that at least one of these queries may return. */
 INLINE uint32_t allowed(const Scan *scan, int64_t row, int64_t count, int64_t first,
                         int64_t last) {
     if (!scan->masks) return ~0u;
@@ -356,12 +356,12 @@ INLINE uint32_t allowed(const Scan *scan, int64_t row, int64_t count, int64_t fi
     return marks_of(some);
 }
 
-/* Codes lie in a byte as two of four bits: the one in its lower bits belongs to a row's first half,
- * the other one to its second half. */
+/* A byte holds four bits of each of two codes: its lower bits belong to a row's first half, its
+ * upper bits to the row's second half. */
 #define FIRST(byte) ((uint8_t)(byte) & 15)
 #define SECOND(byte) ((uint8_t)(byte) >> 4)
 
-/* The codes of bytes with two halves each: the first halves, then the second ones. */
+/* Join the upper and lower halves of codes. Write the row's first half, then its second half. */
 INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT lower,
                          uint8_t *RESTRICT first, uint8_t *RESTRICT second, int64_t half) {
     for (int64_t i = 0; i < half; i++) {
@@ -372,7 +372,7 @@ INLINE void put_together(const uint8_t *RESTRICT upper, const uint8_t *RESTRICT 
     }
 }
 
-/* A tile's rows as codes, of both their halves. */
+/* Return a tile's rows as whole codes, joined from both halves. */
 INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
     const uint8_t *upper = (const uint8_t *)scan->segment->upper + row * scan->half;
     const uint8_t *lower = (const uint8_t *)scan->segment->lower + row * scan->half;
@@ -383,7 +383,7 @@ INLINE const int8_t *whole(const Scan *scan, int64_t row, int64_t count) {
     return scan->whole;
 }
 
-/* Make room for this many candidates. 0: no memory. */
+/* Make room for this many candidates. Return 0 if there is no memory. */
 INLINE int has_room(const Scan *scan, int64_t wanted) {
     Answer *answer = scan->answer;
     if (answer->room - answer->count >= wanted) return 1;
@@ -406,9 +406,9 @@ INLINE void look_at(const Scan *scan, int64_t number, int64_t row, int64_t count
         if (marks & 1) consider(scan, number, row + i, products[i]);
 }
 
-/* Begin with rows of a segment. `above` is the most that lower halves add to a product of upper ones
- * there, less what these count too much because 8 was added to them: a whole number, so it is
- * exact. */
+/* Begin with rows of a segment. `above` is the most that lower halves can add to a product of upper
+ * halves there, less the surplus in that product, because 8 was added to the upper halves. It is a
+ * whole number, so it is exact. */
 static void begin(Scan *scan, int64_t number, int64_t first, int64_t unit) {
     const Segment *segment = scan->segments + number;
     scan->segment = segment;
@@ -423,7 +423,7 @@ static void begin(Scan *scan, int64_t number, int64_t first, int64_t unit) {
     }
 }
 
-/* Tell whether a row with this product may reach the query's floor: `reached` for one row. */
+/* Return whether a row with this product may reach the query's floor: `reached` for one row. */
 INLINE int may_reach(const Scan *scan, int64_t number, int64_t row, int32_t product) {
     float value = (float)product * scan->segment->scale[row];
     if (scan->l2) {
@@ -433,7 +433,7 @@ INLINE int may_reach(const Scan *scan, int64_t number, int64_t row, int32_t prod
     return value >= scan->queries[number].lowest;
 }
 
-/* The same for a product of upper halves: tell whether any lower halves would reach the floor. */
+/* The same for a product of upper halves: return whether any lower halves could reach the floor. */
 INLINE int may_reach_above(const Scan *scan, int64_t number, int64_t row, int32_t product) {
     return may_reach(scan, number, row, product + scan->queries[number].above);
 }
@@ -474,9 +474,9 @@ INLINE void look_at_all(const Scan *scan, Products *products, int64_t row, int64
     }
 }
 
-/* Scan for few queries. A row that cannot reach the floor with the most that lower halves can add is
- * left out. The others wait until there are LATER of them, and until their lower halves have come
- * from memory. If many rows of a tile are left, all of its lower halves are read in sequence. */
+/* Scan for few queries. Skip rows that cannot reach the floor even with the most that lower halves
+ * can add. Others wait until there are LATER of them; then their lower halves are fetched, and they
+ * are checked. If many rows of a tile are left, read all its lower halves in sequence. */
 INLINE int look_through_halves(const Scan *scan, Products *products, HalfProduct *product) {
     int32_t found[TILE * FEW] = {0};
     uint32_t marks[FEW];
@@ -561,9 +561,9 @@ INLINE int look_at_group(const Scan *scan, Arrange *arrange, Multiply *multiply,
     return arranged;
 }
 
-/* Scan for many queries, GROUP at once. With a `product` of single rows, the upper halves are
- * multiplied first, otherwise whole codes. Some query wants the lower halves of most rows, so these
- * are fetched anyway. */
+/* Scan for many queries, GROUP at a time. With a `product` of single rows, multiply the upper
+ * halves first, otherwise whole codes. For most rows, some query needs the lower halves, so these
+ * are always fetched. */
 INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
                              HalfProduct *product) {
     int32_t found[TILE * GROUP];
@@ -595,23 +595,23 @@ INLINE int look_through_many(Scan *scan, Arrange *arrange, Multiply *multiply,
     return 1;
 }
 
-/* Scan the rows from `first` to `last`. 0: no memory. */
+/* Scan the rows from `first` to `last`. Return 0 if there is no memory. */
 typedef int LookThrough(Scan *scan);
 
-/* The processor does not foresee from where the next tile's codes come while this one is multiplied,
- * so they are fetched with its columns. Fetching beyond the last row does no harm. */
+/* The processor cannot predict where the next tile's codes are while this tile is multiplied, so
+ * they are fetched along with its columns. Fetching beyond the last row does no harm. */
 INLINE void fetch_of_next(const Scan *scan, int64_t column) {
     FETCH(scan->next[0] + (uintptr_t)(column * LINE));
     FETCH(scan->next[1] + (uintptr_t)(column * LINE));
 }
 
-/* Fetch the bytes that follow those of four rows after a while. */
+/* Fetch the bytes that lie AHEAD of four rows. */
 INLINE void fetch_ahead(const Scan *scan, const int8_t *rows) {
     for (int64_t byte = 0; byte < 4 * scan->half; byte += LINE)
         FETCH((uintptr_t)rows + (uintptr_t)(byte + AHEAD));
 }
 
-/* The last bytes of a row's halves, followed by zeros. */
+/* Copy the last bytes of a row's halves, and fill up with zeros. */
 INLINE void end_of(const int8_t *row, int64_t left, int64_t most, uint8_t *to) {
     memset(to, 0, (size_t)most);
     memcpy(to, row, (size_t)left);
@@ -671,8 +671,8 @@ static int scan_portable(Scan *scan) {
 #define AVX2 TARGET("avx2,fma,popcnt")
 #define AVX512 TARGET("avx2,fma,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
-/* 16 rows of 64 codes, which `valid` selects, as 16 columns of four. Rows beyond the last repeat it:
- * their products are not used. */
+/* Turn 16 rows of the up to 64 codes that `valid` selects into 16 columns of four. Rows beyond the
+ * last repeat it, and their products are not used. */
 AVX512 INLINE void transpose_16(int8_t *to, const int8_t *rows, int64_t count, int64_t stride,
                                 __mmask64 valid) {
     __m512i a[16], b[16];
@@ -738,8 +738,8 @@ AVX512 static void multiply_avx512(const Scan *scan, const int8_t *tile, int64_t
     }
 }
 
-/* The products of `together` rows with `number` queries, constants where this is inlined, so that the
- * sums stay in registers. The rows share the loads of the queries' codes. */
+/* Multiply `together` rows with `number` queries. Both are constants where this is inlined, so that
+ * the sums stay in registers. The rows share the loads of the queries' codes. */
 AVX512 INLINE void rows_avx512(const Scan *scan, const int8_t *const *rows, const int8_t *packed,
                                int together, int number, __m512i *sums) {
     const __m512i four = _mm512_set1_epi8(15);
@@ -777,8 +777,8 @@ AVX512 INLINE __m128i sums_of_16(__m512i a, __m512i b, __m512i c, __m512i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* Four rows at a time, as the memory gives them, whose sums are added up together. No more are
- * stored than there are rows: behind a tile's last one lies the next query's first. */
+/* Multiply four rows at a time, in the order of memory, and add up their sums together. Store no
+ * more sums than there are rows: after a tile's last sum comes the next query's first. */
 AVX512 INLINE void few_avx512(const Scan *scan, const int8_t *rows, int64_t count, int number,
                               int32_t *out) {
     for (int64_t r = 0; r < count; r += 4) {
@@ -811,7 +811,7 @@ AVX512 static int scan_avx512(Scan *scan) {
     return look_through_halves(scan, halves_avx512, half_avx512);
 }
 
-/* 8 rows of 32 bytes as 8 columns of four. */
+/* Turn 8 rows of 32 bytes into 8 columns of four. */
 AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int64_t stride,
                              int64_t left) {
     __m256i a[8], b[8];
@@ -841,7 +841,7 @@ AVX2 INLINE void transpose_8(__m256i *to, const int8_t *rows, int64_t count, int
     }
 }
 
-/* Halves of codes: the first ones in their bytes, and the others. */
+/* Arrange halves of codes: first those in the lower bits of bytes, then those in the upper bits. */
 AVX2 static void arrange_avx2(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
     const __m256i four = _mm256_set1_epi8(15);
     int64_t bytes = scan->half, seconds = scan->seconds;
@@ -874,7 +874,7 @@ AVX2 static void multiply_avx2(const Scan *scan, const int8_t *tile, int64_t cou
             for (int64_t c = 0; c < scan->columns; c += NARROW) {
                 __m256i some[8];
                 for (int j = 0; j < 8; j++) some[j] = _mm256_setzero_si256();
-/* Unrolled as a whole, the sums would not stay in registers. */
+/* If the loop were unrolled completely, the sums would not stay in registers. */
 #pragma GCC unroll 2
                 for (int k = 0; k < NARROW; k++, from += 4, codes += GROUP) {
                     __m256i low = _mm256_load_si256(from), high = _mm256_load_si256(from + 1);
@@ -902,7 +902,7 @@ AVX2 INLINE __m128i sums_of_8(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
 }
 
-/* Numbers of four bits times codes of 127 at most: the sums of four times four fit into 16 bits. */
+/* Sums of four times four products of four bits with codes of at most 127 fit into 16 bits. */
 AVX2 INLINE void add_halves_avx2(__m256i both, const int8_t *codes, int64_t wide, int number,
                                  __m256i *some) {
     const __m256i four = _mm256_set1_epi8(15);
@@ -917,9 +917,9 @@ AVX2 INLINE void add_halves_avx2(__m256i both, const int8_t *codes, int64_t wide
     }
 }
 
-/* The products of `together` rows with `number` queries, constants where this is inlined. The queries'
- * codes beyond a row's last are 0, so the bytes there may be the next row's; where these would end
- * beyond `end`, the last ones are copied. */
+/* Multiply `together` rows with `number` queries. Both are constants where this is inlined. The
+ * queries' codes beyond a row's last are 0, so the bytes there may belong to the next row; if
+ * reading them would go beyond `end`, the row's last bytes are copied. */
 AVX2 INLINE void rows_avx2(const Scan *scan, const int8_t *const *rows, const int8_t *end,
                            const int8_t *packed, int together, int number, __m256i *sums) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -998,7 +998,7 @@ AVX2 static int scan_avx2(Scan *scan) {
 #define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 
-/* Codes in columns of four, the order of a lane: column c of row r begins at (c * TILE + r) * 4. */
+/* Put codes into columns of four, one for each lane: column c of row r is at (c * TILE + r) * 4. */
 static void arrange_neon(const Scan *scan, const int8_t *rows, int64_t count, int8_t *tile) {
     for (int64_t r = 0; r < count; r++, rows += scan->stride)
         for (int64_t i = 0; i < scan->dim; i++) tile[(i / 4 * TILE + r) * 4 + i % 4] = rows[i];
@@ -1030,7 +1030,7 @@ DOTPROD static void multiply_neon(const Scan *scan, const int8_t *tile, int64_t 
         }
 }
 
-/* The products of `together` rows with `number` queries: rows_avx2 for this processor. */
+/* Multiply `together` rows with `number` queries: rows_avx2 for this processor. */
 DOTPROD INLINE void rows_neon(const Scan *scan, const int8_t *const *rows, const int8_t *packed,
                               int together, int number, int32x4_t *sums) {
     int64_t half = scan->half;
@@ -1129,7 +1129,7 @@ static unsigned kinds_here(void) {
 static unsigned kinds_here(void) {
     return 1u << PORTABLE | (getauxval(AT_HWCAP) >> 20 & 1 ? 1u << NEON_ : 0);
 }
-#elif defined(_WIN32) /* which says so by a number of its own */
+#elif defined(_WIN32) /* Windows has its own number for this feature */
 #include <windows.h>
 static unsigned kinds_here(void) {
     return 1u << PORTABLE | (IsProcessorFeaturePresent(43) ? 1u << NEON_ : 0);
@@ -1152,9 +1152,9 @@ static LookThrough *const SCANS[KINDS] = {
 #endif
 };
 
-/* Many queries in groups, in columns of four codes, as their kernel has the rows: the second half
- * begins at a column of its own, where halves are multiplied one by one. Queries beyond the last are
- * 0, and so are columns beyond the last code. */
+/* Pack many queries in groups, in columns of four codes, as their kernel has the rows. If halves
+ * are multiplied one by one, the second half begins at a new column. Queries beyond the last are 0,
+ * and so are columns beyond the last code. */
 static void pack_columns(Scan *scan, int64_t half) {
     for (int64_t number = 0; number < scan->count; number++) {
         const int8_t *codes = scan->queries[number].codes;
@@ -1166,8 +1166,8 @@ static void pack_columns(Scan *scan, int64_t half) {
     }
 }
 
-/* Queries for rows in halves: factors of the first code in each byte, then of the second; and facts
- * of the queries' codes. */
+/* Pack queries for rows in halves: the factors of the first code in each byte, then of the second.
+ * Also set `sum`, `size` and `inverse`. */
 static void pack_rowwise(Scan *scan) {
     int64_t half = scan->half;
     for (int64_t number = 0; number < scan->count; number++) {
@@ -1186,8 +1186,8 @@ static void pack_rowwise(Scan *scan) {
     }
 }
 
-/* Split the codes of rows into halves of `half` bytes. Return the largest square of a row's lower
- * halves less 7.5, times four. */
+/* Split the codes of rows into halves of `half` bytes. Return four times the largest squared length
+ * of a row's lower halves minus 7.5. */
 EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t half,
                                    int8_t *restrict upper, int8_t *restrict lower) {
     int32_t largest = 0;
@@ -1205,8 +1205,8 @@ EXPORTED int64_t aiovec_scan_halve(const int8_t *codes, int64_t rows, int64_t ha
     return largest;
 }
 
-/* The order of candidates: by query, then the best first, and damaged rows, whose value is not a
- * number, last. */
+/* Order candidates by query, then the best first. Damaged rows, whose value is not a number, come
+ * last. */
 static int by_value(const void *one, const void *other) {
     const Found *a = one, *b = other;
     if (a->query != b->query) return a->query - b->query;
@@ -1214,9 +1214,9 @@ static int by_value(const void *one, const void *other) {
     return a->value > b->value ? -1 : (a->value != a->value) - (b->value != b->value);
 }
 
-/* The true distances of candidates, in float64, equal to those of distance.py to the last bit: the
- * same operations in the same order. So products are never fused with sums (build.py tells the
- * compiler), and sums are made by halves, as NumPy's are. */
+/* The true distances of candidates, in float64, equal to those from distance.py to the last bit:
+ * the same operations in the same order. So products are never fused with sums (build.py tells the
+ * compiler), and sums are computed pairwise, as in NumPy. */
 
 enum { COSINE, EUCLIDEAN, DOT };
 
@@ -1224,9 +1224,9 @@ enum { COSINE, EUCLIDEAN, DOT };
 #define NEAR_ANGLE 0.25
 /* Cuts a double into an upper part of 29 bits and the rest. */
 #define CUT 16777217.0
-/* 2^-50: the square of a share's error that is too small to count. */
+/* 2^-50: the square of an error of `share` that is too small to matter. */
 #define ALONG 8.8817841970012523e-16
-/* 2^-156: the sine's square of angles that a double cannot tell from 0. */
+/* 2^-156: the squared sine below which a double cannot tell an angle from 0. */
 #define NO_ANGLE 1.0947644252537633e-47
 
 static double sum_of(const double *terms, int64_t count) {
@@ -1323,8 +1323,8 @@ static double distance_of(const float *row, const float *point, double of_point,
     return cosine_of(row, point, of_point, terms, rest, dim);
 }
 
-/* Write the distances of pairs: a row of `vectors` and one of `points`, each by its number. 1: done;
- * -1: no memory. */
+/* Write the distances of pairs: a row of `vectors` and one of `points`, each by its number. Return
+ * 1, or -1 if there is no memory. */
 EXPORTED int64_t aiovec_scan_distances(const float *vectors, const int64_t *rows,
                                        const float *points, const int64_t *which, int64_t count,
                                        int64_t dim, int64_t metric, double *distances) {
@@ -1341,8 +1341,8 @@ EXPORTED int64_t aiovec_scan_distances(const float *vectors, const int64_t *rows
     return 1;
 }
 
-/* At most the value of a row at this distance. `hair` is the relative error of the distance's sum in
- * float64; no row is longer than `longest`. */
+/* Return a lower bound for the value of a row at this distance. `hair` is the relative error of the
+ * distance's sum in float64; no row is longer than `longest`. */
 static double value_of(double distance, double of_point, double longest, double hair,
                        int64_t metric) {
     double length = sqrt(of_point);
@@ -1352,9 +1352,9 @@ static double value_of(double distance, double of_point, double longest, double 
     return (of_point - distance * distance) / 2 - hair * (most * most);
 }
 
-/* Measure the candidates, and keep each query's nearest rows, in order, with all that are as far as
- * the last one wanted. The likeliest ones are measured first, as many as are wanted; their distances
- * exclude most of the others. A row's value becomes its distance, negated. */
+/* Measure the candidates, and keep each query's nearest rows, in order, including ties with the
+ * last. The likeliest `wanted` candidates are measured first; their distances exclude most of the
+ * others. A row's value becomes its negated distance. */
 static void settle(const Query *queries, const Segment *segments, const float *points,
                    int64_t count, int64_t dim, int64_t metric, double longest, double *terms,
                    Found *found, int64_t *ends) {
@@ -1384,7 +1384,7 @@ static void settle(const Query *queries, const Segment *segments, const float *p
     }
 }
 
-/* Encode a query, with its share of the bound, in float64. `terms` is room for 2 * dim numbers. */
+/* Encode a query and its part of the bound, in float64. `terms` has room for 2 * dim numbers. */
 static void encode(Query *query, const float *point, int64_t dim, int64_t metric, int8_t *codes,
                    double *terms) {
     double length = sqrt(square_of(point, terms, dim)), *exact = terms + dim;
@@ -1403,7 +1403,7 @@ static void encode(Query *query, const float *point, int64_t dim, int64_t metric
     query->codes = codes;
     query->scale = scale;
     query->length = length * (1 + share);
-    /* The rounding of a value by codes is relative to it, so it counts with what is left out. */
+    /* Rounding is relative to the value by codes, so it adds to what the codes leave out. */
     query->slack = sqrt(sum_of(terms, dim)) + share * length;
     query->blur = metric == EUCLIDEAN ? share * 0x1p-26 * length * length : 0;
     query->floor = -INFINITY;
@@ -1434,7 +1434,7 @@ typedef struct {
 
 EXPORTED int64_t aiovec_scan_version(void) { return VERSION; }
 
-/* A bit for each kind of scan that can run here. */
+/* Return a bit for each kind of scan that can run here. */
 EXPORTED int64_t aiovec_scan_kinds(void) { return kinds_here(); }
 
 EXPORTED void aiovec_scan_free(Search *search) {
@@ -1449,20 +1449,20 @@ EXPORTED void aiovec_scan_free(Search *search) {
     free(search);
 }
 
-/* Where a line of the processor's cache begins. */
+/* Return the beginning of the next line of the processor's cache. */
 INLINE int8_t *at_line(int8_t *room) { return room + (LINE - ((uintptr_t)room & (LINE - 1))); }
 
 /* Begin a search for the rows nearest to points, `wanted` of each, by at most `parts` threads, each of
- * which takes `unit` rows at a time. `masks` has for each segment and query a byte for each row, 0 or
- * 1, or NULL for all rows. No row is longer than `longest`. If `stop` becomes true, rows are missing.
- * All arguments must last as long as the search. NULL: no memory. */
+ * which takes `unit` rows at a time. `masks` has for each segment and query a byte for each row, 0
+ * or 1, or NULL for all rows. No row is longer than `longest`. If `stop` becomes true, the result
+ * is incomplete. All arguments must outlive the search. Return NULL if there is no memory. */
 EXPORTED Search *aiovec_scan_begin(int64_t kind, const Segment *segments, int64_t number,
                                    const uint8_t *const *masks, const float *points,
                                    const int64_t *wanted, int64_t count, int64_t dim,
                                    int64_t metric, double longest, const int8_t *stop,
                                    int64_t parts, int64_t unit) {
     int64_t half = (dim + 1) / 2, wide = (half + LINE - 1) / LINE * LINE;
-    /* One kernel for many queries multiplies the codes of each half one by one. */
+    /* The AVX2 kernel for many queries multiplies the halves of codes one by one. */
     int64_t first = kind == AVX2_ ? half : dim, seconds = (first + 3) / 4;
     int64_t columns = (seconds + (dim - first + 3) / 4 + NARROW - 1) / NARROW * NARROW;
     int64_t padded = (count + GROUP - 1) / GROUP * GROUP, rows = 0;
@@ -1502,8 +1502,8 @@ EXPORTED Search *aiovec_scan_begin(int64_t kind, const Segment *segments, int64_
     return search;
 }
 
-/* Take over the floors of other threads, or publish a higher one: enough rows of some thread truly
- * reach it. If two threads write at the same time, either floor is valid. */
+/* Adopt higher floors from other threads, and publish higher ones: enough rows of some thread reach
+ * each floor. If two threads write at the same time, either floor is valid. */
 static void share_floors(Search *search, Query *queries) {
     for (int64_t i = 0; i < search->common.count; i++) {
         int32_t bits = SEEN(&search->floors[i]);
@@ -1516,8 +1516,8 @@ static void share_floors(Search *search, Query *queries) {
     }
 }
 
-/* Room for what a thread finds, and for the rows of a tile, which the caller frees. NULL: no
- * memory. */
+/* Allocate a thread's candidates and queries, and return room for a tile's rows, which the caller
+ * frees. Return NULL if there is no memory. */
 static int8_t *part_room(const Search *search, Part *part, Scan *scan) {
     int64_t count = scan->count, few = count <= FEW;
     size_t of_queries = (size_t)(count + GROUP) * sizeof(Query);
@@ -1563,7 +1563,7 @@ EXPORTED void aiovec_scan_part(Search *search) {
     free(room);
 }
 
-/* Merge the threads' candidates, and measure them. 0: no memory. */
+/* Merge the threads' candidates, and measure them. Return 0 if there is no memory. */
 static int merge(Search *search) {
     Query *queries = search->part[0].queries;
     Answer *all = &search->part[0].answer;
@@ -1602,10 +1602,10 @@ static int merge(Search *search) {
     return 1;
 }
 
-/* End a search after all threads have ended. `rowids` gets the nearest rows, `distances` their
- * distances, `vectors`, unless it is NULL, their vectors, and `ends` the end of each query's rows.
- * Return the number of rows; if it is more than `room`, only `ends` is written, and this can be called
- * again. -1: no memory, here or in a thread. */
+/* End a search after all threads have ended. Write the nearest rows to `rowids`, their distances to
+ * `distances`, their vectors to `vectors` unless it is NULL, and the end of each query's rows to
+ * `ends`. Return the number of rows; if it is more than `room`, only `ends` is written, and this can
+ * be called again. Return -1 if there was no memory, here or in a thread. */
 EXPORTED int64_t aiovec_scan_end(Search *search, int64_t room, int64_t *ends, int64_t *rowids,
                                  double *distances, float *vectors) {
     int64_t count = search->common.count, dim = search->common.dim;

@@ -1,12 +1,12 @@
 /* The best rows by keywords, of one part of a table's words. scan.c includes this file.
  *
- * docs/internals/keywords.md says how rows are scored. A clause has a list of the rows that match it,
- * in rising order, with the number of matches. The lists are read one after the other, rarest
- * first. A row is scored with the first list that has it, and looked up in the later lists until
+ * docs/internals/keywords.md describes how rows are scored. A clause has a list of the rows that
+ * match it, in ascending order, with match counts. The lists are read one after the other, rarest
+ * first. A row is scored when the first list with it is read, and looked up in later lists until
  * it is clear that it cannot be among the best. When the remaining lists together cannot lift a row
- * to the score of the last of the best so far, their other rows are skipped. */
+ * to the lowest of the best scores so far, their other rows are skipped. */
 
-/* The parameters of BM25 in FTS5, whose arithmetic is repeated here, operation for operation. */
+/* FTS5's parameters of BM25. Its arithmetic is repeated here, operation for operation. */
 #define K1 1.2
 #define B 0.75
 /* More than the relative rounding error of sums in another order. */
@@ -23,14 +23,14 @@ typedef struct {
     double largest;   /* of the counts */
     double weight;
     int64_t original; /* the list of the clause that stands here in the query */
-    /* What a search keeps. */
+    /* The state of a search. */
     int64_t at;  /* the place of the first row that is not below the last one looked up */
     double count; /* matches in the current row */
     double most; /* the most that this list and the later ones add to a score */
 } WordList;
 
-/* Look up a row, in rising order from call to call. The steps double from the last place, then
- * halve. */
+/* Look up a row that is not below the one in the last call. The steps double from the last place,
+ * then halve. */
 static int word_is_in(WordList *list, uint32_t row) {
     int64_t low = list->at, step = 1;
     if (low >= list->size) return 0;
@@ -49,7 +49,7 @@ static int word_is_in(WordList *list, uint32_t row) {
     return high < list->size && list->rows[high] == row;
 }
 
-/* Note the matches in the row at the list's place; return what they add to its score. */
+/* Store the match count of the row at the list's place; return what it adds to the row's score. */
 static double word_adds(WordList *list, double base) {
     if (list->wide == 1) list->count = ((const uint8_t *)list->counts)[list->at];
     else if (list->wide == 4) list->count = ((const uint32_t *)list->counts)[list->at];
@@ -57,16 +57,16 @@ static double word_adds(WordList *list, double base) {
     return list->weight * ((list->count * (K1 + 1.0)) / (list->count + base));
 }
 
-/* The best rows so far, and others that were among them. */
+/* The best rows so far, and other rows that were among them earlier. */
 typedef struct {
-    double *heap; /* the scores of the best, the least first */
+    double *heap; /* the best scores, the lowest first */
     int64_t wanted, known;
     uint32_t *rows;
     double *scores;
     int64_t room, kept;
     int64_t lost; /* rows without room */
     int equal;    /* most rows are among the best or equal to the last one */
-    double floor; /* the score of the last of the best; 0 while there are fewer than wanted */
+    double floor; /* the lowest of the best scores; 0 while there are fewer than wanted */
 } BestRows;
 
 static void word_drop(BestRows *best) {
@@ -109,14 +109,14 @@ static void word_keep(BestRows *best, uint32_t row, double score) {
     if (best->known == best->wanted) best->floor = heap[0];
 }
 
-/* Write the best rows and their scores, in any order, with all rows that equal the last one. Return
- * their number; if it is more than `room`, the call has to be repeated with that much room.
+/* Write the best rows and their scores, in any order, including ties with the last. Return their
+ * number; if it is more than `room`, the call has to be repeated with that much room.
  *
- * Rows that are not in each of the first `required` lists are left out, and those marked in `gone`.
- * `lengths` has the number of words of each of the `size` rows, none below `shortest`, and `mean` is
- * their mean. A list may be in a mapped file that another program has overwritten: numbers beyond
- * these rows are left out too. `heap` has room for `wanted` numbers. If `stop` becomes true, rows are
- * missing. */
+ * Rows that are missing from one of the first `required` lists or marked in `gone` are left out.
+ * `lengths` has the word counts of the `size` rows, none below `shortest`; `mean` is their mean. A
+ * list may be in a mapped file that another program has overwritten, so row numbers from `size` on
+ * are left out too. `heap` has room for `wanted` numbers. If `stop` becomes true, the result is
+ * incomplete. */
 EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t required,
                                    const uint8_t *gone, const uint32_t *lengths, int64_t size,
                                    double shortest, double mean, int64_t wanted, double *heap,
@@ -142,7 +142,7 @@ EXPORTED int64_t aiovec_scan_words(WordList *lists, int64_t count, int64_t requi
             if ((score + others) * ROUNDED < best.floor) continue;
             int64_t i = 0;
             while (i < first && !word_is_in(&lists[i], row)) i++;
-            if (i < first) continue; /* it was scored with that list */
+            if (i < first) continue; /* it was scored when that list was read */
             for (i = first + 1; i < count; i++) {
                 lists[i].count = 0;
                 if (word_is_in(&lists[i], row)) score += word_adds(&lists[i], base);
