@@ -187,7 +187,8 @@ def _ranks(row: Hit | Record) -> dict[str, Any]:
     }
 
 
-# Like pydantic's ``to_json``, but with Python's floats, which json reads back unchanged.
+# Like pydantic's ``to_json``, but floats are written as Python does, so ``json`` reads them back
+# unchanged.
 def _json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

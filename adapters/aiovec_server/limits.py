@@ -61,10 +61,10 @@ class Bounds:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
-        """Refuse an answer that has grown larger than a body may be.
+        """Refuse an answer that is larger than a body may be.
 
-        Also reserves the bytes from the budget of all answers until the request ends. A thread that
-        still reads after that, for other requests, reserves nothing.
+        Also reserves the bytes from the budget of all answers until the request ends. After that,
+        it reserves nothing, even if a thread continues to read for other requests.
         """
         if nbytes > self.nbytes:
             raise RequestError(
@@ -104,12 +104,12 @@ def check_rows(count: int, name: str = "rows") -> None:
 
 
 def cut(limit: int, queries: int = 1) -> int:
-    """Return how many rows to look for per query: at most one more than the answer may have."""
+    """Return the number of rows to request per query: at most one more than the answer may have."""
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
 def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str = "") -> None:
-    """Refuse an answer with more rows or values for a query than allowed."""
+    """Refuse an answer with more rows or values per query than allowed."""
     most = BOUNDS.get().rows // max(1, queries)
     if count > most:
         reason = f"The answer has more than {most:,} {unit}, the limit of this server. Ask for "
@@ -117,7 +117,10 @@ def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str =
 
 
 def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
-    """Return the options of a find or of searches, with a limit that the server allows."""
+    """Return the options of a find or a search, with ``limit`` cut to what the server allows.
+
+    Raises InvalidArgumentError if the call would read or compare too many rows.
+    """
     limit = cut(options.get("limit", 10), queries)
     if "group_by" in options:
         check_rows(queries * limit * options.get("per_group", 1), "limit times perGroup")
@@ -134,7 +137,7 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
 
 _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
-"""The numbers of bodies and answers of the largest size that fit in memory at the same time."""
+"""The numbers of bodies and answers of the largest size that may be in memory at the same time."""
 
 _QUEUE_SECONDS = 2.0
 """Seconds that a call waits for a free slot."""
@@ -240,7 +243,7 @@ class _Exchange:
         """Set when the client has disconnected."""
 
     def begin(self, length: int | None) -> None:
-        """Set the deadline for a body of this length, or refuse it; with 0, no body is read."""
+        """Set the deadline for a body of this length, or refuse the body; 0 means no body."""
         self._check_length(length or 0)
         self._is_empty = length == 0
         self._go_on(more=length != 0)

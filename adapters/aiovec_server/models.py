@@ -32,7 +32,7 @@ OLDER_NAMES = dict((_LIMIT, _WHERE))
 """Maps the current names of arguments to the names that older clients send."""
 
 _MOST_REMOVED, _MOST_BOOSTS = 2_000, 16
-"""The most payload keys to remove, and the most boosts; Python checks each of them."""
+"""The most payload keys to remove, and the most boosts; Python code checks each of them."""
 
 
 class Model(BaseModel):

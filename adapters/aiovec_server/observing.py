@@ -40,8 +40,8 @@ _OF_CALLERS = ("traceparent", "tracestate")
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# The system's random numbers are not used: reading them releases the interpreter lock, and a busy
-# scan returns it late. An id is not secret.
+# The system's random numbers are not used: reading them releases the interpreter lock, which takes
+# long to get back during a scan. An id need not be secret.
 _RANDOM = Random()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_RANDOM.seed)
@@ -120,7 +120,7 @@ async def read_metrics(call: Call, options: dict[str, Any]) -> Response:
 
 
 METRICS = Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
-"""The endpoint for the metrics, which the app's state has as ``aiovec_metrics``."""
+"""The endpoint for the metrics, which are ``aiovec_metrics`` in the app's state."""
 
 
 class Observing:
@@ -195,7 +195,7 @@ class Observing:
 
 
 def _is_short(headers: Headers, name: str) -> bool:
-    """Return whether a header exists, at a length that OpenTelemetry accepts."""
+    """Return whether a header exists and is short enough for OpenTelemetry."""
     return 0 < len(headers.get(name, "")) <= 512
 
 

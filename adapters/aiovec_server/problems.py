@@ -20,7 +20,7 @@ _CHANGED = (
 
 
 class RequestError(Exception):
-    """An error of HTTP or of the server itself, rather than of the store.
+    """An error in the HTTP request or in the server itself, not in the store.
 
     ``accepted`` lists the accepted media types; ``headers`` go into the answer.
     """

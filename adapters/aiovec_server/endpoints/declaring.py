@@ -118,7 +118,7 @@ def endpoint(
 
 
 reads = partial(endpoint, "POST", reads=True)
-"""Declare the function as a read-only endpoint with arguments in a body, because they may be
+"""Declare a function as a read-only endpoint. Its arguments are in a body, because they may be
 long."""
 
 
@@ -209,7 +209,7 @@ _KEYS = {
 
 @cache
 def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
-    """Return the document, which callers must not change. Building it takes 50 ms."""
+    """Return the OpenAPI document, which callers must not change. Building it takes 50 ms."""
     models = [model for each in endpoints for model in (each.body, each.answer) if model]
     places, schemas = schemas_of([*dict.fromkeys(models), Problem])
     paths: dict[str, dict[str, Any]] = {}

@@ -35,7 +35,7 @@ _PATHS = ("/", "/assets/{name}")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    # No script of the page turns text into markup, so the browser may refuse that altogether.
+    # No script of the page turns text into markup, so the browser can forbid it altogether.
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {

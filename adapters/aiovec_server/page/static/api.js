@@ -1,4 +1,4 @@
-// Requests to the server the page came from. An answer that is no success becomes a Problem.
+// Requests to the page's own server. An unsuccessful answer becomes a Problem.
 
 const KEY = "aiovec.key";
 const base = new URL(".", document.baseURI);
@@ -13,7 +13,7 @@ export class Problem extends Error {
 
 export const UNREACHABLE = 0;
 
-// Whether a form stays next to the error. Without the server or a key, there is nothing to correct.
+// Return whether a form stays next to the error. If the server or the key is missing, it cannot help.
 export const isOfTheCall = (error) => error instanceof Problem && ![UNREACHABLE, 401].includes(error.status);
 
 // Kept only in this tab, until it is closed.
@@ -23,7 +23,7 @@ export const key = {
   clear: () => sessionStorage.removeItem(KEY),
 };
 
-// Integers beyond 2^53 stay exact: as BigInt, where the browser gives the digits as they came.
+// Keep integers beyond 2^53 exact, as BigInt, if the browser passes their digits on.
 function exact(_, value, context) {
   if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)
       && /^-?\d+$/.test(context?.source ?? "")) return BigInt(context.source);
@@ -33,7 +33,7 @@ function exact(_, value, context) {
 async function problemOf(response) {
   const text = await response.text();
   let said = {};
-  try { said = JSON.parse(text) ?? {}; } catch { /* no JSON: a proxy's page, perhaps */ }
+  try { said = JSON.parse(text) ?? {}; } catch { /* not JSON, perhaps a proxy's page */ }
   const detail = typeof said.detail === "string" && said.detail
     ? said.detail : `The server answered ${response.status}.`;
   return new Problem(response.status, typeof said.title === "string" ? said.title : "", detail);
@@ -91,7 +91,7 @@ export async function record(table, id, signal) {
 
 const ROUTES = { words: "/search_text", both: "/search_hybrid" };
 
-// The request that a search makes: its path and its body.
+// Return the path and the body of a search's request.
 export function searchRequest(table, { by, query, id, vector, where, limit, exact: wholly }) {
   const body = { limit, where, exact: (by !== "words" && wholly) || undefined };
   if (by === "words") Object.assign(body, { query, highlight: true });
@@ -103,7 +103,7 @@ export function searchRequest(table, { by, query, id, vector, where, limit, exac
   return { path: at(table, path), body: given(body) };
 }
 
-// Hits, and the seconds from the request to its answer.
+// Return hits, and the seconds from the request to its answer.
 export async function search(table, options, signal) {
   const { path, body } = searchRequest(table, options);
   const began = performance.now();

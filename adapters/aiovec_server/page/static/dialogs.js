@@ -1,9 +1,9 @@
-// Questions: the API key, and whether a write is meant.
+// Dialogs that ask for the API key, or to confirm a write.
 
 import { key } from "./api.js";
 import { h, labelled } from "./dom.js";
 
-// Resolves with what the dialog was closed by: "" where it was dismissed.
+// Resolve with the value of the button that closed the dialog; "" if it was dismissed.
 function ask(title, content, buttons) {
   return new Promise((resolve) => {
     const form = h("form", { method: "dialog", submit: (event) => {
@@ -21,7 +21,7 @@ function ask(title, content, buttons) {
 
 let asking = null;
 
-// Ask for the key, once however many ask for it. It is kept for this tab only.
+// Ask for the key. All callers share one dialog. The key is kept for this tab only.
 export function askForKey(refused) {
   asking ??= question(refused).finally(() => { asking = null; });
   return asking;

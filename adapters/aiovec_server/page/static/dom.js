@@ -1,4 +1,4 @@
-// Elements made by hand. Text only ever becomes a text node, so nothing in a row can be markup.
+// Create elements. Text only ever becomes a text node, so nothing in a row can become markup.
 
 function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
@@ -16,18 +16,18 @@ function fill(element, properties, children) {
   return element;
 }
 
-// h("a", { href: "#/", click: handler }, "text", element): functions listen to the event so named.
+// h("a", { href: "#/", click: handler }, "text", element): a function listens to the event it is named for.
 export function h(tag, properties, ...children) {
   return fill(document.createElement(tag), properties, children);
 }
 
-// Replace what an element holds. Null and false leave nothing behind.
+// Replace an element's children. Null and false are skipped.
 export function put(element, ...children) {
   element.replaceChildren();
   return fill(element, null, children);
 }
 
-// Tell a screen reader. The same text twice in a row is told twice.
+// Announce a text to screen readers, even if it is the same text as the last one.
 export function announce(text) {
   const region = document.getElementById("live");
   region.textContent = "";
@@ -37,7 +37,7 @@ export function announce(text) {
 let ids = 0;
 export const uid = (prefix) => `${prefix}-${++ids}`;
 
-// A label with its control and, below it, a hint.
+// Return a label with its control and, below it, a hint.
 export function labelled(label, control, { hint, class: kind } = {}) {
   control.id ||= uid("field");
   let note = null;
@@ -53,8 +53,8 @@ export function select(name, choices, chosen) {
     h("option", { value, selected: String(value) === String(chosen) }, text)));
 }
 
-// A table whose rows are an element for the first column and those of the others, all with titles;
-// each title is [text, class].
+// Return a table. Each row is an element for the first column, and then those for the other columns;
+// each title of a column is [text, class].
 export function grid(caption, titles, rows, kind = "") {
   return h("table", { class: `grid stacked ${kind}`, role: "table" },
     h("caption", { class: "unseen" }, caption),
@@ -66,7 +66,7 @@ export function grid(caption, titles, rows, kind = "") {
         "data-label": titles[n + 1][2] ?? titles[n + 1][0] }, value))))));
 }
 
-// What stands where there is nothing to show, and what to do about it.
+// Return a message that there is nothing to show, and what to do about it.
 export function empty(title, ...rest) {
   return h("div", { class: "empty" }, h("h2", {}, title), rest);
 }

@@ -1,4 +1,4 @@
-// Numbers, sizes and times as people read them.
+// Format numbers, sizes and times for people.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
@@ -31,7 +31,7 @@ export const percent = (share) =>
 
 export function score(value) {
   if (value === null || value === undefined) return "–";
-  // Keywords that most rows have score close to 0.
+  // A keyword in most rows has a score close to 0.
   return value !== 0 && Math.abs(value) < 0.001 ? value.toPrecision(2) : value.toFixed(4);
 }
 

@@ -1,4 +1,4 @@
-// The frame around the views: which one the address names, errors, and the server's absence.
+// The frame around the views: it shows the view that the address names, errors, and a lost server.
 
 import * as api from "./api.js";
 import { announce, empty, h, put } from "./dom.js";
@@ -19,7 +19,7 @@ const BOX = "input[name=q]";
 let leaving = null;
 let shown = "";
 
-// "#/t/notes/search?q=x" as its parts and its query.
+// Split "#/t/notes/search?q=x" into its parts and its query.
 export function route(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   let parts;
@@ -55,7 +55,7 @@ async function show({ again = false } = {}) {
   const wait = setTimeout(() => { document.getElementById("busy").hidden = false; }, 150);
   view.setAttribute("aria-busy", "true");
   try {
-    // Each time: behind a migration, a server continues with another backend.
+    // Asked each time: after a migration, a server continues with another backend.
     const facts = await about(signal);
     const context = { parts, query, signal, about: facts, again: () => show({ again: true }) };
     const made = await content(found, context);
@@ -98,7 +98,7 @@ function failure(error) {
       " ", h("a", { href: "#/" }, "All tables")));
 }
 
-// Title, marks of the navigation, and the focus of those who use no mouse.
+// Set the title and the current link, and move the focus for keyboard users.
 function settle(found, here, again) {
   const link = document.querySelector("#main-nav a");
   if (found) link.setAttribute("aria-current", found.table ? "true" : "page");
@@ -124,7 +124,7 @@ function settle(found, here, again) {
   }
 }
 
-// A slash leads to the box for words, as on many pages.
+// A slash moves the focus to the search box, as on many pages.
 addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, textarea, select, dialog")) return;

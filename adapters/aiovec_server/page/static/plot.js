@@ -1,6 +1,6 @@
-// Points on a canvas: drawn, moved, picked by pointer or by arrow keys.
+// Draw points on a canvas, move them, and let a pointer or the arrow keys pick one.
 
-const REACH = 22; // CSS pixels from a point within which a finger means it
+const REACH = 22; // the distance from a point, in CSS pixels, at which a finger picks it
 const ZOOMS = [1, 40];
 const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
@@ -12,7 +12,7 @@ function dot(pen, [x, y], size, color) {
 }
 
 export class Plot {
-  // points: { x, y, members }; picked(n) is told which point was picked, over(n) which is under the pointer.
+  // points: { x, y, members }. picked(n) gets the point that was picked, over(n) the one under the pointer.
   constructor(canvas, { picked, over, opened, signal }) {
     Object.assign(this, { canvas, picked, over, opened });
     this.points = { x: [], y: [], members: [] };
@@ -42,7 +42,7 @@ export class Plot {
     this.reset();
   }
 
-  // The points fill the canvas, with the same scale in both directions.
+  // Fill the canvas with the points, with the same scale in both directions.
   fit() {
     const spread = (values) => [Math.min(...values, 0), Math.max(...values, 0)];
     const [[left, right], [low, high]] = [spread(this.points.x), spread(this.points.y)];
@@ -114,7 +114,7 @@ export class Plot {
     pen.stroke();
   }
 
-  // The point under a place, or -1.
+  // Return the point under the pointer, or -1.
   at(event) {
     const box = this.canvas.getBoundingClientRect();
     const [px, py] = [event.clientX - box.left, event.clientY - box.top];
@@ -165,7 +165,7 @@ export class Plot {
     this.later();
   }
 
-  // Around the chosen point, where there is one, else around the middle.
+  // Zoom around the chosen point, or around the middle if there is none.
   zoomBy(factor) {
     const middle = [this.canvas.clientWidth / 2, this.canvas.clientHeight / 2];
     const around = this.chosen >= 0 ? this.place(this.chosen) : middle;
@@ -197,7 +197,7 @@ export class Plot {
     event.preventDefault();
   }
 
-  // To the point that lies nearest in a direction; the first press picks the middle one.
+  // Pick the nearest point in a direction; the first press picks the middle one.
   step([dx, dy]) {
     const { x, y } = this.points;
     if (x.length === 0) return;

@@ -1,4 +1,4 @@
-// What stands above every view of a table: its name, its size, and the ways into it.
+// The head of every view of a table: its name, its size, and links to its views.
 
 import { h } from "./dom.js";
 import { bytes, number, plural } from "./format.js";

@@ -1,17 +1,17 @@
-// Values of rows: any text may be in them, of any length, in any script.
+// Show values of rows, which may hold any text, of any length, in any script.
 
 import { h } from "./dom.js";
 import { number } from "./format.js";
 
 const CELL = 160;
 const WHOLE = 4000;
-// Signs that no one sees and that turn the text around them: shown by their number.
+// Invisible characters, some of which change the direction of text. They are shown as their number.
 // eslint-disable-next-line no-control-regex
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/g;
 
 const named = (sign) => `U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
-// A text as one element that its neighbours cannot be turned around by.
+// Return a text as one element that cannot change the direction of its neighbours.
 export function shown(text, kind = "value") {
   const element = h("bdi", { class: kind });
   let from = 0;
@@ -27,7 +27,7 @@ export const plainText = (text) => String(text).replace(HIDDEN, named);
 
 function cut(text, length) {
   if (text.length <= length) return text;
-  // Not between the halves of one sign.
+  // Do not cut between the halves of a character.
   const end = /[\ud800-\udbff]/.test(text[length - 1]) ? length - 1 : length;
   return `${text.slice(0, end)}…`;
 }
@@ -48,7 +48,7 @@ const nothing = () => h("span", { class: "null" }, "null");
 
 const MOMENT = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(\.\d+)?Z$/;
 
-// In a cell: one short line; a timestamp to the minute.
+// Return a value for a cell: one short line, and timestamps to the minute.
 export function cell(value, length = CELL) {
   if (value === null || value === undefined) return nothing();
   if (value === "") return h("span", { class: "null" }, "empty text");
@@ -59,7 +59,7 @@ export function cell(value, length = CELL) {
   return shown(text, typeof value === "number" || typeof value === "bigint" ? "value figure" : "value");
 }
 
-// On the row's own page: all of it, long texts in two steps.
+// Return a whole value for the row's own page; long texts are shown in two steps.
 export function whole(value) {
   if (value === null || value === undefined || value === "") return cell(value);
   if (Array.isArray(value) && value.length > 0 && value.length <= 60

@@ -1,4 +1,4 @@
-// A table's schema, indexes and measures.
+// A table's schema, indexes and statistics.
 
 import * as api from "./api.js";
 import { announce, grid, h } from "./dom.js";

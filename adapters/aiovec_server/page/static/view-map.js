@@ -9,7 +9,7 @@ import { rowLink, tableLink } from "./table-head.js";
 
 const SIZES = [250, 500, 1000, 2000];
 const NEAREST = 10;
-const NONE = "-"; // no field has such a name
+const NONE = "-"; // no field can have this name
 
 export async function mapView({ table, facts, query, signal }) {
   if (facts.rows === 0) {

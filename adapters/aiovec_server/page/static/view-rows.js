@@ -40,7 +40,7 @@ export async function rows({ table, facts, query, signal }) {
 const RESERVED = ["AND", "OR", "NOT", "IN", "BETWEEN", "IS", "NULL", "LIKE", "TRUE", "FALSE"];
 const named = (field) => (RESERVED.includes(field.toUpperCase()) ? `"${field}"` : field);
 
-// A filter that this table understands, for those who see the box for the first time.
+// Return an example of a filter for this table, for first-time users.
 export function filterHint(facts) {
   const fields = Object.entries(facts.schema.fields).map(([name, kind]) => [name, kind.type ?? kind]);
   const text = fields.find(([name, kind]) => kind === "text" && name !== facts.label) ?? fields.find(([, kind]) => kind === "text");

@@ -16,11 +16,11 @@ const MODES = {
 };
 // Keys of a hit that are not fields.
 const OWN = new Set(["id", "_score", "_distance", "_ranks", "_highlights"]);
-// Fields of a passage of a document that its head shows, or nobody reads.
+// Fields of a document's passage that its head shows already, or that nobody needs to read.
 const OF_PASSAGES = new Set(["source", "title", "start", "part", "parts", "hash", "base", "expires"]);
 const LIMITS = [10, 25, 50, 100];
 
-// A vector is too long for an address. It stays until the page is closed, one for each table.
+// Pasted vectors, one for each table, until the page is closed. A vector is too long for an address.
 const pasted = new Map();
 
 function modesOf(facts) {
@@ -63,7 +63,7 @@ function hint(facts) {
   return missing.length ? h("p", { class: "muted" }, missing.join(" ")) : null;
 }
 
-// The numbers of a pasted vector: JSON, or separated by anything.
+// Return the numbers of a pasted vector: JSON, or separated by spaces, commas or semicolons.
 export function numbersOf(text, dim) {
   const parts = text.trim().replace(/^\[|\]$/g, "").split(/[\s,;]+/).filter((part) => part !== "");
   const numbers = parts.map(Number);
@@ -158,11 +158,11 @@ function results(table, facts, options, { hits, seconds: took }) {
   ];
 }
 
-// Words of a question that say nothing about a hit, so they are not marked.
+// Common words of questions. They say nothing about a hit, so they are not marked.
 const FILLERS = new Set(("a about an and are as at be by can could do does for from has have how i if in is it its me my of on or "
   + "should so that the their there this to was were what when where which who why will with would you your").split(" "));
 
-// A keyword search marks its words in the text; whatever else the text holds stays text.
+// Show the words that a keyword search has marked. Everything else in the snippet stays text.
 function marked(snippet) {
   return h("bdi", { class: "value" }, snippet.split(/(<mark>.*?<\/mark>)/s).map((part) => {
     const word = /^<mark>(.*)<\/mark>$/s.exec(part);
@@ -171,13 +171,13 @@ function marked(snippet) {
   }));
 }
 
-// Where a passage stands in its document; null for another row.
+// Return where a passage is in its document; null for any other row.
 function placeOf(hit) {
   if (typeof hit.source !== "string" || !Number.isInteger(hit.start) || !Number.isInteger(hit.parts)) return null;
   return /\.pdf$/i.test(hit.source) ? `${hit.source}, page ${hit.start}` : `${hit.source}:${hit.start}`;
 }
 
-// The passages before and after a hit, by one click.
+// Return a button that shows the passages before and after a hit, and the places for them.
 function neighbours(table, hit, label) {
   const [before, after] = [h("div", {}), h("div", {})];
   const around = [hit.part - 1, hit.part + 1].filter((part) => part >= 1 && part <= hit.parts);
@@ -201,7 +201,7 @@ function neighbours(table, hit, label) {
 function hitOf(table, facts, hit) {
   const { label } = facts;
   const place = placeOf(hit);
-  const { source, part } = facts.schema.fields;  // in the payload, a filter does not know them
+  const { source, part } = facts.schema.fields;  // a filter does not find them in the payload
   const { before, after, button } = place && source && part ? neighbours(table, hit, label) : {};
   const snippet = hit._highlights?.[label] ?? Object.values(hit._highlights ?? {})[0];
   const text = label && hit[label];

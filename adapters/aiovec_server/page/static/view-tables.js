@@ -35,7 +35,7 @@ export async function tables({ query, signal }) {
 const COLUMNS = [["Table"], ["Rows", "num"], ["Size", "num"], ["Vectors"], ["Index"]];
 
 function list(found) {
-  // Without an index, every search is exact, and the column would say the same of each table.
+  // Without an index, every search is exact, and the column would say the same for each table.
   const columns = COLUMNS.slice(0, found.some((one) => one.approximate) ? 5 : 4);
   return grid("Tables of the store", columns, found.map((one) => [h("a", { href: tableLink(one.name) }, one.name),
     ...one.detail ? ["", "", h("span", { class: "error" }, one.detail)] : cells(one).slice(0, columns.length - 1)]));
