@@ -92,7 +92,7 @@ class RemoteBackend(Backend):
     def target(self) -> str:
         return self._client.target
 
-    # Life
+    # Opening and closing
 
     async def open(self) -> None:
         await arrow_ready()  # ids and rows are sent as Arrow

@@ -41,7 +41,7 @@ from .settings import SCHEME, RemoteSettings
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # Seconds that a cancelled write waits for the server to say that it has ended.
 _REVOKING = 10.0
-# The most attempts to cancel a write. More are in vain if a gateway has no server behind it.
+# The most attempts to cancel a write. More would not help if a gateway has no server behind it.
 _REVOKES = 3
 # The most bytes that are passed to a connection in one piece.
 _PART = 256 * 1024
@@ -72,13 +72,13 @@ class Request:
     """The state that the table must be in; otherwise the server refuses the call."""
     writes: bool = False
     long: bool = False
-    """True if it has no timeout."""
+    """True if it has no timeout until its answer begins."""
     once: bool = False
-    """True to fail without a retry if the server cannot be reached."""
+    """True if it must fail without a retry if the server cannot be reached."""
 
 
 class Client:
-    """The connections and calls of a store to one server."""
+    """A store's connections and calls to one server."""
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
@@ -231,10 +231,10 @@ class Client:
 
 
 class _Call:
-    """A request and its tries: the waits between them, and the error after the last try."""
+    """A request and its attempts: the waits between them, and the error after the last one."""
 
     time: asyncio.Timeout
-    """The timeout of the current try."""
+    """The timeout of the current attempt."""
 
     def __init__(self, client: Client, request: Request) -> None:
         self.request = request
@@ -270,8 +270,8 @@ class _Call:
             except NoAnswerError as exc:
                 await self.wait_after(exc)
             except (AiovecError, StaleTableError) as exc:
-                # A refusal that is not the store's, such as a proxy's, says nothing about the lost
-                # try.
+                # If the refusal is not the store's but, for example, a proxy's, the outcome of the
+                # lost attempt stays unknown.
                 plain = type(exc) in (AiovecError, ConfigError, StaleTableError)
                 if self._may_be_done and plain:
                     reason = str(exc) or "the table was altered before the call could be repeated"
@@ -279,7 +279,7 @@ class _Call:
                 raise
 
     async def read(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Return the answer to one try, decoded and read."""
+        """Make one attempt, and return its answer, decoded and read."""
 
         def came(size: int) -> None:
             self.time.reschedule((self.time.when() or 0.0) + size / _PACE)
@@ -307,7 +307,7 @@ class _Call:
         self.time.reschedule(now + self._client.settings.idle_timeout)
 
     async def wait_after(self, exc: NoAnswerError) -> None:
-        """Wait until it is time for another try; raise an error if none is allowed."""
+        """Wait until it is time for another attempt; raise an error if none is allowed."""
         client, left = self._client, 0.0
         # The server may have died, and another one may have been started.
         if client.autostart is not None:
@@ -318,12 +318,12 @@ class _Call:
         if exc.again == "free":
             left = self.deadline.left()
         elif exc.again == "reachable":
-            # Count from the first loss, because the call itself may have taken longer than all
-            # retries may.
+            # Count from the first loss, because the call itself may have taken longer than the time
+            # for retries.
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = self._lost_since + self._reconnects - now
-        # A random wait spreads out many clients. The last try is at the end of the time, unless
+        # A random wait spreads out many clients. The last attempt is at the end of the time, unless
         # the server asks for a longer wait.
         wait = max(min(self._wait * random.uniform(0.5, 1.0), left), exc.after)
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
@@ -363,7 +363,7 @@ async def _tried_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
-    Otherwise the client would not know that the server may have done the first try.
+    Otherwise the client would not know that the server may have done the first attempt.
     """
     try:
         return await handler(request)

@@ -135,7 +135,7 @@ def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
-    """Return values of a field or payload key; decode values that JSON has as text."""
+    """Return values of a field or payload key; decode values that JSON represents as text."""
     field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:
@@ -167,7 +167,7 @@ async def read_message(body: aiohttp.StreamReader) -> bytes:
 
 
 def exported_batch(head: bytes, data: bytes) -> tuple[pa.RecordBatch, bytes]:
-    """Return a batch and its cursor, from the stream's first message and the batch's own."""
+    """Return a batch and its cursor, from the stream's first message and the batch's message."""
     try:
         stream = head + data + _END
         read_rows(stream)

@@ -18,12 +18,12 @@ _BUSY = frozenset({429, 503})
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
-"""The condition for a retry: the server is reachable, or has room. The last two allow no retry: the
-server's timeout ended the call, or its answer came too slowly."""
+"""The condition for a retry: the server is reachable, or has room for the call. The last two allow
+no retry: the server's timeout ended the call, or its answer came too slowly."""
 
 
 class NoAnswerError(Exception):
-    """A try whose outcome is not known, or that the server postponed.
+    """The outcome of an attempt is unknown, or the server postponed it.
 
     ``sent`` is true if the server may have done the call, ``again`` is the condition for a retry,
     and ``after`` the seconds that the server asks to wait.
@@ -69,7 +69,7 @@ def not_a_server(target: str, reason: str) -> ConfigError:
 
 
 def _plain(status: int, detail: str, target: str, size: int) -> AiovecError:
-    """Return the error for a problem of HTTP itself."""
+    """Return the error for a problem with HTTP itself."""
     if status in (401, 403):
         return StorePermissionError(
             target,
