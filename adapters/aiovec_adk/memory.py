@@ -42,7 +42,8 @@ _MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), vector_nullable=True)
 _DELETED = dict.fromkeys(("session", "at", "text", "words", "entry"))
 # The most words of a query: an agent may pass a whole message.
 _MOST_WORDS = 64
-# Han and Kana: written without spaces, so each letter counts as a word, and several as a phrase.
+# Han and Kana are written without spaces, so each letter counts as a word, and several letters in a
+# row as a phrase.
 _UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
 
@@ -54,8 +55,8 @@ class AiovecMemoryService(Closable, BaseMemoryService):
     ``embedder="local"``. The first write creates the table. With an embedder, searches find
     memories by meaning and by words; without one, by words only.
 
-    ``search`` has more arguments for each search, such as ``rerank=Decay("at", "7d")`` and
-    ``max_distance``. A search returns the best ``limit`` memories.
+    ``search`` has additional arguments for each search, such as ``rerank=Decay("at", "7d")`` and
+    ``max_distance``. A search returns the ``limit`` best memories.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
     async def search_memory(
         self, *, app_name: str, user_id: str, query: str
     ) -> SearchMemoryResponse:
-        """Return the best memories of an app's user, best first."""
+        """Return the memories of an app's user that match a query best, best first."""
 
         async def search(table: Table) -> Sequence[Hit]:
             where = [F.app == app_name, F.user == user_id, F.entry.is_not_null()]

@@ -34,7 +34,7 @@ class AiovecRecordManager(Closable, RecordManager):
         )
 
     async def acreate_schema(self) -> None:
-        """Create the table, if it does not exist."""
+        """Create the table if it does not exist."""
         await self._bridge.write(1, Table.schema)
 
     @blocking(acreate_schema)

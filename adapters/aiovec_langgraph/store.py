@@ -180,7 +180,7 @@ class AiovecStore(Closable, BaseStore):
         return plan
 
     def _texts_of(self, op: PutOp) -> list[str]:
-        """Return the texts to embed for an item; none for an item without a vector."""
+        """Return the texts to embed for an item; an empty list if it gets no vector."""
         if self.embeddings is None or op.value is None or op.index is False:
             return []
         paths = self._paths if op.index is None else op.index

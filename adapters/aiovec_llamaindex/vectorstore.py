@@ -226,7 +226,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         filters: MetadataFilters | None,
         doc_ids: Iterable[str] | None = None,
     ) -> Any:
-        """Return conditions for nodes with these ids and documents that match the filters."""
+        """Return conditions for nodes that have these ids, belong to these documents, and match the
+        filters; None without any condition."""
         metadata = unless_true(self._all(filters)) if filters else None
         conditions = [] if metadata is None else [metadata]
         if node_ids is not None:
