@@ -160,7 +160,7 @@ class Masks:
 def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """Return rowids that a filter selects, including all of those in ``among``."""
+    """Return the rowids that a filter selects; those outside ``among`` may be missing."""
     condition, values = condition_of(where, table)
     if len(among) <= _MOST_LISTED:
         condition = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
