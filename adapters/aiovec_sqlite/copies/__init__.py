@@ -1,1 +1,1 @@
-"""Exact search in memory: int8 codes with a certified bound select rows; vectors measure them."""
+"""Exact search in memory: int8 codes with a proven bound select rows, and vectors rank them."""

@@ -65,7 +65,7 @@ class _WaitingCall:
         self.large = any(query.limit > LARGE and not query.by_both for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # The calls that are answered together, and their task, which ends if no caller is left.
+        # The calls that are answered together, and their task, cancelled once no caller is left.
         self.together: Sequence[_WaitingCall] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -112,7 +112,7 @@ class Queue:
         self.table = table
         self.answer = answer
         self.waiting: deque[_WaitingCall] = deque()
-        # The newest batch under way, and the calls of the last one that ended.
+        # The newest batch in progress, and the number of calls in the last one that ended.
         self.batch: _Batch | None = None
         self.last_calls = 1
 

@@ -88,8 +88,8 @@ class Masks:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        # The least recently used first. Not an OrderedDict, which hashes each key to iterate over
-        # its values: hashing a filter walks the whole tree.
+        # The least recently used filter comes first. An OrderedDict would hash each key to iterate
+        # over its values, and hashing a filter walks the filter's whole tree.
         self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
         self.nbytes = 0
@@ -225,7 +225,7 @@ class ResidentCopy:
         give_back()
 
     def follow(self, db: sqlite3.Connection, ticket: Ticket, most: float) -> bool:
-        """Add all changes; return False if there are more than ``most``, or not all are known."""
+        """Add all changes; return False if there are more than ``most`` or not all are known."""
         try:
             return self.advance(db, ticket, int(most)) is not None
         except OlderSnapshotError:  # a search has just added them

@@ -82,7 +82,7 @@ def search(
     *,
     scan: str,
 ) -> list[Found]:
-    """Answer from the file. With the setting ``scan="bit"``, bits may select the rows to measure.
+    """Answer queries from the file. With the setting ``scan="bit"``, bits may preselect the rows.
 
     Exact queries with the same filter share a scan.
     """

@@ -107,7 +107,7 @@ class Kept(ABC, Generic[_T]):
         self.value: _T | None = None
         self._keeper = keeper
         self._task: asyncio.Task[None] | None = None
-        # The earliest times of the next try, of a renewal, and of a scan file.
+        # The earliest times to retry a load, to renew the value, and to use a scan file.
         self.retry_at = self.renew_at = self.file_at = 0.0
 
     @property
@@ -141,7 +141,7 @@ class Kept(ABC, Generic[_T]):
         return size >= self._least(files)
 
     async def forget_file(self) -> None:
-        """Make all processes give up the scan file, and remove it."""
+        """Make all processes stop using the scan file, and remove it."""
         files = self._keeper.files
         if files is not None and files.can_write:
             with suppress(AiovecError):

@@ -272,7 +272,7 @@ class ResidentSearch(Keeper):
         if state is not None:
             self._look_after(resident, queries, state)
             return finished
-        if copy is not None and resident.copy.value is copy:  # too many changes, or spoiled
+        if copy is not None and resident.copy.value is copy:  # too many changes, or a damaged file
             resident.copy.value = None
             if spoiled:
                 copy, resident.copy.file_at = None, time.monotonic() + PAUSE

@@ -136,7 +136,7 @@ def _mask_addresses(
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-# Codes, times queries, for each thread of a scan: with fewer, waking a thread takes longer than it
+# The fewest codes, times queries, per thread of a scan: with fewer, waking one takes longer than it
 # saves. Up to four queries take as long as one, because memory bandwidth is the limit.
 _OF_A_PART, _AS_ONE = 8 * 2**20, 4
 # Codes that a thread takes at a time: a few tenths of a millisecond, so that all threads end at

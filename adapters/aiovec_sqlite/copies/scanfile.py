@@ -302,7 +302,7 @@ def read_segments(number: int, token: str, table: TableLayout, *, whole: bool = 
 
 
 def _advise(area: mmap.mmap, places: _Places) -> None:
-    """Advise the system to read codes ahead in large pages, and only the vectors that are used."""
+    """Advise the system to read all codes ahead, in large pages, but only the vectors in use."""
     vectors = places.arrays["vectors"][0]
     codes = places.large, vectors - places.large
     for name, start, length in (

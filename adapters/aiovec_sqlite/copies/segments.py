@@ -327,7 +327,7 @@ class State:
 
     @cached_property
     def changed(self) -> int:
-        """The number of rows changed since the scan file was written; without a file, of all."""
+        """The number of rows changed since the scan file was written; all rows without a file."""
         return sum(part.dead if part.mapped else part.count for part in self.segments)
 
     @cached_property

@@ -641,7 +641,7 @@ class _PartOfQuery:
         self._keep = lists  # native code has their addresses
         matches = [len(each.rows) for each in wanted]
         self._has_some, self._may_have_all = any(matches), all(matches)
-        # The rarest first: its rows have the best scores.
+        # Begin with the rarest clause: its rows have the best scores.
         order = sorted(range(len(weights)), key=lambda n: -weights[n])
         self._first = 0
         records, places = [(lists[n].record, weights[n]) for n in order], [0] * len(order)
