@@ -39,7 +39,7 @@ from .settings import SCHEME, RemoteSettings
 
 # Seconds before a retry: the first wait, and the longest. The server may ask for other times.
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
-# Seconds that a cancelled write waits for the server to say that it has ended.
+# Seconds that a cancelled write waits for the server to confirm that the write has ended.
 _REVOKING = 10.0
 # The most attempts to cancel a write. More would not help if a gateway has no server behind it.
 _REVOKES = 3
@@ -169,7 +169,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and yield its answer; raise an error unless it is a success."""
+        """Send a request, and yield its answer; raise an error if it is not successful."""
         url, path, headers, request = self._url, None, call.headers, call.request
         if self.autostart is not None:
             server = await self.autostart.server()

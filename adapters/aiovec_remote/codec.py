@@ -1,6 +1,6 @@
 """Bodies of requests and answers: JSON, and Arrow with the JSON in its schema's metadata.
 
-The server's types are trusted: a wrong type is a bug of the server. Encode and decode large bodies
+The server's types are trusted: a wrong type is a bug in the server. Encode and decode large bodies
 in a thread.
 """
 
@@ -54,8 +54,8 @@ def encode(
     if rows is None:
         return JSON, memoryview(text.encode())
     schema = rows.schema.with_metadata({BODY: text.encode()} if body else None)
-    # The same bytes as from pyarrow's stream writer, at half its cost for the few rows of most
-    # calls.
+    # This makes the same bytes as pyarrow's stream writer, at half the cost for the few rows of
+    # most calls.
     parts = [schema.serialize(), *(batch.serialize() for batch in rows.to_batches()), _END]
     return ARROW, memoryview(b"".join(parts))
 

@@ -31,7 +31,7 @@ def findings(address: str | None) -> list[Finding]:
         words = f"it runs in {folder.path}, log {folder.log}" if runs else "connect starts one"
         return [package, Finding("server", words, checked=False)]
     try:
-        # Do not use a proxy from the environment, because the client uses none, either.
+        # Do not use a proxy from the environment, because the client does not use one either.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/health", timeout=_PATIENCE) as answer:
             health = json.loads(answer.read(10_000))
