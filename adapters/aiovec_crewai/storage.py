@@ -286,7 +286,7 @@ def _record(row: Record | Hit) -> MemoryRecord:
 
 
 def _aware(when: datetime) -> datetime:
-    """Return a datetime in UTC; CrewAI's datetimes without a zone are already in UTC."""
+    """Return a datetime with a time zone; CrewAI's datetimes without one are in UTC."""
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 

@@ -25,7 +25,7 @@ class _Retriever:
     """The base of the three retrievers.
 
     ``filter_policy`` says whether the filters of a run replace or narrow the retriever's filters.
-    With ``return_embedding``, documents have their embedding.
+    With ``return_embedding``, documents include their embeddings.
     """
 
     _settings: tuple[str, ...] = ("document_store", "filters", "top_k", "return_embedding")

@@ -143,7 +143,7 @@ class AiovecDocumentStore(Closable):
         """Like ``delete_documents_async``."""
 
     async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
-        """Delete all documents; with ``recreate_index``, drop the table, which writes recreate."""
+        """Delete all documents. With ``recreate_index``, drop the table; a write recreates it."""
         if recreate_index:
             await self._bridge.drop()
         else:

@@ -364,7 +364,7 @@ def _fitting(
 
 
 def _short(row: Record | Hit) -> dict[str, Any]:
-    """Return a row in few tokens: without nulls and ranks, and with one measure in four digits.
+    """Return a row in few tokens: without nulls and ranks, and with one measure of four digits.
 
     The measure is the distance, because merged and boosted scores are comparable only within one
     search. A passage of a document gets its place, so that an answer can cite it.

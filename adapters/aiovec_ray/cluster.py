@@ -14,7 +14,7 @@ from aiovec.errors import AiovecError
 _T = TypeVar("_T")
 
 # Bytes of shared memory for workers started here. Results are small and rows never pass through it.
-# It has room for the hashes of 32 million new ids; Ray writes more than that to disk.
+# It has room for the hashes of 32 million new ids; Ray writes any more to disk.
 _OBJECT_STORE = 256 * 2**20
 # Seconds between checks of the tasks; a cancelled call ends at the next check.
 _LOOK = 0.5

@@ -15,7 +15,7 @@ from .fragments import dataset_of
 # The least and the most rows of a compacted file: few enough that each worker gets files, and that
 # upkeep makes no larger files.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
-# The kinds that workers build, by lancedb's names; LanceDB builds the others.
+# The kinds that workers build, under lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
 # The most parts of an index. Each search reads all of them, and upkeep rebuilds an index of more
