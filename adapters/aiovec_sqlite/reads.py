@@ -1,6 +1,6 @@
-"""Read rows by id, by filter, all rows, and changed rows; count values and find their bounds.
+"""Read rows by id or filter, all rows, or changed rows; count values and find their bounds.
 
-For the change feed, rows have the number of their last change, and deletes leave a tombstone.
+For the change feed, each row has the number of its last change, and a delete leaves a tombstone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .vectors import BLOCK, MissingRowsError, VectorReader
 
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
-    """Return a filter as SQL over the ordinary table as ``r``, with its values."""
+    """Return a filter as SQL over the ordinary table, named ``r``, and its parameters."""
     if where is None:
         return "1", []
     # A row has a vector if vec0 has its rowid.
@@ -57,22 +57,22 @@ def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]
 def rowids_where(
     db: sqlite3.Connection, table: TableLayout, condition: str, values: Sequence[Any]
 ) -> Int64Array:
-    """Return the rows that satisfy a condition on ``r``, in the order of the file."""
+    """Return the rowids of the rows of ``r`` that satisfy a condition, in ascending order."""
     (text,) = db.execute(
         f"SELECT group_concat(r._rowid) FROM {table.rows} AS r WHERE {condition}", values
     ).fetchone()
-    return np.sort(numbers_in(text))  # an index has another order
+    return np.sort(numbers_in(text))  # an index yields them in another order
 
 
 @lru_cache(maxsize=256)
 def _names(fields: tuple[str, ...], *, payload: bool) -> tuple[str, ...]:
-    """Return the names in SQL of the columns to read: rowid, id, fields and payload."""
+    """Return the SQL names of the columns to read: rowid, id, fields and payload."""
     return ("_rowid", "id", *map(quoted, fields), *(["payload"] if payload else []))
 
 
 @lru_cache(maxsize=256)
 def _selection(fields: tuple[str, ...], *, payload: bool) -> str:
-    """Return the columns of ``_names`` as a list in SQL, read from ``r``."""
+    """Return the columns of ``_names`` as an SQL list of columns of ``r``."""
     return ", ".join(f"r.{name}" for name in _names(fields, payload=payload))
 
 
@@ -83,7 +83,7 @@ def rows_from_sql(
     table: TableLayout,
     vectors: Float32Array | None,
 ) -> Batch:
-    """Return columns of SQLite's values, in the order of ``_names``, as a Batch."""
+    """Return a Batch from columns of SQLite values, in the order of ``_names`` after the id."""
     if not set(map(type, ids)) <= {str}:
         raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
@@ -102,7 +102,7 @@ def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
 def _selected(columns: Columns) -> str:
     """Return the columns of ``r`` that a statement reads for ``_as_rows``.
 
-    If bytes are counted, only the rowids: SQLite would hold whole rows in memory to sort them.
+    If bytes are counted, it reads only rowids, because SQLite would sort whole rows in memory.
     """
     if columns.meter is not None:
         return "r._rowid"
@@ -122,7 +122,7 @@ def get(
 ) -> Batch:
     table = current_table(db, handle)
     selected = _selected(columns)
-    if len(ids) == 1:  # without json_each, which takes as long as reading the row
+    if len(ids) == 1:  # json_each would take as long as reading the row
         sql = f"SELECT {selected} FROM {table.rows} AS r WHERE r.id = ?"
         return _as_rows(db, ticket, table, db.execute(sql, ids).fetchall(), columns)
     sql = f"SELECT {selected} FROM json_each(?) AS j CROSS JOIN {table.rows} AS r ON r.id = j.value"
@@ -158,7 +158,7 @@ def by_rowids(
     columns: Columns,
     vectors: Float32Array | None = None,
 ) -> Batch:
-    """Return existing rows, in the order of ``rowids``. ``vectors`` are theirs, if already read.
+    """Return existing rows, in the order of ``rowids``, with their ``vectors`` if already read.
 
     Callers pair the rows with distances and queries, so a missing row raises DamageError.
     """
@@ -188,7 +188,7 @@ def by_rowids(
 
 
 def _count(columns: Columns, meter: Meter, table: TableLayout, values: Sequence[Any]) -> None:
-    """Count the bytes of rows. Their values follow each other: rowid, id, and columns."""
+    """Count the bytes of rows. ``values`` has each row's rowid, id and columns in turn."""
     lists = [table.schema.fields[name].is_list for name in columns.fields]
     is_json = [False, False, *lists, *([True] if columns.payload else [])]
     texts = (text for n in range(len(is_json)) if is_json[n] for text in values[n :: len(is_json)])
@@ -201,8 +201,8 @@ def _bytes_of(values: Iterable[Any]) -> int:
     return sum(len(value) for value in values if type(value) in _SIZED)
 
 
-# Rows read in one step of a statement: SQLite joins at most 64 tables. The most columns of such a
-# statement: SQLite's default limit is 2,000.
+# Limits of a statement that reads rows side by side. Rows: SQLite joins at most 64 tables.
+# Columns: SQLite's default limit is 2,000.
 _TOGETHER = 32
 _MOST_NUMBERS = 1500
 
@@ -211,8 +211,8 @@ _MOST_NUMBERS = 1500
 def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
     """Return SQL for the columns of ``count`` rows, side by side in one row.
 
-    Each step hands the interpreter to another thread and waits to get it back. Under load, that
-    takes longer than reading (``python -m bench search``).
+    Each step of a statement releases the GIL and waits to get it back. Under load, that takes
+    longer than reading (``python -m bench search``).
     """
     columns = (f"r{i}.{name}" for i in range(count) for name in names)
     tables = (f"{rows} AS r{i}" for i in range(count))
@@ -224,7 +224,7 @@ def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
 
 
 def split(rows: Batch, sizes: Sequence[int]) -> list[Batch]:
-    """Return the rows in parts of these sizes."""
+    """Split the rows into parts of these sizes."""
     parts = []
     start = 0
     for size in sizes:
@@ -263,9 +263,9 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
 
 
 _SIZED = frozenset({str, bytes})
-# Rows of a part that a walk reads without Arrow.
+# Rows in each part that a walk reads without Arrow.
 _ROWS_OF_A_PART = 1000
-# Bytes that the WAL may grow while an export reads an older state of the file.
+# Bytes by which the WAL may grow while an export reads an older snapshot.
 _MOST_WAL = 2**30
 
 
@@ -297,7 +297,7 @@ class Walk:
         self._condition, self._values = condition_of(where, self.table)
 
     def next_values(self, most: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Return the ids and the other columns of the next rows, none at the end."""
+        """Return the ids and the other columns of the next rows; no ids at the end."""
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "
@@ -305,7 +305,7 @@ class Walk:
             )
         fields, payload = self.columns.fields, self.columns.payload
         cursor = self._db.execute(
-            # By an index on a filtered field, SQLite would sort all rows again for each batch.
+            # With an index on a filtered field, SQLite would sort all rows again for each batch.
             f"SELECT {_selection(fields, payload=payload)} FROM {self.table.rows} AS r NOT INDEXED "
             f"WHERE r._rowid > ? AND ({self._condition}) ORDER BY r._rowid LIMIT ?",
             (self.after, *self._values, most),
@@ -324,7 +324,7 @@ class Walk:
         return ids, values
 
     def vectors(self, ticket: Ticket) -> Float32Array | None:
-        """Return the vectors of these rows, if they are wanted."""
+        """Return the vectors of the last rows read, or None if the columns lack the vector."""
         if not self.columns.vector:
             return None
         return self._vectors.read(np.array(self._rowids, dtype=np.int64), ticket)
@@ -337,9 +337,9 @@ class Walk:
 
 
 class Export:
-    """A walk in Arrow batches.
+    """A walk that returns Arrow batches.
 
-    Rowids never change and are never reused, so the last one of a batch is its cursor.
+    Rowids never change and are never reused, so a batch's last rowid is its cursor.
     """
 
     def __init__(
@@ -387,9 +387,9 @@ def _rowid_of_cursor(cursor: bytes | None) -> int:
     return rowid
 
 
-# A caller's number has two parts: the newest change that it has read and, in the lower bits, the
-# floor at that time. Rows below the floor are read in pages too, and a reader that is still below
-# the floor misses no deletion while the floor stays.
+# A caller's change number has two parts: the newest change that the caller has read and, in the
+# lower bits, the floor at that time. A reader pages through rows below the floor too, and misses
+# no deletion there as long as the floor stays the same.
 _FLOOR_BITS = 62
 
 
@@ -427,7 +427,7 @@ def changes(
     if since and not _has_change(db, table, floor, since):
         raise ChangesPrunedError(floor << _FLOOR_BITS | floor)
     names = ["_seq", "_rowid", *table.row_columns]
-    # One more than requested shows whether there is another page.
+    # One row more than requested shows whether there is another page.
     rows = db.execute(
         f"SELECT {', '.join(names)} FROM {table.rows} WHERE _seq > ? ORDER BY _seq LIMIT ?",
         (read, limit + 1),
@@ -482,7 +482,7 @@ def value_counts(
 ) -> list[tuple[Value, int]]:
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
-    most = -1 if limit is None else limit  # SQLite takes a negative number for no limit
+    most = -1 if limit is None else limit  # a negative number means no limit to SQLite
     field = table.schema.fields.get(ref.name)
     if field is not None and field.is_list:
         items = f"json_each(r.{quoted(ref.name)}) AS listed"
@@ -525,7 +525,7 @@ def bounds(
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
     value, keys = sorted_value(ref)
-    # Each end separately, so that SQLite finds it directly by an index over the field.
+    # Each end is a separate query, so that SQLite finds it directly in an index on the field.
     ends = [
         f"(SELECT v FROM (SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
         f"WHERE v IS NOT NULL ORDER BY v {way} LIMIT 1)"
@@ -546,7 +546,7 @@ def _of_column(values: Sequence[Any], ref: Ref, table: TableLayout) -> Sequence[
 
 
 def _of_payload(value: Any, *, is_int: bool = False) -> Value:
-    """Return the value as it was written: see ``sorted_value`` for booleans."""
+    """Return the value as it was written; ``sorted_value`` describes the booleans."""
     if isinstance(value, bytes):
         return value == b"\x01"
     # 1 and 1.0 are the same value, and either may be returned.

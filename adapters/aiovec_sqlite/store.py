@@ -1,4 +1,4 @@
-"""SqliteBackend: one file, sqlite-vec, exact search."""
+"""SqliteBackend: a store in one file, with exact searches by sqlite-vec."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class SqliteBackend(Backend):
         self._closed = False
         self._file: OpenFile | None = None
         self._remove_file: Callable[[], object] | None = None
-        # The run of a migration that this backend acts for, which the file's mark does not stop.
+        # The migration run that this backend acts for; the run's mark in the file does not stop it.
         self._run: str | None = None
         kept = not self._in_memory and settings.durability == "full"
         able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
@@ -135,7 +135,7 @@ class SqliteBackend(Backend):
     def target(self) -> str:
         return self._target
 
-    # Life
+    # Lifecycle
 
     async def open(self) -> None:
         if self._in_memory:
@@ -144,7 +144,7 @@ class SqliteBackend(Backend):
                     "a store in memory starts empty, so it cannot be opened with read_only=True"
                 )
             self._path = await in_thread(self._make_private_file)
-        # ``close`` closes it, also if this fails.
+        # ``close`` closes the connection, even if opening fails.
         connection = self._connection = Connection(self._open_file, self._target, kept=True)
         settings = self._settings
         readers = self._readers = ReaderPool(
@@ -164,7 +164,7 @@ class SqliteBackend(Backend):
                 self._builds.start(self._complete_text(incomplete))
 
     def _make_private_file(self) -> Path:
-        """Create the file of a store in memory. It is removed with this object or the process."""
+        """Create the file of an in-memory store; it is removed when this object or process ends."""
         folder = tempfile.mkdtemp(prefix="aiovec-")
         self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
         return Path(folder) / "memory.sqlite"
@@ -209,7 +209,7 @@ class SqliteBackend(Backend):
             self._file.check()
 
     async def _put_token(self, table: TableHandle, kind: str, token: str | None) -> None:
-        """Make the store accept this scan file of the table, or none."""
+        """Record the token of the table's scan file that the store accepts, or None for no file."""
         await self._write(
             lambda tx: put_token(tx.db, current_table(tx.db, table).name, kind, token)
         )
@@ -242,8 +242,8 @@ class SqliteBackend(Backend):
             await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Do the work of SQLite's last close, for which the driver would hold the GIL."""
-        self._check_file()  # leave the WAL of a replaced file as it is
+        """Copy the WAL into the file, because the driver's close would hold the GIL for this."""
+        self._check_file()  # leave the WAL of a replaced file alone
         upkeep.checkpoint(db, ticket)
 
     async def ping(self) -> None:
@@ -255,9 +255,9 @@ class SqliteBackend(Backend):
         return self._readers.read(work)
 
     async def _read_unmoved(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a read that has no handle of a table; StoreMovedError if the store has moved.
+        """Run a read without a table handle. Raises StoreMovedError if the store has moved.
 
-        Reads with a handle need no check: handles are stale after a move.
+        Reads with a handle need no check, because a move makes all handles stale.
         """
 
         def read(db: sqlite3.Connection, _: Ticket) -> _T:
@@ -277,7 +277,7 @@ class SqliteBackend(Backend):
     async def _write_once(
         self, work: Callable[[Transaction], _T], *, text_of: str | None = None
     ) -> _T:
-        """Write under the key of the call, if it has one.
+        """Write under the call's idempotency key, if it has one.
 
         ``text_of`` is the table whose text index is built afterwards.
         """
@@ -321,7 +321,7 @@ class SqliteBackend(Backend):
 
         def alter(tx: Transaction) -> None:
             work(tx, *args, self._schemas_free)
-            if text_of is not None:  # the index of a small table is complete with the change
+            if text_of is not None:  # completes the index of a small table in the same commit
                 text_index.advance(tx, text_of)
 
         await self._write_once(alter, text_of=text_of)
@@ -336,7 +336,7 @@ class SqliteBackend(Backend):
             await self._build_text(name, Steps())
 
     async def _complete_text(self, names: Sequence[str]) -> None:
-        """Continue builds of text indexes in the background; the next opening tries again."""
+        """Continue text index builds. If one fails, the next opening tries again."""
         for name in names:
             try:
                 await self._build_text(name, Steps())
@@ -347,7 +347,7 @@ class SqliteBackend(Backend):
                 await in_thread(LOG.warning, say, name, exc)
 
     async def rename_table(self, old: str, new: str) -> None:
-        # A build ends if it no longer finds the table under its old name.
+        # A build under the old name ends when it no longer finds the table.
         await self._alter(tables.rename_table, old, new, text_of=new)
         self._forget_copy(old)
 
@@ -376,7 +376,7 @@ class SqliteBackend(Backend):
             return None
         kept, text_of = record
         if text_of is not None and not self.read_only:
-            with suppress(StoreMovedError):  # the new store builds its own
+            with suppress(StoreMovedError):  # the new store builds its own index
                 await self._build_text_after_change(text_of)
         return kept
 
@@ -449,7 +449,7 @@ class SqliteBackend(Backend):
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[tuple[Read, str], None]:
-        """Yield reads in one snapshot, and the path of the WAL, which grows until they end."""
+        """Yield a function for reads in one snapshot, and the path of the WAL, which may grow."""
         if self._readers is None or self._closed:
             raise StoreClosedError(self._target)
         wal = "" if self._file is None else self._file.wal_path
@@ -491,7 +491,7 @@ class SqliteBackend(Backend):
         )
 
     async def flush_writers(self, limit: float) -> None:
-        """Do nothing: a write checks the mark in its own transaction."""
+        """Do nothing, because each write checks the mark in its transaction."""
 
     def act_for(self, run: str | None) -> None:
         self._run = run
@@ -564,5 +564,5 @@ class SqliteBackend(Backend):
 
 
 def _remove_folder(folder: str, process: int) -> None:
-    if os.getpid() == process:  # a forked child must not remove its parent's
+    if os.getpid() == process:  # a forked child must not remove its parent's folder
         shutil.rmtree(folder, ignore_errors=True)

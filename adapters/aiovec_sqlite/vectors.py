@@ -1,8 +1,8 @@
-"""Read vectors from vec0: a few by rowid, many by their chunks.
+"""Read vectors from vec0: a few by rowid, many by chunk.
 
 sqlite-vec keeps vectors in chunks: BLOBs of a few hundred vectors in an ordinary table. A query of
-vec0 takes 5 µs for a row; reading whole chunks and selecting with NumPy takes a tenth of that
-(``python -m bench writes``). sqlite-vec documents the tables of chunks, and aiovec accepts only
+vec0 takes 5 µs per row; reading whole chunks and selecting with NumPy takes a tenth of that
+(``python -m bench writes``). sqlite-vec documents its chunk tables, and aiovec accepts only
 versions of sqlite-vec that have them.
 """
 
@@ -20,14 +20,14 @@ from .errors import DamageError, decodes
 from .layout import TableLayout
 from .sql.values import numbers_in
 
-# Up to this many rows, a query of vec0 is faster than reading whole chunks.
+# Up to this many rows, a vec0 query is faster than reading whole chunks.
 _FEW = 128
 # The fewest rows for which a whole chunk is read.
 _WORTH_A_CHUNK = 16
 
 
 class VectorReader:
-    """Reads one table's vectors in one snapshot; keeps the last chunk."""
+    """Reads a table's vectors in one snapshot, and caches the last chunk."""
 
     def __init__(self, db: sqlite3.Connection, table: TableLayout) -> None:
         self._db = db
@@ -115,9 +115,8 @@ class VectorReader:
         return DamageError(f"table {self._table.name!r}: rows have no vector")
 
     def check_rows(self) -> None:
-        """Raise DamageError if the ordinary table has more or fewer rows than vec0.
-
-        A scan of one table would miss the rows that only the other has.
+        """Raise DamageError if vec0 has more rows than the ordinary table, or fewer unless vectors
+        are nullable. A scan of one table would miss the rows that only the other has.
         """
         rows, vectors = self._db.execute(
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
@@ -137,7 +136,7 @@ class VectorReader:
             raise DamageError(f"a chunk of vectors of {self._table.name!r} is truncated")
         first, last = rows[0], rows[-1]
         if last - first + 1 == len(rows):
-            # The rows are consecutive, so they are copied once. The mode "raise" would copy them
+            # The rows are consecutive, so one copy is enough. The mode "raise" would copy them
             # twice.
             chunk.take(offsets, axis=0, out=vectors[first : last + 1], mode="clip")
         else:
@@ -170,5 +169,5 @@ class MissingRowsError(DamageError):
 
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
-    """Raise SQLite's error if vec0 cannot find rows: vec0 itself would crash."""
+    """Raise SQLite's error if vec0 could not look up rowids, because vec0 itself would crash."""
     db.execute(f"SELECT id + chunk_id + chunk_offset FROM {table.rowids} LIMIT 0")

@@ -1,6 +1,6 @@
-"""One writer for a store: calls that arrive while a commit runs share the next commit.
+"""The single writer of a store: calls that arrive during a commit share the next commit.
 
-The keys of completed writes are in a separate table, each committed with its write. The first write
+A separate table has the keys of completed writes, each committed with its write. The first write
 with a key creates the table.
 """
 
@@ -43,9 +43,9 @@ _CREATE = """CREATE TABLE IF NOT EXISTS aiovec_writes (
     done INTEGER NOT NULL, outcome INTEGER, text_of TEXT
 ) STRICT"""
 
-# Seconds that a key is kept, and the most keys: a client repeats a write soon.
+# Seconds for which a key is kept, and the most keys: a client retries a write soon.
 _KEEP_SECONDS, _KEEP_NUMBER = 24 * 3600, 100_000
-# Keys that a write checks for pruning: more than one, so that the number of old keys shrinks.
+# Keys that each write checks for pruning: more than one, so that old keys become fewer.
 _FORGET = 4
 
 
@@ -82,13 +82,13 @@ def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: s
 
 _T = TypeVar("_T")
 
-# Most rows of calls that are done together.
+# The most rows of calls that are done together.
 _MOST_ROWS_JOINED = 256
 # Seconds that one try for the write lock may take. Then the waiting calls are checked again: their
-# callers may have gone, or their time may be over.
+# callers may have been cancelled or timed out.
 _LOCK_TRY = 0.1
-# Sleeps between tries for the lock. SQLite's own grow to 100 ms, so other processes overtake for
-# ever.
+# Sleep between tries for the lock. SQLite's own sleeps grow to 100 ms, so other processes could
+# overtake forever.
 _LOCK_POLL = 0.002
 
 
@@ -97,7 +97,7 @@ class _RolledBackError(Exception):
 
 
 class _Call(WriteCall):
-    """A write of one store, with its work and the state of its tries."""
+    """A write, with its work and the state of its attempts."""
 
     __slots__ = (
         "alone", "changes_mark", "key", "outcome", "text_of", "tried", "work",
@@ -118,16 +118,16 @@ class _Call(WriteCall):
         self.text_of = text_of
         # The work's result, which the caller gets after the commit.
         self.outcome: Any = None
-        # True once the thread has begun; only the thread reads it.
+        # True once the thread has begun the work; only the thread reads it.
         self.tried = False
-        # True if it changes the mark of a migration: that mark does not stop it, and it has its
-        # own commit.
+        # True if it changes a migration's mark: the mark does not stop it, and it gets its own
+        # commit.
         self.changes_mark = changes_mark
         # True if it needs its own commit: it is large, or SQLite rolled its group back as a whole.
         self.alone = changes_mark
 
     def try_begin(self) -> bool:
-        """Begin the work, unless the caller has gone."""
+        """Begin the work unless the caller was cancelled; return whether it began."""
         self.tried = self.begin()
         return self.tried
 
@@ -144,11 +144,11 @@ class _Call(WriteCall):
 class Writer(Committer[_Call]):
     """Runs writes one after another on one connection, several in one commit.
 
-    - Each write has its own savepoint, and a large one its own commit, so a failing write harms no
-      other. Small inserts or upserts into one table are first tried together, and one by one if
-      that fails.
-    - The thread that commits the group also takes the lock of the file: a separate hop to a thread
-      would cost as much as a small write.
+    - Each write has its own savepoint, and a large one its own commit, so a failing write does not
+      affect others. Small inserts or upserts into one table are first tried together, and one by
+      one if that fails.
+    - The thread that commits the group also takes the file's lock, because a separate hop to a
+      thread would cost as much as a small write.
     """
 
     pause_poll = 0.005
@@ -168,7 +168,7 @@ class Writer(Committer[_Call]):
         self._check_file = check_file
         self._was_full = False
         self._closed = False
-        # The migration's run whose own mark does not stop its writes.
+        # The migration run that this writer acts for; the run's mark does not stop its writes.
         self.run_acted_for: str | None = None
         self._commits = GroupCommit(self, gate)
 
@@ -182,12 +182,12 @@ class Writer(Committer[_Call]):
     ) -> _T:
         """Run the work in a transaction; return its result after the commit.
 
-        A ``key`` is committed with the work. If work was done under that key before, nothing is
-        done, and this returns the kept result.
+        A ``key`` is committed with the work. If earlier work was committed under this key, the new
+        work does not run, and its recorded result is returned.
 
-        If the caller is cancelled before the work begins, it never runs; while it runs alone, it is
-        rolled back; together with others or later, it is committed. When the call returns, this is
-        settled, however often it was cancelled, and the caller's data is no longer read.
+        If the caller is cancelled before the work begins, the work never runs. Work that runs alone
+        is rolled back; work in a group, or later, is committed. When the call returns, even after
+        several cancellations, this is settled, and the caller's data is no longer read.
         """
         if self._closed:
             raise StoreClosedError(self.target)
@@ -195,7 +195,7 @@ class Writer(Committer[_Call]):
         return cast("_T", await self._commits.run(call, current_deadline(self._busy_timeout)))
 
     async def close(self) -> None:
-        """Accept no further writes, and wait for the accepted ones."""
+        """Stop accepting writes, and wait for the accepted ones."""
         self._closed = True
         await self._commits.finish()
 
@@ -211,7 +211,7 @@ class Writer(Committer[_Call]):
         return not (call.alone or group[0].alone)
 
     def translated(self, error: Exception) -> Exception:
-        """Return the error for the caller, for an error of its work or of its commit."""
+        """Return the error to raise to the caller for an error of its work or its commit."""
         if isinstance(error, AiovecError) or not isinstance(error, failures()):
             return error
         translated = translate(error, self.target)
@@ -224,7 +224,7 @@ class Writer(Committer[_Call]):
     async def end_pause(self, pause: MoveMark) -> None:
         await self._connection.write(lambda db: self._end_pause(db, pause))
 
-    # On a thread, which has the connection to itself
+    # On a thread with exclusive use of the connection
 
     def _end_pause(self, db: sqlite3.Connection, pause: MoveMark) -> None:
         if not _begin(db):
@@ -238,18 +238,18 @@ class Writer(Committer[_Call]):
             raise
 
     def _mark_to_heed(self, state: dict[str, object]) -> MoveMark | None:
-        """Return the mark of a migration that refuses writes now, or permanently."""
+        """Return the mark of a migration that refuses writes, temporarily or permanently."""
         mark = mark_in(state, self.target)
         if mark is None or mark.run == self.run_acted_for:
             return None
         return mark if mark.left or mark.filling or mark.state == PAUSED else None
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
-        """Run a group in one transaction. Calls that have not ended afterwards are tried again."""
+        """Run a group in one transaction. Calls that have not ended by then are tried again."""
         committing = False
         try:
             if self._was_full:
-                # There may be room again, and truncating the WAL gives most of it.
+                # There may be room again, and truncating the WAL frees the most.
                 self._was_full = False
                 _cut_log(db)
             if not _begin(db):
@@ -289,8 +289,8 @@ class Writer(Committer[_Call]):
     def _guard(self, group: list[_Call], state: dict[str, object]) -> MoveMark | None:
         """Return the mark of a migration that stops this group.
 
-        The calls fail, unless the mark is a pause. StoreReplacedError if the file is no longer the
-        store's.
+        The calls fail, unless the mark is a pause. Raises StoreReplacedError if the target no
+        longer names the open file.
         """
         self._check_file()
         mark = None if group[0].changes_mark else self._mark_to_heed(state)
@@ -322,11 +322,11 @@ class Writer(Committer[_Call]):
     def _fail(
         self, group: list[_Call], db: sqlite3.Connection, error: Exception, *, committing: bool
     ) -> None:
-        """End the calls of a group that was rolled back, or let each wait for its own commit."""
+        """Fail the calls of a group that was rolled back, or let each wait for its own commit."""
         translated = self.translated(error)
         self._was_full = full = isinstance(translated, StoreFullError)
         if full and (_cut_log(db) or len(group) > 1):
-            _try_alone(group)  # together they had no room; the smaller ones may
+            _try_alone(group)  # there was no room for all, but perhaps for the smaller ones
             return
         if committing and not full:
             translated = OutcomeUnknownError(self.target, str(error))
@@ -336,7 +336,7 @@ class Writer(Committer[_Call]):
                 call.fail(copy_of_error(translated))
 
     def _check_kept(self) -> None:
-        """Raise an error if the committed writes are not in the file that the target names."""
+        """Raise an error unless the committed writes are in the file that the target names."""
         try:
             self._check_file()
         except StoreReplacedError:
@@ -345,9 +345,9 @@ class Writer(Committer[_Call]):
             raise OutcomeUnknownError(self.target, str(exc.__cause__ or exc)) from exc
 
     def _apply(self, tx: Transaction, calls: list[_Call]) -> Exception | None:
-        """Do calls in one savepoint, or the only one of the group in the transaction itself.
+        """Do calls in one savepoint; a group's only call needs none. Return the error, if any.
 
-        If it fails, several calls can be tried again, one by one.
+        If several calls fail together, they can be tried again one by one.
         """
         tried = [call for call in calls if call.try_begin()]
         error: Exception | None = None if tried == calls else CancelledWorkError()
@@ -373,7 +373,7 @@ class Writer(Committer[_Call]):
 
 
 def _once(tx: Transaction, calls: list[_Call]) -> None:
-    """Do the work of one call or of several joined ones, unless a key shows that it was done."""
+    """Do the work of one call or several joined calls, unless a key shows that it was done."""
     keys = [call.key for call in calls if call.key is not None]
     kept = next(filter(None, (find_key(tx.db, key) for key in keys)), None)
     if kept is not None:

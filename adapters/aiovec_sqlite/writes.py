@@ -1,7 +1,7 @@
-"""Insert, replace, change and delete rows: the work of one call each. Calls share a transaction.
+"""Insert, replace, change and delete rows: each function does one call's work in a transaction.
 
 A row is in two tables, joined by its rowid, and both change in the same transaction. The rowid is
-the change number of the row's first write, so no rowid is ever used twice.
+the change number of the row's first write, so no rowid is ever reused.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .sql.values import field_columns, row_values, to_sql
 from .text_index import wanted_fields
 from .vectors import check_places
 
-# Rows for each executemany: few enough that a cancelled call ends soon.
+# Rows per executemany: few enough that a cancelled call ends soon.
 _BLOCK = 1000
-# Characters of payloads that are changed at a time, and of texts in one statement.
+# Limit of the payload bytes changed at a time, and of the characters in one statement.
 _BLOCK_PAYLOADS = 8 * 2**20
-# Rows with text in one statement, and SQLite's default limit of values in one.
+# Rows with text in one statement, and SQLite's default limit of parameters.
 _ROWS_A_STATEMENT, _MOST_PARAMETERS = 256, 32_766
 # Changes between two checks of the number of tombstones: this number, or this share of the
 # tombstones to keep, because a check counts all of them in the write transaction.
@@ -47,12 +47,12 @@ RowsAct = Callable[[Transaction, TableHandle, Batch, Sequence[int]], Sequence[in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JoinedWrite:
-    """An ``insert`` or ``upsert`` of one call, or of several calls that are done together.
+    """An ``insert`` or ``upsert``, which can be done together with those of other calls.
 
-    One statement for all calls costs little more than a statement for one, and each statement hands
-    the interpreter over several times (``python -m bench writes``).
+    One statement for all calls costs little more than a statement for one, because each statement
+    releases the GIL several times (``python -m bench writes``).
 
-    ``act`` gets the number of each call's rows and returns the number of those that it wrote.
+    ``act`` gets the number of rows of each call and returns the number of rows written for each.
     """
 
     act: RowsAct
@@ -64,7 +64,7 @@ class JoinedWrite:
         return len(self.rows)
 
     def joins(self, other: object) -> bool:
-        """Return whether the other write may be done together with this one."""
+        """Return whether the other write can be done together with this one."""
         return (
             isinstance(other, JoinedWrite) and self.act is other.act and self.handle == other.handle
         )
@@ -72,7 +72,7 @@ class JoinedWrite:
     def act_with(self, tx: Transaction, others: Sequence[JoinedWrite]) -> Sequence[int]:
         """Do this write and then the others, and return the result of each.
 
-        If that fails, each is done by itself.
+        If that fails, the caller does each of them separately.
         """
         rows = self.rows.joined([other.rows for other in others])
         return self.act(tx, self.handle, rows, [self.size, *(other.size for other in others)])
@@ -84,7 +84,7 @@ class JoinedWrite:
 def work_of(
     handle: TableHandle, change: RowChange, keep_deletes: int
 ) -> Callable[[Transaction], int]:
-    """Return the work of a change in its transaction."""
+    """Return the function that makes a change in a transaction and returns the row count."""
     match change:
         case Insert(rows):
             return JoinedWrite(insert_new if change.skip_existing else insert, handle, rows)
@@ -119,7 +119,7 @@ def insert(
 def insert_new(
     tx: Transaction, handle: TableHandle, rows: Batch, sizes: Sequence[int]
 ) -> Sequence[int]:
-    """Insert the rows whose ids do not exist. If several calls have an id, the first one wins."""
+    """Insert the rows whose ids do not exist. If calls share an id, the first call wins."""
     tx.expect(len(rows))
     table = current_table(tx.db, handle)
     ids = rows.ids
@@ -156,8 +156,8 @@ def upsert(
     if not known:
         _add(tx, table, rows)
         return sizes
-    # Several joined calls may repeat a known id: the last row wins. If they repeat a new id, all
-    # fail, and each call is tried by itself.
+    # Joined calls may repeat a known id: the last row wins. If they repeat a new id, the joined
+    # write fails, and each call is tried separately.
     if len(known) < len(ids):
         new = [row for row, id in enumerate(ids) if id not in known]
         _add(tx, table, rows.take(new))
@@ -167,7 +167,7 @@ def upsert(
     return sizes
 
 
-# One object, since ``JoinedWrite.joins`` compares acts by identity.
+# A single object, because ``JoinedWrite.joins`` compares acts by identity.
 overwrite = partial(upsert, moves=True)
 
 
@@ -177,7 +177,7 @@ def _rowids(tx: Transaction, table: TableLayout, ids: Sequence[str]) -> Iterator
         f"SELECT r.id, r._rowid FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r.id = j.value"
     )
-    if len(ids) == 1:  # without json_each, which takes longer than the look-up
+    if len(ids) == 1:  # json_each would take longer than the lookup
         single = f"SELECT r.id, r._rowid FROM {table.rows} AS r WHERE r.id = ?"
         yield from tx.db.execute(single, (ids[0],))
         return
@@ -199,7 +199,7 @@ def _add(tx: Transaction, table: TableLayout, rows: Batch) -> None:
 
 
 def _blocks(tx: Transaction, rows: Batch) -> Iterator[tuple[int, Batch]]:
-    """Yield the rows in blocks, each with the place of its first row."""
+    """Yield the rows in blocks, each with the index of its first row."""
     for start in range(0, len(rows), _BLOCK):
         tx.check()
         end = min(start + _BLOCK, len(rows))
@@ -232,7 +232,7 @@ def _run_rows(
     start = 0
     while start < len(rows):
         while size > len(rows) - start:
-            size = (size + 1) // 2  # few sizes, so that the statements stay prepared
+            size = (size + 1) // 2  # few sizes, so that statements stay cached
         part = rows[start : start + size]
         tx.check()
         sql = _rows_statement(table.rows, act, columns, size)
@@ -279,7 +279,7 @@ def _change_vectors(
     vectors: Float32Array,
     partitions: Sequence[Sequence[str]],
 ) -> None:
-    """Replace the vectors of rows that have one, and their partition keys by the current ones."""
+    """Set the vectors and partition keys of rows; a NaN vector removes the row's vector."""
     schema = table.schema
     # vec0 can change a vector in place, but neither a partition key nor a bit vector.
     if not (table.partitions or schema.quantized or schema.vector_nullable):
@@ -304,7 +304,7 @@ def _insert_again(
 def _stored_partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[list[str]]:
-    """Return the current partition keys of rows, a list for each partition field."""
+    """Return the current partition keys of rows, one list per partition field."""
     stored = _partitions(tx, table, rowids) if table.partitions else []
     return [list(map(partition_value, column)) for column in zip(*stored, strict=True)]
 
@@ -312,7 +312,7 @@ def _stored_partitions(
 def _partitions(
     tx: Transaction, table: TableLayout, rowids: Sequence[int]
 ) -> list[tuple[Any, ...]]:
-    """Return the current values of the partition fields of rows, a tuple for each row."""
+    """Return the current partition field values of rows, one tuple per row."""
     names = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
     values: list[tuple[Any, ...]] = tx.db.execute(
         f"SELECT {names} FROM json_each(?) AS j "
@@ -345,7 +345,7 @@ def _vector_rows(
         numbers = list(rowids)
         rowids, vectors = [numbers[row] for row in present], vectors[present]
         partitions = [[part[row] for row in present] for part in partitions]
-    blobs = list(vectors)  # rows are bound without a copy
+    blobs = list(vectors)  # each row is bound without a copy
     columns = [blobs, blobs] if table.schema.quantized else [blobs]
     return zip(rowids, *columns, *partitions, strict=True)
 
@@ -412,8 +412,8 @@ def _change(
     patches: Sequence[PayloadPatch] | None,
     vectors: Float32Array | None,
 ) -> None:
-    """Set fields of rows to the values of columns, and change payloads and vectors unless they are
-    None."""
+    """Set the fields of rows to columns of values, and apply payload patches and vectors unless
+    they are None."""
     if not rowids:
         return
     if vectors is not None:
@@ -444,7 +444,7 @@ def _payload_blocks(
 ) -> Iterator[tuple[int, int]]:
     """Yield the start and the end of each block.
 
-    If payloads change, a block is a single row, or its payloads have a few MiB at most, before and
+    If payloads change, a block is a single row, or its payloads take a few MiB at most, before and
     after the change.
     """
     for start in range(0, len(rowids), _BLOCK):
@@ -489,7 +489,7 @@ def _patched(
 
 @decodes
 def move_vectors(tx: Transaction, table: TableLayout, rowids: Sequence[int]) -> None:
-    """Move vectors in vec0 to newer chunks, in the partitions of their rows' current keys."""
+    """Move vectors to newer vec0 chunks, in the partitions of their rows' current keys."""
     check_places(tx.db, table)
     rows = tx.db.execute(
         f"SELECT v.rowid, v.vector FROM json_each(?) AS j "
@@ -512,7 +512,7 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
     for start in range(0, len(rowids), _BLOCK):
         tx.check()
         block = rowids[start : start + _BLOCK]
-        # The tombstones first: they need the ids.
+        # Write the tombstones first, because they need the ids.
         tx.db.executemany(
             "INSERT INTO aiovec_deleted (name, seq, id, row) "
             f"SELECT ?, ?, id, _rowid FROM {table.rows} WHERE _rowid = ?",
@@ -531,8 +531,8 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Delete all tombstones except the newest; the floor tells slow readers that some are
-    missing."""
+    """Delete all tombstones but the ``keep`` newest, and raise the floor so that slow readers
+    notice."""
     if has_mark(tx.db):
         return  # a migration needs them to catch up
     row = tx.db.execute(

@@ -1,1 +1,1 @@
-"""Filters, LIKE patterns and values in SQLite's SQL and types."""
+"""Translate filters, LIKE patterns and values into SQLite's SQL and types."""

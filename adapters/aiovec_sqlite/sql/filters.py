@@ -1,8 +1,8 @@
 """Compile a bound filter to one SQL condition over the columns of "<table>.rows", called ``r``.
 
-Every literal and every payload key is a bound parameter. The only text of the user in the SQL is
-names that the schema has checked. The condition is NULL for rows for which the filter is neither
-true nor false.
+Every literal and every payload key is a bound parameter. The only user text in the SQL is names
+that the schema has checked, and the paths of indexed payload keys. The condition is NULL for rows
+for which the filter is neither true nor false.
 
 Payload keys are looked up among the keys of ``json_each``, not by JSON paths: ``json_each``
 unescapes them in every version of SQLite, while a path misses keys that are escaped in the JSON
@@ -43,7 +43,7 @@ from . import like
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One key of the payload. ``type`` and ``value`` are SQL for use within ``select``."""
+    """A path of keys in the payload. ``type`` and ``value`` are SQL for use in ``select``."""
 
     path: tuple[str, ...]
 
@@ -56,15 +56,15 @@ class Location:
         return f"k{len(self.path)}.value"
 
     def select(self, sql: str, parameter: str) -> str:
-        """Return ``sql`` for the value at the path, NULL if there is none.
+        """Return ``sql`` as a subquery on the value at the path, NULL if there is no value.
 
-        It binds the parameters of ``sql``, then the path, each key at a ``parameter``.
+        It binds the parameters of ``sql``, then each key of the path at a ``parameter``.
         """
         return f"(SELECT {sql} FROM {', '.join(self.levels)} WHERE {self.keys(parameter)})"
 
     @property
     def levels(self) -> list[str]:
-        """The tables of each level of the payload, which come after the table ``r``."""
+        """The table of each level of the payload, to be listed after the table ``r``."""
         levels = ["json_each(r.payload) AS k1"]
         levels += [
             # Without the CASE, json_each would fail on a text that is not JSON.
@@ -74,7 +74,7 @@ class Location:
         return levels
 
     def keys(self, parameter: str) -> str:
-        """The condition for the path, each key at a ``parameter``."""
+        """Return the condition that selects the path, with each key at a ``parameter``."""
         return " AND ".join(f"k{i}.key = {parameter}" for i in range(1, len(self.path) + 1))
 
 
@@ -84,9 +84,9 @@ MAX_PARAMETERS = 32_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EQUALS_LIST = "aiovec_equals_list"
 
-# A parameter that is not in a list, until condition_sql decides on its form. SQLite moves the
-# constants of a statement out of its loop and compares each with all earlier ones: 20,000
-# parameters take five seconds. A parameter that seems to depend on the row stays in the loop.
+# A placeholder for a parameter outside a list; condition_sql decides its form. SQLite moves the
+# constants of a statement out of its loop and compares each with all earlier ones, which takes
+# five seconds for 20,000 parameters. A parameter that seems to depend on the row stays inside.
 _ONE = "$?"
 _ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
@@ -102,11 +102,11 @@ INDEXED = (
 )
 """The value in the index of a payload key. FALSE and TRUE are BLOBs, so that values of different
 types are never equal; lists, objects and missing keys are NULL. x'02' means that the JSON has an
-escaped ASCII or control character, perhaps in a key, for which paths are not reliable."""
+escaped ASCII character, perhaps in a key; paths are not reliable for such keys."""
 
 Elsewhere = Mapping[Ref, str]
 """SQL for values that are not columns of the table ``r``: the vector, which conditions only compare
-with NULL, and the indexed payload keys as ``INDEXED``."""
+with NULL, and indexed payload keys in the form of ``INDEXED``."""
 _NOWHERE: Elsewhere = MappingProxyType({})
 
 
@@ -121,8 +121,8 @@ def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, lis
 
     The statement must read the table as ``r``: a field may have the name of a column of
     ``json_each``, even a hidden one (``rowid``, ``oid``, ``json``, ``root``), so every column is
-    qualified with its table. The connection that runs it needs ``register``. Raises FilterError if
-    it needs more parameters than SQLite allows.
+    qualified with its table. Call ``register`` on the connection that runs it. Raises FilterError
+    if the condition needs more parameters than SQLite allows.
     """
     part = _Sqlite(elsewhere).condition(expr)
     if len(part.parameters) > MAX_PARAMETERS:
@@ -135,7 +135,7 @@ def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, lis
 
 
 def indexed_value(path: Sequence[str], column: str) -> str:
-    """Return the SQL of a payload key's index; its keys are letters, digits, "_" and "-"."""
+    """Return SQL for a payload index; ``path`` has only letters, digits, "_" and "-"."""
     at = "".join(f'."{key}"' for key in path)
     return INDEXED.format(column=column, at=f"'${at}'")
 
@@ -150,7 +150,7 @@ _SORTED = (
 def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
     """Return SQL for the value that rows are sorted by, and its parameters.
 
-    At a payload key, FALSE and TRUE are BLOBs, lists and objects NULL.
+    For a payload key, FALSE and TRUE are BLOBs, and lists and objects are NULL.
     """
     if not ref.path:
         return _value(ref), ()
@@ -185,7 +185,7 @@ def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
 
 
 def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
-    """Return the partition fields whose value ``expr`` fixes, with that value."""
+    """Return the partition fields that ``expr`` requires to equal a value, with that value."""
     fixed: dict[str, Value] = {}
     for item in expr.items if isinstance(expr, And) else (expr,):
         if isinstance(item, Compare) and item.op == "=" and not item.ref.path:
@@ -197,7 +197,7 @@ def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of SQL that can be joined by AND and OR, or in parentheses if it is ``joined``."""
+    """A piece of SQL that AND and OR can join; it needs parentheses if it is ``joined``."""
 
     sql: str
     parameters: Sequence[Any] = ()
@@ -233,17 +233,17 @@ class _Sqlite(Dialect[_Part]):
         indexed = _by_index(expr, key, negate) if key and ref.path else None
         if not indexed:
             return part
-        # It is false for some rows for which ``part`` is NULL. That does no harm: every NOT is
-        # inside of a condition.
+        # It is false for some rows for which ``part`` is NULL. That is harmless, because every
+        # NOT is inside a condition.
         sql = f"{indexed.sql} OR {key} = x'02' AND {part.operand()}"
         return _Part(sql, [*indexed.parameters, *part.parameters], 2, joined=True)
 
 
 def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
-    """Join all ``parts`` with the least height, always the two lowest first.
+    """Join ``parts`` into a tree of minimal height by always joining the two lowest.
 
-    The higher one comes first: in an old SQLite, the first operand takes one of the parser's
-    hundred places, and the second takes three.
+    The higher one comes first, because in old SQLite versions the first operand takes one of the
+    100 entries of the parser's stack, and the second takes three.
     """
     order = count()
     heap = [(part.height, next(order), part) for part in parts]
@@ -297,7 +297,7 @@ class _Operand(Operand[_Part]):
         return self._guarded(_is_like(value), body)
 
     def is_in(self, values: Sequence[Value], *, negate: bool) -> _Part:
-        # Their literals have one type on payload keys too: see ``bind``.
+        # The literals have one type, for payload keys too: see ``bind``.
         group = [stored(value) for value in values]
         body = _one_of(_value(self._ref), "NOT IN" if negate else "IN", group)
         return self._guarded(_is_like(values[0]), body)
@@ -306,7 +306,7 @@ class _Operand(Operand[_Part]):
         if not self._ref.path:
             return _Part(f"{self._column} IS {'NOT ' if negate else ''}NULL")
         at = Location(self._ref.path)
-        # The type of an absent key is NULL, and the type of JSON's null is 'null'.
+        # The type of a missing key is NULL, and the type of JSON's null is 'null'.
         sql = f"coalesce({at.select(at.type, _ONE)}, 'null') {'!=' if negate else '='} 'null'"
         return _Part(sql, self._ref.path)
 
@@ -347,27 +347,27 @@ class _Operand(Operand[_Part]):
 
 
 def _one_of(value: str, word: str, group: list[Any]) -> _Part:
-    if len(group) <= 2:  # as constants outside of the loop
+    if len(group) <= 2:  # as constants outside the loop
         return _Part(f"{value} {word} ({', '.join([_ONE] * len(group))})", group)
     if _fit_json(group):
         # One text for lists of any length. The driver keeps a connection's last statements, and a
         # statement with a parameter for each of 20,000 ids takes 1.4 MB.
         listed = json.dumps(group, ensure_ascii=False, separators=(",", ":"))
         return _Part(f"{value} {word} (SELECT one.value FROM json_each(?) AS one)", [listed])
-    # SQLite makes a tree of a long list only if all of it is constant.
+    # SQLite builds a tree from a long list only if the whole list is constant.
     return _Part(f"{value} {word} ({', '.join('?' * len(group))})", group)
 
 
 def _fit_json(group: Sequence[Any]) -> bool:
     """Return whether SQLite reads the values from JSON unchanged.
 
-    A float may lose its last bit, and a text ends at a NUL.
+    A float might lose its last bit, and a text would be cut at a NUL.
     """
     return all("\0" not in v if isinstance(v, str) else isinstance(v, int) for v in group)
 
 
 def _range(value: str, prefix: str) -> _Part:
-    """Return the range of texts that begin with ``prefix``, which an index can serve."""
+    """Return the condition that a text begins with ``prefix``, as a range that an index serves."""
     end = like.end_of_prefix(prefix)
     if end is None:
         return _Part(f"{value} >= {_ONE}", [prefix])
@@ -379,7 +379,7 @@ def _like(value: str, pattern: str, *, ignore_case: bool) -> _Part:
         text, at_end = literal
         if not at_end:
             return _Part(f"instr({value}, {_ONE}) > 0", [text])
-        # SQLite's substr of a text would end at a NUL, and that of an empty BLOB is NULL.
+        # SQLite's substr would cut a text at a NUL, and returns NULL for an empty BLOB.
         end, whole = text.encode(), f"CAST({value} AS BLOB)"
         sql = f"length({whole}) >= {len(end)} AND substr({whole}, {-len(end)}) = {_ONE}"
         return _Part(sql, [end], joined=True)
@@ -390,7 +390,7 @@ def _like(value: str, pattern: str, *, ignore_case: bool) -> _Part:
     sql = like.call(value, _ONE, ignore_case=ignore_case)
     bound: list[Any] = [like.argument(pattern, ignore_case=ignore_case)]
     if (glob := like.as_glob(pattern, ignore_case=ignore_case)) is not None:
-        # GLOB ends at a NUL, so texts with a NUL go to the function.
+        # GLOB stops at a NUL, so the function matches texts with a NUL.
         sql = f"CASE WHEN instr({value}, char(0)) THEN {sql} ELSE {value} GLOB {_ONE} END"
         bound.append(glob)
     if not prefix:
@@ -403,19 +403,19 @@ def _negated(part: _Part, negate: bool) -> _Part:
 
 
 def _value(ref: Ref) -> str:
-    """Return SQL for the value; for a payload key, it must be within ``Location.select``."""
+    """Return SQL for the value; for a payload key, it is valid only in ``Location.select``."""
     return Location(ref.path).value if ref.path else 'r."' + ref.name.replace('"', '""') + '"'
 
 
 def _is_like(value: Value) -> str:
-    """Return the condition for the JSON types that are comparable with ``value``."""
+    """Return the condition that a JSON type is comparable with ``value``."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"
 
 
 def stored(value: Value) -> Any:
-    """Return a value, not a list, in the form in which rows store it."""
+    """Return a value that is not a list in the form in which rows store it."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):
@@ -426,8 +426,8 @@ def stored(value: Value) -> Any:
 def _lists_are_equal(stored: str | None, wanted: str) -> bool | None:
     """Return whether JSON arrays are equal.
 
-    JSON has many texts for one number and for one character, and a payload's list may have values
-    of several types.
+    Texts are not compared, because JSON can write a number or a character in several ways, and a
+    payload's list can have values of several types.
     """
     if stored is None:
         return None

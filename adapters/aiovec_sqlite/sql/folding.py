@@ -1,7 +1,7 @@
 """Search texts for parts of words that the ngram index cannot find.
 
-Needle and text are folded as FTS5's trigram index folds them: lower case, and Latin letters without
-accents. In other scripts, a mark that looks like an accent makes another letter: й, が, 가.
+Needle and text are folded like in FTS5's trigram index: to lower case, and Latin letters without
+accents. In other scripts, a mark that looks like an accent makes a different letter: й, が, 가.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from aiovec.backend import Match, TextClause
 
-# Characters in one call into C, which holds the interpreter for about 3 ms.
+# Characters per call into C, which holds the GIL for about 3 ms.
 _PIECE = 2**16
 
 
@@ -52,9 +52,9 @@ _FOLDING = _Folding()
 
 @lru_cache(maxsize=1)
 def _changing() -> re.Pattern[str]:
-    """Return a pattern of the characters that folding changes, and of all above 16 bits.
+    """Return a pattern that matches the characters that folding changes, and all above U+FFFF.
 
-    Searching for it takes a fifth of the time of folding, and ideographs do not match it.
+    Searching for it takes a fifth as long as folding, and most ideographs do not match it.
     """
     chars = "".join(char for char in map(chr, range(0x10000)) if _folded(char) != char)
     return re.compile(f"[{re.escape(chars)}\U00010000-\U0010ffff]")
@@ -71,9 +71,9 @@ def folded(text: str) -> str:
 
 
 def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
-    """Yield the places of clauses in a text, in any case, with or without accents."""
+    """Yield where the clauses occur in a text, ignoring case and accents."""
     whole = folded(text)
-    # The places of the folded characters in the text: combining accents are left out.
+    # The position in the text of each folded character: combining accents are left out.
     if len(whole) == len(text):
         origins: Sequence[int] = range(len(text))
     else:

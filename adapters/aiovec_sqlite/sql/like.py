@@ -1,10 +1,10 @@
-"""LIKE patterns for SQLite: ranges for an index, SQLite's own functions, and one in Python.
+"""Match LIKE patterns in SQLite: by an index range, SQLite's functions, or a Python function.
 
-SQLite's own LIKE ignores the case of ASCII letters. Its GLOB ends at a NUL, confuses U+FFFD, U+FFFE
-and U+FFFF, and its time is the product of the lengths of text and pattern, so only short patterns
-without these characters use it.
+SQLite's LIKE ignores the case of ASCII letters. Its GLOB stops at a NUL, confuses U+FFFD, U+FFFE
+and U+FFFF, and takes time proportional to the text's length times the pattern's, so only short
+patterns without these characters use GLOB.
 
-Patterns here are marked: their wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
+The wildcards of patterns in this module are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from aiovec.backend import ANY_CHARACTER, ANY_TEXT, fold_case, same_letter
 
 _FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 
-# Bytes of the longest pattern for GLOB.
+# The length limit of a GLOB pattern, in bytes.
 _LONGEST_GLOB = 32
-# GLOB ends at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
-# them works even for texts that have them.
+# GLOB stops at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
+# them still fails for texts with a NUL, which ``filters._like`` therefore passes to the function.
 _NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
 _GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
-# The wildcards of a pattern are lone surrogates.
+# The wildcards of a pattern are lone surrogates, which strict UTF-8 refuses.
 _MARKS = "surrogatepass"
 
 _WILDCARD = re.compile(f"[{ANY_TEXT}{ANY_CHARACTER}]")
@@ -38,8 +38,8 @@ def register(connection: Any) -> None:
 
 
 def call(text_sql: str, parameter: str, *, ignore_case: bool) -> str:
-    """Return SQL that matches a text with the parameter at ``parameter``: ``argument(pattern)``."""
-    # pysqlite3 passes a text to a function only up to a NUL, but a BLOB completely.
+    """Return SQL that matches a text against ``argument(pattern)``, bound at ``parameter``."""
+    # pysqlite3 cuts a text argument at a NUL, but passes a BLOB whole.
     name = _FOLDING_FUNCTION if ignore_case else _FUNCTION
     return f"{name}(CAST({text_sql} AS BLOB), {parameter})"
 
@@ -49,7 +49,7 @@ def argument(pattern: str, *, ignore_case: bool) -> bytes:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Return whether LIKE matches as in filters: by code points, including NUL and newlines."""
+    """Return whether a filter's LIKE matches; wildcards match any code point, even a newline."""
     return _matcher(pattern)(text)
 
 
@@ -63,12 +63,12 @@ def _matches_folded_bytes(text: bytes | None, pattern: bytes) -> bool | None:
 
 
 def end_of_prefix(prefix: str) -> str | None:
-    """Return the first text after all texts that begin with ``prefix``; None if there is none."""
+    """Return the least text after all texts that begin with ``prefix``; None if none exists."""
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
         return None
     last = ord(kept[-1]) + 1
-    return kept[:-1] + chr(0xE000 if last == 0xD800 else last)  # no text holds a surrogate
+    return kept[:-1] + chr(0xE000 if last == 0xD800 else last)  # texts cannot contain surrogates
 
 
 def literal_prefix(pattern: str) -> str:
@@ -77,7 +77,7 @@ def literal_prefix(pattern: str) -> str:
 
 
 def as_literal(pattern: str) -> tuple[str, bool] | None:
-    """Return the text of ``%text%`` or ``%text``, and whether it is at the end; None for others."""
+    """Return the text of ``%text%`` or ``%text``, and True for the latter; None for others."""
     if not pattern.startswith(ANY_TEXT) or ANY_CHARACTER in pattern:
         return None
     text = pattern.strip(ANY_TEXT)
@@ -85,7 +85,7 @@ def as_literal(pattern: str) -> tuple[str, bool] | None:
 
 
 def as_glob(pattern: str, *, ignore_case: bool) -> str | None:
-    """Return ``pattern`` for GLOB; None if GLOB would be wrong."""
+    """Return ``pattern`` as a GLOB pattern; None if GLOB would be wrong or too slow."""
     if _NOT_FOR_GLOB.search(pattern) or len(pattern) > _LONGEST_GLOB:
         return None
     globs = [_GLOB.get(character, character) for character in pattern]
@@ -101,7 +101,7 @@ def _either_case(glob: str) -> str:
 
 @lru_cache(maxsize=64)
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a function that matches the parts between the ``%`` in turn, each as early as it can.
+    """Return a function that matches the parts between the ``%`` in turn, as early as possible.
 
     A single regular expression would search long literals more slowly.
     """
@@ -126,5 +126,5 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _expression(part: str) -> re.Pattern[str]:
-    """Compile a part without ``%``; it matches only texts of its own length."""
+    """Compile a part without ``%``; it matches only texts of the same length."""
     return re.compile(".".join(map(re.escape, part.split(ANY_CHARACTER))), re.DOTALL)

@@ -1,8 +1,8 @@
-"""Check a file's schema, before anything in the file is read.
+"""Check a file's schema before anything else in the file is read.
 
-SQLite runs the SQL of a view, a trigger or a generated column whenever a statement uses it, so in a
-file from a stranger it could keep every call busy for ever. So a file may only have statements as
-aiovec, sqlite-vec and FTS5 write them, and other plain tables and indexes.
+SQLite runs the SQL of a view, a trigger or a generated column whenever a statement uses it, so a
+file from a stranger could make every call run forever. A file's schema may therefore contain only
+statements that aiovec, sqlite-vec or FTS5 write, and other plain tables and indexes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from aiovec.errors import CorruptStoreError
 
 from .filters import INDEXED
 
-# A quoted name, read as SQLite reads it.
+# A quoted name, by SQLite's quoting rules.
 _N = r'"(?:[^"]|"")*+"'
-# The names of a table's rows, of a text index, and of its view.
+# The names of a table's ordinary table, of a text index, and of the index's view.
 _ROWS, _TEXT = r'"[a-z0-9_-]++\.rows"', r'"[a-z0-9_-]++\.text[0-9]++"'
 _VIEW = _TEXT[:-1] + r'\.rows"'
 
 
 def _of_index(row: str) -> tuple[str, str, str]:
-    """Return patterns for a row of a text index: its columns, the condition that it has text, and
-    the condition that the index, which may be incomplete, has it.
+    """Return patterns for a row of a text index: its columns, the condition that the row has text,
+    and the condition that the index, which may be incomplete, contains it.
 
     ``row`` is "new", "old" or empty.
     """
@@ -49,11 +49,11 @@ _CHANGED = rf"old\._rowid IS NOT new\._rowid(?: OR old\.{_N} IS NOT new\.{_N})++
 _PATH = r"'\$(?:\.\"[A-Za-z0-9_-]++\")++'"
 _OF_KEY = re.escape(INDEXED.format(column="payload", at="@")).replace("@", _PATH)
 _OPTIONS = r"content_rowid=_rowid, tokenize='[a-z0-9_ ]++'"
-# Not "++": before 3.11.5, Python lets the failed repetition consume the "c" of "content".
+# Not "++": before Python 3.11.5, the failed repetition would consume the "c" of "content".
 _COLUMNS = r"(?:c[0-9]++, )+"
 _EXCHANGE = rf"{_REMOVE} WHERE {_IN_OLD}; {_ADD} WHERE {_IN_NEW}"
 _OURS = (
-    # Plain columns: no operator and no comment. See also ``_EXPRESSION``.
+    # Plain columns, without operators or comments. See also ``_EXPRESSION``.
     rf"TABLE (?:[\w\s(),.]|{_N}|'[^']*+')*+",
     rf"(?:UNIQUE )?INDEX (?:{_N}|\w++) ON (?:{_N}|\w++) ?\((?:[\w\s,]|{_N})*+\)",
     rf"INDEX {_N} ON {_ROWS} \({_OF_KEY}\)",
@@ -71,7 +71,7 @@ _QUOTED = re.compile(f"{_N}|'[^']*+'")
 
 
 def check_schema(db: sqlite3.Connection, target: str) -> None:
-    """Raise CorruptStoreError if the file has foreign SQL, which SQLite would run."""
+    """Raise CorruptStoreError if the schema has foreign SQL that SQLite might run."""
     entries = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     for kind, name, sql in db.execute(entries):
         # The statement decides, because a hostile file can lie about the kind.
