@@ -1,7 +1,7 @@
-"""The migration mark in the file, which every process that has the file open obeys.
+"""The migration mark in the file, which every process that uses the file obeys.
 
-The mark is in ``aiovec_state`` under the key ``move``, and the generation under ``moved``. A writer
-reads the mark in its write transaction, so no write can miss a committed mark.
+In ``aiovec_state``, the key ``move`` has the mark, and ``moved`` the generation. Writers read the
+mark in their write transaction, so no write can miss a committed mark.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MARK, _GENERATION = "move", "moved"
 
 
 def mark_in(state: Mapping[str, object], target: str) -> MoveMark | None:
-    """Return the mark from the values of ``aiovec_state``."""
+    """Return the mark from the entries of ``aiovec_state``; None if there is no mark."""
     return _record_in(state, target).mark if state.get(_MARK) is not None else None
 
 
@@ -89,7 +89,7 @@ def forget_mark(db: sqlite3.Connection) -> None:
 
 
 def is_over(db: sqlite3.Connection, target: str, paused: MoveMark) -> bool:
-    """Return whether the pause has ended."""
+    """Return whether the pause of the mark ``paused`` has ended."""
     mark = read_record(db, target).mark
     return mark is None or mark.state != PAUSED or mark.pause != paused.pause
 

@@ -3,8 +3,8 @@
 FTS5 has no stemmer for these languages, so the index stores the stems: its view and its triggers
 call the SQL function ``aiovec_stems``, which exists only with the package ``pystemmer``.
 
-An index's entry records how its words were stemmed. A language's name alone means stems that depend
-on accents; such an index keeps them until it is rebuilt.
+An index's entry records how its words were stemmed. With a language's name alone, the stems depend
+on accents until the index is rebuilt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiovec.errors import UnsupportedError
 
 NAME = "aiovec_stems"
 _WORD = re.compile(r"[^\W_]+")
-# A suffix of the language's name: words have the same stem with and without accents.
+# A suffix of the language's name if words with and without accents have the same stem.
 _ALIKE = " without accents"
 
 
@@ -35,7 +35,7 @@ def register(db: sqlite3.Connection) -> None:
 
 
 def stemming_of(analyzer: str) -> str:
-    """Return the stemming of a new index with this analyzer; the analyzer if it has none."""
+    """Return the name of a new index's stemming; the analyzer itself if it needs no pystemmer."""
     return f"{analyzer}{_ALIKE}" if analyzer in LANGUAGES else analyzer
 
 

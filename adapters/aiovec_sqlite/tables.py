@@ -1,4 +1,4 @@
-"""Create, alter and drop tables: the work of one write transaction each."""
+"""Create, alter, rename and drop tables, each in one write transaction."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from .layout import (
 )
 
 Check = Callable[[Transaction], None]
-"""Raises an error if a migration relies on the schemas. Called only for an actual change."""
+"""Raises an error if a migration relies on the schemas. Called only if something changes."""
 
-# The number of rows for a statement that rewrites the whole table: too many for a group.
+# The row count of a statement that may rewrite the whole table, so it gets its own commit.
 _EVERY_ROW = 2**63 - 1
 
 
@@ -91,8 +91,8 @@ def alter(tx: Transaction, handle: TableHandle, change: SchemaChange, check_free
     match change:
         case AddField():
             text.check_can_index(schema)
-            # The new column comes after the payload's in the file; the order of fields is the
-            # schema's.
+            # In the file, the new column comes after the payload; the order of fields comes from
+            # the schema.
             definition = column_definition(name, change.field)
             tx.db.execute(f"ALTER TABLE {table.rows} ADD COLUMN {definition}")
             _index(tx, table, name, schema)
@@ -114,7 +114,7 @@ def alter(tx: Transaction, handle: TableHandle, change: SchemaChange, check_free
             renaming = f"RENAME COLUMN {quoted(name)} TO {quoted(new)}"
             tx.db.execute(f"ALTER TABLE {table.rows} {renaming}")
             text.rename_field(tx, table.name, name, new)
-            # The index gets the new name, because its old name may be needed for a later field.
+            # The index is named after the field, because a later field may have the old name.
             _index(tx, table, new, schema)
     _alter(tx, table, schema)
 
@@ -125,7 +125,7 @@ def _index(tx: Transaction, table: TableLayout, name: str, schema: Schema) -> No
 
 
 def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None:
-    """Change only the entry: the table keeps its names in the file."""
+    """Rename a table in the list of tables, its index entries and notes, not in the file."""
     table = _existing(tx.db, old)
     if read_table(tx.db, new) is not None:
         raise TableExistsError(new)
@@ -145,7 +145,7 @@ def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None
 
 
 def _alter(tx: Transaction, table: TableLayout, schema: Schema) -> None:
-    """Give the table its new schema. Handles with the old one are stale from then on."""
+    """Store the table's new schema, which makes handles with the old schema stale."""
     tx.db.execute(
         "UPDATE aiovec_tables SET schema = ?, epoch = ? WHERE name = ?",
         (table.entry(schema), tx.take(), table.name),

@@ -1,10 +1,10 @@
 """The text index of a table: an FTS5 table over a view of the rows, updated by triggers.
 
-The schema lists the fields that an index has to cover, and ``aiovec_text`` the indexes that exist.
-``advance`` brings the indexes closer to the schema, in short write transactions; the first of them
-is that of the schema's change. A cancelled or killed build continues where it stopped. During a
-build, triggers skip the rows that the build has not reached. A complete index answers the searches
-that need no other field, until its successor is complete too.
+The schema lists the fields that an index must cover, and ``aiovec_text`` the existing indexes.
+``advance`` builds the missing index in short write transactions, of which the first also changes
+the schema. A cancelled or killed build continues where it stopped. During a build, triggers skip
+the rows that the build has not reached. A complete index answers the searches that need no other
+field until its successor is complete too.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _CREATE_LIST = """CREATE TABLE IF NOT EXISTS aiovec_text (
     analyzer TEXT NOT NULL, done INTEGER, upto INTEGER
 ) STRICT"""
 
-# Most rows and characters to index in one transaction, while other writers wait: about 50 ms.
+# The most rows and characters to index per transaction: other writers wait about 50 ms.
 _MOST_ROWS = 3_000
 _MOST_CHARACTERS = 1_000_000
 # Pages of the index merged in one transaction.
 _MERGED_PAGES = 200
 # Bytes of an index page in the file: a little less than FTS5's default.
 _PAGE_BYTES = 4_050
-# The names in SQL are made from it. A renamed table keeps the names of its index.
+# SQL names contain this name. A renamed table keeps the names of its index.
 _FTS_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
 
 
@@ -64,7 +64,7 @@ class TextIndex:
     done: int | None
     upto: int | None
     stemming: str
-    """The stemming of its words (see ``stems.py``); the analyzer's name if there is none."""
+    """The name of the stemming of the words (see ``stems.py``), or the analyzer if not stemmed."""
 
     @property
     def table(self) -> str:
@@ -82,7 +82,7 @@ class TextIndex:
 
     @property
     def columns(self) -> list[str]:
-        """Its columns. Fields may have names that FTS5 reserves, such as "rank"."""
+        """The FTS5 columns: numbered, because FTS5 reserves names such as "rank"."""
         return [f"c{number}" for number in range(1, len(self.fields) + 1)]
 
     @property
@@ -90,13 +90,13 @@ class TextIndex:
         return f"{100 * (self.done or 0) // max(1, self.upto or 0)}%"
 
     def stored(self, field: str, row: str = "") -> str:
-        """Return SQL for the text of a field in the index: ``row`` is "new.", "old." or empty."""
+        """Return SQL for a field's text in the index; ``row`` is "new.", "old." or empty."""
         column = row + quoted(field)
         return f"{stems.NAME}('{self.stemming}', {column})" if self.stemmed else column
 
     @property
     def stemmed(self) -> bool:
-        """True if the index stores stems instead of the words."""
+        """True if the index stores stems instead of words."""
         return self.analyzer in LANGUAGES
 
     def column_of(self, field: str) -> str:
@@ -112,7 +112,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
-    """Return the indexes of a table, oldest first: one that answers, and one being built."""
+    """Return a table's indexes, oldest first: at most one complete, and one being built."""
     if not _has_list(db):
         return []
     return [
@@ -148,7 +148,7 @@ def _read(
 
 
 def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
-    """Return the index that answers searches. UnsupportedError with advice if there is none."""
+    """Return the index that answers searches. Raises UnsupportedError if none is complete."""
     indexes = indexes_of(db, table.name)
     ready = [index for index in indexes if index.ready]
     if ready:
@@ -190,7 +190,7 @@ def check_can_index(schema: Schema) -> None:
 
 
 def advance(tx: Transaction, name: str) -> bool:
-    """Do one step towards the indexes that the table's schema wants; return True if more are left.
+    """Do one step of building the index that the schema needs; return True if steps are left.
 
     Several processes may do this at the same time.
     """
@@ -232,7 +232,7 @@ def incomplete(db: sqlite3.Connection) -> list[str]:
 
 
 def create(tx: Transaction, table: TableLayout) -> TextIndex:
-    """Create an index with its triggers; it is complete if the table has no rows."""
+    """Create an index and its triggers; the index is complete if the table has no rows."""
     db = tx.db
     fields = wanted_fields(table.schema)
     generation = tx.take()
@@ -264,7 +264,7 @@ def create(tx: Transaction, table: TableLayout) -> TextIndex:
 
 
 def _any_text(row: str, index: TextIndex) -> str:
-    """Return the condition that a row has text: ``row`` is "new.", "old." or empty."""
+    """Return the condition that a row has text; ``row`` is "new.", "old." or empty."""
     return "(" + " OR ".join(f"{row}{quoted(name)} IS NOT NULL" for name in index.fields) + ")"
 
 
@@ -342,7 +342,7 @@ def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
 
 
 def _drop(db: sqlite3.Connection, generation: int, fts: str) -> None:
-    """Remove an index."""
+    """Remove an index with its triggers, view and entry, even if it is damaged."""
     for name in ("insert", "delete", "update"):
         db.execute(f"DROP TRIGGER IF EXISTS {quoted(f'{fts}.{name}')}")
     try:
@@ -373,7 +373,7 @@ def drop_all(tx: Transaction, name: str) -> None:
 
 
 def drop_with(tx: Transaction, name: str, field: str) -> None:
-    """Remove the indexes over a dropped field; ``advance`` builds them for the other fields."""
+    """Remove the indexes on a dropped field; ``advance`` builds one for the other fields."""
     for index in indexes_of(tx.db, name):
         if field in index.fields:
             _drop(tx.db, index.generation, index.fts)
@@ -390,7 +390,7 @@ def rename_field(tx: Transaction, name: str, old: str, new: str) -> None:
 
 
 def rename_table(tx: Transaction, old: str, new: str) -> None:
-    """Record the new name of a table; its names in the file stay."""
+    """Record the new name of a table; the names of its indexes in the file stay the same."""
     if indexes_of(tx.db, old):
         tx.db.execute("UPDATE aiovec_text SET name = ? WHERE name = ?", (new, old))
 
@@ -399,8 +399,8 @@ def rename_table(tx: Transaction, old: str, new: str) -> None:
 
 
 def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
-    """Merge segments of the index, of which each commit adds some; return True if more are
-    left."""
+    """Merge some segments of the index; return True if more are left. Each commit adds
+    segments."""
     for index in indexes_of(tx.db, name):
         if index.ready:
             before = tx.db.total_changes
@@ -422,7 +422,7 @@ def size_of(db: sqlite3.Connection, index: TextIndex) -> int:
 
 
 def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping[str, Any]]:
-    """Return the approximate bytes of a table's indexes, and their facts for ``stats``."""
+    """Return the approximate bytes of a table's indexes, and details for ``stats``."""
     if not wanted_fields(table.schema):
         return 0, {}
     indexes = indexes_of(db, table.name)
@@ -441,10 +441,10 @@ def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping
 
 
 def faults_of(db: sqlite3.Connection, table: TableLayout) -> tuple[str, bool]:
-    """Return the state of a table's text index in words, and True if it is sound.
+    """Describe the state of a table's text index; also return True if it is complete and sound.
 
-    Writes nothing, so it compares only which rows are indexed; SQLite's quick_check covers their
-    words.
+    This writes nothing, so it only compares which rows are indexed; SQLite's quick_check covers
+    the words.
     """
     try:
         indexes = indexes_of(db, table.name)

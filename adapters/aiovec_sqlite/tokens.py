@@ -1,4 +1,4 @@
-"""Splitting texts into tokens, as the index of their analyzer does."""
+"""Split texts into tokens like an index with the same analyzer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aiovec.backend.threads import begin_in_thread
 
 from .driver import load_driver
 
-# Most characters of a token. FTS5 cuts it at 32,768 bytes, perhaps within a character.
+# The most characters of a token. FTS5 cuts tokens at 32,768 bytes, perhaps within a character.
 _LONGEST = 8_000
-# SQLite's default size of a page.
+# SQLite's default page size in bytes.
 _PAGE_BYTES = 4096
 
 
@@ -26,18 +26,18 @@ def tokenizer_of(analyzer: str) -> str:
 
 
 class Tokenizer:
-    """An FTS5 table in memory, ``texts``, and a table of the places of its tokens, ``words``.
+    """An in-memory FTS5 table, ``texts``, and a table of the places of its tokens, ``words``.
 
-    It splits texts or keeps rows, for one thread at a time, also for those that only read:
-    fts5vocab frees memory twice if rows are added while its statement is open. It is closed with
-    the last reference to it.
+    It splits texts or keeps rows. Only one thread may use it at a time, even for reads: fts5vocab
+    frees memory twice if rows are added while one of its statements is open. Dropping the last
+    reference closes it.
     """
 
     def __init__(self, analyzer: str, columns: int = 1) -> None:
         self.db: sqlite3.Connection = load_driver().connect(
             ":memory:", check_same_thread=False, isolation_level=None
         )
-        # In a thread: the last reference may be the event loop's.
+        # Close it in a thread, because the event loop may drop the last reference.
         weakref.finalize(self, begin_in_thread, self.db.close).atexit = False
         names = ", ".join(f"c{number}" for number in range(1, columns + 1))
         self._plain = analyzer not in ("english", "ngram")
@@ -49,7 +49,7 @@ class Tokenizer:
         self.db.execute("CREATE VIRTUAL TABLE words USING fts5vocab(texts, instance)")
 
     def of_texts(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the tokens of each text in order."""
+        """Return the tokens of each text, in order."""
         if self._plain and all(text.isascii() and text.isalnum() for text in texts):
             return [[text.lower()] for text in texts]
         tokens: list[list[str]] = [[] for _ in texts]
@@ -64,7 +64,7 @@ class Tokenizer:
         return tokens
 
     def keep(self, rows: Iterable[Sequence[Any]]) -> int:
-        """Add rows to the table, each a number and its texts; return the size of the table."""
+        """Add rows, each a number and its texts; return the size of the database in bytes."""
         self.db.execute("BEGIN")
         self.db.executemany(self._insert, rows)
         self.db.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""The size of a table, and the work that keeps it small."""
+"""Report the size of a table, and reclaim unused space."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from .errors import DamageError, decodes
 from .layout import TableLayout, current_table
 from .writes import move_vectors, prune_deletes
 
-# A chunk with a smaller share of rows is emptied completely; sqlite-vec then frees its room.
+# A chunk with a smaller share of used slots is emptied completely; sqlite-vec then frees it.
 _SPARSE = 0.75
-# Rows moved, and pages returned, in one transaction, so that writers wait only briefly.
+# Rows moved in one transaction, so that writers wait only briefly.
 _MOST_MOVED = 2000
-# Rows of each index that the planner samples: with more, writers would wait.
+# Rows of each index that ANALYZE samples: with more, writers would wait too long.
 _ANALYZED = 1000
+# Free pages returned in one transaction.
 _PAGES_A_STEP = 2000
 
 
@@ -41,7 +42,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
         db.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_size", "page_count", "freelist_count")
     )
-    # A slot has the vector, its bits, and the rowid.
+    # A slot contains the vector, its bits, and the rowid.
     dim, bits = table.schema.dim, table.schema.dim // 8 if table.schema.quantized else 0
     vector_bytes = slots * (4 * dim + bits + 8)
     text_bytes, text_details = text_index.details_of(db, table)
@@ -73,13 +74,14 @@ def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
     (mean,) = db.execute(
         f"SELECT avg({lengths}) FROM (SELECT * FROM {table.rows} LIMIT 1000)"
     ).fetchone()
-    # The index has the id too; rowid and change number take about 16 bytes, twice.
+    # The id is also in an index, and rowid and change number take about 16 bytes in each of two
+    # places.
     return int(rows * ((mean or 0) + 32))
 
 
 @decodes
 def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> list[int]:
-    """Return the chunks to empty: those with gaps that are not the last of their partition."""
+    """Return the ids of the sparse chunks to empty, except the last chunk of each partition."""
     table = current_table(db, handle)
     sparse = []
     newest: dict[object, int] = {}
@@ -99,7 +101,7 @@ def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -
 
 
 def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int:
-    """Move the vectors of the first chunks into newer ones; return the number of chunks."""
+    """Move the vectors of the first chunks to newer chunks; return the number of chunks emptied."""
     table = current_table(tx.db, handle)
     moved = 0
     for done, chunk in enumerate(chunks):
@@ -137,12 +139,12 @@ def give_back(tx: Transaction) -> bool:
     tx.take()  # SQLite does not count this as a change
     tx.db.execute(f"PRAGMA incremental_vacuum({_PAGES_A_STEP})").fetchall()
     (free,) = tx.db.execute("PRAGMA freelist_count").fetchone()
-    # A file that another tool rewrote without auto_vacuum keeps its free pages.
+    # If another tool rewrote the file without auto_vacuum, its free pages stay.
     return bool(0 < free < before)
 
 
 def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
-    """Copy the WAL into the file and truncate it, unless readers still need it."""
+    """Copy the WAL into the file, and truncate the WAL unless readers still need it."""
     (timeout,) = db.execute("PRAGMA busy_timeout").fetchone()
     # Waiting for a reader, such as a slow export, would make every writer wait too.
     db.execute("PRAGMA busy_timeout = 0")
