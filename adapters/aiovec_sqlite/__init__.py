@@ -1,4 +1,4 @@
-"""The SQLite backend of aiovec: one file, sqlite-vec, exact search."""
+"""The SQLite backend of aiovec: a store in one file, with exact searches by sqlite-vec."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
-# Change numbers from this one on are ignored, because a damaged file may hold any number.
+# Change numbers of at least this are ignored, because a damaged file may contain any number.
 _NO_COUNT = 2**61
 
 
@@ -50,7 +50,7 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
             create_like(partial, store)
             db.execute("VACUUM INTO ?", (str(partial),))
             with closing(connect(str(partial))) as copy:
-                forget_mark(copy)  # a migration's mark makes apps leave the store, not its copy
+                forget_mark(copy)  # a migration's mark is for the store, not its copy
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             ticket.check()
@@ -131,8 +131,8 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 def _count_on_from(partial: Path, newest: int) -> None:
     """Raise the copy's change number above the replaced store's.
 
-    The first process that writes raises it by the clock, but a process that only reads may open
-    the store first, and the clock may have been set back.
+    The first writing process raises it by the clock, but a reading process may open the store
+    first, and the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
@@ -143,7 +143,7 @@ def _count_on_from(partial: Path, newest: int) -> None:
 def _held_alone(target: Path, *, overwrite: bool) -> Iterator[int | None]:
     """Lock a file against all other connections, of any process.
 
-    Yields its newest change number, 0 if that is unknown; None if there is no file.
+    Yields its newest change number, 0 if that is unknown, or None if there is no file.
     """
     if not target.exists() or not target.stat().st_size:
         yield 0 if target.exists() else None
@@ -175,7 +175,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
                 str(target), f"{exc.reason}; pass overwrite=True to replace it anyway"
             ) from exc
     with translated(str(target)):
-        # Use the bare driver: the database to replace may have tables of any extension.
+        # Use the bare driver: the database to replace may have tables that need any extension.
         db: sqlite3.Connection = load_driver().connect(str(target), timeout=0, isolation_level=None)
     try:
         # In WAL mode, every connection holds a lock, even between transactions. Exclusive mode
@@ -219,7 +219,7 @@ def _keep(target: Path) -> Path:
 
 
 def _take_back(kept: Path, target: Path) -> None:
-    """Give the old file its name back, because nothing has replaced it."""
+    """Restore the old file's name, because nothing has replaced the file."""
     with suppress(FileNotFoundError):
         os.rename(f"{kept}-wal", f"{target}-wal")
     os.replace(kept, target)

@@ -1,6 +1,6 @@
-"""SQLite connections, built on aiosqlite, that work in threads that all stores share.
+"""SQLite connections, built on aiosqlite, whose work runs in threads that all stores share.
 
-Reads use a pool of connections. A write's work gets a ``Transaction``.
+Reads use a pool of connections. The work of a write gets a ``Transaction``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MOST_ROWS_IN_SAVEPOINT = 1000
 
 
 class CancelledWorkError(Exception):
-    """Raised in work on a thread once its caller has gone. Never reaches a user."""
+    """Raised in work on a thread once its caller was cancelled. Never reaches a user."""
 
 
 class Ticket:
@@ -54,14 +54,14 @@ class Ticket:
     def __init__(self, uninterrupted: threading.Lock) -> None:
         self.begun = False
         self.over = False
-        # 1 once the caller has gone; native code also reads it.
+        # 1 once the caller was cancelled; native code also reads it.
         self.stop = ctypes.c_byte(0)
         # Held by work that must not be interrupted. sqlite-vec crashes if it is interrupted while
-        # a connection's first look-up of a row prepares statements.
+        # a connection's first lookup of a row prepares statements.
         self.uninterrupted = uninterrupted
 
     def check(self) -> None:
-        """Raise CancelledWorkError if the caller has gone."""
+        """Raise CancelledWorkError if the caller was cancelled."""
         if self.stop.value:
             raise CancelledWorkError
 
@@ -125,11 +125,11 @@ class Connection(aiosqlite.Connection):
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
 
-    It opens for its first work, closes when idle, and reopens for later work. If it is ``kept``, it
+    It opens for its first work, closes when idle, and reopens for later work. A ``kept`` connection
     only frees memory when idle, so other processes see that the file is in use.
 
-    After each read, it calls ``check_file``, so that no result comes from a file that is no longer
-    the store's. The check also explains failed reads.
+    After each read, it calls ``check_file``, so that no result comes from a replaced file. The
+    check also explains failed reads.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Connection(aiosqlite.Connection):
             return
         self._closing = True
         self._running = False
-        if self._connection is None and not self._tx.running:  # not opened, or at rest
+        if self._connection is None and not self._tx.running:  # not opened, or closed when idle
             self._closed.set_result(None)
         else:
             self._tx.put_nowait((None, self._close_here))
@@ -230,7 +230,7 @@ class Connection(aiosqlite.Connection):
 
     async def close_now(self) -> None:
         """Close, and interrupt the running work repeatedly until it has ended."""
-        self.begin_closing()  # first: the work must know why it is stopped
+        self.begin_closing()  # first, so that the work knows why it is stopped
         self._ticket.stop.value = 1
         closed = asyncio.wrap_future(self._closed)
         while not closed.done():
@@ -244,7 +244,7 @@ class Connection(aiosqlite.Connection):
     async def read(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], *, snapshot: bool = True
     ) -> _T:
-        """Run the work, by default in one read transaction, whose statements see the same state.
+        """Run the work, by default in one read transaction, whose statements see one snapshot.
 
         If the caller is cancelled, the work is interrupted. The driver's errors are translated.
         Raises StoreClosedError if the connection is closed before the work has ended.
@@ -430,7 +430,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[Connection, None]:
-        """Yield a connection for reads that other code limits in number and time."""
+        """Yield a connection for reads whose number and time other code limits."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()
@@ -441,7 +441,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield a ``Read`` in one snapshot, for long work, which the pool's size does not limit."""
+        """Yield a ``Read`` in one snapshot for long work. It does not count towards ``size``."""
         connection = self._take()
         try:
             await connection.read(_begin_aside, snapshot=False)
@@ -491,7 +491,7 @@ class TooLargeForGroupError(Exception):
 
 
 class Transaction:
-    """A write's transaction: the connection, change numbers, and a check for cancellation.
+    """A write transaction: the connection, change numbers, and a check for cancellation.
 
     Calls in one commit share it. ``call`` is the running call, or None while joined calls run.
     ``alone`` is true if the commit has only one call.
@@ -516,7 +516,7 @@ class Transaction:
             raise TooLargeForGroupError
 
     def check(self) -> None:
-        """Raise CancelledWorkError, which rolls back, if the caller has gone."""
+        """Raise CancelledWorkError, which rolls back, if the caller was cancelled."""
         if self.call is not None and self.call.gone:
             raise CancelledWorkError
 

@@ -1,4 +1,4 @@
-"""The SQLite findings of ``aiovec doctor``: the driver, its extension, and one file."""
+"""Collect the SQLite findings of ``aiovec doctor``: the driver, its extension, and a file."""
 
 from __future__ import annotations
 

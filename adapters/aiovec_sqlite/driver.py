@@ -23,7 +23,7 @@ OLDEST_SQLITE = (3, 38, 0)
 OPENING = threading.Lock()
 """The lock that is held while a connection opens its file, and while code opens a database as an
 ordinary file: closing that file would drop the locks of a connection that opened in between."""
-if hasattr(os, "register_at_fork"):  # otherwise a child might find it locked for ever
+if hasattr(os, "register_at_fork"):  # otherwise a child might find it locked forever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
     )

@@ -1,4 +1,4 @@
-"""Translate SQLite's errors to aiovec's before they leave a thread."""
+"""Translate SQLite errors into aiovec errors before they leave a thread."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _FAILED_IN_VEC0 = re.compile(
 
 
 class DamageError(Exception):
-    """The file holds a value that aiovec never writes.
+    """The file contains a value that aiovec never writes.
 
     Never reaches a user: see ``translate``.
     """
@@ -106,7 +106,7 @@ _CODES = {
 
 
 def code_of(error: BaseException) -> int:
-    """Return the primary result code, 0 if there is none."""
+    """Return the primary result code, or 0 if the error has none."""
     code = getattr(error, "sqlite_errorcode", None)
     return int(_CODES.get(str(error), 0) if code is None else code) & 0xFF
 
@@ -123,12 +123,12 @@ def failures() -> tuple[type[Exception], ...]:
     return (load_driver().Error, DamageError, UnicodeDecodeError)
 
 
-# If fewer bytes than this are free, sqlite-vec, which gives no reason, failed because of that.
+# If fewer bytes than this are free, a sqlite-vec error without a reason means a full disk.
 _NO_ROOM = 2**20
 
 
 def translate(error: Exception, target: str) -> AiovecError:
-    """Return aiovec's error for a driver error or an unreadable value."""
+    """Return the aiovec error for a driver error or an unreadable value."""
     if isinstance(error, AiovecError):
         return error
     code = code_of(error)

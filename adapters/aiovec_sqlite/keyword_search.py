@@ -1,9 +1,9 @@
 """Find the best rows by keywords, with word lists in memory, with FTS5, or by reading the texts.
 
-Every word is a quoted string in a query to FTS5, so nothing that a user types is an operator.
+Every word is a quoted string in an FTS5 query, so nothing that a user types is an operator.
 
-FTS5 scores each matching row, so for a word in half of the rows, it scores half of the table. It
-answers if there are no lists in memory, or if they cannot answer a query.
+FTS5 scores each matching row, so for a word in half of the rows it scores half of the table. FTS5
+answers only if no lists are in memory or they cannot answer a query.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ K1, B, LEAST_WEIGHT = 1.2, 0.75, 1e-6
 Scored = list[tuple[int, float]]
 """Rowids with their scores, best first."""
 ReadVectors = Callable[[Int64Array], Float32Array]
-"""Returns the vectors of rows, NaN where a row has none."""
+"""Returns the vectors of rows, with NaN for a row without a vector."""
 Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
 """Returns the distances from vectors to a point."""
 
@@ -112,10 +112,10 @@ class SnapshotWords(Protocol):
         """The index that answers searches in this snapshot."""
 
     def lists(self, request: IndexQuery) -> Lists | None:
-        """Return a query's lists; None if FTS5 has to find the rows."""
+        """Return a query's lists; None if FTS5 must find the rows."""
 
 
-# The trigram tokenizer cannot find shorter parts.
+# The trigram tokenizer cannot find parts shorter than this.
 _GRAM = 3
 # For a longer part, FTS5 would visit a row once for each of the part's grams that the row has.
 _LONGEST_PART = 128
@@ -178,7 +178,7 @@ def found_by_both(
 ) -> list[Found]:
     """Read the rows of hybrid queries that want the same columns.
 
-    Hits without a distance, which only the words found, are measured here.
+    Hits that only the keyword search found have no distance yet; it is computed here.
     """
     metric, columns = table.schema.metric, searches[0].query.columns
     rows = _rows(db, ticket, table, [hit.key for each in searches for hit in each.hits], columns)
@@ -249,7 +249,7 @@ def _ranked(
 
 @contextmanager
 def _as_index_damage(name: str) -> Iterator[None]:
-    """Raise TextDamageError for a damaged index, whose rows may be intact."""
+    """Raise TextDamageError if the index is damaged; the rows may be intact."""
     try:
         yield
     except load_driver().DatabaseError as exc:
@@ -463,6 +463,6 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
 
 
 def _tokens(index: TextIndex, text: str) -> list[str]:
-    """Return a text's tokens in order, in the form that the index has."""
+    """Return a text's tokens in order, in the form that the index stores."""
     stemmed = stems(index.stemming, text) if index.stemmed else text
     return Tokenizer(index.analyzer).of_texts([stemmed or ""])[0]

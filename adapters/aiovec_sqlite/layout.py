@@ -48,7 +48,7 @@ from .sql.filters import indexed_value
 from .sql.schema import check_schema
 
 _HEADER_BYTES = 100
-# The place of the header's byte for how the file is written: 1 without a WAL, 2 with one.
+# Offset of the header byte for the file format's write version: 1 without a WAL, 2 with one.
 _READ_VERSIONS = 18
 _NO_DATABASE = "this is not a SQLite database"
 _MAY_NOT_READ = "this process may not read the file"
@@ -156,7 +156,7 @@ LAYOUT_VERSION = 1
 _LOOKS = 3
 _BETWEEN_LOOKS = 0.005
 
-# More changes than any store can have: a million a second for 146,000 years.
+# More changes than any store can have: a million per second for 146,000 years.
 _CHANGES = 2**62
 
 # Fields of other kinds are TEXT; lists are JSON texts.
@@ -186,7 +186,7 @@ _IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
 
 
 def default_stem(name: str) -> str:
-    """Return the start of a table's names in the file. SQLite reserves "sqlite_…" for itself."""
+    """Return the prefix of a table's names in the file. SQLite reserves "sqlite_…"."""
     return f"_{name}" if name.startswith("sqlite_") else name
 
 
@@ -210,7 +210,7 @@ class TableLayout:
     schema: Schema
     epoch: int
     stem: str = ""
-    """The start of its names in the file, which it keeps when it is renamed."""
+    """The prefix of the table's names in the file, which a renamed table keeps."""
 
     def __post_init__(self) -> None:
         if not self.stem:
@@ -382,7 +382,7 @@ def _look_at(path: Path) -> bool:
 
 
 def _keeps_wal(path: Path) -> bool:
-    """Return whether the file's header says that a WAL may lie next to it.
+    """Return whether the file's header says that there may be a WAL next to it.
 
     Every store's header says so. A backup's does not, so a WAL next to it belongs to another file,
     and SQLite would mix their pages. SQLite does not report this byte. If this process has the file

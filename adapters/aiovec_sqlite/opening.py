@@ -74,8 +74,8 @@ class OpenFile:
     ) -> OpenFile:
         """Return the file that a connection has just opened.
 
-        Waits up to ``patience`` seconds for processes that lock it, such as one that is closing it
-        as the last.
+        Waits up to ``patience`` seconds for processes that lock it, such as the last process that
+        closes it.
         """
         # SQLite creates the WAL when a connection first reads.
         wait = _Patience(path, patience, ticket)
@@ -93,7 +93,8 @@ class OpenFile:
     def check(self) -> None:
         """Raise StoreReplacedError if the file, or its WAL, was replaced or removed.
 
-        Also if a file read as immutable was changed. Raises AiovecError if the system call fails.
+        It is also raised if a file that is read as immutable was changed. Raises AiovecError if
+        the system call fails.
         """
         inode = _inode(self.target)
         if inode != self.inode:
@@ -164,7 +165,7 @@ def _to_wal(db: sqlite3.Connection) -> None:
     if not _has_wal_mode(db) and newest_change(db):
         db.execute("BEGIN IMMEDIATE")
         try:
-            if not _has_wal_mode(db):  # another process may have been faster
+            if not _has_wal_mode(db):  # another process may have done it first
                 count_on(db)
             db.execute("COMMIT")
         except BaseException:
@@ -193,8 +194,8 @@ def _number_above(number: int) -> int:
     return now if now > number else number + _CHANGES_OF_DAYS
 
 
-# More numbers than a store uses in a second, and in days. The numbers of the year 2200 are still
-# exact in a float.
+# More change numbers than a store uses in a second, and in days. The numbers of the year 2200 are
+# still exact in a float.
 _CHANGES_A_SECOND = 2**20
 _CHANGES_OF_DAYS = 2**32
 
