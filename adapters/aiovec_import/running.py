@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import typer
 
 from aiovec import Schema, VectorStore
 from aiovec._cli.output import progress
-from aiovec._cli.stores import At, Shown, give_embedder, of_each_table, open_place
+from aiovec._cli.stores import At, Shown, give_embedder, in_memory, of_each_table, open_place
 from aiovec._internals import StoreInternals
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError
@@ -70,8 +69,7 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
         for load in job.loads:
             task = bar.add_task(load.table, total=load.source.rows)
             load.seen = partial(_advance, bar, task)
-        memory = replace(place, address=place.plugin.memory, file=None)
-        vectors = await opened(place if exists else memory)
+        vectors = await opened(place if exists else in_memory(place))
         if job.wanted.strict and not job.wanted.dry_run:  # a dry run reports all reasons instead
             await job.check(vectors)
         async with aclosing(job.parts()) as parts:

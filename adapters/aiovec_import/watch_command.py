@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aiovec._cli.run import command_app, on_signals
-from aiovec._cli.stores import At, Embedder, Shown, on_store
+from aiovec._cli.stores import At, Embedder, Shown, on_store, try_if_new
 
 from .options import OF_SOURCES
 
@@ -90,6 +90,7 @@ async def _follow(
     import logging
 
     import aiovec
+    from aiovec._internals import StoreInternals
     from aiovec.backend.threads import in_thread
     from aiovec.documents import SCHEMA
 
@@ -102,11 +103,20 @@ async def _follow(
     log.addHandler(said)
     ended = asyncio.Event()
     on_signals(ended.set)
-    vectors = await at.open(create=True)
     is_query = "query" in given
     table: str = given.get("table", "") or await in_thread(default_table, source, is_query)
-    if embedder is not None:
-        await use_embedder(vectors, embedder, table, SCHEMA)
+
+    async def prepare(vectors: aiovec.VectorStore) -> None:
+        if embedder is not None:
+            await use_embedder(vectors, embedder, table, SCHEMA)
+
+    async def check(vectors: aiovec.VectorStore) -> None:
+        await prepare(vectors)
+        await StoreInternals(vectors).check_watched([{**given, "source": source}])
+
+    await try_if_new(await at.place(), check)
+    vectors = await at.open(create=True)
+    await prepare(vectors)
     async with aiovec.watch(vectors, source, **given) as watching:
         await ended.wait()
         return await watching.state()

@@ -22,7 +22,7 @@ from .folder_feed import FolderFeed, State, state_of
 from .folders import documents_of
 from .loading import create
 from .locks import FileLock
-from .sources import Wanted, legal_table_name
+from .sources import Wanted, legal_table_name, refuse
 from .stores.queue import Queue, lock_of
 from .table_feed import TableFeed
 
@@ -39,6 +39,7 @@ async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFe
     feed: SourceFeed | None = await in_thread(_documents, store, wanted, every)
     if feed is None:
         rows = await in_thread(_rows, store, await _completed(store, wanted))
+        refuse(wanted, "include exclude", f"documents, and {rows.shown} has rows")
         job = await in_thread(rows.opened)  # an error if the source cannot be read
         await in_thread(job.source.close)
         has_queue = job.load.source.layout == "table" and await in_thread(rows.is_writable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +21,12 @@ from aiovec._cli.stores import (
     give_embedder,
     in_store,
     open_place,
+    try_if_new,
 )
 from aiovec.errors import ConfigError, TableNotFoundError
+
+if TYPE_CHECKING:
+    from aiovec import Schema, VectorStore
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
@@ -94,17 +98,27 @@ def mcp(
         from .server import create_server
         from .tools import MEMORY, user_field
 
+        async def prepare(opened: VectorStore) -> Schema:
+            try:
+                schema = await opened.schema(table)
+            except TableNotFoundError:
+                schema = MEMORY
+            if any(users.values()):
+                user_field(table, schema)
+            give_embedder(opened, schema, embedder)
+            return schema
+
+        async def check(new: VectorStore) -> None:
+            await prepare(new)
+            await StoreInternals(new).check_watched(watch or [])
+
         place = await at.place()
         if reads_only:
             await in_thread(check_there, place)
+        else:
+            await try_if_new(place, check)
         opened = await at.exits.enter_async_context(await open_place(place, read_only=reads_only))
-        try:
-            schema = await opened.schema(table)
-        except TableNotFoundError:
-            schema = MEMORY
-        if any(users.values()):
-            user_field(table, schema)
-        give_embedder(opened, schema, embedder)
+        schema = await prepare(opened)
         if allow_writes and schema is MEMORY and not await StoreInternals(opened).can_embed(schema):
             say(_BY_WORDS, stderr=True)
         await at.exits.enter_async_context(StoreInternals(opened).watching(watch or []))

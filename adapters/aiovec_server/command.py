@@ -17,7 +17,15 @@ import typer
 
 from aiovec._cli.output import one_line
 from aiovec._cli.run import check_installed, command_app, failing_clearly
-from aiovec._cli.stores import AsJson, Config, Store, Watch, open_place, place_named
+from aiovec._cli.stores import (
+    AsJson,
+    Config,
+    Store,
+    Watch,
+    open_place,
+    place_named,
+    try_if_new,
+)
 from aiovec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,8 +117,12 @@ def serve(
             key="retrieval.server.backend",
         )
 
-    def opened() -> Awaitable[VectorStore]:
-        return open_place(place, read_only=settings.read_only, follow=follow)
+    async def opened() -> VectorStore:
+        if watch:
+            from aiovec._internals import StoreInternals
+
+            await try_if_new(place, lambda new: StoreInternals(new).check_watched(watch))
+        return await open_place(place, read_only=settings.read_only, follow=follow)
 
     if shared:
         _serve_shared(opened, settings, Path(str(config)))

@@ -41,6 +41,12 @@ class StoreInternals:
 
         return watching_all(self._store, sources)
 
+    async def check_watched(self, sources: Sequence[str | Mapping[str, Any]]) -> None:
+        """Raise the errors of ``watching`` about sources and their options. Copies nothing."""
+        from ._store.watch import check_watched
+
+        await check_watched(self._store, sources)
+
     def owns(self, path: Path) -> bool:
         """Return whether a path belongs to the store. Reads the disk."""
         return self._store._backends.active.backend.owns(path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.harness.cases import case
+from tests.harness.command import run_process
 from tests.transfer.support import error_of
 
 import aiovec
@@ -252,3 +254,39 @@ def test_a_watched_source_may_be_an_object_of_json(run: Run, store: Path) -> Non
                 done = run(command, "-s", store, "--watch", given)
                 assert (done.code, "--watch" in done.err) == (2, True)
                 assert "Traceback" not in done.err
+
+
+WRONG_ARGUMENTS = """
+create 'bad name' --dim 3
+create notes --dim 3 --embedder demo
+create notes --embed body
+import docs --embedder demo --table 'bad name'
+import docs --embedder demo --overlap 5000
+import docs --embedder unknown
+watch docs
+watch docs --embedder unknown
+watch docs --embedder demo --overlap 5000
+watch docs --embedder demo --table 'bad name'
+watch app.db#notes --embedder demo
+watch app.db#notes --embedder demo --embed unknown
+watch app.db#notes --embedder demo --embed body --include '*.md'
+watch app.db#unknown --embedder demo --embed body
+serve --port 0 --watch unknown
+serve --port 0 --watch docs
+mcp --watch unknown
+mcp --watch docs --embedder unknown
+"""
+
+
+@pytest.mark.arrow
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS.strip().splitlines())
+def test_wrong_arguments_create_no_store(arguments: str, folder: Path) -> None:
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.md").write_text("# A\n\ntext")
+    with closing(sqlite3.connect("app.db")) as app:
+        app.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)")
+    before = contents(folder)
+    finished = run_process(*shlex.split(arguments), "-s", "new.db")
+    assert finished.code in {1, 2}
+    assert "rror: " in finished.err
+    assert contents(folder) == before

@@ -7,7 +7,7 @@ import json as jsonlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -175,6 +175,23 @@ def place_named(store: str | None, config: str | None) -> Place:
             "$AIOVEC_CONFIG"
         )
         raise ConfigError(f"no store is named{cure}") from exc
+
+
+def in_memory(place: Place) -> Place:
+    """Return the place of a store in memory, with the same settings."""
+    return replace(place, address=place.plugin.memory, file=None)
+
+
+async def try_if_new(place: Place, attempt: Callable[[VectorStore], Awaitable[object]]) -> None:
+    """If a store does not exist yet, first make the attempt on a store in memory.
+
+    So if the arguments are wrong, the error leaves no empty store behind.
+    """
+    from ..backend.threads import in_thread  # slow
+
+    if not await in_thread(place.exists):
+        async with await open_place(in_memory(place)) as vectors:
+            await attempt(vectors)
 
 
 def give_embedder(vectors: VectorStore, schema: Schema | None, value: str | None) -> None:

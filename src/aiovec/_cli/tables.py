@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -27,7 +27,11 @@ from .stores import (
     give_embedder,
     in_store,
     on_store,
+    try_if_new,
 )
+
+if TYPE_CHECKING:
+    from .._store.store import VectorStore
 
 
 @on_store()
@@ -85,9 +89,13 @@ async def create(
             embed=None if embed is None else Embed(embed),
         )
 
+    async def make(vectors: VectorStore) -> None:
+        give_embedder(vectors, chosen, embedder)
+        await vectors.create_table(table, chosen)
+
+    await try_if_new(await at.place(), make)
     vectors = await at.open(create=True)
-    give_embedder(vectors, chosen, embedder)
-    await vectors.create_table(table, chosen)
+    await make(vectors)
     created = await vectors.schema(table)
     return Shown({"table": table, "schema": created.to_dict()}, [f"created {table}"])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any, TypedDict, Unpack
@@ -101,15 +101,30 @@ def sources_of(sources: Sources) -> list[PathText | Mapping[str, Any]]:
     return [sources] if isinstance(sources, (str, os.PathLike, Mapping)) else [*sources]
 
 
+async def check_watched(
+    store: VectorStore, sources: Iterable[PathText | Mapping[str, Any]]
+) -> None:
+    """Raise the errors that watching these sources would raise. Copies nothing."""
+    for watching in _watched(store, sources):
+        await watching.check()
+
+
+def _watched(
+    store: VectorStore, sources: Iterable[PathText | Mapping[str, Any]]
+) -> Iterator[Watching]:
+    for source in sources:
+        options = source if isinstance(source, Mapping) else {"source": source}
+        yield watch(store, **options)
+
+
 @asynccontextmanager
 async def watching_all(
     store: VectorStore, sources: Iterable[PathText | Mapping[str, Any]], *, wait: bool = False
 ) -> AsyncIterator[None]:
     """Watch sources; with ``wait``, enter only when each has been copied once."""
     async with AsyncExitStack() as stack:
-        for source in sources:
-            options = source if isinstance(source, Mapping) else {"source": source}
-            watching = await stack.enter_async_context(watch(store, **options))
+        for each in _watched(store, sources):
+            watching = await stack.enter_async_context(each)
             while wait and not (await watching.state()).ready:  # noqa: ASYNC110 - perhaps another process copies
                 await asyncio.sleep(_BETWEEN_CHECKS)
         yield

@@ -97,6 +97,11 @@ class Watching(NotCopied, Hints):
                     key="base",
                 )
 
+    async def check(self) -> None:
+        """Raise the errors of entering about the source and the options. Copies nothing."""
+        feed = await self._open_feed()
+        await feed.close()
+
     @property
     def table(self) -> str:
         """The table of the store."""
