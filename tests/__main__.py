@@ -15,6 +15,7 @@ if __name__ == "__main__":  # a spawned process imports this module again
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Two processes on two cores would keep them busy for 57 % of the time: tests wait for timeouts,
     # for the disk and for other processes. So there is one process more than cores.
-    processes = str((os.cpu_count() or 1) + 1)
+    on_linux = hasattr(os, "sched_getaffinity")  # where a process may have some cores alone
+    cores = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
     # One that has no more tests takes over some of another's, so none is left alone at the end.
-    sys.exit(pytest.main(["-n", processes, "--dist", "worksteal", *sys.argv[1:]]))
+    sys.exit(pytest.main(["-n", f"{cores + 1}", "--dist", "worksteal", *sys.argv[1:]]))

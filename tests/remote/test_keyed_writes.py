@@ -134,7 +134,9 @@ async def suffer(mishap: Mishap, call: Call, store: VectorStore, proxy: Proxy, u
         proxy.closed.clear()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 async def test_a_write_is_done_once_whatever_happens_to_its_answer(
     seed: int, url: str, proxy: Proxy, opens: Opens
 ) -> None:

@@ -512,7 +512,7 @@ def written_elsewhere(folder: Path) -> Iterator[None]:
 
 async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Path) -> None:
     scan_files(folder)[0].unlink()
-    async with opened(folder / NAME, busy_timeout=4) as store:
+    async with opened(folder / NAME, busy_timeout=1) as store:
         with written_elsewhere(folder):
             calls = (store.search(TABLE, query, limit=3) for query in vectors_of(24, 3))
             matches = await asyncio.gather(*calls)

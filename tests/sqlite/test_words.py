@@ -458,7 +458,7 @@ async def test_a_damaged_file_of_words_finds_nothing_wrong(tmp_path: Path) -> No
                 if place != "gone":
                     file.write_bytes(content)
                 async with opened(path) as again:
-                    await check_same(again, fts5, chance, 60)
+                    await check_same(again, fts5, chance, 20)
                 findings = run("doctor", path).out
                 assert ("damaged" in findings) is (word_files(tmp_path) == [file])
 

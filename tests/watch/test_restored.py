@@ -86,8 +86,14 @@ EVENTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("followed", [True, False], ids=["followed", "meanwhile"])
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(
+    ("event", "followed"),
+    [
+        pytest.param(event, followed, marks=() if (number + turn) % 2 else pytest.mark.slow)
+        for number, event in enumerate(EVENTS)
+        for turn, followed in enumerate((True, False))
+    ],
+)
 async def test_a_store_is_as_its_source_again(
     event: Callable[[App], None], followed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -698,7 +698,7 @@ async def test_a_file_that_is_being_written_loses_no_rows(tmp_path: Path) -> Non
         return [[len(text), 1.0] for text in texts]
 
     embedder = aiovec.embedder(embed, model="own", dim=2)
-    options: dict[str, Any] = {"embed": "about", "every": 1.0}
+    options: dict[str, Any] = {"embed": "about", "every": 0.3}
     async with (
         aiovec.connect(tmp_path / "s.db", embedder=embedder) as store,
         aiovec.watch(store, file, **options) as watching,
