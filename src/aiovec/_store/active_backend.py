@@ -131,14 +131,14 @@ class ActiveBackend:
 
 
 class Backends:
-    """Holds the active backend, and replaces it when a migration has moved the store."""
+    """The active backend, and its replacement when a migration has moved the store."""
 
     def __init__(self, backend: Backend, place: Place, *, follow: bool) -> None:
         self.active = ActiveBackend(backend, place.settings)
         self._place = place
         self._follows_copies = follow
         self._switching = asyncio.Lock()
-        # Replaced backends, until their last calls have ended.
+        # Replaced backends whose last calls have not ended yet.
         self._retired: dict[ActiveBackend, asyncio.Task[None]] = {}
         self._checking: asyncio.Task[None] | None = None
         # The number of running retries of calls that an alteration or a move has interrupted.
@@ -165,7 +165,7 @@ class Backends:
     def _first_check(self) -> float:
         """Return the time of the first check; infinity if the store would not follow a migration.
 
-        Only a store opened by a TOML file follows. In a bucket, each check would cost a request.
+        Only a store opened through a TOML file does. In a bucket, each check would cost a request.
         """
         follows = self._place.file is not None and self._place.path is not None
         if follows and self.active.backend.supports("moves"):
@@ -298,12 +298,12 @@ class Backends:
         del self._retired[active]
 
     async def close(self) -> None:
-        """Close the backend. It ends the running calls."""
+        """Close the backend, which ends the running calls."""
         self._closed = True
         if self._checking is not None:
             self._checking.cancel()
         sweeps = [task for each in (self.active, *self._retired) for task in each.sweeps.values()]
-        if sweeps:  # so that a script that soon closes its store deletes some rows too
+        if sweeps:  # so that even a short script deletes some expired rows
             await asyncio.wait(sweeps, timeout=1.0)
         for active in self._retired:
             active.idle.set()  # do not wait for its calls

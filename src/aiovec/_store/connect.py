@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .store import VectorStore
 
 
-# The modules that a store would import during its first calls.
+# Slow modules that a store would otherwise import during its first calls.
 _HEAVY = ("aiovec._input.rows", "aiovec._store.store")
 
 
@@ -47,13 +47,13 @@ def connect(
     ``lancedb:///path`` or ``s3://…``. A path is a SQLite file, or a folder with one in it.
 
     ``config`` is a TOML file. Without a target, its ``[retrieval]`` names the store to open, and
-    the store follows ``aiovec migrate run --switch`` to another backend; a line edited by hand
-    takes effect at the next ``connect``. With a target, the file only gives the settings. With
-    neither, the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
+    the store follows ``aiovec migrate run --switch`` to another backend; an edit by hand takes
+    effect at the next ``connect``. With a target, the file only gives the settings. With neither,
+    the file is ``$AIOVEC_CONFIG``, else ``./aiovec.toml``.
 
-    With ``read_only`` the store must exist and nothing is written, so it may be where this process
-    cannot write; a call that writes raises UnsupportedError. If a newer copy replaces the file,
-    calls raise StoreReplacedError; with ``follow`` as well, the next call opens the copy.
+    With ``read_only`` the store must exist and nothing is written, so this process needs no write
+    permission; a call that writes raises UnsupportedError. If a newer copy replaces the file, calls
+    raise StoreReplacedError; with ``follow`` as well, the next call opens the copy.
 
     ``embedder`` makes the vectors of tables whose schema has ``embed``: ``"demo"``, a mapping with
     the keys of the TOML file's ``[retrieval.embedders.<name>]``, or an ``Embedder``, such as
@@ -83,8 +83,8 @@ async def open_place(place: Place, *, read_only: bool = False, follow: bool = Fa
 class Opening:
     """A store that can be opened once: await it, or enter it.
 
-    All embedders are checked when an app opens the store; a command passes no ``embedders``, and
-    checks the embedder that it uses.
+    When an app opens the store, all embedders are checked. A command passes ``embedders=None``, and
+    checks only the embedder that it uses.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 A backend treats expired rows like all rows until the sweep deletes them. Each attempt of a call
 uses one ``ExpiringTable``, which hides them. The sweep runs in ``optimize``, and in the background
-once an hour if rows are inserted or upserted.
+once an hour while rows are inserted or upserted.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from .opened import OpenTable
 
 _T = TypeVar("_T")
 
-# The fewest seconds between two sweeps that writes begin. A sweep may read the whole table.
+# Minimum seconds between two sweeps that writes begin. A sweep may read the whole table.
 _SWEEP_EVERY = 3600.0
-# Rows that a sweep deletes in one transaction, for which other writes wait.
+# Rows that a sweep deletes in one transaction; other writes wait until it ends.
 _SWEPT_AT_ONCE = 1_000
 
 
@@ -179,7 +179,7 @@ class ExpiringTable(OpenTable):
     async def changes(self, since: int, limit: int) -> Changes:
         """Return a page of the change feed that lists expired rows as deleted.
 
-        An earlier page may have had such a row with another time.
+        An earlier page may have listed such a row with another time.
         """
         page = await super().changes(since, limit)
         if not page.upserted.num_rows:

@@ -138,7 +138,7 @@ def _check_weight(weight: object) -> None:
 
 
 def _time_of(value: object) -> datetime | None:
-    """Return a datetime, also from a text; None for other values, or without a time zone."""
+    """Return a datetime or a text as a datetime; None for other values and without a zone."""
     if isinstance(value, (str, datetime)):
         with suppress(ValueError):
             return moment(value)
@@ -190,9 +190,9 @@ def boosted(
     return _best_first(ids, totals)
 
 
-# The hits that are compared with all others in one step, and the most multiplications in a matrix
-# product: OpenBLAS spreads larger products over its own threads, which take several times the CPU
-# time under load.
+# The number of hits compared with all others in one step, and the maximum of multiplications in a
+# matrix product: OpenBLAS spreads larger products over its own threads, which take several times
+# the CPU time under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
 
 
@@ -239,7 +239,7 @@ def cosines(rows: Float64Array, query: Float32Array) -> Float64Array:
 
 
 def _products(rows: Float64Array, few: Float64Array) -> Float64Array:
-    """Return the dot products of all rows with a few of them, one line for each row.
+    """Return the dot products of all rows with a few of them: one row of products for each row.
 
     They are float64: in float32, rounding would change the pick between two nearly equal hits.
     """

@@ -118,7 +118,7 @@ def _check_each_where(argument: str, filters: object) -> tuple[Where, ...]:
     if not isinstance(filters, (list, tuple)):
         expected = "a list with a filter for each vector, or None"
         raise InvalidArgumentError(argument, filters, expected)
-    return tuple(filters)  # its owner may change it while the call waits
+    return tuple(filters)  # the caller may change it while the call waits
 
 
 def _instance_of(kind: type, expected: str) -> Callable[[str, object], object]:
@@ -133,7 +133,7 @@ def _instance_of(kind: type, expected: str) -> Callable[[str, object], object]:
 
 
 def _option(default: Any, check: Callable[[str, Any], object]) -> Any:
-    """Declare an argument with its default, and the check of any other value."""
+    """Declare an argument with its default and the check for any other value."""
     return field(default=default, metadata={"check": check})
 
 
@@ -206,7 +206,7 @@ def options_of(
 ) -> SearchOptions:
     """Return the options of a call. Raises TypeError for one that is not among ``arguments``.
 
-    ``named`` has the options that the method names itself.
+    ``named`` has the parameters in the method's signature.
     """
     for name in options:
         if name not in arguments.__annotations__:
@@ -329,7 +329,7 @@ class Plan:
             scores = scores_of(self.table.schema.metric, cast("Sequence[float]", distances))
         lowest_first: Sequence[Any] = distances if by_distance else [-score for score in scores]
         places = list(range(len(scores)))
-        # If every row is worse than the previous one, they are in order, and no tie needs the ids.
+        # If every row is worse than the previous one, the rows are in order and there is no tie.
         if not all(map(lt, lowest_first, lowest_first[1:])):
             places = [i for _, _, i in sorted(zip(lowest_first, ids, places, strict=True))]
         if by_distance and (farthest := options.max_distance) is not None:
@@ -389,7 +389,7 @@ class Answer:
         self.complete = enough or len(places) < count
 
     def diversify(self, query: Float32Array | None = None) -> None:
-        """Keep rows that are near the query, by default by their scores, and unlike each other."""
+        """Keep rows that are unlike each other, and near the query or, without one, high-scored."""
         options = self.plan.options
         vectors = unit(cast("Float32Array", self.result.rows.vectors)[self.places])
         near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)

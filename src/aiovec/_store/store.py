@@ -131,9 +131,9 @@ _T = TypeVar("_T")
 _Parts = Callable[[OpenTable], Awaitable[AsyncGenerator[_T, None]]]
 """A function that begins to read a snapshot of a table, part by part."""
 
-# The limit of ``find(limit=None)``: a number that every backend takes.
+# The limit of ``find(limit=None)``: a number that every backend accepts.
 _EVERY_ROW = 2**31 - 1
-# The most rows that ``search_like`` takes, since it first reads their vectors.
+# ``search_like`` takes at most this many rows, since it first reads their vectors.
 _MOST_LIKE = 1_000
 # Writes that are done at most once per write key.
 _ONCE = frozenset(
@@ -149,8 +149,9 @@ class VectorStore(NotCopied, Hints):
 
     Every method follows these rules:
 
-    - It checks its arguments before it changes anything. An invalid one raises
-      InvalidArgumentError; a wrong name of a table, field or selected column InvalidNameError.
+    - It checks its arguments before it changes anything. An invalid argument raises
+      InvalidArgumentError; an invalid name of a table, field or selected column raises
+      InvalidNameError.
     - ``where`` is a filter: a text, an ``F`` expression, a mapping of fields to values, a list of
       filters that must all match, or None for every row. A bad filter raises FilterError.
     - ``ids`` is one id or an iterable of ids: texts, whole numbers or UUIDs.
@@ -266,7 +267,7 @@ class VectorStore(NotCopied, Hints):
             )
 
     async def ping(self) -> None:
-        """Check that the store can be reached; raise the reason if not."""
+        """Check that the store can be reached; raise an error with the reason if not."""
         await self._call("ping", None, lambda active: active.backend.ping())
 
     def table(self, name: str) -> Table:
@@ -543,7 +544,7 @@ class VectorStore(NotCopied, Hints):
         on_conflict: OnConflict,
         checked_for: Schema | None = None,
     ) -> int:
-        """Insert or upsert rows. A batch of an import was already checked for ``checked_for``."""
+        """Insert or upsert rows. ``checked_for`` is the schema that an import's batch fits."""
         collected = rows if isinstance(rows, Batch) else await collect(rows, self._read_in_thread)
         writing = RowsToWrite(collected, model, on_conflict, checked_for, self._make_vectors)
         return await self._on_table(call, table, writing.write, row_count=int)
@@ -603,7 +604,7 @@ class VectorStore(NotCopied, Hints):
         if check_flag("strict", strict):
             reason = "strict is for rows with their own ids, not for ids= and where="
             raise InvalidArgumentError("strict", strict, reason=reason)
-        fields = dict(fields)  # its owner may change it while the call waits
+        fields = dict(fields)  # the caller may change it while the call waits
         requested = None if ids is None else await self._checked_ids(ids, distinct_ids)
         cost = cost_of(fields, *fields)
 
@@ -978,7 +979,7 @@ class VectorStore(NotCopied, Hints):
           value form one group. The search ranks the best ``fetch_k * per_group`` rows; if these
           have too few values, it ranks 16 times as many, and returns the groups among them.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
-          ``lambda`` as ``1 - diversity``, by the cosine whatever the metric; 0 changes nothing.
+          ``lambda`` as ``1 - diversity``, by cosine whatever the metric; 0 changes nothing.
           It cannot be combined with ``group_by``.
         - ``rerank`` is a function that gets the hits, with all their text fields, and returns new
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
@@ -993,8 +994,8 @@ class VectorStore(NotCopied, Hints):
 
         - ``max_distance``: the largest distance of a hit; by default there is no bound.
         - ``exact=True`` uses no approximate index, and ``tuning``, a ``Tuning``, sets the effort of
-          an approximate search. Without ``exact``, a tuning that the backend does not have raises
-          UnsupportedError.
+          an approximate search. Without ``exact``, a tuning that the backend does not support
+          raises UnsupportedError.
 
         A text raises InvalidVectorError if the schema has no ``embed``, and EmbeddingError if the
         embedder is missing or fails.
@@ -1071,7 +1072,7 @@ class VectorStore(NotCopied, Hints):
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
-        ``query`` may have words, ``"exact phrases"``, ``-excluded`` words, ``field:word`` and
+        ``query`` can have words, ``"exact phrases"``, ``-excluded`` words, ``field:word`` and
         ``prefix*``. Rows with all words come first. If there are fewer than ``limit`` such rows,
         rows with some of the words follow, with lower scores. With ``match="all"`` all words must
         match, with ``"any"`` at least one. Everything else is plain text; a query without a word
@@ -1171,7 +1172,7 @@ class VectorStore(NotCopied, Hints):
     async def _query_vectors(
         self, t: OpenTable, texts: Mapping[int, str], model: str | None
     ) -> dict[int, Any]:
-        """Return the vectors of texts to search for, by their positions.
+        """Return the vectors of query texts, by the texts' positions.
 
         ``model`` is the model that the caller named.
         """
@@ -1289,7 +1290,7 @@ class VectorStore(NotCopied, Hints):
         A page has about ``limit`` changes, and only the last change of a row; the newest page is
         ``complete``. Raises ChangesPrunedError if the changes are no longer kept: drop the rows
         read so far, and start again with 0. An expired row is in ``deleted``. A row that expires
-        after a page held it is in ``deleted`` once the table deletes it, so check its time too.
+        after a page listed it is in ``deleted`` once the table deletes it, so check its time too.
         """
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)
@@ -1433,7 +1434,7 @@ async def _narrowed(t: OpenTable, ids: list[str] | None, where: Where) -> Expr |
 async def _with_cursors(
     export: AsyncGenerator[tuple[pa.RecordBatch, bytes], None], layout: pa.Schema
 ) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Yield the batches of an export in their layout, each with its cursor in its metadata."""
+    """Yield the batches of an export in this layout, each with its cursor in its metadata."""
     async with aclosing(export) as batches:
         async for batch, cursor in batches:
             if batch.num_rows:

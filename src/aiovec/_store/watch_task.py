@@ -1,4 +1,4 @@
-"""The task that keeps a table in step with its source, by a ``Feed``."""
+"""The task that keeps a table in step with its source, through a ``Feed``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 class WatchState:
     """The state of a watched table.
 
-    ``waiting`` is the number of changes that wait. It is None while the number is unknown: while
-    all rows are compared, or while the source cannot be read. ``seconds`` is the time since the
-    table was last known to be up to date, and 0 while it is. ``ready`` is True once all rows have
-    been copied; later changes may wait. ``following`` is False in a process that stands by for
-    another one. ``error`` is the error text of the last attempt if it failed; ``refused`` maps the
-    ids of rows that were set aside to the reasons.
+    ``waiting`` is the number of changes still to be copied. It is None while the number is unknown:
+    while all rows are compared, or while the source cannot be read. ``seconds`` is the time since
+    the table was last known to be up to date, and 0 while it is. ``ready`` is True once all rows
+    have been copied, even if later changes wait. ``following`` is False while another process
+    follows the source. ``error`` is the error text of the last attempt if it failed; ``refused``
+    maps the ids of rows that were set aside to the reasons.
     """
 
     source: str
@@ -98,7 +98,7 @@ class Watching(NotCopied, Hints):
                 )
 
     async def check(self) -> None:
-        """Raise the errors of entering about the source and the options. Copies nothing."""
+        """Raise the errors that entering would raise for the source or options. Copies nothing."""
         feed = await self._open_feed()
         await feed.close()
 
@@ -135,7 +135,7 @@ class Watching(NotCopied, Hints):
             raise StoreClosedError(self._target)
 
     async def state(self) -> WatchState:
-        """Return how many changes of the source wait, for how long, and the last error."""
+        """Return the state: the number of waiting changes, the delay, the last error."""
         feed = self._entered()
         error = self._error
         try:

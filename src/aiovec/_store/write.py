@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class RowsToWrite:
     """The rows of an insert or upsert.
 
-    Rows of an import have been ``checked_for`` a schema, and their ids are distinct.
+    For rows of an import, ``checked_for`` is the schema that they fit; their ids are distinct.
     ``make_vectors`` calls the embedder.
     """
 
@@ -147,7 +147,7 @@ class RowsToUpdate:
         return hop(cost_of(self.rows.data, t.schema), check)
 
     async def _of_existing(self, t: OpenTable) -> UpdateRows:
-        """Return the change of the rows that exist, with the vectors of their new texts.
+        """Return the change for the rows that exist, with the vectors of their new texts.
 
         A retry embeds again, since other rows may exist by then.
         """
@@ -219,7 +219,7 @@ async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
 
 
 class _RepeatedWriteError(OutcomeUnknownError):
-    """The error of a repeat that the client requested, so it is not a server error."""
+    """The error for a repeated request: the client repeated it, so it is not a server error."""
 
     http = replace(OutcomeUnknownError.http, status=409)
 
