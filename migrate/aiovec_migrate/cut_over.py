@@ -50,7 +50,11 @@ class Cutover:
     pause: float = 0.0
 
     async def turn(self) -> None:
-        """Switch all apps to the target; raise MigrationError if every attempt allowed fails."""
+        """Switch all apps to the target.
+
+        A failed attempt is repeated up to the number of attempts. Raises MigrationError if all of
+        them fail, or at once if another attempt would fail too.
+        """
         work = self.work
         work.enter("switching")
         rest, reason = _FIRST_REST, ""
