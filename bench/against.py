@@ -68,7 +68,7 @@ async def run(options: Options) -> list[Result]:
         name: medians({key: [figures[key] for figures in turns] for key in turns[0]})
         for name, turns in rounds.items()
     }
-    return by_figure("against", data, measured, notes)
+    return by_figure("against", measured, notes)
 
 
 def _size(python: Path) -> float:

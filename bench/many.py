@@ -40,7 +40,7 @@ async def run(options: Options) -> list[Result]:
                     measured[name] = figures | await _ten(python, name, place / "ten", counts[1])
             except (RuntimeError, TimeoutError) as error:
                 notes.append(f"skipped: {name}: {last_line(error)}")
-    results = by_figure("many", "", measured, notes)
+    results = by_figure("many", measured, notes)
     if measured[OURS][_LOST]:
         results[-1].wrong.append(f"{OURS} lost acknowledged rows")
     return results

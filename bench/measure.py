@@ -248,18 +248,10 @@ async def output(*command: str, most: float | None = None) -> str:
 
 
 def by_figure(
-    subject: str, about: object, measured: Mapping[str, Mapping[str, float]], notes: list[str]
+    subject: str, measured: Mapping[str, Mapping[str, float]], notes: list[str]
 ) -> list[Result]:
-    """Return a result for each figure of several ways; the first result has the notes.
-
-    Also writes all figures as a Markdown table, next to the results.
-    """
+    """Return a result for each figure of several ways; the first result has the notes."""
     keys = list(next(iter(measured.values())))
-    lines = [f"| {about} | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
-    for way, values in measured.items():
-        lines.append(f"| {way} | {' | '.join(number(values[key]) for key in keys)} |")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{subject}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     figures = [{way: values[key] for way, values in measured.items()} for key in keys]
     results = [Result(subject, key, "", each) for key, each in zip(keys, figures, strict=True)]
     results[0].notes.extend(notes)

@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pyarrow as pa
@@ -41,16 +40,12 @@ async def run(options: Options) -> list[Result]:
 
 async def _measured(compared: str, source: str, target: str, rows: int, options: Options) -> Result:
     memory: dict[str, float] = {}
-    phases: dict[str, list[float]] = {}
 
     async def moved(how: str) -> float:
         _remove(target)
         settings = {"how": how, "source": source, "target": target}
         result = await fresh("migrate", settings)
         memory[how] = max(memory.get(how, 0.0), result["memory"])
-        for phase in ("copying", "verifying"):
-            if phase in result:
-                phases.setdefault(phase, []).append(rows / float(result[phase]))
         return rows / float(result["seconds"])
 
     run, loop = "aiovec migrate, copied and verified", "plain loop, nothing verified"
@@ -58,10 +53,9 @@ async def _measured(compared: str, source: str, target: str, rows: int, options:
     rounds = await interleaved(
         {loop: lambda: moved("loop"), run: lambda: moved("run")}, options.rounds(_ROUNDS) | 1
     )
-    rates = ", ".join(f"{phase} {median(each):,.0f} rows/s" for phase, each in phases.items())
     return Result(
         "migrate", f"{compared} (median)", "rows/s", medians(rounds), ratios(rounds, run, loop),
-        [rates, f"memory at most: {memory['run']:,.0f} MiB; loop: {memory['loop']:,.0f} MiB"],
+        [f"memory at most: {memory['run']:,.0f} MiB; loop: {memory['loop']:,.0f} MiB"],
     )  # fmt: skip
 
 
@@ -92,21 +86,10 @@ async def _loop(source: str, target: str) -> None:
 async def in_process(settings: dict[str, Any]) -> dict[str, float]:
     # No index is built in the background during the move.
     os.environ["AIOVEC_RETRIEVAL__LANCEDB__INDEX"] = "none"
-    phases: dict[str, float] = {}
-    began = 0.0
-
-    def listen(event: aiovec_migrate.Event) -> None:
-        """Note how long each phase takes until its table is done."""
-        nonlocal began
-        if event.kind == "phase":
-            began = time.perf_counter()
-        elif event.kind == "table":
-            phases[event.phase] = time.perf_counter() - began
-
     started = time.perf_counter()
     if settings["how"] == "loop":
         await _loop(settings["source"], settings["target"])
     else:
-        await aiovec_migrate.run(settings["source"], settings["target"], listener=listen)
+        await aiovec_migrate.run(settings["source"], settings["target"])
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "memory": most_memory(), **phases}
+    return {"seconds": seconds, "memory": most_memory()}

@@ -135,7 +135,7 @@ async def _on_loop(ask: Ask, options: Options) -> float:
 
 
 async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
-    none, many, size = "no filter", "100 nearest", len(data)
+    none, size = "no filter", len(data)
     filters, allowed = {}, {}
     for share in (0.1, 1, 10, 50, 90):
         name, most = f"{share:g} % of the rows, scattered", round(share * PICKS / 100)
@@ -150,9 +150,6 @@ async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
         none: by_aiovec(store, data), **asking,
         "diversity of 0.3": by_aiovec(store, data, diversity=0.3),
         "one row of each pick": by_aiovec(store, data, group_by="pick"),
-        many: by_aiovec(store, data, limit=100),
-        f"{many}, diversity of 0.3": by_aiovec(store, data, limit=100, diversity=0.3),
-        f"{many}, one row of each pick": by_aiovec(store, data, limit=100, group_by="pick"),
     }  # fmt: skip
     times = await in_turn(ways, len(data.queries), options)
     wrong = []
@@ -164,8 +161,7 @@ async def _filters(store: VectorStore, data: Data, options: Options) -> Result:
         "search, filters",
         f"the 10 nearest of {data}: under filters over an int field, unlike, in groups (median)",
         "ms", medians(times),
-        {f"{name} / {base}": ratio(times, name, base) for name in ways if name not in (none, many)
-         for base in [many if name.startswith(many) else none]},
+        {f"{name} / {none}": ratio(times, name, none) for name in ways if name != none},
         wrong=wrong,
     )  # fmt: skip
 

@@ -6,8 +6,8 @@ import asyncio
 import importlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,16 +78,12 @@ async def until_loaded(store: VectorStore, query: Float32Array, table: str = TAB
 # SQLite by hand, with the driver and the settings of aiovec
 
 
-def _driver() -> Any:
-    try:
-        return importlib.import_module("pysqlite3.dbapi2")
-    except ImportError:
-        return sqlite3
-
-
 def connect(path: Path) -> sqlite3.Connection:
     """Open a file with sqlite-vec; a commit is durable when it returns."""
-    db = _driver().connect(str(path), isolation_level=None, check_same_thread=False)
+    driver: Any = sqlite3
+    with suppress(ImportError):
+        driver = importlib.import_module("pysqlite3.dbapi2")
+    db = driver.connect(str(path), isolation_level=None, check_same_thread=False)
     db.enable_load_extension(True)
     sqlite_vec.load(db)
     db.enable_load_extension(False)
@@ -114,9 +110,9 @@ INSERT_VECTOR = "INSERT INTO vec (rowid, vector) VALUES (?, ?)"
 JOIN = "SELECT r.id, r.pick, r.place, r.text, v.vector FROM rows AS r JOIN vec AS v USING (rowid)"
 
 
-def insert(db: sqlite3.Connection, rowids: Iterable[int], batch: pa.RecordBatch) -> None:
-    """Insert a batch in one durable transaction."""
-    numbers = list(rowids)
+def insert(db: sqlite3.Connection, first: int, batch: pa.RecordBatch) -> None:
+    """Insert a batch, numbered from ``first``, in one durable transaction."""
+    numbers = range(first, first + batch.num_rows)
     vectors = batch.column("embedding").flatten().to_numpy().reshape(len(numbers), -1)
     columns = [batch.column(name).to_pylist() for name in COLUMNS]
     db.execute("BEGIN IMMEDIATE")
@@ -130,7 +126,7 @@ def fill_by_hand(path: Path, data: Data) -> None:
     create(db, data.dim)
     first = 0
     for batch in data.batches():
-        insert(db, range(first, first + batch.num_rows), batch)
+        insert(db, first, batch)
         first += batch.num_rows
     db.close()
 

@@ -25,7 +25,6 @@ from .stores import by_aiovec, connect, fill, fill_by_hand, fill_lance, lance
 
 AIOVEC, HYBRID, VECTOR = "aiovec, keywords", "aiovec, hybrid", "aiovec, vector"
 ON_LANCE = "aiovec on LanceDB, keywords"
-ONCE, AGAIN = "asked once / asked again (median)", "asked once / asked again (95 %)"
 FTS5, TANTIVY, BM25S, LANCEDB = "FTS5 by hand", "tantivy", "bm25s", "lancedb"
 _PASSAGES, _TOGETHER = 40_000, 15
 _WORDS = 1000
@@ -76,10 +75,7 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
             ours = await stack.enter_async_context(aiovec.connect(place))
             await fill(ours, data, text=True)
             asking[ON_LANCE] = _by_words(ours, words)
-        once, again = [
-            [await timed(partial(asking[AIOVEC], turn))() for turn in range(len(words))]
-            for _ in range(2)
-        ]
+        once = [await timed(partial(asking[AIOVEC], turn))() for turn in range(len(words))]
         times, seconds = await in_turn(asking, _WORDS, options), options.seconds(_CROWD_SECONDS)
         hits = {words[turn]: await asking[AIOVEC](turn) for turn in range(options.rounds(50))}
         rates = {
@@ -91,11 +87,6 @@ async def _compared(options: Options, data: Data, words: list[str], what: str) -
     measured = {f"{AIOVEC}, {what}": some for what, some in began.items() if some}
     compared = ratios(times, AIOVEC, VECTOR, FTS5, TANTIVY, BM25S, LANCEDB)
     compared |= ratios(times, HYBRID, VECTOR)
-    later = once[10:] or once
-    compared |= {
-        ONCE: float(np.median(later) / np.median(again)),
-        AGAIN: float(np.percentile(later, 95) / np.percentile(again, 95)),
-    }
     return [
         Result(
             "text", f"the {LIMIT} best of {data} for {what}, whole rows (median)",

@@ -53,7 +53,7 @@ file, dim, target = sys.argv[1:]
 db, first = connect(Path(target)), 0
 create(db, int(dim))
 for batch in pq.ParquetFile(file).iter_batches(1000):
-    insert(db, range(first, first + batch.num_rows), batch)
+    insert(db, first, batch)
     first += batch.num_rows
 """
 
@@ -162,8 +162,7 @@ async def _bulk(options: Options) -> Result:
             create(db, data.dim)
 
             async def write(number: int) -> None:
-                batch, first = batches[number], number * _BATCH
-                insert(db, range(first, first + batch.num_rows), batch)
+                insert(db, number * _BATCH, batches[number])
 
             return each * await shared(write, numbers, 1)
 
