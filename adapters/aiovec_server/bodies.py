@@ -165,7 +165,10 @@ def _arrow_parts(answers: Answers, of_many: bool) -> list[bytes]:
         ("_highlights", [getattr(row, "highlights", None) for row in rows]),
     ):
         if any(values):
-            texts = [_json_text(dict(value)) if value else None for value in values]
+            # Like pydantic's ``to_json``, but floats are written as Python does, so ``json`` reads
+            # them back unchanged.
+            encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+            texts = [encode(dict(value)) if value else None for value in values]
             columns[name] = pa.array(texts, pa.utf8())
     if (shown := next((row for row in rows if row.vector is not None), None)) is not None:
         nothing = np.full(len(shown.vector), np.nan, np.float32)  # type: ignore[arg-type]
@@ -185,12 +188,6 @@ def _ranks(row: Hit | Record) -> dict[str, Any]:
         name: {"rank": rank.rank, "score": rank.score}
         for name, rank in getattr(row, "ranks", {}).items()
     }
-
-
-# Like pydantic's ``to_json``, but floats are written as Python does, so ``json`` reads them back
-# unchanged.
-def _json_text(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 # Exports: all rows of a table, sent while they are read, in constant memory
@@ -249,10 +246,6 @@ def _cursor_of(text: str) -> bytes:
         raise InvalidArgumentError("after", text, "the cursor of an export, unchanged") from None
 
 
-def _cursor_text(batch: pa.RecordBatch) -> str:
-    return base64.urlsafe_b64encode(batch.schema.metadata[CURSOR]).decode()
-
-
 async def _lines_stream(batches: Batches, *, cursors: bool) -> Parts:
     """Yield a line of JSON for each row; with ``cursors``, also the cursor of each batch."""
     await arrow_ready()
@@ -264,7 +257,8 @@ async def _lines_stream(batches: Batches, *, cursors: bool) -> Parts:
                 part = batch.slice(start, step)
                 yield await hop(cost_of(part), _lines, part)
             if cursors:
-                yield dump({"cursor": _cursor_text(batch)}) + b"\n"
+                cursor = base64.urlsafe_b64encode(batch.schema.metadata[CURSOR]).decode()
+                yield dump({"cursor": cursor}) + b"\n"
 
 
 async def _arrow_stream(batches: Batches, schema: Schema, select: list[str] | None) -> Parts:

@@ -96,7 +96,6 @@ def serve(
     SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal cancels them.
     """
     check_installed("aiovec serve", "aiovec[server]", *_PACKAGES)
-    _open_standard_streams()
     if shared and config is None:
         raise typer.BadParameter("--shared needs --config")
     place = place_named(store, config)
@@ -227,16 +226,6 @@ def _run(
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
         runner.run(run())
-
-
-def _open_standard_streams() -> None:
-    """Open the standard streams that the parent closed.
-
-    Otherwise a client's socket could get one of their numbers, and with it a library's messages.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # os.open takes the lowest free number
-        pass
-    os.close(number)
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:
