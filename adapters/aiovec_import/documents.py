@@ -50,7 +50,7 @@ class DocumentImport(SyncImport):
                 f"not {wanted.base!r}", key="--base",
             )  # fmt: skip
         if wanted.delete and not any(map(os.path.isdir, map(os.path.expanduser, wanted.sources))):
-            raise ConfigError("--delete needs a folder: all other documents would go")
+            raise ConfigError("--delete needs a folder, or it would delete all other documents")
         load = Load(documents.tables()[0], wanted.table or "documents", wanted.schema)
         return cls(replace(wanted, upsert=True), documents, [load], rejects)
 

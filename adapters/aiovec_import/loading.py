@@ -221,7 +221,9 @@ async def find_table(store: VectorStore, load: Load, wanted: Wanted) -> None:
         raise DimensionMismatchError(existing.dim, schema.dim)
     if wanted.metric is not None and wanted.metric != existing.metric:
         raise ConfigError(
-            f"the table {load.table!r} exists with the metric {existing.metric!r}", key="--metric"
+            f"the table {load.table!r} exists with the metric {existing.metric!r}; leave "
+            "out --metric",
+            key="--metric",
         )
     embeds = wanted.embed is None or (existing.embed and existing.embed.field == wanted.embed)
     if not embeds or with_indexes(existing, wanted.text, wanted.index) != existing:

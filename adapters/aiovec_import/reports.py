@@ -106,7 +106,7 @@ def _of_table(facts: Facts, table: str) -> Iterator[str]:
     if facts["skipped"]:
         yield (
             f"{table}: skipped {len(facts['skipped']):,} files, because this load was complete and "
-            f"they have not changed since (size, time of change): {_first(facts['skipped'])}"
+            f"they have not changed since (size, modification time): {_first(facts['skipped'])}"
         )
     if facts["missing"]:
         total = counted(facts["rows"] + facts["rejected"] + facts["missing"])

@@ -98,7 +98,11 @@ class Filling:
         table = await self._session.opened(self._table)
         if await table.rows() != rows:
             await self._keep(table, None)
-            raise StoreBusyError(f"others write to the table {self._table.name!r}", 0.0)
+            raise StoreBusyError(
+                f"another process is writing to the table {self._table.name!r}; run the command "
+                "again when it has finished",
+                0.0,
+            )
         await self._keep(table, self._note)
         await self._sweep()  # files of an earlier start of the run
         self.version = await (await self._checked()).version()

@@ -488,7 +488,7 @@ class Session:
                 lock = self.lock(table)
                 while not await lock.take(ONE_TRY):
                     if deadline.left() <= 0:
-                        raise deadline.error(f"others write to the table {table!r}")
+                        raise deadline.error(f"the table {table!r} is locked by other writers")
                 locks.push_async_callback(lock.release)
             yield
 

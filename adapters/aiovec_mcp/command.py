@@ -147,7 +147,7 @@ def _users_by_key(user: str | None) -> dict[str, str | None]:
         pairs = [entry.partition("=") for entry in entries]
         users, variable = {given: name for name, _, given in pairs}, KEYS_VARIABLE
         if len(users) < len(entries):
-            raise ConfigError(f"{KEYS_VARIABLE} has a key twice; each user needs another one")
+            raise ConfigError(f"{KEYS_VARIABLE} has a key twice; each user needs another key")
     for given in users:
         if (given or entries) and not re.fullmatch("[!-~]{16,512}", given):  # could be guessed
             words = f"the key in {variable} must be 16 to 512 visible ASCII characters"

@@ -155,7 +155,7 @@ class Call:
         data = await self._read(LONGEST_JSON)
         rows = await hop(cost_of_body(data), _load, data, "the body")
         if type(rows) is not list:
-            raise RequestError(422, "the body has to be a list of records: [{...}, ...]")
+            raise RequestError(422, "the body must be a list of records: [{...}, ...]")
         check_rows(len(rows))
         return rows
 

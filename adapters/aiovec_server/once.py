@@ -42,7 +42,7 @@ def key_name(values: Sequence[str]) -> str | None:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
         raise RequestError(
-            422, f"the header {HEADER} has to be one value of 1 to 200 visible ASCII characters"
+            422, f"the header {HEADER} must be one value of 1 to 200 visible ASCII characters"
         )
     return values[0]
 

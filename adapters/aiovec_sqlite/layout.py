@@ -337,8 +337,8 @@ def check_header(path: Path, *, to_read: bool = False) -> bool:
             if look == _LOOKS - 1:
                 raise
     raise AiovecError(
-        f"{path} is being created or put into use by another process, or one was killed while it "
-        "did; open it once for writing, which completes it"
+        f"{path} is being created or put into use by another process, or a process was "
+        "killed while it did this; open the store once for writing, which completes it"
     )
 
 

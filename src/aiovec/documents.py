@@ -323,7 +323,7 @@ def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
     try:
         return data, datetime.fromtimestamp(changed, UTC)
     except (OSError, OverflowError, ValueError) as exc:
-        raise DocumentError(source, f"its time of change is out of range: {exc}") from exc
+        raise DocumentError(source, f"its modification time is out of range: {exc}") from exc
 
 
 def lengths_in(digest: str) -> tuple[int, int] | None:

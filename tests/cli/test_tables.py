@@ -56,7 +56,7 @@ def test_a_table_is_created_filled_searched_and_dropped(run: Run, folder: Path) 
     assert run("tables", *notes).lines[1][0] == "notes"
     assert run("drop", "notes", "--yes", *notes).out == "dropped notes with 0 rows\n"
     none = run("rows", *notes)
-    assert (none.code, none.err) == (1, "error: which table? the store has: no table\n")
+    assert (none.code, none.err) == (1, "error: the store has no tables\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is needed")
@@ -90,5 +90,5 @@ def test_a_command_without_a_table_lists_the_tables_to_choose(run: Run, store: P
         with case(line):
             finished = run(*line.split(), "-s", store)
             assert finished.code == 1
-            assert finished.err == "error: which table? the store has: memos, notes\n"
+            assert finished.err == "error: name one of the tables: memos, notes\n"
     assert run("count", "notes", "-s", store).out == "4\n"

@@ -522,7 +522,7 @@ def test_a_docstore_runs_no_code(folder: Path) -> None:
     index.add(VECTORS[:1])
     faiss.write_index(index, "saved/index.faiss")
     Path("saved/index.pkl").write_bytes(pickle.dumps((Evil(), {0: "a"})))
-    assert "which is not read" in error_of("import", "saved", "-s", "new.db")
+    assert "which aiovec does not load" in error_of("import", "saved", "-s", "new.db")
     assert not Path("touched").exists()
     assert not Path("new.db").exists()
 

@@ -464,7 +464,7 @@ def test_a_pipe_and_a_file_of_a_wild_time_are_named_with_the_reason(
 
     monkeypatch.setattr(Path, "stat", wild)
     facts = imported(store, notes, code=1)
-    assert facts["failures"].pop("late.md").startswith("its time of change is out of range")
+    assert facts["failures"].pop("late.md").startswith("its modification time is out of range")
     assert facts["failures"] == {"pipe.md": "it is not a regular file"}
     assert facts["new"] == 3
 

@@ -66,7 +66,7 @@ def test_a_corrected_file_of_equal_length_is_loaded_again(folder: Path, store: P
     done = run(*LOAD, store)
     assert (done.code, done.out.split(" from ")[0]) == (0, "imported 0 rows"), done.err
     assert "notes: skipped 2 files" in done.err
-    assert f"(size, time of change): {first}, {other}" in done.err
+    assert f"(size, modification time): {first}, {other}" in done.err
     assert run(*LOAD, store, "--json").json["tables"][0]["skipped"] == [str(first), str(other)]
     size = os.path.getsize(first)
     jsonl(first, numbered("c"))

@@ -62,8 +62,8 @@ class FaissSource(CollectionSource):
                 index.make_direct_map()
         except RuntimeError as exc:  # the exception's text is a C++ assertion
             raise ConfigError(
-                f"{file} gives no vectors by their places, because some were removed from this "
-                f"{kind}; embed the texts again"
+                f"the vectors of {file} cannot be matched with their texts, because some were "
+                f"removed from this {kind}; embed the texts again"
             ) from exc
         fields = {"text": Field(str, text=True)}
         vectors = [Vectors("embedding", index.d, self._metric(index))]
@@ -141,4 +141,4 @@ class _Unpickler(pickle.Unpickler):
             return _Plain
         if (known := _VALUES.get((module, name))) is not None:
             return known
-        raise ConfigError(f"the docstore names {module}.{name}, which is not read")
+        raise ConfigError(f"the docstore needs {module}.{name}, which aiovec does not load")

@@ -34,7 +34,7 @@ async def add_records(call: Call, options: dict[str, Any]) -> Any:
     """
     mode = options.pop("mode", "insert")
     if mode == "upsert" and "on_conflict" in options:
-        raise RequestError(422, "mode=upsert replaces rows always: leave onConflict out")
+        raise RequestError(422, "mode=upsert always replaces rows; leave out onConflict")
     write = call.store.insert if mode == "insert" else call.store.upsert
     return {"count": await write(call.table, **options)}
 
@@ -63,7 +63,7 @@ def _with_removed(row: Any) -> Any:
         return row
     names = row.pop("_remove")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RequestError(422, "'_remove' has to be a list of payload keys")
+        raise RequestError(422, "'_remove' must be a list of payload keys")
     if twice := row.keys() & set(names):
         raise RequestError(422, f"{min(twice)!r} is both set and in '_remove'; choose one")
     return row | dict.fromkeys(names, REMOVE)

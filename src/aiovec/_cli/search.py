@@ -171,7 +171,7 @@ def _check_search(
     if not_like and not like:
         raise typer.BadParameter("--not-like needs --like")
     if (words is None and by is not None) or (match and (words is None or by == "vector")):
-        raise typer.BadParameter("--by needs WORDS, and --match a search by keywords")
+        raise typer.BadParameter("--by needs WORDS, and --match needs a search by keywords")
 
 
 def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: bool) -> Shown:

@@ -303,12 +303,14 @@ class At:
             and field in await vectors.tables()
             and field not in (await vectors.schema(field)).fields
         ):
-            raise typer.BadParameter(f"{field} is a table: write the FIELD after it")
+            raise typer.BadParameter(f"{field} is a table; write the FIELD after it")
         if name is None:
             name, *others = await vectors.tables() or [""]
             if not name or others:
-                names = ", ".join([name, *others]) or "no table"
-                raise AiovecError(f"which table? the store has: {names}")
+                listed = ", ".join([name, *others])
+                raise AiovecError(
+                    f"name one of the tables: {listed}" if listed else "the store has no tables"
+                )
         return vectors.table(name)
 
 

@@ -203,6 +203,6 @@ def _option(text: str) -> tuple[str, int]:
     name, _, value = text.partition("=")
     if not value.isdecimal() or len(value) > 18 or name in _NOT_OPTIONS:  # at most 64 bits
         raise typer.BadParameter(
-            f"{text!r:.60} must be NAME=NUMBER, of an option that only some kinds have"
+            f"{text!r:.60} must be NAME=NUMBER, an option that only some kinds of index have"
         )
     return name, int(value)

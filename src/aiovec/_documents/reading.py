@@ -48,7 +48,7 @@ class Stop:
     def check(self) -> None:
         """Raise AiovecError if the work should stop."""
         if self._is_set:
-            raise AiovecError("the reading of documents was stopped")
+            raise AiovecError("the process that reads documents was stopped")
 
     @contextmanager
     def by(self, end: Callable[[], object]) -> Iterator[None]:

@@ -181,7 +181,7 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
     embedder = _batcher(name, section)
     if not embedder.dim:
         place = f"retrieval.embedders.{name}.dim"
-        raise ConfigError(f"{place} is needed here, the length of its vectors", key=place)
+        raise ConfigError(f"{place} is missing; set it to the length of the vectors", key=place)
     return embedder
 
 
@@ -231,7 +231,7 @@ def embedder_of(name: str, settings: EmbedderSettings, *, offline: bool = False)
     for key in ("model", "dim"):
         if not getattr(settings, key):
             place = f"retrieval.embedders.{name}.{key}"
-            raise ConfigError(f"{place}: the kind {settings.kind!r} needs it", key=place)
+            raise ConfigError(f"{place} is missing; the kind {settings.kind!r} needs it", key=place)
     package = _PACKAGES[settings.kind]
     if sys.modules.get(package) is None and find_spec(package) is None:
         raise ConfigError(

@@ -207,7 +207,7 @@ class FieldNames:
     if not TYPE_CHECKING:
 
         def __call__(self, name: object = "year", *_: object) -> NoReturn:
-            raise TypeError(f"F has no call; write F[{shown(name)}]")
+            raise TypeError(f"F cannot be called; write F[{shown(name)}]")
 
     def __repr__(self) -> str:
         return "F"

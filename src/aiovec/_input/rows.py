@@ -528,7 +528,7 @@ def _whole(
     for name, column in columns.items():
         if len(column) != len(ids):
             raise InvalidRowError(
-                f"the column has {len(column)} values, the ids are {len(ids)}", field=name
+                f"the column has {len(column)} values for {len(ids)} ids", field=name
             )
     places = Places(ids, first_row)
     _check_zones(columns, places)

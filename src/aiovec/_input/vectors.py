@@ -184,7 +184,7 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
         if schema.metric == "cosine" and not largest.all():
             raise ValueError("is zero, so it has no cosine")
         if ((largest > 0) & (largest < _SMALLEST)).any():
-            raise ValueError(f"is too short: none of its numbers reaches {_SMALLEST:g}")
+            raise ValueError(f"is too close to zero: none of its numbers reaches {_SMALLEST:g}")
     return matrix
 
 

@@ -61,7 +61,7 @@ class Watching(NotCopied, Hints):
 
     async def __aenter__(self) -> Watching:
         if self._feed is not None:
-            raise RuntimeError("a Watching is entered once; call aiovec.watch again")
+            raise RuntimeError("a Watching can be entered only once; call aiovec.watch again")
         feed = await self._open_feed()
         try:
             self._check_apart(feed)

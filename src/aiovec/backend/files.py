@@ -125,7 +125,7 @@ def schema_in(path: Path) -> Schema:
             f"the schema {path} cannot be read: {exc.strerror or exc}{hint}", file=str(path)
         ) from exc
     except (AiovecError, ValueError, TypeError, RecursionError) as exc:
-        raise ConfigError(f"{path} holds no schema: {exc}", file=str(path)) from exc
+        raise ConfigError(f"{path} is not a schema: {exc}", file=str(path)) from exc
 
 
 if sys.platform == "win32":

@@ -99,7 +99,7 @@ class Operand(ABC, Generic[_Sql]):
                 return self.contains(value, negate=negate)
             case EqualsList(_, values):
                 return self.equals_list(values, negate=negate)
-        raise FilterError(f"this backend has no form for {expr}")
+        raise FilterError(f"this backend cannot run the condition {expr}")
 
 
 class Dialect(ABC, Generic[_Sql]):
