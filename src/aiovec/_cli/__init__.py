@@ -14,10 +14,10 @@ import sys
 
 
 def main() -> None:
-    """Run the command with the arguments of the process, and end the process."""
+    """Run the command with the process's arguments, then end the process."""
     _open_closed_streams()
     # By default, every 700 new objects start a collection. A short command creates about 60,000
-    # objects, and collections take a tenth of its time.
+    # objects, so collections would take a tenth of its time.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
     try:
         from .app import app

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from .._model.schema import Schema
     from .._store.store import VectorStore
 
-# Queries of the probe: 12 stored vectors from each of 8 places of the table.
+# Queries of the probe: 12 stored vectors from each of 8 places in the table.
 _PLACES, _OF_EACH = 8, 12
-# The probe ends after these seconds, but not before it has made this many searches.
+# The probe ends after this many seconds, but makes at least this many searches.
 _PROBE_SECONDS, _FEWEST = 3.0, 5
 # The probe waits up to a minute until SQLite has loaded the table into memory: a million rows of
 # 384 dimensions take about five seconds (``python -m bench search --rows 1000000``).
 _MOST_POLLS, _POLL_SECONDS = 600, 0.1
-# The most payload keys whose filters are measured, the number of newest rows from which these keys
-# are taken, and the milliseconds above which a filter is slow.
+# The maximum number of payload keys whose filters are measured, the number of newest rows from
+# which these keys are taken, and the milliseconds above which a filter is slow.
 _KEYS, _SAMPLE, _SLOW_FILTER = 8, 200, 5.0
-# Days over which growth is measured. A table that becomes slow within the second number of days
+# Growth is measured over the first number of days. A table that becomes slow within the second
 # gets the verdict "watch".
 _DAYS, _SOON = 30, 365
 
@@ -67,7 +67,7 @@ async def advise(
     limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 
     vectors = await at.open(reading=True)
-    if vectors.backend_name != "sqlite":  # there is nothing to move a LanceDB store to
+    if vectors.backend_name != "sqlite":  # there is no larger backend for a LanceDB store
         raise UnsupportedError("advise", vectors.backend_name, "it is about SQLite stores")
 
     async def of(name: str) -> Facts:
@@ -102,7 +102,7 @@ def _verdict(facts: Facts, limits: Facts, lancedb_ms: float) -> Facts:
     elif "p95_ms" in passed:
         verdict, why = "watch", f"{slow}, though it has few rows; is the disk slow, or busy?"
     elif {"rows", "rows_a_day"} <= {*passed} and p95:
-        # The time of a scan grows with the rows, once they are many.
+        # In large tables, the time of a scan is proportional to the number of rows.
         days = rows * (limits["p95_ms"] / p95 - 1) / growth
         if days < _SOON:
             verdict, why = "watch", f"as it grows, {slow} in {days:.0f} days"

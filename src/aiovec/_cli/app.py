@@ -90,7 +90,7 @@ def _loaded(name: str, app: str) -> Any:
     """Return the command of another package. If it is broken, report that and return None."""
     try:
         command: Any = get_command(resolve_name(app.partition("[")[0].strip()))
-    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, the others work
+    except Exception as exc:  # noqa: BLE001 - a broken command must not hide the others
         say_error(
             f"the command {name!r} ({app}) cannot be loaded: {type(exc).__name__}: {exc}; "
             "reinstall its package"
@@ -105,12 +105,12 @@ def _loaded(name: str, app: str) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Exit quietly if the output's reader has closed it; add cures to usage errors, and hide
+    """Exit quietly if the reader of the output has closed it. Add cures to usage errors, and hide
     secrets in them."""
     try:
         yield
     except SystemExit as exc:
-        # Rich makes the text from this attribute.
+        # Rich prints this attribute.
         if not isinstance(exc.__context__, BrokenPipeError):
             raise
         raise typer.Exit from None

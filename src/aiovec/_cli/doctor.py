@@ -1,4 +1,4 @@
-"""``aiovec doctor``: check what is installed, and name the cure for what is wrong."""
+"""``aiovec doctor``: check the installation and a store, and name a cure for each fault."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
 
 
 def _of_documents() -> Iterator[Finding]:
-    """Yield a finding about reading documents, if the packages for it are installed."""
+    """Yield a finding about reading documents, if the package for PDFs is installed."""
     from .._documents.reading import bounds
     from ..backend.plugin import Finding
 

@@ -39,7 +39,7 @@ def out(*, stderr: bool = False) -> Console:
 
 
 def say(message: str | Text, *, stderr: bool = False) -> None:
-    """Print a text without control characters, a string as one line."""
+    """Print a message without control characters; a string is printed as one line."""
     if isinstance(message, str):
         print(one_line(message), file=sys.stderr if stderr else sys.stdout, flush=True)
         return
@@ -60,7 +60,7 @@ def counted(number: int, thing: str = "row") -> str:
 
 
 def cell(value: object) -> str:
-    """Return a value as text: null as nothing, lists and objects as JSON."""
+    """Return a value as text: nothing for null, JSON for lists and objects."""
     if value is None:
         return ""
     if isinstance(value, (list, dict, bool)):
@@ -119,7 +119,7 @@ def _print_json(value: Any, *, stderr: bool = False) -> None:
 
 
 def _print_rows(listing: Listing) -> None:
-    """Print a table: laid out to the width of a terminal, or as lines with tabs in a pipe."""
+    """Print a table: fitted to the width of a terminal, or as tab-separated lines in a pipe."""
     console = out()
     if not console.is_terminal:
         for row in (listing.columns, *listing.rows):

@@ -23,7 +23,7 @@ _CURE = "pass --embedder KIND, such as local, or --config FILE, or search with -
 
 
 def command_app(name: str, **options: Any) -> typer.Typer:
-    """Return the app of a package's command, which behaves like aiovec's own commands."""
+    """Return the app for a package's command, which behaves like aiovec's own commands."""
     return typer.Typer(
         name=name,
         add_completion=False,
@@ -35,7 +35,7 @@ def command_app(name: str, **options: Any) -> typer.Typer:
 
 
 def check_installed(command: str, extra: str, *modules: str) -> None:
-    """Raise AiovecError if a module is not installed, and name the extra that brings it."""
+    """Raise AiovecError, which names the extra to install, if a module is not installed."""
     for module in modules:
         try:
             import_module(module)
@@ -47,14 +47,14 @@ def check_installed(command: str, extra: str, *modules: str) -> None:
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run the coroutine of a command to its end."""
+    """Run a command's coroutine to completion."""
     import asyncio  # slow, and the help does not need it
 
     return asyncio.run(work)
 
 
 def on_signals(act: Callable[[], object]) -> None:
-    """Call ``act`` on the running loop for Ctrl+C and SIGTERM, which then do nothing else."""
+    """Make Ctrl+C and SIGTERM call ``act`` on the running loop, instead of ending the process."""
     import asyncio
     import signal
 
@@ -77,7 +77,7 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
-            # The command line has its own cure.
+            # On the command line, the cure is an option.
             say_error(replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc)
             for note in getattr(exc, "__notes__", ()):
                 say(note, stderr=True)

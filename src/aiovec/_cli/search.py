@@ -182,11 +182,11 @@ def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: boo
     if whole and flat and all(map(place_of, flat)):
         return Shown(facts, (_passage(row, str(place_of(row)), words) for row in flat))
     names = dict.fromkeys(name for row in flat for name in row)
-    # Fields that only serve later imports mean nothing to a reader.
+    # These fields are only for later imports, so they mean nothing to a reader.
     marks = ("base", "hash") if whole and {"base", "hash"} <= names.keys() else ()
     for name in ("id", "_score", "_distance", "_ranks", *marks):
         names.pop(name, None)
-    # A merged score only compares hits with each other; the distance shows how near a hit is.
+    # A fused score only compares hits with each other; the distance shows how near a hit is.
     measures = {"score": _score} | (
         {"distance": _distance} if any("_ranks" in row for row in flat) else {}
     )
@@ -199,7 +199,7 @@ def _shown(flat: list[dict[str, Any]], seconds: float, words: str, *, whole: boo
 
 
 def _passage(row: dict[str, Any], place: str, words: str) -> Text:
-    """Return a passage's place, its headings, and its text with the words marked."""
+    """Return a passage's place, its title, and its text with the words highlighted."""
     from rich.text import Text
 
     distance = _distance(row)

@@ -147,7 +147,7 @@ IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the 
 
 
 def names_in(values: list[str] | None) -> list[str] | None:
-    """Return the names in an option's values; each value has one or several, comma-separated."""
+    """Return the names in an option's values, each of which has one or more, comma-separated."""
     return None if values is None else [name.strip() for part in values for name in part.split(",")]
 
 
@@ -157,8 +157,8 @@ def expanded(path: str) -> Path:
 
 
 def place_named(store: str | None, config: str | None) -> Place:
-    """Return the place of a target or backend, or of the TOML file's backend for None."""
-    # Slow imports, which the help does not wait for.
+    """Return the place of a target or backend; for None, of the backend in the TOML file."""
+    # Slow imports, which the help does not need.
     from ..backend.place import find_place
     from ..backend.plugin import backend_names
 
@@ -185,7 +185,7 @@ def in_memory(place: Place) -> Place:
 async def try_if_new(place: Place, attempt: Callable[[VectorStore], Awaitable[object]]) -> None:
     """If a store does not exist yet, first make the attempt on a store in memory.
 
-    So if the arguments are wrong, the error leaves no empty store behind.
+    Wrong arguments then raise their error before an empty store is created.
     """
     from ..backend.threads import in_thread  # slow
 
@@ -195,7 +195,7 @@ async def try_if_new(place: Place, attempt: Callable[[VectorStore], Awaitable[ob
 
 
 def give_embedder(vectors: VectorStore, schema: Schema | None, value: str | None) -> None:
-    """Give a store the embedder of ``--embedder`` for a table of this schema."""
+    """Give a store the embedder from ``--embedder`` for a table with this schema."""
     from .._internals import StoreInternals
     from ..backend.config import embedder_section
 
@@ -245,8 +245,8 @@ class Shown(NamedTuple):
 class At:
     """The store that a command names. ``open`` opens it, and it closes when the command ends.
 
-    The store must exist, unless the command may ``create`` it. A command that is only ``reading``
-    also works with files that it cannot write.
+    The store must exist, unless the command may ``create`` it. A command that only reads
+    (``reading``) also works with files that it cannot write.
     """
 
     store: str | None
@@ -342,7 +342,7 @@ def on_store(
         @wraps(command)
         def run(*, store: str | None, config: str | None, json: bool, **options: Any) -> None:
             if shows_progress:
-                import rich.progress  # noqa: F401 - reads the current folder: not on the loop
+                import rich.progress  # noqa: F401 - it reads the current folder, so not on the loop
 
             async def work(at: At) -> Shown | None:
                 result = command(at, **options)
@@ -375,9 +375,9 @@ def show(shown: Shown, json: bool) -> None:
 def with_options(
     run: Callable[..., None], command: Any, first: Mapping[str, Any], last: Mapping[str, Any]
 ) -> Callable[..., None]:
-    """Return ``run`` as a command with the options in ``first``, of ``command``, and in ``last``.
+    """Return ``run`` as a command with the options in ``first``, ``command`` and ``last``.
 
-    The first argument of ``command`` is not an option.
+    ``command`` has them after its first argument, which is the store.
     """
     result: Any = failing_clearly(run)
     _, *options = inspect.signature(command, eval_str=True).parameters.values()
@@ -399,7 +399,7 @@ def with_options(
 
 
 def table_and_one(table: str | None, value: str | None, name: str) -> tuple[str | None, str]:
-    """Return a command's table and its other argument, which may be given without a table."""
+    """Return a command's table and its other argument, which can be passed without a table."""
     if value is None:
         table, value = None, table
     if value is None:

@@ -1,4 +1,4 @@
-"""Messages for wrong usage, with the cure."""
+"""Messages for usage errors, each with its cure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._tools.redaction import without_secrets
 
 _STORE = re.compile(r".+\.(db|sqlite3?|lance)/?|[a-z][\w+.-]*://.+", re.IGNORECASE)
 _NAMING = ("--store", "-s", "--from", "--to")  # options that take a store
-# Commands whose own arguments are paths.
+# Commands that take paths as arguments.
 _OF_PATHS = {"backup", "export", "import", "restore", "update", "watch"}
 
 
