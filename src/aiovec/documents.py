@@ -1,8 +1,8 @@
 """Passages of documents as rows: text, Markdown, HTML, PDF, notebooks, office files and books.
 
-A passage is a piece of a document, which is cut where its text has a boundary: at headings, and
-within a long section between paragraphs or sentences. ``aiovec import`` stores the same rows. This
-module needs the extra ``documents``.
+A document is cut into passages at boundaries of its text: at headings and, within a long section,
+between paragraphs or sentences. ``aiovec import`` stores the same rows. This module needs the extra
+``documents``.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffix
 _UNREAD = frozenset(".doc .ppt .xls .xlsx .odp .ods .rtf".split())
 
 CHARACTERS, TOKENS = 1200, 256
-"""The most characters of a passage, or tokens if there is a tokenizer."""
+"""Default maximum size of a passage: in characters, or in tokens if there is a tokenizer."""
 
 LARGEST = 64 * 2**20
-"""The most bytes of a document, which is in memory as a whole, with all its passages."""
+"""Maximum bytes of a document, since memory holds all of it, with all its passages."""
 
 FARTHEST = 10
-"""The most passages that ``around`` returns before a hit, and after it."""
+"""Maximum number of passages that ``around`` returns before a hit, and after it."""
 
-# Raise it when the cutter changes: the next import then cuts every document again.
+# Raise this number when the cutter changes: the next import then cuts every document again.
 _VERSION = 5
 _DIRECTIVE = re.compile(r"(?m)^\.\. (?:[\w-]+::|_[^\s:]+:)")
 _ANCHORED = re.compile(r"(?m)^(#{1,6} .{0,2000}?) \{#[^\s{}]+\}$")
@@ -81,7 +81,7 @@ _Cuts = Callable[[str], Iterable[tuple[int, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """Cuts documents into passages of at most ``size`` characters, or tokens of ``tokenizer``."""
+    """Cuts documents into passages of at most ``size`` characters, or tokens of a ``tokenizer``."""
 
     size: int | None = None
     overlap: int = 0
@@ -99,7 +99,7 @@ class Cutter:
 
     @property
     def limit(self) -> int:
-        """The most characters or tokens of a passage."""
+        """The maximum number of characters or tokens of a passage."""
         return self.size or (CHARACTERS if self.tokenizer is None else TOKENS)
 
     @property
@@ -118,7 +118,7 @@ class Cutter:
         return f"{self.limit}-{self.overlap}-{digest.hexdigest()}"
 
     def kind_of(self, data: bytes, source: str) -> Kind:
-        """Return the kind of a document, by its first bytes or its suffix.
+        """Return the kind of a document, found by its first bytes or its suffix.
 
         Raises DocumentError if the kind is not supported, or the document is too large.
         """
@@ -146,8 +146,7 @@ class Cutter:
     ) -> list[dict[str, Any]]:
         """Return the passages of a document as rows, or raise DocumentError. Slow.
 
-        ``text`` is the result of ``read``. Raises AiovecError after ``stop`` was called in another
-        thread.
+        ``text`` is the result of ``read``. Raises AiovecError once another thread calls ``stop``.
         """
         text = text or self.read(data, source)
         kind = self.kind_of(data, source)
@@ -226,8 +225,8 @@ async def passages(
     as UTF-8, UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's
     name, which the rows keep; bytes and texts need it. Its suffix determines the kind, unless the
     first bytes show a PDF or HTML, or ``kind`` names it: pass "markdown" for a text converted from
-    a file of another kind. An unknown suffix means plain text. ``modified`` is the time that the
-    rows keep, by default the file's.
+    a file of another kind. An unknown suffix means plain text. ``modified`` is the modification
+    time in the rows, by default the file's.
 
     A passage has at most ``size`` characters, by default 1,200. With a ``tokenizer`` of the package
     ``tokenizers``, ``size`` counts tokens, by default 256. A heading before the passage does not
@@ -264,7 +263,7 @@ async def passages(
 async def around(
     table: Table, hits: Iterable[Mapping[str, Any]], reach: int = 1
 ) -> list[list[Record]]:
-    """Return, for each hit, its passage and the neighbours of that, in the document's order.
+    """Return the passage of each hit and its neighbours, in the document's order.
 
     The neighbours are up to ``reach`` passages before and after the hit, at most 10. One call reads
     all of them. Raises InvalidArgumentError if a hit is not a passage with ``source`` and ``part``.
@@ -315,7 +314,7 @@ def read_document(path: Path, source: str) -> tuple[bytes, datetime]:
             raise DocumentError(source, "it is not a regular file")  # opening a pipe would block
         _check_size(status.st_size, source)
         with path.open("rb") as file:
-            # Read in one step, so that the hash matches the passages even if the file changes now.
+            # One read, so that the hash matches the passages even if the file changes meanwhile.
             data = file.read(LARGEST + 1)
         changed = path.stat().st_mtime
     except OSError as exc:

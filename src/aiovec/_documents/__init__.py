@@ -1,1 +1,1 @@
-"""Reads documents in a separate process, which a hostile document may crash."""
+"""Reading documents in a separate process, since a hostile document may crash its reader."""

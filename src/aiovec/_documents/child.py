@@ -3,7 +3,7 @@ its memory.
 
 It is run by its path, so it imports nothing from aiovec. A frame is a length in four bytes, then
 that number of bytes. A request is a frame with a kind and a frame with the content. The answer is a
-frame with facts in JSON and a frame for each page. The first request's content is the module path.
+frame with facts in JSON and a frame for each page. The first request's content is ``sys.path``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOUNDS = {"memory": 2**30, "seconds": 60, "pages": 10_000, "characters": 2**24}
 """The limits for one document. PDFium reads about 1,000 typical pages per second."""
 
 LONGEST_TITLE = 200
-"""The most characters of a title. Each passage repeats the title, so a longer one is ignored."""
+"""Maximum characters of a title. Each passage repeats the title, so a longer one is ignored."""
 
 # Titles that programs write if the author gave none.
 _NO_TITLE = re.compile(
@@ -70,7 +70,7 @@ def read(kind: str, data: bytes) -> dict[str, Any]:
         return {"missing": exc.name}
     except MemoryError:
         return {"reason": TOO_LARGE}
-    except Exception as exc:  # noqa: BLE001 - whatever a damaged file does to its reader
+    except Exception as exc:  # noqa: BLE001 - a damaged file may raise anything in its reader
         is_lacking = isinstance(exc, (AttributeError, LookupError, TypeError))
         why = "it lacks parts" if is_lacking else f"{type(exc).__name__}: {exc}"
         return {"reason": f"it cannot be read as {kind}: {why}"[:500]}
@@ -135,7 +135,7 @@ _EMPTY = re.compile(r"<(?!br\b)([a-z][\w:-]*)((?:\s[^<>]*)?)/>", re.I)
 def _html(data: bytes) -> Iterator[str]:
     """Yield the title and the content of a page, as Markdown."""
     text = _markup(data)
-    if "http://www.w3.org/1999/xhtml" in text[:4096]:  # where <title/> is a whole element
+    if "http://www.w3.org/1999/xhtml" in text[:4096]:  # in XHTML, <title/> is a whole element
         text = _EMPTY.sub(r"<\1\2></\1>", text)
     return _page(text)
 
@@ -181,7 +181,7 @@ def _only(nodes: list[Any], selector: str) -> Any:
 
 
 def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
-    """Convert an element to Markdown blocks. Adds its anchors to ``anchors``, the used anchors."""
+    """Convert an element to Markdown blocks, and add its anchors to the used ``anchors``."""
     blocks: list[str] = []
     line: list[str] = []
 
@@ -361,7 +361,7 @@ def _words(element: ET.Element) -> str:
 
 
 def _targets(archive: _Archive, name: str) -> dict[str, str]:
-    """Return the names of the parts that a part refers to, by their ids."""
+    """Return the names of the archive's parts to which a part refers, by their ids."""
     folder, _, file = name.rpartition("/")
     relations = f"{folder}/_rels/{file}.rels"
     if relations not in archive.zip.NameToInfo:

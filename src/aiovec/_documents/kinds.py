@@ -15,10 +15,10 @@ from .child import LONGEST_TITLE, READERS
 from .reading import missing_package
 
 Headings = Iterator[tuple[int, int, int, str, str | None]]
-"""The start, end, level, words and anchor of each heading."""
+"""The start, end, level, text and anchor of each heading."""
 
 _UNDERLINE = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*\Z")
-# The attributes that MkDocs, Pandoc and Hugo put after a heading's words: { #anchor .class }.
+# The attributes that MkDocs, Pandoc and Hugo read after a heading's text: { #anchor .class }.
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ :]*(?:#([^\s{}]+)|\.[\w-]+)[^{}]*\}[ \t]*\Z")
 # Code, and headings with their anchors, in the Markdown that a reader made from a document.
 _CONVERTED = re.compile(r"(?ms)^(`{3,}+).*?^\1$|^(#{1,6}) ([^\n]*?)(?: \{#([^\s{}]+)\})?$")
@@ -94,15 +94,15 @@ def _plain(words: str) -> tuple[str, str | None]:
 
 
 def _converted(text: str) -> Headings:
-    """Yield the headings of a converted document. Their words are plain text, not Markdown."""
+    """Yield the headings of a converted document, whose texts are plain, not Markdown."""
     for each in _CONVERTED.finditer(text):
         if each[2]:
             yield each.start(), each.end(), len(each[2]), each[3].replace("`", ""), each[4]
 
 
 def _underlined(text: str) -> Headings:
-    """Yield the headings of reStructuredText. The levels of the styles follow the order of their
-    first uses."""
+    """Yield the headings of reStructuredText. The first style in a text has the highest level, the
+    next new style the second one, and so on."""
     levels: list[tuple[str, bool]] = []
     lines = text.split("\n")
     places = _starts(lines)
@@ -129,8 +129,8 @@ class Kind:
     """A kind of document, recognised by a suffix or by its ``first`` bytes.
 
     ``unit`` is the unit of a passage's start, such as a page, or empty if readers see none.
-    ``hint`` is added to the error for a document without text. Lines that match ``silent`` mean
-    nothing to readers, so a passage with only such lines is left out.
+    ``hint`` is added to the error for a document without text. Readers do not see lines that match
+    ``silent``, so a passage with only such lines is left out.
     """
 
     name: str
@@ -174,6 +174,6 @@ KINDS = {
 
 
 def kind_by_suffix(source: str) -> Kind | None:
-    """Return the kind of documents whose names have the suffix of ``source``, if any."""
+    """Return the kind of document that the suffix of ``source`` names, or None."""
     suffix = PurePosixPath(source).suffix.lower()
     return next((kind for kind in KINDS.values() if suffix in kind.suffixes), None)

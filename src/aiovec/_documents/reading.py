@@ -1,5 +1,5 @@
-"""Reads documents in a child process, so that a document that crashes its reader or uses all of its
-memory harms nothing else.
+"""Reading documents in a child process, so that a document that crashes its reader or uses all of
+its memory harms nothing else.
 
 A child reads one document after another, and ends when it has been idle for a while. An event loop
 reads one document at a time, so there is usually one child.
@@ -52,7 +52,7 @@ class Stop:
 
     @contextmanager
     def by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Make a stop call ``end`` during the block, in which the work cannot check."""
+        """Make a stop call ``end`` during the block, in which the work cannot call ``check``."""
         with self._lock:
             self.check()
             self._end = end
@@ -90,8 +90,8 @@ def missing_package(name: str | None) -> ConfigError:
 
 
 def bounds() -> str:
-    """Describe how documents are read here, for ``aiovec doctor``. Raises OSError if no child can
-    be started."""
+    """Return how documents are read on this machine, for ``aiovec doctor``. Raises OSError if no
+    child can be started."""
     with _child() as reader:
         bounded = f"{BOUNDS['memory'] >> 20:,} MiB" if reader.bounds_memory else "any amount"
     time = f"{BOUNDS['seconds']} s"
@@ -145,7 +145,7 @@ class _Child:
             return {"reason": reason}
         finally:
             timer.cancel()
-            timer.join()  # it may be ending the process just now
+            timer.join()  # it may be killing the process at this moment
 
     def kill(self) -> None:
         """Kill the process, so that a thread that waits for its answer stops waiting. A killed
