@@ -1,1 +1,1 @@
-"""The HTTP code that the server, its clients and users' apps share: errors and bodies."""
+"""HTTP code that the server, its clients and users' apps share: errors, bodies and autostart."""

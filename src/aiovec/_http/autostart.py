@@ -1,13 +1,13 @@
 """The folder through which a user's processes share one server for a TOML file.
 
-Only this user can open it. It is in the folder for runtime files, and contains
+Only this user can open the folder. It is in the system's folder for runtime files, and contains
 
 ``lock``    locked by the server while it runs
 ``socket``  the socket; on Windows, ``state`` with a loopback port and a key
 ``log``     the server's log; ``log.1`` is the previous log
 
-Its name is a digest of the TOML file, its path, and the settings in the environment. So processes
-with other settings start another server, and the old server ends when it is idle.
+Its name is a digest of the TOML file's path, its content, and the settings in the environment. So
+processes with other settings start another server, and the old server ends when it is idle.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SharedFolder:
             if name.startswith(_OVERRIDES) and not name.startswith(_OF_CLIENTS)
         }
         digest = hashlib.sha256(json.dumps([str(self.config), overrides]).encode())
-        with contextlib.suppress(OSError):  # loading the settings reports the error
+        with contextlib.suppress(OSError):  # loading the settings will report the error
             digest.update(self.config.read_bytes())
         user = os.geteuid() if sys.platform != "win32" else os.environ.get("USERNAME", "")
         parent = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()

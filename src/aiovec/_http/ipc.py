@@ -1,7 +1,7 @@
-"""Arrow IPC streams from outside, read and fully validated only here.
+"""Arrow IPC streams from outside, which only this module reads, and fully validates.
 
 A stream in which a few bytes could become gigabytes is refused. A compressed buffer declares its
-own size, which Arrow allocates. A dictionary repeats a value any number of times. Request bodies
+own size, which Arrow allocates; a dictionary repeats a value any number of times. Request bodies
 need neither.
 """
 
@@ -16,11 +16,11 @@ from .._model.arrow import check_table
 from ..backend.threads import INLINE_LIMIT
 
 ARROW = "application/vnd.apache.arrow.stream"
-"""The media type of such a stream."""
+"""The media type of an Arrow IPC stream."""
 BODY = b"aiovec.body"
-"""The metadata key of a request's JSON body in a schema."""
+"""The key of a request's JSON body in the metadata of a schema."""
 CURSOR = b"aiovec.cursor"
-"""The metadata key of the cursor after a batch."""
+"""The key of the cursor after a batch in the metadata of its schema."""
 
 _DENSE = {
     kind.id
@@ -35,7 +35,7 @@ _DENSE = {
 _HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 
 
-# The bytes of a body for each value of short rows; a list takes as long as two values.
+# Bytes of a body for each value in short rows. Reading a list takes as long as two values.
 _BYTES, _LIST = 32, 2
 
 

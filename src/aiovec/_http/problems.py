@@ -1,4 +1,4 @@
-"""Converts errors to HTTP problems by RFC 9457, and back.
+"""Convert errors to HTTP problems, as RFC 9457 defines them, and back.
 
 ``problem_of`` makes the response to an error, and ``error_of`` restores the error in a client. Each
 class of ``aiovec.errors`` defines its response in the attribute ``http``.
@@ -32,12 +32,12 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 MEDIA_TYPE = "application/problem+json"
 
 LONGEST_TEXT = 2000
-"""The most characters of a message or a fact; the rest is cut off."""
+"""Maximum characters of a message or a fact; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error response of a server, by RFC 9457.
+    """A server's error response, as RFC 9457 defines it.
 
     ``error`` is the name of a class of ``aiovec.errors`` and ``facts`` are its attributes; both are
     empty for a problem of HTTP itself, such as a body that is too large.
@@ -55,7 +55,7 @@ class Problem:
 
     @classmethod
     def plain(cls, status: int, detail: str, *, retry_after: int | None = None) -> Problem:
-        """Return a problem of HTTP itself; its title is the phrase of the status."""
+        """Return a problem of HTTP itself, with the status's standard phrase as its title."""
         return cls(status, HTTPStatus(status).phrase, detail, retry_after=retry_after)
 
     def to_dict(self) -> dict[str, Json]:
@@ -85,7 +85,7 @@ class Problem:
 
 
 def _json(value: object) -> Json:
-    """Return any value as JSON, converted to text if JSON lacks its type, and shortened."""
+    """Return any value as JSON, shortened, and converted to text if JSON lacks its type."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -99,7 +99,7 @@ def _json(value: object) -> Json:
 
 
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
-    """Return the facts of a class that are sent, each with its default for clients."""
+    """Return the facts of a class that a server sends, each with its default for clients."""
     facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(cls)}
     return {name: value for name, value in facts.items() if name not in cls.http.private}
 
@@ -112,7 +112,7 @@ _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 
 
 async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
-    """Log, in a thread, an error whose response hides its cause: a log may be a file or a pipe.
+    """Log an error whose response hides its cause. A thread does it, since a log may be a pipe.
 
     A busy store is not a fault: during an overload, each request logs one line, without a
     traceback.
@@ -173,7 +173,7 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
 
 
 def _short(text: str) -> str:
-    """Return a text that every JSON parser reads, shortened."""
+    """Return the text, shortened, without surrogates, which some JSON parsers refuse."""
     return shortened(text, LONGEST_TEXT).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

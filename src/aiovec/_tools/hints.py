@@ -55,7 +55,7 @@ def _hint(name: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> str:
 
 
 def meant_by(name: str, known: Sequence[str]) -> str:
-    """Return our name for another library's argument that is one of ``known``, or ""."""
+    """Return our name for another library's argument if it is among ``known``, else ""."""
     meant = _ARGUMENTS.get(name, "")
     return meant if meant in known else ""
 
@@ -114,7 +114,7 @@ def taking_arguments_of(
 
 
 def without_frames(error: AiovecError) -> AiovecError:
-    """Remove the traceback of an error about the caller's values, and of its causes in aiovec.
+    """Remove the tracebacks of an error about the caller's values and of its causes in aiovec.
 
     Their messages explain everything, and a traceback would only show our checks. Other errors keep
     their tracebacks.
@@ -200,7 +200,7 @@ class NotCopied:
 
 
 class NoLength:
-    """A class without ``len()``, because its length takes a call."""
+    """A class without ``len()``, because counting takes an async call."""
 
     __slots__ = ()
 

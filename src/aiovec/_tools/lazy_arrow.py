@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-__all__ = ["pa", "pc"]  # for type checkers: others import these from here
+__all__ = ["pa", "pc"]  # for type checkers: other modules import these from here
 
 REINSTALL_ARROW = 'pip install --force-reinstall "aiovec[arrow]"'
 
 
 def needs_arrow(exc: ImportError) -> AiovecError | None:
-    """Return the error of a call that needs pyarrow; None if ``exc`` is about something else.
+    """Return the error for a call that needs pyarrow; None if ``exc`` is about another package.
 
     pyarrow 26 cannot be imported together with NumPy 1, and its metadata does not say so.
     """
@@ -83,7 +83,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Return whether a pyarrow type is a list, whatever its items."""
+    """Return whether a pyarrow type is a list, of any size and item type."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )

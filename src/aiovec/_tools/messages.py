@@ -1,4 +1,4 @@
-"""Parts of messages: users' values, shortened, lists of names, and suggestions for names."""
+"""Parts of messages: shortened user values, lists of names, and suggestions for names."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def shown(value: object, most: int = 120) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text of at most ``most`` characters, with "…" for the rest of a longer one."""
+    """Return the text, cut to at most ``most`` characters; "…" marks a cut."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def installed(group: str) -> Mapping[str, EntryPoint]:
     """Return the entry points of a group, sorted by name, and cached until ``sys.path`` changes.
 
-    If two have the same name, the first on the path wins, as with modules.
+    If two entry points have the same name, the first on the path wins, as with modules.
     """
     return _entry_points(group, tuple(sys.path))
 

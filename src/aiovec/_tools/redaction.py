@@ -1,4 +1,4 @@
-"""Removes secrets from everything that is shown: targets, messages, errors, causes, settings.
+"""Remove secrets from everything that is shown: targets, messages, errors, causes, settings.
 
 Secrets are in the user or the query of a URL, in options such as ``storage_options``, and in
 environment variables. None of them may reach a message, a log, a report or a traceback.
@@ -34,7 +34,7 @@ _VALUE_OF_PAIR = r"(?i)(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+"
 # The parts of a request that a server repeats in its answer if it cannot verify the signature.
 _ECHO = r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*"
 
-# Options without secrets, whose values a message may need.
+# Options without secrets. A message may need their values.
 _HARMLESS = (
     r"region|endpoint|host|timeout|allow_|http|pool|proxy|user_agent|retr|bucket|account_name"
     r"|virtual|skip_|unsigned|copy_|conditional|concurrency|size|interval"
