@@ -3,7 +3,7 @@
 AiovecError
 ├── ConfigError                 a target or a TOML file that cannot be used
 ├── BackendNotInstalledError    a known backend whose package is missing
-├── ExtensionUnavailableError   no SQLite here can load sqlite-vec
+├── ExtensionUnavailableError   no installed SQLite can load sqlite-vec
 ├── InvalidArgumentError        an argument or a schema option out of its range
 ├── InvalidNameError            a table, field or selected name that is not allowed
 ├── TableNotFoundError
@@ -14,15 +14,15 @@ AiovecError
 ├── InvalidVectorError          NaN, a number beyond 1e15, or a zero vector under cosine
 ├── InvalidRowError             a field of a row that is missing or has the wrong type
 ├── DocumentError               a document that cannot be read, or has no text
-├── EmbeddingError              an embedder that is missing, failed, or gave no usable vectors
+├── EmbeddingError              an embedder that is missing, fails, or returns unusable vectors
 ├── DuplicateIdError            an inserted id that exists, or occurs twice in the call
 ├── FilterError                 a filter that does not parse or does not fit the schema
 ├── UnsupportedError            an ability that this backend does not have
 ├── StoreClosedError
 ├── StoreBusyError              the store stayed busy until the timeout
-├── StoreFullError              no space left for the store's files
+├── StoreFullError              no space is left for the store's files
 ├── StoreUnreachableError       a server or a bucket that does not answer
-├── StorePermissionError        a store that this process, or its key, may not use
+├── StorePermissionError        a store that this process, or its key, has no permission to use
 ├── OutcomeUnknownError         a write that may or may not have been saved
 ├── StoreMovedError             the store has been migrated to another place
 ├── StoreReplacedError          the file under an open store was replaced or removed
@@ -30,7 +30,7 @@ AiovecError
 ├── CorruptStoreError           a file that is damaged, or not an aiovec store
 └── MigrationError
 
-Each carries its facts as attributes; a driver's exception is its ``__cause__``.
+Each error has its facts as attributes, and a driver's exception, if any, as its ``__cause__``.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def _rebuild(cls: type[AiovecError], args: tuple[Any, ...], facts: dict[str, Any
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A server's response to a request that fails with an error of this class."""
+    """A server's response to a request that fails with an error of one class."""
 
     status: int
     title: str
     private: tuple[str, ...] = ()
-    """The facts that a server does not send, because they name files or hosts of its machine."""
+    """The facts that a server does not send, because they name its files or hosts."""
     machine: bool = True
     """False if the message has only the caller's values, and never a path of the server."""
     retry_after: int | None = None
@@ -81,8 +81,8 @@ _TARGET = ("target",)
 class AiovecError(Exception):
     """The base class of all errors; raised itself for a failure that no subclass describes.
 
-    A subclass with fields is a dataclass: the fields are the facts. They fill ``_text``, or
-    ``_message`` makes the message from them.
+    A subclass with fields is a dataclass: the fields are the facts. The message is ``_text`` with
+    the facts filled in, or the result of ``_message``.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store failed")
@@ -148,7 +148,7 @@ class BackendNotInstalledError(AiovecError):
 
 
 class ExtensionUnavailableError(AiovecError):
-    """No SQLite driver here can load the sqlite-vec extension: the ``reason``, and the ``cure``."""
+    """No installed SQLite driver can load the sqlite-vec extension: ``reason`` and ``cure``."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "SQLite lacks an extension")
 
@@ -159,9 +159,9 @@ class ExtensionUnavailableError(AiovecError):
 
 
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument out of its range: ``argument`` and ``value``.
+    """An argument with an invalid value: ``argument`` and ``value``.
 
-    ``expected`` describes the valid values. It is empty if the message is a ``reason`` instead.
+    ``expected`` describes the valid values. It is empty if a ``reason`` is the message instead.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid argument", machine=False)
@@ -191,7 +191,7 @@ class InvalidNameError(AiovecError, ValueError):
 
 
 class TableNotFoundError(AiovecError, LookupError):
-    """There is no such ``table``; ``tables`` lists the existing tables."""
+    """The ``table`` does not exist; ``tables`` lists the existing tables."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(404, "No such table", machine=False)
 
@@ -321,7 +321,7 @@ class InvalidRowError(AiovecError, ValueError):
 
 
 class DocumentError(AiovecError, ValueError):
-    """A document that cannot be read, or has no text: its ``source``, and the ``reason``."""
+    """A document that cannot be read, or has no text: ``source`` and ``reason``."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Unreadable document", machine=False)
 
@@ -332,7 +332,7 @@ class DocumentError(AiovecError, ValueError):
 
 
 class EmbeddingError(AiovecError):
-    """The ``embedder`` gave no usable vector for a text; nothing of the call was written.
+    """The ``embedder`` returned no usable vector for a text; the call wrote nothing.
 
     ``reason`` describes the failure. ``row`` and ``id`` name the text's row, if it has one,
     ``model`` is the embedder's model, ``status`` is the HTTP status of its service, and
@@ -366,7 +366,7 @@ class EmbeddingError(AiovecError):
 
 
 class DuplicateIdError(AiovecError, ValueError):
-    """``ids`` that exist in ``table`` already or, with ``within_call``, occur twice in the call."""
+    """``ids`` that already exist in ``table`` or, with ``within_call``, occur twice in the call."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(409, "The id exists", machine=False)
 
@@ -416,14 +416,14 @@ class FilterError(AiovecError, ValueError):
 
 
 class UnsupportedError(AiovecError):
-    """The ``backend``, or a ``table`` of it, does not have this ``ability``.
+    """The ``backend``, or one of its tables, ``table``, does not have this ``ability``.
 
     Examples are a keyword search in a table without a field with ``text=True``, and on LanceDB a
     search without an index in more than ``scan_limit`` rows. ``hint`` says what to do instead. If a
     Python package is missing, ``backend`` is empty.
     """
 
-    # Not 501, which means that the server knows no such request: another store may support it.
+    # Not 501, which means that the server supports the request for no store: another one may.
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
 
     ability: str
@@ -460,7 +460,7 @@ _EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the
 class StoreBusyError(AiovecError):
     """The store was busy for ``waited`` seconds, until the timeout; nothing was done.
 
-    ``reason`` says what it waited for. With ``in_part``, the earlier steps of a call such as
+    ``reason`` says what the call waited for. With ``in_part``, the earlier steps of a call such as
     ``optimize`` are saved.
     """
 
@@ -512,7 +512,7 @@ class StoreUnreachableError(AiovecError):
 
 
 class StorePermissionError(AiovecError):
-    """This process, or its key, may not use the store at ``target``; ``reason`` says why."""
+    """This process, or its key, has no permission for the store at ``target``: see ``reason``."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
         500, "The server may not use its store", private=_TARGET
@@ -528,9 +528,9 @@ class OutcomeUnknownError(AiovecError):
     """A write to ``target`` that may or may not have been saved; ``reason`` says what happened.
 
     All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
-    with ``upsert``, ``update`` or ``delete``, which is right in either case. If the file system
-    failed, the rows may appear only after the store is opened again. Raised by a change of fields,
-    it means that the index of a field is incomplete; ``optimize`` completes it.
+    with ``upsert``, ``update`` or ``delete``, which is safe in either case. If the file system
+    failed, the rows may appear only after the store is opened again. If a change of fields raises
+    it, the index of a field is incomplete; ``optimize`` completes it.
     """
 
     # Not 503: a client that retries automatically could do the write twice.
@@ -607,7 +607,7 @@ class ChangesPrunedError(AiovecError):
 class CorruptStoreError(AiovecError):
     """The data at ``target`` is damaged, or is not a store that this version can read.
 
-    ``reason`` says which. The data is not changed.
+    ``reason`` says which. The data was not changed.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "The store is damaged", private=_TARGET)
@@ -619,7 +619,7 @@ class CorruptStoreError(AiovecError):
 
 
 class MigrationError(AiovecError):
-    """A migration that cannot start, continue or be trusted."""
+    """A migration that cannot start or continue, or whose copy cannot be trusted."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(409, "The migration cannot do this")
 
