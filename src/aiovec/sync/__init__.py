@@ -1,4 +1,4 @@
-"""The same store without ``await``, for scripts and notebooks.
+"""Stores without ``await``, for scripts and notebooks.
 
     from aiovec import sync
 
@@ -7,9 +7,9 @@
 
 ``VectorStore`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every
 call blocks its thread until it is done, so in async code ``connect`` raises an error; there,
-``await aio(store, lambda s: s.search("notes", vector))`` awaits a call of the same store. Several
-threads may share one store, and their calls overlap. Ctrl-C cancels the call that it interrupts. A
-store does not survive ``fork``.
+``await aio(store, lambda s: s.search("notes", vector))`` calls the same store. Several threads can
+share one store, and their calls overlap. Ctrl-C cancels the call that it interrupts. A store does
+not survive ``fork``.
 """
 
 from .store import Table, VectorStore, Watching, aio, connect, watch

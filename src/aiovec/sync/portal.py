@@ -1,6 +1,6 @@
 """An event loop in a separate thread, and calls into it from other threads.
 
-Each store has one: a blocked loop affects no other store, and ``close`` ends the thread.
+Each store has its own portal: a blocked loop affects no other store, and ``close`` ends the thread.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Portal:
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Like ``run``, but for callers on another event loop, which it does not block.
 
-        If the caller is cancelled, it waits until the call has ended.
+        If the caller's task is cancelled, the call is cancelled too, and the task waits for its
+        end.
         """
         if self.is_here:
             return await call()

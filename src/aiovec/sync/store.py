@@ -63,7 +63,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: _Blocking[_A], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # Lazy arguments are read here, in the caller's thread, since they may use this very store.
+        # Lazy arguments are read here, in the caller's thread, since they may use the same store.
         positional: Any = [_read(argument) for argument in args]
         named: Any = {name: _read(argument) for name, argument in kwargs.items()}
         try:
@@ -100,7 +100,7 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
             portal.begin(items.aclose)
 
 
-# Types of iterables that are not lazy, and attributes of objects that can be read as a whole.
+# Types of iterables that are not lazy, and attributes that other objects have if they are not.
 _COLLECTIONS = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
     "__array__ __array_interface__ __arrow_c_array__ __arrow_c_stream__ __dataframe__ "
@@ -188,13 +188,13 @@ class Watching(_Blocking[AsyncWatching]):
 
 
 class VectorStore(_Blocking[AsyncStore]):
-    """A store from ``aiovec.sync.connect``; its methods are those of ``aiovec.VectorStore``."""
+    """A store from ``aiovec.sync.connect``, with the methods of ``aiovec.VectorStore``."""
 
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
         super().__init__(awaited, portal)
         self._finalizer = weakref.finalize(self, _abandoned, awaited, portal)
-        # The thread ends with the process. If it were woken at exit, it would run in an interpreter
-        # that is partly torn down.
+        # The thread ends with the process. If the finalizer woke it at exit, it would run in an
+        # interpreter that is partly torn down.
         self._finalizer.atexit = False
 
     @property
@@ -291,7 +291,7 @@ class VectorStore(_Blocking[AsyncStore]):
 
 
 def wait_for(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
-    """Block until a call of the store's asynchronous methods is done, and return its result."""
+    """Run a call of the store's asynchronous methods, and return its result. Blocks."""
     return store._portal.run(lambda: call(store._awaited))
 
 
@@ -303,8 +303,8 @@ def runs_in(store: VectorStore) -> bool:
 async def aio(store: VectorStore, call: Callable[[AsyncStore], Awaitable[_R]]) -> _R:
     """Await a call of the store's asynchronous methods: ``await aio(store, lambda s: s.tables())``.
 
-    So one store, even one in memory, serves both plain and asynchronous code, on any number of
-    event loops. ``call`` runs on the store's own loop, in another thread, so it must not use
+    With it, both plain and asynchronous code can use one store, even one in memory, on any number
+    of event loops. ``call`` runs on the store's own loop, in another thread, so it must not use
     objects of the caller's loop. Cancelling the task cancels the call and waits for its end.
     """
     return await store._portal.run_for_task(lambda: call(store._awaited))
@@ -321,7 +321,7 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
         finally:
             portal.stop()
 
-    # Made now: once ``close`` begins, the text says that the store is closed.
+    # Made before ``close`` begins, since afterwards the text says that the store is closed.
     text = f"{store!r} was never closed"
     portal.begin(close)
     warnings.warn(text, ResourceWarning, stacklevel=2)
@@ -330,7 +330,7 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
 @hints_arguments
 @taking_arguments_of(connect_async)
 def connect(*args: Any, **options: Any) -> VectorStore:
-    """Open a store; the arguments are those of ``aiovec.connect``. Close it, or use ``with``.
+    """Open a store; the arguments are as in ``aiovec.connect``. Close it, or use ``with``.
 
     Raises AiovecError in async code, since each call would block the event loop. A notebook is an
     exception, since nothing else runs during a cell.
