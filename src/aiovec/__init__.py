@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ._store.watch_task import Watching, WatchState
     from .backend.contract import IndexInfo, TableStats, Tuning
 else:
-    # connect() loads these modules off the event loop; without it, their first use loads them.
+    # connect() loads these modules off the event loop; before that, their first use loads them.
     _LATER = (
         "_filters _search.fusion _model.records _model.results backend.contract _input.types "
         "_store.rank _store.store _store.watch _store.watch_task"

@@ -42,7 +42,7 @@ class StoreInternals:
         return watching_all(self._store, sources)
 
     async def check_watched(self, sources: Sequence[str | Mapping[str, Any]]) -> None:
-        """Raise the errors of ``watching`` about sources and their options. Copies nothing."""
+        """Raise the errors that ``watching`` would raise for these sources. Copies nothing."""
         from ._store.watch import check_watched
 
         await check_watched(self._store, sources)
@@ -52,7 +52,7 @@ class StoreInternals:
         return self._store._backends.active.backend.owns(path)
 
     def give_embedder(self, name: str, embedder: EmbedderSettings) -> None:
-        """Use this embedder for the tables that name it."""
+        """Use this embedder for the tables whose schema has this name in ``embed``."""
         self._store._embedders.give(name, embedder)
 
     async def check_embedder(self, table: str, schema: Schema) -> None:
@@ -72,7 +72,7 @@ class StoreInternals:
         return await self._store._embedders.completed(table, schema, settings)
 
     async def tokenizer(self, schema: Schema) -> tuple[Any, int | None]:
-        """Return the tokenizer of a table's model and its limit of tokens; each may be None."""
+        """Return the tokenizer of a table's model, and its token limit; each may be None."""
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
@@ -94,8 +94,8 @@ class StoreInternals:
         )
 
     async def write_checked(self, table: str, rows: Batch, schema: Schema, *, replace: bool) -> int:
-        """Write rows that were checked for a schema: with ``replace`` as ``upsert`` does, otherwise
-        as ``insert`` does."""
+        """Write rows that were checked against a schema: like ``upsert`` with ``replace``, else
+        like ``insert``."""
         write = self._store._write
         if replace:
             return await write("upsert", table, rows, on_conflict="replace", checked_for=schema)

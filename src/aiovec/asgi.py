@@ -56,7 +56,7 @@ def lifespan(
     ``watch`` is one source that the store follows while the app runs, or several: each is a source
     for ``aiovec.watch``, or a mapping of its arguments, such as ``{"source": "app.db#articles",
     "embed": "body"}``. ``store.watching`` lists them. With ``wait``, the app serves requests only
-    once each has been copied. The other arguments are as in ``aiovec.connect``.
+    once each source has been copied. The other arguments are as in ``aiovec.connect``.
 
     The store opens when the app starts; if that fails, the app does not start. It closes when the
     app ends, after the accepted writes. An app may start again later.
@@ -88,8 +88,8 @@ def lifespan(
                 key="lifespan",
             )
         async with opening() as store, watching_all(store, watched, wait=wait):
-            # Set twice: requests to mounted apps see only the state of their scope, which some
-            # servers and frameworks do not have.
+            # Set in the app and in the scope: requests to mounted apps see only the scope's state,
+            # which some servers and frameworks do not provide.
             if state is not None:
                 setattr(state, KEY, store)
             try:
@@ -122,7 +122,7 @@ class _GetStore:
 
     def __call__(self, request: Scoped | Mapping[str, Any]) -> VectorStore:
         scope = request if isinstance(request, Mapping) else request.scope
-        # The innermost app first: a mounted app may have its own store.
+        # The innermost app comes first: a mounted app may have its own store.
         for key in ("app", "litestar_app"):
             store: VectorStore | None = _in_state(getattr(scope.get(key), "state", None))
             if store is not None:
@@ -165,11 +165,11 @@ ConfigError if no lifespan ran.
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-_INTERNAL_ERROR = 1011  # of web sockets, by RFC 6455
+_INTERNAL_ERROR = 1011  # the close code of web sockets in RFC 6455
 
 
 class ProblemResponse:
-    """An error as a response: an ASGI app, which Litestar gets by ``to_asgi_response``."""
+    """An error as a response: an ASGI app, which Litestar gets from ``to_asgi_response``."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -211,9 +211,10 @@ def add_error_handlers(app: object) -> None:
     facts (at most 100 items of a list), and a fitting status: 404 for a missing table, 409 for an
     existing id, 422 for a wrong vector, row or filter, 503 with Retry-After for a busy store. It
     has no path, target or traceback; the logger ``aiovec.asgi`` gets server errors. A web socket of
-    FastAPI or Starlette is closed with code 1011; Litestar closes its own without handlers.
+    FastAPI or Starlette is closed with code 1011; Litestar closes its web sockets itself.
 
-    Call it once, before the app serves. Your own handlers for these classes take precedence.
+    Call it once, before the app serves requests. Your own handlers for these classes take
+    precedence.
     """
     add = getattr(app, "add_exception_handler", None)
     if callable(add):  # Starlette and FastAPI

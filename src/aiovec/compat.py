@@ -2,7 +2,7 @@
 
 A collection is a table with a vector named ``vector`` and everything else in the payload, so the
 other interfaces can read and filter it. The payload keys ``id`` and ``vector`` are stored with an
-underscore in front, and such keys with underscores, such as ``_id``, with one more.
+underscore in front, and keys such as ``_id`` with one more underscore.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def to_uuid(id: str) -> str:
 
 
 class VectorStore:
-    """Collections in one store, which this opens immediately; close it, or use ``with``.
+    """Collections in one store. Creating an object opens the store; close it, or use ``with``.
 
     ``path`` is a file, a directory, ``":memory:"`` or any other target of ``aiovec.connect``.
     """
@@ -123,7 +123,7 @@ class VectorStore:
         """Add or replace points, mappings with ``id``, ``vector`` and ``payload``; return the
         number of ids.
 
-        Adds all of them or none. The last point of a repeated id counts.
+        Adds all points or none. If an id is repeated, its last point counts.
         """
         if not is_iterable(points):
             raise InvalidRowError(f"points must be an iterable of mappings, not {points!r:.60}")
@@ -147,7 +147,7 @@ class VectorStore:
         filter_: VectorFilter | None = None,
         model: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the nearest points, best first: dicts of ``id``, ``score`` and ``payload``."""
+        """Return the nearest points, best first: dicts with ``id``, ``score`` and ``payload``."""
         where = None if filter_ is None else _where(filter_, self._store.schema(collection))
         hits = self._store.search(collection, query_vector, limit=limit, where=where, model=model)
         points = []

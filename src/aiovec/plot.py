@@ -5,7 +5,7 @@
     plot.map(store, "notes", color="folder").savefig("notes.png")
 
 Rows with similar vectors lie close together. ``map`` needs matplotlib; ``map_points`` returns the
-same points, to draw with another library.
+same points so that another library can draw them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["MAX_ROWS", "Group", "MapPoints", "label_field", "map", "map_points"]
 
 MAX_ROWS = 2_000
-"""The most rows of a map."""
-# The most numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
+"""Maximum number of rows in a map."""
+# Maximum count of numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# A sample is drawn from at most this many rows, which are the first ones of a larger table. SQLite
-# reads 300,000 ids per second.
+# A sample is drawn from at most this many rows, the first ones that the export of the table
+# returns. SQLite reads 300,000 ids per second.
 _WALKED = 1_000_000
 # The colours of the most frequent values. They are Okabe and Ito's, which colour-blind people can
 # distinguish. The other values share a grey.
@@ -107,7 +107,7 @@ def map(  # noqa: A001
 ) -> Figure | Coroutine[Any, Any, Figure]:
     """Return a table's map as a matplotlib figure; matplotlib must be installed.
 
-    For a store of ``aiovec.connect``, await the call. A notebook shows the figure, and
+    For a store from ``aiovec.connect``, await the call. A notebook shows the figure, and
     ``figure.savefig(path)`` writes it. The arguments are as in ``map_points``.
     """
     if isinstance(store, sync.VectorStore):
@@ -121,10 +121,10 @@ async def map_points(
     """Return a sample of rows, placed by the two principal components of their vectors, with labels
     and groups.
 
-    ``color`` is a field, or a payload key such as ``payload.cluster``. Its most frequent values get
-    a group each, or the figure draws its numbers or times on a colour scale. By default it is the
-    first field with few values; False means no colours. The same rows give the same points. At most
-    ``MAX_ROWS`` rows are taken, fewer if their vectors are long.
+    ``color`` is a field, or a payload key such as ``payload.cluster``. Each of its most frequent
+    values gets a group, or the figure draws its numbers or times on a colour scale. By default it
+    is the first field with few values; False means no colours. The same rows give the same points.
+    The sample has at most ``MAX_ROWS`` rows, fewer if their vectors are long.
     """
     if count_of("rows", rows) > MAX_ROWS:
         raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")
@@ -143,7 +143,8 @@ async def map_points(
 
 
 def label_field(schema: Schema) -> str | None:
-    """Return the field that best describes a row: the first with keyword search, or of text."""
+    """Return the field that best describes a row: the first with keyword search, else the first
+    text field, else None."""
     texts = [name for name, field in schema.fields.items() if field.type is str]
     return next((name for name in texts if schema.fields[name].text), next(iter(texts), None))
 
@@ -253,7 +254,7 @@ def _groups(placed: list[Record], color: str | None) -> tuple[list[Group], list[
 
 
 def _value(record: Record, name: str) -> Any:
-    """Return the value of a field or a payload key, which the record has at the key's path."""
+    """Return the value of a field, or of a payload key by its path."""
     if not name.startswith("payload."):
         return record[name]
     value: Any = record
@@ -263,7 +264,7 @@ def _value(record: Record, name: str) -> Any:
 
 
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
-    """Return the values if they are numbers or times with too many distinct values for groups."""
+    """Return the values if they are numbers or times, too many for groups; otherwise nothing."""
     kinds = {type(value) for value in values if value is not None}
     if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= 12:
         return []
@@ -330,7 +331,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
 
 
 def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, Any]) -> None:
-    """Draw the points on a colour scale with a colour bar; points without a value are grey."""
+    """Draw the points in the colours of a scale, with its bar; points without a value are grey."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     times = any(isinstance(value, datetime) for value in points.values)

@@ -1,4 +1,4 @@
-"""Lists what PyInstaller cannot find: modules that are imported by name, and data files."""
+"""List the modules and data files that PyInstaller cannot find, such as late imports by name."""
 
 from importlib.util import find_spec
 
@@ -11,7 +11,7 @@ def _wanted(name: str) -> bool:
 
 
 hiddenimports = [*collect_submodules("aiovec", _wanted), "aiovec_sqlite"]
-# An app that works with these imports them itself.
+# An app that needs one of these imports it itself.
 excludedimports = ["pandas", "polars", "pyarrow"]
 datas = copy_metadata("aiovec")  # its version, and its entry points
 if find_spec("wordllama") is not None:

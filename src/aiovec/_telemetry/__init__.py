@@ -10,7 +10,7 @@ Attributes = Mapping[str, str | int]
 
 @dataclass(slots=True)
 class Reported:
-    """Facts about a call, known only at its end, for its span."""
+    """Facts for a call's span that are known only when the call ends."""
 
     place: Attributes
     """The backend that served the call, after any migration that the store followed."""

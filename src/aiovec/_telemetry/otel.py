@@ -1,7 +1,7 @@
-"""Spans and metrics by OpenTelemetry's conventions for database clients.
+"""Spans and metrics that follow OpenTelemetry's conventions for database clients.
 
 Only this module imports OpenTelemetry, and it imports only the API: the app decides where spans
-and metrics go. Both follow a provider that the app sets later.
+and metrics go. A provider that the app sets later gets them too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DURATIONS = _METER.create_histogram(
     "db.client.operation.duration",
     unit="s",
     description="Duration of database client operations.",
-    # The bounds of the conventions.
+    # The bounds that the conventions recommend.
     explicit_bucket_boundaries_advisory=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10),
 )
 _ROWS = _METER.create_histogram(
@@ -34,12 +34,12 @@ _ROWS = _METER.create_histogram(
     description="Rows that a call returned, wrote or deleted.",
     explicit_bucket_boundaries_advisory=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000),
 )
-# Not the global propagator: loading it fails if the environment names a missing one.
+# Not the global propagator: loading it fails if the environment names one that is not installed.
 _CALLERS = TraceContextTextMapPropagator()
 
 
 def is_configured() -> bool:
-    """Return whether the app has set a provider; the API's default ones do nothing."""
+    """Return whether the app has set a provider; the API's defaults do nothing."""
     return not (
         type(trace.get_tracer_provider()).__module__.startswith("opentelemetry.trace")
         and type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
