@@ -175,24 +175,6 @@ async def test_rows_that_are_skipped_are_not_embedded(tmp_path: Path) -> None:
         assert len(letters.calls) == before
 
 
-async def test_one_bad_text_fails_its_own_call_alone(tmp_path: Path) -> None:
-    letters = Letters()
-    letters.refused = {"bad"}
-    async with opened(tmp_path, letters) as store:
-        await store.create_table("notes", EMBEDDED)
-        outcomes = await asyncio.gather(
-            *(
-                store.insert("notes", [{"id": f"r{n}", "body": f"{'bad' * (n == 5)} {n}"}])
-                for n in range(16)
-            ),
-            return_exceptions=True,
-        )
-        assert [n for n, outcome in enumerate(outcomes) if outcome != 1] == [5]
-        assert isinstance(outcomes[5], EmbeddingError)
-        assert outcomes[5].id == "r5"
-        assert await store.count("notes") == 15
-
-
 async def test_a_cancelled_call_harms_no_other(tmp_path: Path) -> None:
     letters = Letters()
     letters.gate = asyncio.Event()
