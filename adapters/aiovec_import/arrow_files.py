@@ -20,7 +20,7 @@ from .sources import BYTES_AT_ONCE, Chunk, ForeignTable
 _CARRIED = b"aiovec.schema"
 # Number of rows to search for the length of the vectors.
 _FEW = 1000
-# Bytes to read ahead of a Parquet column.
+# Bytes of a Parquet column to read ahead.
 _BUFFER_BYTES = 1024 * 1024
 
 
@@ -116,7 +116,7 @@ def _fitting(column: pa.Array, name: str, schema: Schema) -> pa.Array:
 
 
 def _as_text(kind: pa.DataType) -> pa.DataType:
-    """Replace types that JSON lacks by text, also in lists and structs."""
+    """Replace types that JSON lacks with text, also in lists and structs."""
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_as_text(kind.value_type)))
     if pa.types.is_struct(kind):
@@ -167,7 +167,7 @@ def _as_list(vectors: pa.FixedSizeListArray, kind: pa.DataType) -> pa.ListArray:
 
 
 def arrow_writer(file: IO[bytes], form: str, columns: pa.Schema) -> Any:
-    """Return a writer for a format. The metadata of the columns contains the schema."""
+    """Return a writer for a format. The metadata of ``columns`` contains the aiovec schema."""
     if form == "parquet":
         return _ParquetWriter(file, columns)
     return (ipc.new_file if form == "arrow" else ipc.new_stream)(file, columns)

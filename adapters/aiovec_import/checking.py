@@ -20,7 +20,7 @@ from aiovec.errors import DimensionMismatchError, InvalidRowError, InvalidVector
 
 from .sources import CAME_BEFORE, Chunk, Reject
 
-# Arrow and Python raise the last four for values that no column can hold.
+# Arrow and Python raise the last four for values that no column can store.
 _FAULTS = (
     InvalidRowError, InvalidVectorError, DimensionMismatchError, pa.ArrowException, OverflowError,
     RecursionError, UnicodeError,
@@ -45,7 +45,7 @@ class CheckedRows:
         return CheckedRows(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
 
     def without(self, ids: Collection[str], reason: str) -> CheckedRows:
-        """Return the rows except those with these ids, which become rejects."""
+        """Return the rows without these ids; rows that have one of them become rejects."""
         held = self.rows.column("id").to_pylist()
         good = np.fromiter((id not in ids for id in held), dtype=bool, count=len(held))
         return self.only(good, reason)
@@ -73,7 +73,7 @@ def check_chunk(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the fault of a row, without its position in the chunk, which users never see."""
+    """Return the fault of a row, without the position in the chunk, which users never see."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
     if isinstance(error, DimensionMismatchError):

@@ -41,7 +41,7 @@ class RowImport(Import):
         )
 
     async def parts(self) -> AsyncGenerator[Any, None]:
-        """Yield each chunk with its load, and read the next chunk ahead."""
+        """Yield each chunk with its load, while the next chunk is read."""
         for load in self.loads:
             schema = load.used_schema
             chunks = self.source.read(load.source, schema, rows_at_once(schema))
@@ -118,7 +118,7 @@ class RowImport(Import):
 
 @dataclass
 class RowUpdate(Import):
-    """An update by the rows of a file: all change in one commit, or none if one of them is bad.
+    """An update from the rows of a file: all change in one commit, or none if one of them is bad.
 
     With ``strict``, every id must exist. ``count`` is the number of rows to update.
     """
@@ -146,7 +146,7 @@ class RowUpdate(Import):
         yield await in_thread(self._rows)
 
     def _rows(self) -> list[Any]:
-        """Return the rows that have anything besides an id; all rows of Arrow tables."""
+        """Return the mappings that have more than an id, or the Arrow tables."""
         (load,) = self.loads
         schema, rows = load.used_schema, []
         with reading(self.source.name):
@@ -172,7 +172,7 @@ class RowUpdate(Import):
 
 
 def opened_update(wanted: Wanted) -> RowUpdate:
-    """Open the file of an update. Blocks."""
+    """Open the file of an update. It blocks."""
     source = opened(wanted, files_of(wanted.sources), wanted.schema)
     try:
         with reading(source.name):

@@ -26,8 +26,8 @@ from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .jsonlines import json_values, vector_texts
 from .sources import Chunk, ForeignTable, Reject
 
-# Begins the row that is appended to the file. If the parser does not reach that row, a cell with an
-# unclosed quote has swallowed it.
+# The beginning of the row that is appended to the file. If the parser does not reach that row, a
+# cell with an unclosed quote has swallowed it.
 _END = uuid.uuid4().hex
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -43,7 +43,7 @@ class CsvFile(FileReader):
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._names = self._header()
-        # One pass over the file finds the types. Its first batch has the lengths of the vectors.
+        # One pass over the file finds the types. Its first batch shows the lengths of the vectors.
         self._pass = self._batches()
         self._first, _, rejects = next(self._pass)
         if not (self._first or rejects or self._given or self._existing):
@@ -143,7 +143,7 @@ class CsvFile(FileReader):
     def _cells(
         self, file: CheckedFile, columns: dict[str, pa.DataType], wrong: Any
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the cells; the last ones only after a check that no quote is left open."""
+        """Yield batches of cells, the last one only after a check that no quote is left open."""
         last = None
         try:
             for cells in pa.csv.open_csv(
@@ -188,7 +188,7 @@ _CELLS = (
 
 
 def _kinds_of_cells(cells: pa.Array) -> set[str]:
-    """Return the kind of cells that are not null, as ``kinds_in`` names it."""
+    """Return the kind of non-null cells, as ``kinds_in`` names it."""
     if not len(cells):
         return set()
     for kind, pattern in _CELLS:

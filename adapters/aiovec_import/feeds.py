@@ -1,4 +1,4 @@
-"""The common part of all feeds: locks, and rows that were set aside."""
+"""The base of all feeds: it takes locks, and sets aside rows that cannot be stored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NO_COUNTS: Counter[str] = Counter()
 
 
 class SourceFeed(Feed):
-    """A followed source. By default, it is checked for changes every ``every`` seconds."""
+    """A feed that follows a source. By default, it checks for changes every ``every`` seconds."""
 
     def __init__(
         self, store: VectorStore, source: str, job: SyncImport, every: float, document: str = ""
@@ -49,8 +49,8 @@ class SourceFeed(Feed):
         self._stepping = asyncio.Lock()
         self._locks: ExitStack | None = None
         self._stands_by = False
-        # The numbers of the current step and of the last step that left no work, and whether no
-        # step has failed since.
+        # The number of the current step, the number of the last step that left no work, and
+        # whether no step has failed since then.
         self._begun = self._done = 0
         self._is_known = False
         self._again_at = time.monotonic() + AGAIN_SECONDS
@@ -62,9 +62,9 @@ class SourceFeed(Feed):
         return not self._stands_by
 
     def _take(self) -> None:
-        """Store the locks in ``self``, so that ``close`` releases them even after a cancellation.
+        """Take the feed's locks, or none if another process holds the source's lock.
 
-        If another process has the source's lock, take none.
+        ``self`` keeps the locks, so that ``close`` releases them even after a cancellation.
         """
         place = self.source if is_url(self.source) else os.path.realpath(self.source)
         with ExitStack() as locks:
@@ -110,7 +110,7 @@ class SourceFeed(Feed):
 
     @abstractmethod
     async def _step(self) -> bool:
-        """Apply some changes; return False if none is left."""
+        """Apply some changes; return False if no changes are left."""
 
     async def changed(self) -> bool:
         with suppress(TimeoutError):
@@ -148,7 +148,7 @@ class SourceFeed(Feed):
     async def _apply(
         self, job: SyncImport, items: Sequence[Item], rejects: Sequence[Reject] = ()
     ) -> None:
-        """Bring items into the store; set aside a text if the embedder refuses only this text."""
+        """Bring items into the store; set aside a text if the embedder rejects only this text."""
         await in_thread(self._tell, rejects)
         try:
             async with aclosing(job.changes(self.store, items)) as changes:
@@ -177,7 +177,7 @@ class SourceFeed(Feed):
         return True
 
     def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NO_COUNTS) -> None:
-        """Log which rows or documents were set aside, and how many changed. May write to a file."""
+        """Log which rows or documents were set aside, and how many changed. A log may block."""
         for reject in rejects:
             self.refused.pop(name := shown(reject.id or reject.row), None)
             LOG.warning("%s: %s is set aside: %s", self.table, name, reject.reason)

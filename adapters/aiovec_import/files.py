@@ -16,7 +16,7 @@ from aiovec.errors import AiovecError, ConfigError
 from .sources import ForeignTable, Reader, Wanted, free_name, legal_table_name, legal_vector
 
 TEXTS = ("jsonl", "csv")
-# Bytes of one write: enough for every backend to be fast, and few enough to hold twice in memory.
+# Bytes in one write: enough for every backend to be fast, and few enough to hold twice in memory.
 _BYTES_OF_A_WRITE = 16 * 2**20
 # Rows of a text file that are searched for vectors if there is no schema.
 FIRST_ROWS = 100
@@ -40,7 +40,7 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 
 
 def no_file(path: Path | str) -> ConfigError:
-    """Return the error for a missing file, or for PostgreSQL's ``host=... password=...``."""
+    """Return the error for a missing file; the path can be PostgreSQL's ``password=...``."""
     return ConfigError(f"there is no file {without_secrets(str(path))}")
 
 
@@ -142,7 +142,7 @@ class FileReader(Reader):
         self.form: str = form
         self._path, self._file, self._wanted = path, file, wanted
         self._given, self._existing = given, existing
-        # The id column; None if the rows get new ids.
+        # The name of the id column; None if the rows get new ids.
         self._id_column = None if wanted.wants_new_ids else wanted.id_column or "id"
         self._vector = ""
         self._begin()
@@ -184,7 +184,8 @@ class FileReader(Reader):
     ) -> None:
         """Find the vector column, and set the schema of the rows.
 
-        The schema comes from the user, else the file, else the table, else the columns.
+        The first of these that exists is used: the schema from the user, the schema in the file,
+        the target table's schema, and a schema inferred from the columns.
         """
         wanted = self._wanted.vector_column
         known = self._given or carried
@@ -234,7 +235,7 @@ class FileReader(Reader):
         return fields
 
     def _types(self, vector: str) -> Mapping[str, Field | None]:
-        """Return the field of each column; None for a column of the payload."""
+        """Return the field of each column, or None if its values go into the payload."""
         raise NotImplementedError
 
     def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:

@@ -23,8 +23,8 @@ from .loading import create
 from .sources import NO_LIST, Wanted
 from .syncing import Item
 
-# Events are delivered once no other has followed for the step, or at the latest after the debounce
-# time.
+# The watcher delivers events when no other event has followed for the step, or at the latest after
+# the debounce time.
 _STEP_MS, _DEBOUNCE_MS = 50, 400
 # The watcher may start after the first scan, so the folder is scanned again this long after the
 # watcher's start.
@@ -72,7 +72,7 @@ class FolderFeed(SourceFeed):
         states = await in_thread(_with_lost, present, states, self._states)
         again = self._is_time_for_refused()
         if not states or (self._is_copied and states == self._states and not again):
-            return False  # nothing has changed, or the file is missing: perhaps it is not mounted
+            return False  # nothing has changed, or no file exists: perhaps it is not mounted
         job = self._job(present)
         await job.find(self.store)
         before = self._states
@@ -98,7 +98,7 @@ class FolderFeed(SourceFeed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Watch the path in a thread; start a new one if the path leads to another file now."""
+        """Watch the path in a thread; start a new thread if the path leads to another file now."""
         top = state_of(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()
@@ -117,7 +117,7 @@ def _states(documents: Documents) -> dict[str, State]:
 def _with_lost(
     documents: Documents, states: Mapping[str, State], before: Mapping[str, State]
 ) -> dict[str, State]:
-    """Return the states, with the previous ones of documents in folders that cannot be read."""
+    """Return the states, and the previous states of documents in folders that cannot be read."""
     lost = before.keys() - states.keys() if states else ()
     return {**states, **{source: before[source] for source in lost if documents.has(source)}}
 
@@ -138,7 +138,7 @@ def _watched(place: Path, stop: threading.Event, tell: Callable[[], object]) -> 
     from watchfiles import watch
 
     reported = False
-    # The system has no watches left, the folder was removed, or the event loop is closed.
+    # Errors: the system has no watches left, the folder was removed, or the event loop is closed.
     with suppress(OSError, RuntimeError):
         for changes in watch(
             place,

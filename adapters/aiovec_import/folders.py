@@ -26,7 +26,7 @@ KINDS = ", ".join(sorted(SUFFIXES))
 
 @dataclass
 class Documents(Reader):
-    """Document files by their sources, and the number of other files by suffix or reason."""
+    """Document files by source, and the number of files left out, by suffix or reason."""
 
     form = "documents"
     place = "document"
@@ -80,7 +80,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
 
 
 def documents_of(wanted: Wanted) -> Documents | None:
-    """Return the documents among the sources; None if the sources have rows. Blocks.
+    """Return the documents among the sources; None if the sources have rows. It blocks.
 
     A folder counts as documents if it contains one, or if it is not another program's store.
     """
@@ -92,11 +92,11 @@ def documents_of(wanted: Wanted) -> Documents | None:
 
 
 def documents_in(wanted: Wanted) -> Documents:
-    """Find the documents among the sources, if any. Blocks.
+    """Find the documents among the sources, if any. It blocks.
 
-    Folders are searched recursively, and links are followed. Left out are names that begin with a
-    dot, files that a ``.gitignore`` or ``exclude`` matches, and files that ``include`` does not
-    match. An unreadable subfolder is listed with a slash after its name, and fails like a document.
+    It searches folders recursively and follows links. It leaves out names that begin with a dot,
+    files that a ``.gitignore`` or ``exclude`` matches, and files that ``include`` does not match.
+    An unreadable subfolder is listed with a slash after its name, and fails like a document.
     """
     found = Documents()
     globs = Globs(wanted.include) if wanted.include else None, Globs(wanted.exclude)
@@ -122,7 +122,7 @@ def documents_in(wanted: Wanted) -> Documents:
 def _walked(
     top: Path, left_out: Counter[str], include: Globs | None, exclude: Globs
 ) -> dict[str, Path]:
-    """Return the documents in a folder by their relative paths, and unreadable subfolders.
+    """Return the documents and unreadable subfolders of a folder, by relative path.
 
     A folder that several links lead to is searched once. Other files are counted in ``left_out``.
     """

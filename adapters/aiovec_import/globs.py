@@ -25,7 +25,7 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
     """Return the files that sources name, each with its size and modification time as one text.
 
     Globs are expanded. A source that is not a file, such as ``chroma:DIR`` or ``-``, is returned
-    unchanged, with an empty text. ConfigError if a glob or a bucket's URL matches no file.
+    unchanged, with an empty text. Raises ConfigError if a glob or a bucket's URL matches no file.
     """
     versions: dict[str, str] = {}
     for source in sources:

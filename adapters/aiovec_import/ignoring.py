@@ -53,7 +53,7 @@ def _translated(glob: str) -> str | None:
     name = glob.removesuffix("/")
     if not name or glob.startswith("#"):
         return None
-    begin = "" if "/" in name else "(?:.*/)?"  # without a slash, it matches entries of all folders
+    begin = "" if "/" in name else "(?:.*/)?"  # without a slash, it matches names in all folders
     first, *others = "".join(map(_meaning, _TOKEN.finditer(name.removeprefix("/")))).split(_STAR)
     # All stars except the last match as little as possible and do not backtrack, which keeps
     # matching fast.
@@ -93,7 +93,7 @@ def rules_in(folder: Path, before: str = "", skip: int = 0) -> Rules:
 def rules_above(top: Path) -> Rules:
     """Return the globs of the folders above a folder, up to the root of its repository.
 
-    Return none outside a repository, or if they exclude the folder itself: a user who names it
+    Return no globs outside a repository, or if they exclude the folder itself: a user who names it
     wants its files.
     """
     rules: Rules = []

@@ -249,7 +249,7 @@ async def _schema_of(at: At, table: str) -> Schema | None:
 
 
 def _mapped(fields: list[str] | None) -> dict[str, str]:
-    """Return the fields of the table that ``--fields`` names, by the fields of a passage."""
+    """Map the fields of a passage to the table's fields, as ``--fields`` names them."""
     from aiovec.documents import SCHEMA
 
     names: dict[str, str] = {}
@@ -285,7 +285,7 @@ def _import_readers(sources: Sequence[str]) -> None:
 
 
 def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
-    """Return the tables to import; ConfigError if there are several and the options are for one."""
+    """Return the tables to import; raise ConfigError if ``only_one`` and there are several."""
     from .files import reading
 
     with reading(source.name):

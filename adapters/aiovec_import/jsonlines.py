@@ -1,4 +1,4 @@
-"""Read and write JSON Lines: flat mappings as for ``insert``, with datetimes in RFC 3339."""
+"""Read and write JSON Lines: flat objects as for ``insert``, with datetimes in RFC 3339."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .sources import Chunk, ForeignTable, Reject, in_parts
 
 # Number of lines to examine together for the types of the fields.
 _SOME = 1000
-# Vector components in memory at a time: as Python floats, they take eight times the memory.
+# Vector components in memory at a time: Python floats take eight times the memory of float32.
 _NUMBERS_AT_ONCE = 1_000_000
 
 
@@ -110,7 +110,7 @@ def _kinds_of(values: list[Any]) -> set[str]:
 
 
 def _object(number: int, line: bytes) -> dict[str, Any] | Reject:
-    """Return the object in a line, or the reason why the line has none."""
+    """Return the object in a line, or a reject with the reason why the line has none."""
     try:
         value = read_json(line.decode())
     except RecursionError:

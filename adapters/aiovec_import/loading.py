@@ -28,7 +28,7 @@ from .sources import ForeignTable, Reader, Reject, RejectsFile, Wanted
 _T = TypeVar("_T")
 
 EXISTS = "the id already exists in the table"
-# A reason may quote a value, so there may be as many reasons as rows. Reasons beyond this number
+# A reason may quote a value, so there can be as many reasons as rows. Reasons beyond this number
 # are counted together.
 _REASONS = 50
 
@@ -40,7 +40,7 @@ class Load:
     ``schema`` is first the user's schema, and later the table's. Each row is imported (``rows``) or
     listed as a reject (``rejected``); ``missing`` counts rows that the source counted but did not
     return. ``created`` is True if the import created the table, and ``problem`` is the reason why
-    the rest cannot be read. ``skipped`` lists the files of a load that an engine completed before.
+    the rest cannot be read. ``skipped`` lists the files if an engine completed this load earlier.
     """
 
     source: ForeignTable
@@ -131,13 +131,13 @@ class Import(ABC):
     async def find(self, store: VectorStore) -> None:
         """Check the target tables; raise an error if the import is impossible.
 
-        If the store does not exist yet, this is first called with a store in memory.
+        If the store does not exist yet, it is first called with an in-memory store.
         """
         for load in self.loads:
             await find_table(store, load, self.wanted)
 
     async def note(self, load: Load, rejects: Sequence[Reject]) -> None:
-        """Count and list rejects."""
+        """Count the rejects, and list them unless this is a dry run."""
         load.note(rejects)
         if rejects and not self.wanted.dry_run:
             await in_thread(self.rejects.write, load.table, self.source.place, rejects)
@@ -154,7 +154,7 @@ class Import(ABC):
         self.refuse_rejects()
 
     def refuse_rejects(self) -> None:
-        """Raise ConfigError if there are rejects in an import that allows none."""
+        """Raise ConfigError if there are rejects."""
         if bad := sum(load.rejected for load in self.loads):
             things = f"1 {self.unit}" if bad == 1 else f"{bad:,} {self.unit}s"
             raise ConfigError(
@@ -164,7 +164,8 @@ class Import(ABC):
     def is_over(self) -> bool:
         """Return whether an import that yielded no parts is over, so that it needs no store.
 
-        ConfigError if a table could not be read, or if there were rows but none could be imported.
+        Raises ConfigError if a table could not be read, or if there were rows but none could be
+        imported.
         """
         if any(load.problem for load in self.loads):
             listed = "; ".join(f"{name}: {problem}" for name, problem in self.failed.items())

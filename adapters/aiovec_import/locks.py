@@ -12,7 +12,7 @@ from aiovec.errors import AiovecError
 
 
 class FileLock:
-    """A lock that this process has until ``close``, or until the process ends."""
+    """A lock that this process holds until ``close``, or until the process ends."""
 
     def __init__(self, path: str, db: sqlite3.Connection) -> None:
         self._path, self._db = path, db
@@ -23,8 +23,8 @@ class FileLock:
         while True:
             before, db = _number(path), None
             try:
-                # No timeout: callers that wait try again. A shared lock is taken only by the query
-                # below.
+                # No timeout: callers that wait try again. BEGIN alone takes no shared lock; the
+                # query does.
                 db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
                 db.execute("BEGIN" if shared else "BEGIN EXCLUSIVE")
                 db.execute("SELECT 1 FROM sqlite_master").fetchone()

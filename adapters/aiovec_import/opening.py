@@ -1,4 +1,4 @@
-"""Find the reader for the rows of a SOURCE on the command line.
+"""Find the reader for a SOURCE of rows on the command line.
 
 A file is recognized by its suffix, or by ``--format``, before any kind of store is tried.
 Anything else must be a store that another program wrote.
@@ -54,7 +54,7 @@ def opened(
     wanted: Wanted, files: Mapping[str, str], existing: Schema | None = None,
     as_files: bool = False,
 ) -> Reader:  # fmt: skip
-    """Open the store or the files that the sources name; ``files`` has the results of globs.
+    """Open the store or the files that the sources name; ``files`` comes from ``files_of``.
 
     ``existing`` is the schema of the target table. With ``as_files``, the sources are files, not a
     store.
@@ -69,7 +69,7 @@ def opened(
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """Opens sources as the user describes them. It can be pickled, and its methods block.
+    """Opens sources with the user's options. It can be pickled, and its methods block.
 
     ``existing`` is the schema of the target table.
     """
@@ -145,7 +145,7 @@ class Opener:
     def _file(self, path: Path, form: str, file: Any, described: Path | None = None) -> FileReader:
         """Return the reader of an open file.
 
-        ``described`` is the path at which the schema of a text file may be.
+        ``described`` is the path where a text file's schema may be.
         """
         with reading(path):
             try:

@@ -37,7 +37,7 @@ class Rows:
     store: VectorStore
     wanted: Wanted
     copy: str = ""
-    """The path of a file's copy, which is read instead of the file."""
+    """The path of a copy to read instead of the file; empty without one."""
 
     @property
     def source(self) -> str:

@@ -90,8 +90,8 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
 async def use_embedder(vectors: VectorStore, embedder: str, table: str, new: Schema) -> None:
     """Give a store the embedder for a table, which exists or will be created with ``new``.
 
-    ModelMismatchError if another model made the table's vectors. A command that finds nothing new
-    would not notice, because it embeds nothing.
+    Raises ModelMismatchError if another model made the table's vectors. A command that finds
+    nothing new would not notice, because it embeds nothing.
     """
     old = await vectors.schema(table) if table in await vectors.tables() else None
     give_embedder(vectors, old or new, embedder)

@@ -29,7 +29,7 @@ from .jsonlines import lines_of
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The files that were written, the requested one first."""
+    """The result of an export. The first of ``files`` is the requested one."""
 
     rows: int
     format: str
@@ -84,7 +84,7 @@ async def save(
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
-    """Return the columns of the file, and the schema to write; None for a file without vectors.
+    """Return the columns of the file, and the schema to write, or None if it has no vectors.
 
     The schema of a selection describes a table with only the selected columns.
     """
@@ -116,8 +116,8 @@ def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> N
 class FileWriter:
     """Writes rows to a temporary file and renames it at the end, or writes to a stream.
 
-    ``schema`` is the schema of a table to import the file into; None if the file has no vectors. A
-    text format cannot contain it, so it is written to a second file next to the first.
+    ``schema`` is for a table into which the file is imported; it is None if the file has no
+    vectors. A text format cannot contain it, so it is written to a second file next to the first.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class FileWriter:
         """Remove the unfinished files."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
             if self._rows is not None:
-                self._rows.close()  # left open, it would write when it is garbage collected
+                self._rows.close()  # otherwise it would write when it is garbage collected
         if self._is_file:
             with contextlib.suppress(OSError):  # the disk may be too full for the rest
                 if self._file is not None:

@@ -59,7 +59,7 @@ class RejectsFile:
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """Add a table's rejects to the list; ``place`` is the word for a place in the source."""
+        """Add a table's rejects to the list, with their places in the source as key ``place``."""
         with writing_to(self.path):
             for reject in rejects:
                 if not self.count:
@@ -99,8 +99,8 @@ NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
 class Chunk:
     """Some rows as ``insert`` takes them: an Arrow table, or a list of mappings.
 
-    ``places`` has the place of each row in the source. ``rejects`` are items that are not rows at
-    all. The importer checks the rows.
+    ``places`` has the place of each row in the source. ``rejects`` lists items that are no valid
+    rows for the reader. The importer checks the rows.
     """
 
     rows: Any
@@ -163,13 +163,13 @@ Names = str | Iterable[str] | None
 class Wanted:
     """A user's request: the arguments of ``aiovec.watch``, or the options of a command.
 
-    ``sources`` are as the user writes them, and ``base`` names them in their rows. ``origin`` is
-    the table in the source, or ``query`` selects its rows; ``id_column``, ``vector_column`` and
-    ``dtype`` describe its columns, and ``form`` is the format of its files.
+    ``sources`` are as the user writes them, and each row has the ``base`` that names them.
+    ``origin`` is the table in the source, or ``query`` selects its rows; ``id_column``,
+    ``vector_column`` and ``dtype`` describe its columns, and ``form`` is the format of its files.
 
-    ``table`` is the table of the store. A new table gets ``schema`` or, if the source names none,
-    ``metric`` and ``model``; ``text`` and ``index`` list its fields with a keyword index or a
-    filter index, and ``embed`` is the field that vectors are computed from.
+    ``table`` is the table of the store. A new table gets ``schema``, or ``metric`` and ``model`` if
+    the source names none; ``text`` and ``index`` list its fields with a keyword index or a filter
+    index, and ``embed`` is the field that vectors are computed from.
 
     ``fields`` maps the fields of a passage to fields of the table. A database is copied to
     ``backup`` first.
@@ -205,7 +205,7 @@ class Wanted:
 
     @classmethod
     def of(cls, sources: Sequence[str], **options: Any) -> Wanted:
-        """Build the request from arguments or options; None counts as absent."""
+        """Build the request from arguments or options; those that are None get their defaults."""
         given = {name: value for name, value in options.items() if value is not None}
         for name in {"text", "index", "include", "exclude"} & given.keys():
             names: Names = given[name]
@@ -219,7 +219,7 @@ class Wanted:
 
     @property
     def is_of_texts(self) -> bool:
-        """True if the rows have no vectors, and a text to compute them from."""
+        """True if the rows have no vectors but a text to compute them from."""
         return self.embed is not None and self.vector_column is None
 
     @property
@@ -228,7 +228,10 @@ class Wanted:
         return self.id_column == "none"
 
     def embed_of(self, fields: Mapping[str, Field]) -> Embed | None:
-        """Return ``embed`` for a table with these fields; ConfigError if it names no text field."""
+        """Return the ``Embed`` of a table with these fields.
+
+        Raises ConfigError if ``embed`` names no text field.
+        """
         if self.embed is None:
             return None
         texts = [name for name, field in fields.items() if field.kind == "text"]
@@ -263,11 +266,14 @@ class Reader(ABC):
     """A note for the user about the import."""
 
     failed: Mapping[str, str] = {}
-    """Tables that cannot be imported, with the reasons; complete after a call of ``tables``."""
+    """Tables that cannot be imported, with the reasons; ``tables`` adds some."""
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
-        """Return the tables to import; ConfigError if there is none, or the user must name one."""
+        """Return the tables to import.
+
+        Raises ConfigError if there is none, or if the user must name one.
+        """
 
     @abstractmethod
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
@@ -294,15 +300,15 @@ class Source(Reader):
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Return whether a file or folder is of this kind. Read only its beginning.
+        """Return whether a file or folder is of this kind, from the file's beginning.
 
-        A database file must only be opened by the database's own library: closing it would drop the
+        Only the database's own library may open a database file: closing the file would drop the
         locks that this process holds on it.
         """
 
     @abstractmethod
     def __init__(self, place: str, wanted: Wanted) -> None:
-        """Open a path, or an address of this kind, or raise an AiovecError."""
+        """Open a path or an address of this kind, or raise an AiovecError."""
 
 
 def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
@@ -350,12 +356,12 @@ def _kind(name: str) -> type[Source]:
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a column's name, with "_" appended if it is in use, with or without final "_"s."""
+    """Return a column's name, with "_" appended if ``taken`` has it, not counting final "_"s."""
     return f"{name}_" if name.rstrip("_") in taken else name
 
 
 def legal_vector(name: str) -> str:
-    """Return the name if a vector may have it, or a default name."""
+    """Return the name if it is a legal vector name, or else a default name."""
     try:
         return name if check_field_name(name).lower() not in ("id", "payload") else USUAL_VECTORS[0]
     except AiovecError:

@@ -2,7 +2,7 @@
 
 A document, or a row of the source, is unchanged if all its rows exist in the table with the hash of
 its current content. Nothing else records the state. So applying a change twice has no effect, and
-repeating the command continues a killed import.
+if an import was killed, repeating the command continues it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _Stored = dict[str, tuple[str | None, str | None, int | None]]
 
 
 class Item(NamedTuple):
-    """A document or a row of a source. Its ``name`` there is the path or the id.
+    """A document or a row of a source. Its ``name`` is its path or its id in the source.
 
-    ``place`` is its place in the source. ``SyncImport.rows`` makes rows from ``content``. Without a
-    ``hash``, it has no text or no longer exists in the source, so its rows are deleted.
+    ``place`` is its place in the source. ``SyncImport.rows`` makes rows from ``content``. If
+    ``hash`` is empty, it has no text or no longer exists in the source, so its rows are deleted.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """The rows to write for some items, by the names of the items, and the ids of rows to delete.
+    """The rows to write for some items, by item name, and the ids of rows to delete.
 
     ``counts`` has the number of items that are new, changed, unchanged, empty and deleted.
     """
@@ -101,14 +101,14 @@ class Seen:
 class SyncImport(Import):
     """Brings the new and changed items of one source into a table.
 
-    The base names the source in its rows. Only rows with this base are replaced and deleted; with
-    ``upsert``, other rows with the same ids are also replaced. With a ``cutter``, texts become
-    passages. With ``any_lengths``, passages of another size and overlap are kept until their text
-    changes.
+    Each row has the ``base``, which names the source. Only rows with this base are replaced and
+    deleted; with ``upsert``, other rows with the same ids are also replaced. With a ``cutter``,
+    texts become passages. With ``any_lengths``, passages of another size and overlap are kept until
+    their text changes.
 
     ``counts`` has the number of items that are new, changed, unchanged, empty and deleted, and the
-    number of rows that were ``written``, or would be. ``gone`` maps the ids of rows to delete to
-    the names of their items, which the source no longer has.
+    number of rows ``written``; a dry run counts the rows that it would write. ``gone`` maps the ids
+    of rows to delete to the names of their items, which the source no longer has.
     """
 
     going_on: ClassVar[str] = "the same command continues"
@@ -151,7 +151,10 @@ class SyncImport(Import):
 
     @abstractmethod
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
-        """Return the cutter, if any; the model may have a tokenizer, and read ``most`` tokens."""
+        """Return the cutter, if any. The arguments are the model's tokenizer and token limit.
+
+        Each is None if it is unknown.
+        """
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
@@ -168,18 +171,18 @@ class SyncImport(Import):
 
     @abstractmethod
     def items(self, chunk: Chunk) -> tuple[list[Item], list[Reject]]:
-        """Convert a reader's chunk to items, and return rejects for the rest. Slow."""
+        """Convert a reader's chunk to items, and return rejects for the rest. This is slow."""
 
     @abstractmethod
     def rows(self, item: Item) -> list[Row]:
-        """Return the rows to store for an item, or raise DocumentError. Slow."""
+        """Return the rows to store for an item, or raise DocumentError. This is slow."""
 
     def name(self, field: str) -> str:
-        """Return the table's name for a field of an import."""
+        """Return the name that a field of the import has in the table."""
         return self.wanted.fields.get(field, field)
 
     def _ref(self, field: str) -> str:
-        """Return the name of an import's field in selections and filters of the table."""
+        """Return the name of a field of the import in the table's selections and filters."""
         name = self.name(field)
         return name if name in self.schema.fields else f"payload.{name}"
 
@@ -193,7 +196,7 @@ class SyncImport(Import):
     ) -> AsyncGenerator[Change, None]:
         """Yield at least one change for some items; without a store, every item is new.
 
-        A thread makes the rows, only for new and changed items, and only for one write at a time.
+        A thread makes the rows for new and changed items, for one write at a time.
         """
         state = await self._state(store, [item.name for item in items]) if store and items else {}
         change, waiting = Change(), deque[tuple[Item, _Stored]]()
@@ -248,7 +251,7 @@ class SyncImport(Import):
         return self.wanted.upsert or all(base == self.base for base, *_ in stored.values())
 
     async def _state(self, store: VectorStore, names: Sequence[str]) -> dict[str, _Stored]:
-        """Return the stored rows of items, by the items' names."""
+        """Return the stored rows of items, by item name."""
         select = [*map(self._ref, _MARKS)]
         if self.cutter is None:
             rows = await store.get(self.table, names, select=select[:2], include_vector=False)
@@ -320,7 +323,7 @@ class SyncImport(Import):
                 row[self.schema.vector] = old.vector
 
     async def _replace(self, store: VectorStore, rows: list[Row], gone: Sequence[str]) -> None:
-        """Upsert rows and remove others, in one call if rows of the table can expire."""
+        """Upsert rows and remove the ``gone`` ones, in one call if rows of the table can expire."""
         # Rows to remove are replaced by expired ones, which have no values for the other fields.
         nullable = all(field.nullable for field in self.schema.fields.values())
         expires = self.schema.expires if nullable else None
@@ -332,10 +335,10 @@ class SyncImport(Import):
             await store.delete(self.table, gone)
 
     async def lengths(self, store: VectorStore) -> tuple[int, int] | None:
-        """Return the size and the overlap of this source's passages in the table.
+        """Return the size and the overlap of this source's passages in the table, if any.
 
-        ConfigError if the table has whole texts of the source but the import makes passages, or
-        vice versa.
+        Raises ConfigError if the table has whole texts of the source but the import makes passages,
+        or vice versa.
         """
         is_own, has_hash = F[self._ref("base")] == self.base, F[self._ref("hash")].is_not_null()
         rows = await store.find(self.table, is_own & has_hash, limit=1, select=[self._ref("hash")])
@@ -354,7 +357,7 @@ class SyncImport(Import):
     async def rows_without(
         self, store: VectorStore, has: Callable[[str], bool]
     ) -> tuple[dict[str, str], int]:
-        """Return the rows of items that the source no longer has, by id, with the items' names.
+        """Map the ids of rows whose items the source no longer has to the names of the items.
 
         Also return the number of items in the table that imports of this source stored.
         """
@@ -401,7 +404,7 @@ class SyncImport(Import):
                     load.seen(read)
 
     def following(self, chunks: Iterator[Chunk]) -> tuple[list[Item], list[Reject]] | None:
-        """Return the next items and rejects; None at the end. Runs in a thread."""
+        """Return the next items and rejects, or None at the end. It runs in a thread."""
         with reading(self.source.name):
             chunk = next(chunks, None)
         return None if chunk is None else self.items(chunk)
@@ -421,7 +424,7 @@ class SyncImport(Import):
         await self.note(self.load, rejects)
 
     async def find_gone(self, store: VectorStore, has: Callable[[str], bool]) -> None:
-        """Find items that the source no longer has; ConfigError if they are most of its items."""
+        """Find items that the source no longer has; raise ConfigError if most are gone."""
         self.gone, own = await self.rows_without(store, has)
         names = {*self.gone.values()}
         if len(names) * 2 > own and not (self.wanted.delete_all or self.wanted.dry_run):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .texts import TextImport
 
-# Seconds between checks for commits: right after a change, and from 7.5 seconds later on.
+# Seconds between checks for commits: right after a change, and at least 7.5 seconds later.
 _LOOK, _LAST_LOOK = 0.025, 0.1
 # Seconds after which ``changed`` returns without a change, and between two writes of the mark while
 # the queue has no changes.
@@ -45,11 +45,11 @@ _T = TypeVar("_T")
 
 
 class TableFeed(SourceFeed):
-    """A SQLite table whose triggers write the keys of changed rows to a queue.
+    """Follows a SQLite table whose triggers write the keys of changed rows to a queue.
 
-    ``docs/internals/adr/0025`` describes the design. The store keeps the mark as its note for the
-    source's base. Each step reads the mark, because the store may have been restored, reverted or
-    moved.
+    ``docs/internals/adr/0025`` describes the design. The store keeps the mark as the table's note
+    for the source's base. Each step reads the mark, because the store may have been restored,
+    reverted or moved.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
@@ -61,14 +61,14 @@ class TableFeed(SourceFeed):
         self._queue: Any = None
         # The versions of the database when it was opened, and at the last step.
         self._versions = self._stepped = _NEVER
-        # The mark in the store, as text and parsed, and the current mark; None if no mark fits the
-        # queue.
+        # The mark in the store, as text and parsed, and the current mark; a mark is None if it
+        # does not suit the queue.
         self._noted: str | None = ""
         self._put_mark: Mark | None = None
         self._mark: Mark | None = None
         self._noted_at = self._stepped_at = self._changed_at = 0.0
-        # The comparison of all rows: its mark, the position of the last compared key, all ids, and
-        # repeated ids.
+        # For the comparison of all rows: its mark, the position of the last compared key, all ids,
+        # and repeated ids.
         self._copying: Mark | None = None
         self._copied, self._ids = 0, Seen()
         self._repeated: list[str] = []
@@ -92,7 +92,7 @@ class TableFeed(SourceFeed):
             self._locks.callback(queue.close)
 
     async def begin(self) -> None:
-        """Open the database; raise an error if the table cannot be followed."""
+        """Open the database, or raise an error if the table cannot be followed."""
         versions = await self._alone(self._open)
         self._job = self._rows.job(None, self._offered)
         await self._job.find(self.store)
@@ -118,7 +118,7 @@ class TableFeed(SourceFeed):
                     key="id_column",
                 )
             queue.keys = table.key
-            queue.removals()  # an error if the app has a table of the queue's name
+            queue.removals()  # raises an error if the app has a table with the queue's name
         except BaseException:
             queue.close()
             raise
@@ -196,9 +196,9 @@ class TableFeed(SourceFeed):
         return self._mark != self._put_mark and time.monotonic() >= self._noted_at + _LAZY
 
     def _read(self, mark: Mark, again: Sequence[Key]) -> tuple[Mark, list[Key], _Rows] | None:
-        """Return the mark after the next keys, the keys, and their rows, from one snapshot.
+        """Read the next keys and their rows in one snapshot, and return them with the mark to set.
 
-        Return None if the mark does not fit the queue.
+        Return None if ``mark`` does not suit the queue.
         """
         with self._queue.snapshot():
             if mark.shape != self._shape or not self._queue.suits(mark):
@@ -240,7 +240,8 @@ class TableFeed(SourceFeed):
     async def _begin_copy(self) -> bool:
         """Begin a comparison of all rows; create the queue if it is missing or has changed.
 
-        If the schema has changed since the last check, the next step reopens the database instead.
+        If the schema has changed since the last check, the queue is not created, and the next step
+        reopens the database.
         """
         await self._job.find(self.store)
         await create(self.store, self._job.load)
@@ -320,11 +321,11 @@ class TableFeed(SourceFeed):
         own = Mark.read(await self._note()) if self._stands_by else self._mark
         if own is None or own.shape != self._shape:
             return None
-        # A caller that cancels this must not have to wait for a lock of the app.
+        # A caller that is cancelled must not have to wait for the app's lock.
         return await in_daemon_thread(lambda: self._waiting(own, mark), slots=self._turns)
 
     def _waiting(self, own: Mark, until: int | None) -> int | None:
-        # By now, the path may lead to another file, or the table may have other columns.
+        # The path may lead to another file now, or the table may have other columns.
         is_open = self._queue.versions().is_same_file(self._versions)
         return self._queue.waiting(own, until) if is_open else None
 

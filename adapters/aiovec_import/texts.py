@@ -32,8 +32,8 @@ _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 class TextImport(SyncImport):
     """An import whose vectors are computed from a text. Only new and changed rows are written.
 
-    With ``passages``, a cutter divides the texts. Otherwise, ``long`` lists the ids of rows whose
-    texts the model cuts off after ``most`` tokens.
+    With ``passages``, a cutter divides the texts. Otherwise, the model cuts off texts after
+    ``most`` tokens, and ``long`` lists the ids of rows with longer texts.
     """
 
     long: list[str] = field(default_factory=list)
@@ -142,7 +142,7 @@ class TextImport(SyncImport):
         return await super().finish(store)
 
     async def find_rest(self, store: VectorStore) -> None:
-        """Find the rows that the source no longer has; it must have been read to its end."""
+        """Find the rows that the source no longer has, after it has been read to its end."""
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: no id can be read in {self._nameless:,} of the rows, "

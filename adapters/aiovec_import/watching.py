@@ -40,7 +40,7 @@ async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFe
     if feed is None:
         rows = await in_thread(_rows, store, await _completed(store, wanted))
         refuse(wanted, "include exclude", f"documents, and {rows.shown} has rows")
-        job = await in_thread(rows.opened)  # an error if the source cannot be read
+        job = await in_thread(rows.opened)  # raises an error if the source cannot be read
         await in_thread(job.source.close)
         has_queue = job.load.source.layout == "table" and await in_thread(rows.is_writable)
         feed = (TableFeed if has_queue else ComparedFeed)(rows, job, every)
@@ -61,7 +61,7 @@ def _documents(store: VectorStore, wanted: Wanted, every: float) -> FolderFeed |
 
 
 def _rows(store: VectorStore, wanted: Wanted) -> Rows:
-    """Return a source of rows. Its readers need pyarrow, which a folder of documents does not."""
+    """Return a source of rows. Its readers need pyarrow; a feed of documents does not."""
     try:
         from .rows import Rows
     except ImportError as exc:
@@ -70,7 +70,7 @@ def _rows(store: VectorStore, wanted: Wanted) -> Rows:
 
 
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
-    """Add the text column of an earlier import's table, if the user names none."""
+    """Add the text field of the existing table, if the user names no text column."""
     (source,) = wanted.sources
     _, name = await in_thread(path_and_table, source)
     if wanted.embed is None and (wanted.table or name):
@@ -105,10 +105,10 @@ def stop_watching(source: str, dry_run: bool) -> list[str]:
 
 
 class ComparedFeed(SourceFeed):
-    """A source that reports no changes: all its rows are compared every ``every`` seconds.
+    """Follows a source that reports no changes, by comparing all rows every ``every`` seconds.
 
     A file is copied first, once it has been unchanged for a moment. If more than half of its rows
-    are gone, they are only deleted if a second check finds the same file.
+    are gone, they are only deleted if a later check finds the same file.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
@@ -116,7 +116,7 @@ class ComparedFeed(SourceFeed):
         self._rows = rows
         self._opened = ExitStack()
         # The state of a file that lacked most of its rows, the time when it was first seen, and
-        # whether the deletes still wait.
+        # whether its deletes are still delayed.
         self._shrunk: State = ()
         self._shrunk_at, self._waits = 0.0, False
 
@@ -150,7 +150,7 @@ class ComparedFeed(SourceFeed):
         return None if self._waits else await super().waiting(mark)
 
     async def _stands_still(self) -> State:
-        """Wait until a file of rows is no longer written, and return its state; else return ()."""
+        """Wait until a file of rows no longer changes, and return its state; else return ()."""
         if not self._rows.is_file():
             return ()
         path, before = self._rows.path, State()

@@ -66,7 +66,7 @@ class EngineImport(RowImport):
 
 
 def _absolute(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files by paths that are valid in each worker's working directory."""
+    """Return the files under paths that are valid in any working directory of a worker."""
     return {
         path if is_url(path) else os.path.abspath(os.path.expanduser(path)): text
         for path, text in files.items()
@@ -74,7 +74,7 @@ def _absolute(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _checked_rows(opener: Opener, source: str, schema: Schema) -> Iterator[pa.Table]:
-    """Yield the rows of one file, checked for the schema; InvalidRowError for the first bad one."""
+    """Yield the checked rows of one file. Raises InvalidRowError for the first bad row."""
     for table, chunk in opener.chunks(source, schema, rows_at_once(schema)):
         checked = check_chunk(chunk, schema, last_counts=False, new_ids=table.new_ids)
         for bad in checked.rejects:

@@ -33,8 +33,8 @@ class ChromaSource(CollectionSource):
         listed = self._listed[name]
         first = listed.get(limit=1, include=["embeddings"])["embeddings"]
         dim = len(first[0]) if first is not None and len(first) else None
-        # The configuration has the metric of one of two kinds of index. It is read as JSON, because
-        # the client would create the embedding function, which may need a key.
+        # The configuration has the metric under one of two kinds of index. It is read as JSON,
+        # because the client would create the embedding function, which may need an API key.
         made = listed.configuration_json
         index = made.get("hnsw") or made.get("spann") or {}
         kind = "dense" if dim else "none yet"

@@ -1,4 +1,4 @@
-"""Shared code of the readers of other stores: collections become tables, and points rows."""
+"""Code shared by the readers of other stores: collections become tables, points become rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..sources import (
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
 }  # fmt: skip
-# The keys of a text and of the object with its metadata in LangChain's stores.
+# Pairs of keys in LangChain's stores: of a text, and of the object with its metadata.
 _TEXTS_WITH_METADATA = (
     ("text", "metadata"), ("page_content", "metadata"), ("document", "cmetadata"),
     ("content", "langchain_metadata"),
@@ -43,7 +43,7 @@ FIRST_POINTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A vector column. Without ``dim``, it cannot be imported, and ``kind`` describes it.
+    """A vector column. If ``dim`` is None, it cannot be imported; messages show its ``kind``.
 
     ``metric`` is the other store's name for the metric, or None if the store names no metric.
     """
@@ -61,10 +61,10 @@ class Vectors:
 class Collection:
     """A collection of points. ``rows`` is None if they are not counted.
 
-    ``fields`` maps each typed column to its field, or to None for a column of the payload.
-    ``omitted`` lists columns that are not imported, except vectors. ``handle`` is the object that
-    the reader uses to read points. ``unfolded`` is the key of an object whose keys are imported as
-    keys of the point.
+    ``fields`` maps each typed column to its field, or to None if its values go into the payload.
+    ``omitted`` describes the columns, other than vectors, that are not imported. ``handle`` is the
+    object that the reader uses to read points. ``unfolded`` is the key of an object whose keys are
+    imported as keys of the point.
     """
 
     name: str
@@ -82,8 +82,8 @@ class Collection:
 class Point(NamedTuple):
     """A row. Its ``fields`` are imported unchanged; its metadata is converted to storable values.
 
-    The metadata may contain fields of the collection, which are not converted. Without a ``place``,
-    the row's number is its place.
+    The metadata may contain fields of the collection, which are not converted. If ``place`` is
+    None, the row's number is used instead.
     """
 
     id: Any
@@ -94,11 +94,10 @@ class Point(NamedTuple):
 
 
 class CollectionSource(Source):
-    """A store of collections, read by its own client. ``layout`` is the word for a collection.
+    """A store of collections, read with its own client. Messages call a collection ``layout``.
 
-    If a collection cannot be imported, the others still are. With ``chooses_ids``, the user can
-    name the id column, with ``takes_dtypes`` the type of the vectors, and with ``takes_queries`` a
-    query.
+    If a collection cannot be imported, the others still are. The user can name the id column if
+    ``chooses_ids``, the type of the vectors if ``takes_dtypes``, and a query if ``takes_queries``.
     """
 
     layout: ClassVar[str]
@@ -154,7 +153,7 @@ class CollectionSource(Source):
     def points(
         self, collection: Collection, vector: str, size: int
     ) -> Iterator[Iterable[Point | Reject]]:
-        """Yield points with the vectors of the named column, up to ``size`` at a time."""
+        """Yield points with their vectors from the named column, up to ``size`` at a time."""
 
     def close(self) -> None:
         """Close the store."""
@@ -195,7 +194,7 @@ class CollectionSource(Source):
         )
 
     def _chosen(self, collection: Collection) -> Vectors | None:
-        """Return the vector column that the user names, or the first dense one."""
+        """Return the vector column that the user names, or the first dense one, if any."""
         wanted = self._wanted.vector_column
         able = [vectors for vectors in collection.vectors if vectors.dim]
         chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)
@@ -252,7 +251,7 @@ class CollectionSource(Source):
     def _named_keys(
         self, collection: Collection, vector: str, columns: Mapping[str, Field]
     ) -> dict[str, Field]:
-        """Return fields for the metadata's keys that ``--text``, ``--index`` and ``--embed`` name.
+        """Return fields for the metadata keys that ``--text``, ``--index`` and ``--embed`` name.
 
         The types of keys with an index are inferred from the first points.
         """
@@ -324,7 +323,7 @@ def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Merge metadata with the object in it; a key that is in both gets a "_" in the object."""
+    """Merge the nested object into its metadata; its keys that clash get a "_"."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):

@@ -22,7 +22,7 @@ from .common import Collection, CollectionSource, Point, Vectors, client
 _EXACT = ("IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexIVFFlat")
 
 
-# Allowed types of values in metadata: creating a value only stores its arguments.
+# Allowed types of values in metadata: their constructors only store their arguments.
 _VALUES: dict[tuple[str, str], type] = {
     (cls.__module__, cls.__name__): cls for cls in (datetime, date, time, timezone, timedelta, UUID)
 }

@@ -74,7 +74,7 @@ def _is_vector(field: dict[str, Any]) -> bool:
 
 
 def _field_of(field: dict[str, Any]) -> Field | None:
-    """Return a column's field; None for a column of the payload."""
+    """Return a column's field, or None if its values go into the payload."""
     kind: Any = _KINDS.get(field["type"].name)
     if field["type"].name == "ARRAY":
         item = _KINDS.get(field["element_type"].name)

@@ -36,7 +36,7 @@ _TIMES = ("date", "timestamp", "timestamptz")
 _VECTORS = ("vector", "halfvec", "sparsevec")
 _OMITTED = ("bytea", "bit", "varbit", "tsvector")
 
-# The metric comes from an index, even on an expression such as embedding::halfvec(3072).
+# The metric comes from an index, even one on an expression such as embedding::halfvec(3072).
 _COLUMNS = """
 SELECT c.oid::regclass::text,
     CASE WHEN pg_table_is_visible(c.oid) THEN relname ELSE nspname || '.' || relname END,

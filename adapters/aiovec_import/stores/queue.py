@@ -1,7 +1,7 @@
 """The queue of changed rows' keys, which triggers write in an app's own SQLite database.
 
 In this module, only ``Queue.set_up`` and ``Queue.remove`` write to the database: with a second
-writer, transactions of the app that read and then write would fail. The module uses Python's
+writer, the app's transactions that read and then write would fail. The module uses Python's
 ``sqlite3``, as the app does. Two SQLite libraries in one process would not see each other's locks,
 and each would drop the other's locks when it closes the file.
 """
@@ -25,7 +25,7 @@ from aiovec_sqlite.layout import quoted
 
 from ..locks import lock_path
 
-# Seconds to wait for a commit of the app.
+# Seconds to wait for the app's commit.
 _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
 _EVENTS = ("insert", "update", "key", "delete", "tail", "emptied")
@@ -59,8 +59,8 @@ class Versions(NamedTuple):
 class AppDatabase:
     """An app's database, opened by Python's own SQLite. Any thread can use the connection ``db``.
 
-    The file is opened for writing if permitted, so that SQLite can roll back a transaction of a
-    killed app.
+    The file is opened for writing if permitted, so that SQLite can roll back the transaction of an
+    app that was killed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,13 +115,13 @@ class AppDatabase:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The position of a store's table in the changes of a queue.
+    """The position of a store's table in a queue: the entries that were applied to the table.
 
-    ``queue`` is the queue's number, and ``shape`` has the columns and the lengths of passages that
-    the rows were made from. All entries up to ``applied`` have been applied. ``seen`` has the
-    digests, by number, of some entries: the newest one when rows were last read, and earlier ones.
-    No row of the store's table is newer. ``refused`` lists the keys of rows that were set aside;
-    ``forgot`` is True if there were too many to list.
+    ``queue`` is the queue's number, and ``shape`` has the columns and the passage lengths that the
+    rows were made with. All entries up to ``applied`` have been applied. ``seen`` maps the numbers
+    of some entries to their digests: the entry that was the newest when rows were last read, and
+    earlier ones. No row of the store's table is newer. ``refused`` lists the keys of rows that were
+    set aside; ``forgot`` is True if there were too many to list.
     """
 
     queue: int
@@ -178,7 +178,7 @@ class Queue(AppDatabase):
     # Set-up
 
     def _triggers(self) -> dict[str, str]:
-        """Return the statements that create the triggers, by the names of the triggers.
+        """Return the statements that create the triggers, by trigger name.
 
         They call no functions: a function makes bulk writes a fifth slower, even if its trigger
         does not fire.
@@ -220,9 +220,9 @@ class Queue(AppDatabase):
         ]
 
     def removals(self) -> list[str]:
-        """Return the statements that remove the triggers and the queue, as far as they exist.
+        """Return the statements that remove the existing triggers and the queue, if it exists.
 
-        ConfigError if the app has a table with the queue's name.
+        Raises ConfigError if the app has a table with the queue's name.
         """
         name = _name(self.table)
         columns = self.run("SELECT name FROM pragma_table_info(?, 'main')", (name,))
@@ -278,7 +278,7 @@ class Queue(AppDatabase):
     # Reading
 
     def suits(self, mark: Mark) -> bool:
-        """Return whether the mark is from this queue, and the queue has all changes since then."""
+        """Return whether the mark is from this queue, which still has all changes since then."""
         if self.number() != mark.queue:
             return False
         ((first,),) = self.run(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
@@ -305,7 +305,7 @@ class Queue(AppDatabase):
         return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the number of the last of the next entries, and their distinct keys."""
+        """Return the last number and the distinct keys of up to ``limit`` next entries."""
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
@@ -318,7 +318,7 @@ class Queue(AppDatabase):
         )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the position of the last of the next copied keys, and the keys."""
+        """Return the last position among up to ``limit`` next copied keys, and the keys."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
@@ -327,9 +327,10 @@ class Queue(AppDatabase):
         return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
-        """Return how many entries up to ``until`` wait; None if the mark does not fit the queue.
+        """Return how many entries up to ``until`` still have to be applied after the mark.
 
-        LookupError if the queue has no entry ``until`` yet.
+        Return None if the mark does not suit the queue. Raises LookupError if the queue has no
+        entry ``until`` yet.
         """
         with self.snapshot():
             last, suits = self.last(), self.suits(mark)

@@ -26,10 +26,10 @@ from ..sources import Chunk, ForeignTable, Reject, Wanted, free_name, in_parts, 
 from .common import FIRST_POINTS, Collection, CollectionSource, Point, Vectors, chunk_of
 
 QUERY = "aiovec_query"
-"""The view of ``--query``; it hides a table of the same name."""
+"""The name of the temporary view for ``--query``; the view hides a table of the same name."""
 
 _COPY = "aiovec_copy"
-# Rows to fetch at a time, so that a chunk can end when it has enough bytes.
+# Rows to fetch at a time: few, so that a chunk can end when it has enough bytes.
 _ROWS_AT_ONCE = 64
 _TORN = ("utf-8", "surrogateescape")
 
@@ -41,7 +41,7 @@ _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, .
     (None, ("blob",)),
     ("float", ("real", "floa", "doub")),
 )
-# Types whose values are kept in the payload, unless the column is named or has an index.
+# Types whose values are kept in the payload, unless an option names the column or it has an index.
 _LOOSE: tuple[tuple[Literal["text", "float"], tuple[str, ...]], ...] = (
     ("text", ("date", "time")),
     ("float", ("num", "dec")),
@@ -53,11 +53,13 @@ def _same(value: Any) -> Any:
 
 
 class Column(NamedTuple):
-    """A column: the SQL that selects it, the field of its type, and the field that it may become.
+    """A column: the SQL that selects it, and the field for its declared type.
 
-    ``key`` is its position in the primary key. ``left_out`` describes its values if they cannot be
-    imported. ``read`` converts a selected value for a row, or raises ValueError. With ``spread``,
-    the keys of its objects are imported as columns; a table has at most one such column.
+    Without such a field, its values go into the payload; in a ``TextTable``, it can become the
+    field ``may_be`` instead. ``key`` is its position in the primary key. ``left_out`` describes its
+    values if they cannot be imported. ``read`` converts a selected value for a row, or raises
+    ValueError. With ``spread``, the keys of its objects are imported as columns; a table has at
+    most one such column.
     """
 
     name: str
@@ -155,7 +157,7 @@ class SqlTable:
 class TextTable(SqlTable):
     """A table whose rows have a text and no vectors.
 
-    ``schema`` is for the store's table, whose embedder adds the dimension and the model.
+    ``schema`` is for the target table; the store's embedder adds the dimension and the model.
     """
 
     @cached_property
@@ -193,7 +195,7 @@ class TextTable(SqlTable):
 class SqliteTable(TextTable):
     """A table of texts in a SQLite database.
 
-    It sets the connection's ``text_factory``: a text that is not UTF-8 rejects only its own row.
+    It sets the connection's ``text_factory``, so a text that is not UTF-8 rejects only its own row.
     """
 
     def __init__(self, db: Any, name: str, wanted: Wanted) -> None:
@@ -296,8 +298,8 @@ def _read_as_json(value: Any) -> Any:
 def id_of(key: Sequence[Any]) -> str | None:
     """Return the id of a row with this key; None if a part of the key is null.
 
-    The parts of a key of several columns are joined by a slash. Within a part, "%" and "/" are
-    written "%25" and "%2F", so different keys have different ids. Bytes are written in hexadecimal.
+    The parts of a composite key are joined by slashes. Within a part, "%" and "/" are written
+    "%25" and "%2F", so different keys have different ids. Bytes are written in hexadecimal.
     """
     if None in key:
         return None
@@ -308,7 +310,7 @@ def id_of(key: Sequence[Any]) -> str | None:
 
 
 def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of a statement, up to ``size`` at a time, or fewer large ones."""
+    """Yield the rows of a statement, up to ``size`` at a time, or fewer if they are large."""
     fetched = iter(partial(cursor.fetchmany, min(size, _ROWS_AT_ONCE)), [])
     return in_parts(((row, _bytes_of(row)) for rows in fetched for row in rows), size)
 
@@ -318,7 +320,7 @@ def _bytes_of(row: Iterable[Any]) -> int:
 
 
 def as_text(text: bytes) -> str:
-    """Decode a text of SQLite; bytes that are not UTF-8 become lone surrogates."""
+    """Decode text from SQLite; bytes that are not UTF-8 become lone surrogates."""
     return text.decode(*_TORN)
 
 

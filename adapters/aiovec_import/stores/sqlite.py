@@ -1,6 +1,6 @@
 """Read SQLite databases that other programs wrote, for ``aiovec import``.
 
-The reader knows sqlite-vec's vec0 tables; tables with a BLOB column that the user names;
+The reader reads sqlite-vec's vec0 tables; tables with a BLOB column that the user names;
 collections (``_collection_meta``, ``vec_{name}``, ``payload_{name}``); the collections of ``llm``;
 and tables of texts.
 """
@@ -43,7 +43,7 @@ from .sql import (
 _DTYPES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int8": "i1"}
 _TYPES = f"choose one of {', '.join(_DTYPES)}"
 _BUSY_SECONDS = 10.0
-_PAGES_AT_ONCE = 4096  # SQLite pages of a backup step
+_PAGES_AT_ONCE = 4096  # SQLite pages to copy in a backup step
 
 # Patterns of a vec0 table's vectors, such as "embedding float[4] distance_metric=cosine", and of
 # its columns, such as "tenant text partition key". Options such as "chunk_size=8" match neither.
@@ -68,7 +68,7 @@ _LLM = {
 
 _META = "_collection_meta"
 # The name that aiovec.compat.VectorStore gives to vectors, so that it can read the table. Like
-# aiovec.compat, the import adds a "_" before keys with such names.
+# aiovec.compat, the import adds a "_" before keys with reserved names.
 _COLLECTION_VECTOR = "vector"
 _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
@@ -174,7 +174,7 @@ class SqliteSource(SqlSource):
         self, name: str, layout: str, source: str, columns: Sequence[Column],
         vectors: Sequence[Vectors], vec0: str = "", model: str | None = None,
     ) -> Collection:  # fmt: skip
-        """Return a table as a collection. For a vec0 table, count sqlite-vec's list of rows."""
+        """Return a table as a collection. If ``vec0`` is named, count its rowids as the rows."""
         names = [vector.name for vector in vectors]
         columns = [
             column if column.field or column.spread or column.name in names
@@ -203,7 +203,7 @@ class SqliteSource(SqlSource):
         self._db.close()
 
     def _choose(self, why: str) -> ConfigError:
-        """Return an error that lists the tables and the options that name one."""
+        """Return an error that lists the tables, and the options that select one."""
         listed = [f"{name} (collection)" for name in self._named]
         listed += [f"{name} (vec0 table)" for name in self._vec0]
         plain = self._kinds.keys() - self._vec0.keys()
@@ -223,7 +223,7 @@ class SqliteSource(SqlSource):
         return [c.name for c, type in columns_of(self._db, table) if "blob" in type.lower()]
 
     def _collections(self) -> dict[str, Callable[[], Collection]]:
-        """Return the collections whose two tables both exist."""
+        """Return a function for each collection whose two tables both exist."""
         if _META not in self._kinds:
             return {}
         names = {column.name for column, _ in columns_of(self._db, _META)}
@@ -299,7 +299,7 @@ class SqliteSource(SqlSource):
         return Vectors(vector, dim), dtype
 
     def _usual_dim(self, table: str, vector: str, dtype: str) -> int | None:
-        """Return the most common length of the vectors; vectors of other lengths are rejects."""
+        """Return the most common length of the vectors; vectors of other lengths are rejected."""
         size = np.dtype(_DTYPES[dtype]).itemsize
         usual = self._db.execute(
             f"SELECT length(v) FROM (SELECT {quoted(vector)} AS v FROM {table}) "
@@ -384,5 +384,5 @@ def _payload(text: Any) -> dict[str, Any]:
 
 
 def _point_payload(text: Any) -> dict[str, Any]:
-    """Return the payload of a point; ``aiovec.compat`` gives the same names to the keys."""
+    """Return the payload of a point, with keys renamed as ``aiovec.compat`` renames them."""
     return {f"_{key}" if _RESERVED.match(key) else key: v for key, v in _payload(text).items()}
