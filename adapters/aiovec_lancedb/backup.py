@@ -280,12 +280,8 @@ def _exchanged(first: Path, second: Path) -> bool:
 
 
 def _is_store(folder: Path) -> bool:
-    return bool(tables_in(folder)) or (folder / FOLDER).is_dir()
-
-
-def tables_in(folder: Path) -> list[str]:
-    """Return the names of the tables in a folder. Reads only the names of its files."""
-    return sorted(path.parent.stem for path in folder.glob("*.lance/_versions") if path.is_dir())
+    tables = folder.glob("*.lance/_versions")
+    return any(path.is_dir() for path in tables) or (folder / FOLDER).is_dir()
 
 
 def _check_unused(folder: Path) -> None:

@@ -86,20 +86,17 @@ class Export:
         """Yield batches of ``batch_size`` rows, or of fewer large rows, each with its cursor."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
-        cursor = None if after is None else _Cursor.from_bytes(after)
         async with self.versions.session.reading(self.handle) as table:
-            if cursor is None:
-                newest = await table.version()
-                cursor = _Cursor(_named(table), digest, newest, 0)
-                async with self.versions.pin(newest):
-                    async for batch in self._of(table, cursor, condition):
-                        yield batch
-                return
+            if after is None:
+                cursor = _Cursor(_named(table), digest, await table.version(), 0)
+            else:
+                cursor = _Cursor.from_bytes(after)
             if (cursor.table, cursor.filter) != (_named(table), digest):
                 expected = "the cursor of an export of this table with the same filter"
                 raise InvalidArgumentError("after", after, expected)
             async with self.versions.pin(cursor.version):
-                await self._check_out(table, cursor)
+                if after is not None:
+                    await self._check_out(table, cursor)
                 async for batch in self._of(table, cursor, condition):
                     yield batch
 

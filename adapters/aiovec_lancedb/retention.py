@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 _READERS = "readers"
 # Seconds to wait for the lock of a pin, which others only take for a brief check.
 _PATIENCE = 30.0
+# The time for which every replaced version is kept, for reads that are not pinned. A read that
+# takes longer is repeated, and an export pins its version. Reads on other machines cannot be seen.
+_GRACE_ON_A_FOLDER = timedelta(seconds=5)
+_GRACE = timedelta(hours=1)
 
 _numbers = itertools.count()
 
@@ -39,10 +43,11 @@ class Pins:
     """
 
     def __init__(
-        self, folder: Path | None, retention: Retention, keep_all: Callable[[], bool]
+        self, folder: Path | None, settings: LancedbSettings, keep_all: Callable[[], bool]
     ) -> None:
         """``keep_all`` returns whether all versions are in use; it may read the disk."""
-        self.retention = retention
+        grace = _GRACE if folder is None else _GRACE_ON_A_FOLDER
+        self.retention = Retention(settings.kept_versions(), settings.max_versions, grace)
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
 
@@ -173,17 +178,3 @@ class Retention:
                 return versions[first]
             first -= 1
         return None
-
-
-# The time for which every replaced version is kept, for reads that are not pinned. A read that
-# takes longer is repeated, and an export pins its version. Reads on other machines cannot be seen.
-_GRACE_ON_A_FOLDER = timedelta(seconds=5)
-_GRACE = timedelta(hours=1)
-
-
-def retention_of(settings: LancedbSettings, *, on_folder: bool) -> Retention:
-    return Retention(
-        settings.kept_versions(),
-        settings.max_versions,
-        _GRACE_ON_A_FOLDER if on_folder else _GRACE,
-    )

@@ -93,7 +93,8 @@ def checked_options(
             accepted = "one of " + ", ".join([_RECALL, *known]) + f" for the kind {kind!r}"
             raise InvalidArgumentError("an option", name, accepted)
     recall = options.get(_RECALL)
-    if recall is not None and not _is_recall(recall):
+    is_number = isinstance(recall, (int, float)) and not isinstance(recall, bool)
+    if recall is not None and not (is_number and 0 < recall < 1):
         raise InvalidArgumentError(_RECALL, recall, "a number above 0 and below 1")
     if kind == "ivf_rq" and schema.dim % 8:
         raise InvalidArgumentError(
@@ -103,10 +104,6 @@ def checked_options(
     for name, value in chosen.items():
         _check_option(kind, name, value, schema.dim)
     return (None if recall is None else float(recall)), chosen
-
-
-def _is_recall(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
 
 
 def _check_option(kind: str, name: str, value: object, dim: int) -> None:
@@ -139,23 +136,17 @@ def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[
     """Return the options of a build, with defaults for the ones that the user left out."""
     plan = dict(options)
     if not (KINDS[kind].graph or "target_partition_size" in plan):
-        plan.setdefault("num_partitions", _partitions_for(rows))
+        partitions = min(math.isqrt(rows), rows // _LEAST_ROWS, _MOST_PARTITIONS)
+        plan.setdefault("num_partitions", max(1, partitions))
     plan.setdefault("sample_rate", _SAMPLE_RATE)
     plan.setdefault("max_iterations", _ROUNDS)
     if kind == "ivf_rq":
         plan.setdefault("num_bits", _BITS)
     if kind == "ivf_pq":
-        plan.setdefault("num_sub_vectors", _sub_vectors(dim))
+        # One part per 8 dimensions, or the next smaller number that divides the length.
+        parts = (count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
+        plan.setdefault("num_sub_vectors", max(parts))
     return plan
-
-
-def _partitions_for(rows: int) -> int:
-    return max(1, min(math.isqrt(rows), rows // _LEAST_ROWS, _MOST_PARTITIONS))
-
-
-def _sub_vectors(dim: int) -> int:
-    """Return one part per 8 dimensions, or the next smaller number that divides the length."""
-    return max(count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
 
 
 def config_of(kind: str, plan: Mapping[str, int], rows: int, metric: str) -> Any:

@@ -155,7 +155,8 @@ async def make_questions(table: Snapshot) -> Questions:
 def _questions_from(stored: Float32Array, cosine: bool, chance: np.random.Generator) -> Questions:
     distinct = np.unique(stored.astype(np.float64), axis=0)
     if cosine and len(distinct):
-        distinct = np.unique(_units(distinct), axis=0)
+        lengths = np.linalg.norm(distinct, axis=1, keepdims=True)
+        distinct = np.unique(distinct / np.maximum(lengths, 1e-30), axis=0)
     chosen = chance.permutation(len(distinct))[:_MADE_OF]
     points = distinct[chosen]
     groups = [points]
@@ -169,11 +170,6 @@ def _questions_from(stored: Float32Array, cosine: bool, chance: np.random.Genera
         groups.append(points + _MOVED * (np.roll(means, 1, axis=0) - means))
     vectors = np.stack(groups, axis=1).reshape(-1, stored.shape[1]).astype(np.float32)
     return Questions(vectors, MADE, len(groups))
-
-
-def _units(vectors: Float64Array) -> Float64Array:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return cast("Float64Array", vectors / np.maximum(lengths, 1e-30))
 
 
 class _Nearest(NamedTuple):

@@ -55,7 +55,7 @@ from ..index.info import InUse, has_id_index, unindexed_rows, vector_index
 from ..layout import tuned_in
 from ..manifests import Manifests
 from ..memory import scan_bytes
-from ..retention import Pins, retention_of
+from ..retention import Pins
 from ..session import Session, Snapshot, Version
 from ..table import Versions, Writes
 from ..tables import alter_field
@@ -621,9 +621,8 @@ class OpenTables:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
         """Admits write calls."""
-        retention = retention_of(session.settings, on_folder=session.folder is not None)
         # A migration reads all changes since it began, however long it takes.
-        self.pins = Pins(session.lock_folder, retention, session.mark.is_open)
+        self.pins = Pins(session.lock_folder, session.settings, session.mark.is_open)
         self._tables: dict[str, Table] = {}
         self._loop = Background()
         self._task: asyncio.Task[None] | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from tests.contract.base import case
 
-from aiovec_lancedb.retention import Retention, retention_of
+from aiovec_lancedb.retention import Pins, Retention
 from aiovec_lancedb.session import Version
 from aiovec_lancedb.settings import LancedbSettings
 
@@ -38,6 +39,6 @@ def test_versions_that_are_old_many_or_pinned_are_kept_or_removed() -> None:
 
 
 def test_reads_from_a_bucket_have_an_hour_for_nobody_sees_them() -> None:
-    bucket, folder = (retention_of(LancedbSettings(), on_folder=on) for on in (False, True))
-    assert bucket.grace >= timedelta(hours=1)
-    assert folder.grace <= timedelta(minutes=1)
+    bucket, folder = (Pins(place, LancedbSettings(), bool) for place in (None, Path("locks")))
+    assert bucket.retention.grace >= timedelta(hours=1)
+    assert folder.retention.grace <= timedelta(minutes=1)
