@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .migration import Report, TableReport
     from .planning import Plan
 else:
-    # They import Arrow, which the command list of ``aiovec --help`` must not wait for.
+    # ``api`` imports Arrow, for which the command list of ``aiovec --help`` must not wait.
     def __getattr__(name):
         if name not in __all__:  # Python finds the package's modules itself
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

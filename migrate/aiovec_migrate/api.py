@@ -102,9 +102,10 @@ async def run(
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A migration, as the marks in the stores show it; ``state`` is the source's.
+    """A migration, as the marks in the stores show it.
 
-    ``tables`` has the rows of each table in the source and in the target.
+    ``state`` is the source's, or "filling" if only the target has a mark. ``tables`` has the number
+    of rows of each table in the source and in the target, None for a missing table.
     """
 
     run: str
@@ -171,9 +172,9 @@ async def verify(
 ) -> Report:
     """Compare every row of both stores. With ``repair``, a run brings over the differences.
 
-    Unless both stores are given, the marks in the given store, or in the backends that the TOML
-    configures, name them. A repair has the same conditions as a run: the target must be a copy of
-    the source, or a store whose apps were switched to the source.
+    A store that is not passed is found by the mark in the other one; without both, by the marks in
+    the backends that the TOML configures. A repair has the same conditions as a run: the target
+    must be a copy of the source, or a store whose apps were switched to the source.
     """
     async with _session(config) as session:
         if source is not None and target is not None:
@@ -206,10 +207,10 @@ async def abort(
     config: PathText | None = None,
     listener: Listener = unheard,
 ) -> list[str]:
-    """End an open run and return warnings: the source is unchanged, and the copies are dropped.
+    """End an open run, and return warnings. The source is unchanged.
 
-    Unless both stores are given, the marks in the given store, or in the backends that the TOML
-    configures, name them.
+    The copies in the target are dropped, unless a warning says that they are kept. A store that is
+    not passed is found as in ``verify``.
     """
     async with _session(config) as session:
         if (found := await session.pair(source, target)) is None:
@@ -220,7 +221,7 @@ async def abort(
 
 
 async def forget(store: PathText, *, config: PathText | None = None) -> list[str]:
-    """Remove a damaged mark, or the mark of a store whose apps were switched away; return warnings.
+    """Remove a damaged mark, or one of a store whose apps were switched away; return warnings.
 
     The store is then independent and no longer sends apps to the other store. Warns if the TOML
     file still sends apps to another backend.
@@ -261,7 +262,7 @@ class _Session:
         return [await in_thread(locate, place, self.file) for place in (source, target)]
 
     async def opened(self, store: PathText | Place) -> OpenPlace:
-        """Open a store, if it exists."""
+        """Open a store; return it as missing if it does not exist."""
         if not isinstance(store, Place):
             store = await in_thread(locate, store, self.file)
         return await open_place(self.stack, store, make=False)
@@ -303,7 +304,7 @@ class _Session:
     async def pair(
         self, source: PathText | None, target: PathText | None
     ) -> tuple[tuple[OpenPlace, OpenPlace], MoveMark] | None:
-        """Open the two stores of a migration, and return them with its mark. None without a mark.
+        """Open the two stores of a migration, and return them with its mark; None without a mark.
 
         An open mark takes precedence over a finished one, and a newer mark over an older one.
         """
@@ -450,7 +451,7 @@ __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]
 
 @asynccontextmanager
 async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
-    """Keep other migrators of these stores out. Raises MigrationError if one is at work.
+    """Keep other migrators of these stores out. Raises MigrationError if one is running.
 
     The locked file is next to the source, to the target if the source is remote, or in the
     temporary folder if both are.

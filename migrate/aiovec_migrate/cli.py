@@ -1,8 +1,8 @@
 """``aiovec migrate``: the migrator from the command line.
 
-The exit codes are those of every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted. The
-list of all commands imports this module, so it imports little; a command imports the migrator when
-it is called.
+The exit codes are the same as for every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+The list of all commands imports this module, so it imports little; a command imports the migrator
+when it is called.
 """
 
 from __future__ import annotations

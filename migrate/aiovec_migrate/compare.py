@@ -1,8 +1,8 @@
 """Find the rows in which two tables differ, and bring the differences over.
 
-Both tables are streamed at the same time, and each row becomes two hashes (``hashes``), which are
-kept: 16 bytes a row. Tables of more rows than ``Limits.compared_rows`` are read several times, each
-time for another part of the ids, so the memory does not grow with them.
+Both tables are streamed at the same time, and memory keeps two hashes of each row (``hashes``), 16
+bytes. Tables with more rows than ``Limits.compared_rows`` are read several times, each time for
+another part of the ids, so they take no more memory.
 
 The tables may change during the comparison. Each side is a separate snapshot, so rows that differ
 are compared again once the later changes have been applied.
@@ -36,8 +36,8 @@ Progress = Callable[[int], None]
 Change = Callable[[pa.Table], Awaitable[pa.Table]]
 """Turns rows of the source into rows of the target."""
 
-# Bytes hashed or written at a time: enough rows for calls on columns to pay off, and a few times
-# the size of a core's cache.
+# Bytes hashed or written at a time: enough rows to make calls on whole columns worthwhile, and a
+# few times the size of a core's cache.
 _BATCH_BYTES = 8 * 2**20
 _MOST_ROWS = 4096
 # Ids read at a time, and rows looked up at a time.
@@ -52,7 +52,7 @@ class Difference:
     """The differences of two tables.
 
     ``missing`` counts the rows that only the source has, ``extra`` the rows that only the target
-    has, and ``different`` the rows with any different value. The ids are the first of each kind.
+    has, and ``different`` the rows with any different value. The tuples have the first ids of each.
     """
 
     source_rows: int = 0
@@ -71,7 +71,7 @@ class Difference:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """All the named ids."""
+        """The listed ids of all three kinds."""
         return self.missing_ids + self.different_ids + self.extra_ids
 
 
@@ -91,7 +91,7 @@ class Comparison:
     """One table in two stores, for any number of comparisons.
 
     ``size`` is the number of rows that are hashed or written at a time. With ``ids_alone``, only
-    ids are compared, so any two schemas can be. Every method may raise StaleTableError.
+    ids are compared, so the schemas may differ. Every method may raise StaleTableError.
     """
 
     source: OpenTable
@@ -103,7 +103,7 @@ class Comparison:
     _hasher: Hasher = field(init=False)
 
     def __post_init__(self) -> None:
-        # Both sides hash the source's fields; the rest of the schemas does not count.
+        # Both sides hash the source's fields; the rest of the schemas is ignored.
         schema = Schema(1, payload=False) if self.ids_alone else self.source.schema
         self._hasher = Hasher(schema, vector=self.vector)
 
@@ -180,7 +180,7 @@ class Comparison:
                 yield batch
 
     async def _ids_of(self, table: OpenTable, hashes: UInt64Array) -> AsyncGenerator[list[str]]:
-        """Yield the ids that have one of these sorted hashes, in lists."""
+        """Yield lists of the ids whose hashes are among these sorted ones."""
 
         def work(batch: pa.RecordBatch) -> list[str]:
             ids = batch.column("id")
@@ -216,7 +216,7 @@ class Comparison:
         )
 
     async def bring_over(self, unlike: Unlike, change: Change) -> None:
-        """Delete the rows that only the target has, and write the missing and different ones to it.
+        """Delete the rows that only the target has, and write the missing and the different rows.
 
         A backend with bulk loads adds missing rows without checking whether they exist, because
         nobody else writes to the target. So after an error, the tables must be compared again.
@@ -302,9 +302,9 @@ class Comparison:
         return differing
 
     async def unlike_changes(self, upserted: pa.Table, deleted: Sequence[str]) -> list[str]:
-        """Return the ids of the changes from which the target's rows differ.
+        """Return the ids of the changes that the target's rows do not match.
 
-        This does not read the source again, so the source may take writes at any rate.
+        This does not read the source again, so it works however fast apps write to the source.
         """
         wanted: dict[str, int | None] = dict.fromkeys(deleted)
         if upserted.num_rows:
@@ -333,7 +333,7 @@ class Comparison:
 
 
 def _check_comparable(source: OpenTable, target: OpenTable, vector: bool) -> None:
-    """Refuse tables whose rows can never be equal."""
+    """Raise MigrationError if the rows of the two tables can never be equal."""
 
     def shape(schema: Schema) -> list[object]:
         kinds = {name: field.kind for name, field in schema.fields.items()}

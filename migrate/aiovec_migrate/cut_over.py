@@ -27,7 +27,7 @@ from .work import Work
 _SHARE = 0.8
 # Tables whose last changes are applied at the same time.
 _AT_ONCE = 4
-# Seconds before the second attempt, and the most seconds between two attempts.
+# Seconds before the second attempt, and maximum seconds between two attempts.
 _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 
 
@@ -119,7 +119,7 @@ class Cutover:
             raise CalledOffError("the pause reached its limit and ended before the switch")
 
     async def _release(self) -> None:
-        """Let the writers go on. If this fails, they end the pause themselves at its limit."""
+        """Let the writers continue. If this fails, they end the pause themselves at its limit."""
         with suppress(AiovecError):
             await asyncio.shield(resume_writers(self.work.source.backend, self.work.run))
 

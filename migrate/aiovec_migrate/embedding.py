@@ -23,11 +23,11 @@ from aiovec.errors import InvalidVectorError, MigrationError
 
 
 class Reembedding:
-    """Computes the vectors of rows again, with an embedder of the TOML.
+    """Computes the vectors of rows again, with an embedder from the TOML file.
 
-    In tables that make vectors from texts (``Schema(embed=...)``), it embeds their own field, and
-    they use this embedder from then on; in other tables, it embeds ``field``. The embedder itself
-    makes batches and retries.
+    In tables whose vectors are made from texts (``Schema(embed=...)``), it embeds the field that
+    the schema names, and they use this embedder from then on; in other tables, it embeds ``field``.
+    The embedder makes batches and retries itself.
     """
 
     def __init__(self, name: str, field: str, config: Path | None) -> None:
@@ -55,7 +55,7 @@ class Reembedding:
         return self._field
 
     def target_schema(self, schema: Schema) -> Schema:
-        """Return the schema with the embedder's model and length."""
+        """Return the schema with the embedder's model and vector length."""
         self.field_of(schema)
         dim = self._embedder.dim
         quantized = schema.quantized if dim % 8 == 0 else None
@@ -96,7 +96,7 @@ def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[st
 def _with_vectors(
     rows: pa.Table, schema: Schema, vectors: np.ndarray | None, has_text: np.ndarray
 ) -> pa.Table:
-    """Return the rows with these vectors, one for each row that has a text."""
+    """Return the rows with new vectors; ``vectors`` has one for each row that has a text."""
     every = np.zeros((rows.num_rows, schema.dim), dtype=np.float32)
     if vectors is not None:
         every[has_text] = vectors

@@ -14,8 +14,8 @@ class Options:
     """The options of a run.
 
     If ``tables`` is None, all are moved. With ``switch``, apps use the target afterwards;
-    ``pause_limit`` is the most seconds that writers wait in an attempt to switch, and ``attempts``
-    the most attempts.
+    ``pause_limit`` is the maximum number of seconds that writers wait in an attempt to switch, and
+    ``attempts`` the maximum number of attempts.
     """
 
     tables: tuple[str, ...] | None = None
@@ -79,4 +79,4 @@ Listener = Callable[[Event], None]
 
 
 def unheard(event: Event) -> None:
-    """Ignore the event: the listener of a call that names none."""
+    """Ignore the event. This is the default listener."""

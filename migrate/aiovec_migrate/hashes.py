@@ -1,6 +1,6 @@
 """Hash rows, one Arrow batch at a time: equal rows have equal hashes in every store.
 
-Two rows are equal if a store returns them as equal:
+Two rows are equal if a store would return the same values for them:
 
 - Vectors are compared bit by bit.
 - Fields are compared by their values. A null is neither an empty text nor an empty list. A negative
@@ -56,7 +56,7 @@ _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """For every row of a batch, the hash of its id, and of the whole row with its id."""
+    """For every row of a batch, the hash of its id and the hash of the whole row."""
 
     ids: UInt64Array
     rows: UInt64Array
@@ -65,9 +65,9 @@ class Hashes:
 class Hasher:
     """Hashes the rows of tables that have this schema's fields.
 
-    Two hashers agree if their schemas have the same fields, and they have the same ``vector`` and
-    ``seed``, from which the keys follow. Without ``vector``, vectors do not count, and the batches
-    need not have them.
+    Two hashers agree if their schemas have the same fields, and if they have the same ``vector``
+    and ``seed``, from which the keys are computed. Without ``vector``, vectors are ignored, and the
+    batches need not have them.
     """
 
     def __init__(self, schema: Schema, *, vector: bool = True, seed: int = 0) -> None:
@@ -114,14 +114,14 @@ def mixed(values: UInt64Array) -> UInt64Array:
 
 @lru_cache(maxsize=1024)
 def _key(seed: int, name: str) -> np.uint64:
-    """Return a random number for a name."""
+    """Return a pseudorandom number for a name, the same each time."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
 
 
 @lru_cache(maxsize=8)
 def _keys(seed: int, words: int) -> tuple[UInt64Array, UInt64Array]:
-    """Return two random numbers for each place that a word may have."""
+    """Return two pseudorandom keys for each place of a word, the same each time."""
     drawn = np.random.default_rng(seed).integers(0, 2**64, (2, words), dtype=np.uint64)
     return drawn[0], drawn[1]
 
@@ -300,7 +300,7 @@ _MARSHAL = 2
 
 
 def _canonical(texts: Sequence[str]) -> list[bytes | None]:
-    """Return one form for each JSON value: its sorted keys and values; None for an empty object."""
+    """Return each JSON value in its canonical form, with sorted keys; None for an empty object."""
     forms: list[bytes | None] = []
     # A table's payloads mostly have the same keys, which are sorted and written once.
     shapes: dict[tuple[str, ...], tuple[bytes, Callable[[Any], Any]]] = {}
@@ -353,16 +353,17 @@ _HASHED: dict[str, Callable[[pa.Array, int], UInt64Array]] = {
 
 
 def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
-    """Return a mask of the wanted hashes, which are sorted and not empty."""
+    """Return a mask of the hashes in ``wanted``, which is sorted and not empty."""
     places = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)
     return wanted[places] == hashes  # type: ignore[no-any-return]  # numpy's comparison
 
 
 def unlike(source: Hashes, target: Hashes) -> tuple[UInt64Array, UInt64Array, UInt64Array]:
-    """Return the id hashes of the rows only in the source, only in the target, and different.
+    """Return the id hashes of the rows only in the source, of those only in the target, and of the
+    different rows.
 
-    A row's hash covers its id, so equal hashes are the same row. A row that one side has twice also
-    counts as different.
+    A row's hash covers its id, so equal hashes mean the same row. A row that one side has twice
+    also counts as different.
     """
     only_source = np.unique(source.ids[~np.isin(source.rows, target.rows)])
     only_target = np.unique(target.ids[~np.isin(target.rows, source.rows)])

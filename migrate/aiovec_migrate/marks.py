@@ -1,4 +1,4 @@
-"""Read the marks of migrations in two stores, and change them, each change in one step.
+"""Read and change the marks of migrations in two stores. Each change is atomic.
 
 Changes need a backend with "moves". The backend object that begins a run acts for it: the object
 may read and write regardless of the mark.
@@ -17,14 +17,14 @@ from aiovec.errors import MigrationError
 
 from .places import OpenPlace
 
-# The most seconds that a run waits at its beginning for writes in progress.
+# Maximum seconds that a run waits at its beginning for writes in progress.
 _FLUSH_LIMIT = 60.0
 
 
 async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -> None:
     """Act for this run from now on, and set the mark "open" unless there is one.
 
-    ``mark`` names the run's target. An existing mark of the run is changed to that target.
+    ``mark`` names the run's target. If the run already has a mark, that mark gets this target.
 
     From this call's return until the mark is removed, changes to a schema raise MigrationError with
     the run's name, and every change of a row is in ``changes``. Raises MigrationError if another
@@ -67,7 +67,7 @@ async def pause_writers(backend: Backend, run: str, limit: float) -> None:
 
 
 async def resume_writers(backend: Backend, run: str) -> bool:
-    """End the pause; False if a writer had already ended it."""
+    """End the pause; return False if a writer has already ended it."""
     before, after = await backend.change_move(
         lambda record: record.end_pause(_mark_of(record, run).pause)
     )
@@ -94,7 +94,7 @@ async def set_moved(backend: Backend, run: str, generation: int) -> bool:
 async def reenter(backend: Backend, run: str, source: str) -> None:
     """Act for a run into this store, from which an earlier run switched apps away.
 
-    Raises MigrationError if the mark is of another run, and that run did not lead to ``source``.
+    Raises MigrationError if the mark belongs to another run that did not lead to ``source``.
     """
 
     def reentered(record: MoveRecord) -> MoveRecord:
@@ -119,7 +119,7 @@ async def fill(
 
     When this returns, no other write is in progress. Until the mark is removed, or the run has
     switched apps to this store (``Backend.arrive``), writes of every other backend object raise
-    MigrationError, but reads work. Raises MigrationError if there is another mark.
+    MigrationError, but reads work. Raises MigrationError if another run has a mark.
     """
 
     def filled(record: MoveRecord) -> MoveRecord:
@@ -178,7 +178,7 @@ def _mark_of(record: MoveRecord, run: str) -> MoveMark:
 
 
 def of_another_run(store: str, mark: MoveMark) -> str:
-    """Describe the problem of a store that has the mark of another run, and its cure."""
+    """Return the problem of a store that has the mark of another run, with its cure."""
     if mark.left:
         return (
             f"the {store} has moved to {mark.moved_to} by the run {mark.run}; to use it "
@@ -199,7 +199,7 @@ class State(Enum):
     STAYED = auto()  # apps use the source, or wait
     MOVED = auto()  # an app or the run still has to put the target into use
     SWITCHED = auto()  # apps use the target
-    LOST = auto()  # apps are to use the target, but the store there is another one
+    LOST = auto()  # apps should use the target, but another store is in its place
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ The marks in the two stores hold the run's state (``aiovec.backend.marks``):
 | source | target | writers |
 | --- | --- | --- |
 | no mark | filling, or left for the source | apps in the source; the run in the target |
-| open | the same | apps in the source, but not to schemas; the run in the target |
+| open | the same | apps in the source, without schema changes; the run in the target |
 | paused | the same | only the run; at most for the pause limit |
 | moved | the same | nobody, until an app or the run puts the target into use |
 | moved | no mark, with the cut-over's generation | apps in the target |
@@ -39,7 +39,7 @@ class TableReport:
     """The comparison of one table, or the ``problem`` that prevented it.
 
     ``removed`` counts the rows that only the target had, and that the run has removed. Without
-    ``vectors``, the vectors were not compared, because those of the target are of another model.
+    ``vectors``, the vectors were not compared, because the target's come from another model.
     """
 
     table: str
@@ -67,8 +67,8 @@ class Report:
     """The result of a run or of a comparison.
 
     ``switched`` says that this run switched apps to the target; ``pause`` is the longest time in
-    seconds that writers waited. ``in_use`` says that an earlier run switched them: the target has
-    newer writes, so differences are no fault.
+    seconds that writers waited. ``in_use`` says that an earlier run switched them: the target may
+    have newer writes, so differences are not a fault.
     """
 
     source: str
@@ -231,7 +231,7 @@ class Migration:
         existing = set(await target.tables())
         if work.options.switch:
             for name in without_source(self.marks.records[1], existing - set(every)):
-                await target.open_table(name)  # another program's cannot be opened
+                await target.open_table(name)  # raises an error for another program's table
                 await target.drop_table(name)
                 work.tell("note", "the source no longer has this table: dropped", table=name)
                 await work.step("dropped")
@@ -240,7 +240,7 @@ class Migration:
             opened = await OpenTable.open(source, name)
             schema = work.schema(opened.schema)
             if name in existing and (await target.open_table(name)).schema.differences(schema):
-                # The run made it, or the store is an old one: all its rows are in the source.
+                # The run created it, or the target was left for the source, which has all its rows.
                 await target.drop_table(name)
                 existing.remove(name)
                 await work.step("dropped")

@@ -21,14 +21,14 @@ from .work import Work
 
 # Rows read at a time.
 _BATCH = 1000
-# The next step can begin once the last page of changes has at most this many, or takes at most this
+# The next step can begin once the last page has at most this many changes, or took at most this
 # many seconds.
 _FEW, _SOON = 1000, 0.5
-# The most ids of each kind that are named and compared again one by one: about as many as are
-# written while a large table is compared on a busy machine.
+# Maximum ids of each kind that are named and compared again one by one: about as many as apps write
+# while a large table is compared on a busy machine.
 _NAMED = 250_000
-# For a source without a change feed: the most attempts until nobody writes during one, and the
-# seconds between two.
+# For a source without a change feed: the maximum number of attempts, one of which must pass without
+# a write, and the seconds between two.
 _ROUNDS, _REST = 5, 0.5
 
 
@@ -170,7 +170,7 @@ class TableMove:
     # Verification
 
     async def verify(self) -> Difference:
-        """Compare every row. Raises MigrationError if a row differs without having been written.
+        """Compare every row. Raises MigrationError if a row differs that nobody has written.
 
         Rows that were written during the comparison are compared again after their changes.
         """
@@ -200,8 +200,8 @@ class TableMove:
 
         Raises MigrationError if one still differs.
 
-        Every change is compared when it is applied, so a suspect that is written again is only one
-        if it then differs.
+        Every change is compared when it is applied, so a suspect that is written again stays one
+        only if it still differs then.
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()

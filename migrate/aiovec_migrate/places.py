@@ -1,4 +1,4 @@
-"""Find the store that a name stands for, and whether it exists, without creating or opening it."""
+"""Find the store that a name stands for, check whether it exists, and open it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OpenPlace:
         return self.backend.supports("moves")
 
     def is_at(self, address: str) -> bool:
-        """Return whether this is the store's address, or its target."""
+        """Return whether ``address`` is the store's address or its target."""
         return address in (self.backend.address, self.backend.target)
 
     async def record(self) -> MoveRecord:
@@ -50,7 +50,7 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """Act for the run of the store's mark: a store that was left answers only for that run."""
+        """Act for the run in the store's mark: a store that was left answers only that run."""
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 
@@ -61,11 +61,11 @@ def free_room(place: Place) -> int | None:
 
 
 def unwritable(place: Place) -> str:
-    """Return why this user cannot write to the store; empty if they can."""
+    """Return why this user cannot write to the store, or "" if they can."""
     path = place.path
     if path is None:
         return ""
-    effective = bool(os.supports_effective_ids)  # Windows: the set contains os.access, or is empty
+    effective = bool(os.supports_effective_ids)  # empty on Windows; elsewhere it has os.access
     folder = _lowest_folder(path)
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
         return f"this user may not write in {folder}"
@@ -151,7 +151,7 @@ def _configured_name(place: Place, file: Path | None) -> str:
 def configured(file: Path | None) -> list[str]:
     """Return the names of the backends that the TOML configures and that have a store.
 
-    A store on another machine is assumed to exist, so it counts only if the TOML names it.
+    A store on another machine is assumed to exist, so it is listed only if the TOML names it.
     """
     if file is None or not file.exists():
         return []
@@ -167,8 +167,8 @@ def configured(file: Path | None) -> list[str]:
 
 
 async def open_place(stack: AsyncExitStack, located: Place, *, make: bool) -> OpenPlace:
-    """Open a store until the stack ends; return it as missing if it does not exist, unless ``make``
-    creates it."""
+    """Open a store, which the stack closes. If the store does not exist, create it with ``make``,
+    otherwise return it as missing."""
     place = await in_thread(unopened, located)
     if not make and not await in_thread(located.exists):
         return replace(place, missing=True)
@@ -178,7 +178,7 @@ async def open_place(stack: AsyncExitStack, located: Place, *, make: bool) -> Op
 
 
 def unopened(located: Place) -> OpenPlace:
-    """Return the store of a place without opening it."""
+    """Return the store at a place without opening it."""
     return OpenPlace(located.create(), located.configured, path=located.path)
 
 

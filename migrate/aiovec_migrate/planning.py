@@ -21,8 +21,8 @@ from .places import OpenPlace, free_room, unwritable
 from .tables import AlteredError, OpenTable, looked, repeated
 from .work import Work
 
-# Bytes of the target for each byte of rows: the copy, and SQLite's scan file or the version before
-# LanceDB's compaction. Apps keep writing after the move, and on a full disk they get only errors.
+# Bytes needed at the target: for each byte of rows, this share for the copy and SQLite's scan file,
+# or the version before LanceDB's compaction; and room for the apps' writes after the move.
 _SHARE, _SPARE = 2.5, 32 * 2**20
 
 
@@ -235,9 +235,9 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
 
 
 def without_source(target: MoveRecord, others: Iterable[str]) -> list[str]:
-    """Return those of the target's ``others`` that may be dropped: the source once had them.
+    """Return the target's ``others`` that may be dropped, because the source once had them.
 
-    It had all tables of a target that was left for it, or that had no tables before the run.
+    The source had all tables of a target that was left for it or had no tables before the run.
     """
     mark = target.mark
     every = mark is not None and (mark.left or mark.fresh)

@@ -1,4 +1,4 @@
-"""A table of one store, with a handle that is renewed when the table was altered."""
+"""A table of one store, with a handle that is renewed after the table was altered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 # Attempts at an operation that fails because its table was altered, or its store is busy.
 _MOST_TIMES = 20
-# The fewest bytes that a row is assumed to take without its vector.
+# Minimum bytes that a row is assumed to take without its vector.
 _ROW_BYTES = 512
 
 
@@ -43,7 +43,7 @@ class OpenTable:
         return self.handle.schema
 
     async def reopen(self) -> None:
-        """Take a new handle. Raises AlteredError if the schema has changed."""
+        """Get a new handle. Raises AlteredError if the schema has changed."""
         handle = await self.backend.open_table(self.handle.name)
         if differences := handle.schema.differences(self.handle.schema):
             raise AlteredError(
@@ -92,7 +92,7 @@ def everything(schema: Schema, *, vector: bool = True) -> Columns:
 
 
 async def row_bytes(*tables: OpenTable) -> int:
-    """Return the approximate bytes of a row in memory, the largest among these tables."""
+    """Return the approximate bytes of a row in memory, for the table with the largest rows."""
     sizes = []
     for table in tables:
         stats = await table.do(table.backend.stats)

@@ -1,7 +1,7 @@
 """The line of a TOML file that names the backend in use.
 
 Running apps follow the mark in the store that was left; the line is for apps that start later. Only
-this line is replaced, and the file is left alone if ``tomllib`` would read any other change.
+this line is replaced. If ``tomllib`` would read any other change, the file stays as it is.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TomlFile:
         await in_thread(self._check, source, target)
 
     async def flip(self, target: OpenPlace) -> str:
-        """Name the target's backend; return what to write by hand if that is not possible."""
+        """Write the target's backend into the file, or return what the user must write by hand."""
         return await in_thread(self._flip, target)
 
     def _check(self, source: OpenPlace, target: OpenPlace) -> None:
@@ -111,7 +111,7 @@ class TomlFile:
 
 
 def backend_in(file: Path) -> str:
-    """Return the backend that the file names, or the default. The environment does not count."""
+    """Return the backend that the file names, or the default. Ignores the environment."""
     _, _, document = _read(file)
     return _backend_of(file, document)
 

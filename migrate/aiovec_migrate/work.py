@@ -27,12 +27,12 @@ class Limits:
     insert_bytes: int = 16 * 2**20
     insert_rows: int = 4_000
 
-    # The most bytes, and the most rows, in a page of changes.
+    # Maximum bytes, and maximum rows, in a page of changes.
     page_bytes: int = 32 * 2**20
     most_page: int = 10_000
 
     compared_rows: int = 10_000_000
-    """The most rows whose hashes are in memory, 16 bytes each on either side; more take passes."""
+    """Maximum rows whose hashes are in memory, 16 bytes each on either side; more need passes."""
 
 
 Step = Callable[[str], Awaitable[None]]
@@ -40,7 +40,7 @@ Step = Callable[[str], Awaitable[None]]
 
 
 async def no_step(name: str) -> None:
-    """Do nothing: the step of a run that needs none."""
+    """Do nothing. This is the default ``Step``."""
 
 
 def run_of(source: OpenPlace, target: OpenPlace) -> str:
@@ -76,7 +76,7 @@ class Work:
         return schema if self.transform is None else self.transform.target_schema(schema)
 
     async def changed(self, rows: pa.Table) -> pa.Table:
-        """Return the rows as the target gets them."""
+        """Return the source's rows in the form in which the target stores them."""
         return rows if self.transform is None else await self.transform(rows)
 
     def enter(self, phase: Phase) -> None:
