@@ -1,6 +1,6 @@
-"""Build steps: compile the native scan, and make the links that the registry shows absolute.
+"""Build steps: compile the native scan, and make the README's links absolute for the registry.
 
-Without a compiler, the wheel holds only Python, and searches do without the scan. The environment
+Without a compiler, the wheel has only Python, and searches work without the scan. The environment
 variable ``AIOVEC_NATIVE=require``, which releases set, makes that an error, and
 ``AIOVEC_NATIVE=off`` leaves the scan out.
 """
@@ -36,7 +36,7 @@ class NativeScan(BuildHookInterface):  # type: ignore[type-arg]
                 raise
             self.app.display_warning(f"aiovec is built without its native scan: {exc}")
             return
-        if version == "editable":  # the library is already where it is looked for
+        if version == "editable":  # the library is already in its place
             return
         # The shared library does not use Python's API, so it fits all Pythons of a platform.
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
@@ -75,7 +75,7 @@ def urls(repository: str) -> dict[str, str]:
 
 
 def absolute(text: str, repository: str, tag: str) -> str:
-    """Return Markdown with its relative links and pictures made absolute, to the files of a tag."""
+    """Return the Markdown with its relative links and pictures pointing to the files of a tag."""
     raw = repository.replace("//github.com/", "//raw.githubusercontent.com/")
 
     def link(match: re.Match[str]) -> str:

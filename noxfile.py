@@ -106,8 +106,8 @@ def bridges(session: nox.Session) -> None:
 
 
 # The tests that frameworks publish: base classes in their packages and, for LangGraph's stores,
-# tests in its sources. LlamaIndex and mem0 publish none, and CrewAI's tests, in its sources, are of
-# its own classes. To add a framework, add a line here, and its differences in scripts/suites.py.
+# tests in its sources. LlamaIndex and mem0 publish none, and CrewAI's tests are only for its own
+# classes. To add a framework, add a line here, and its differences in scripts/suites.py.
 SUITES = {
     "tests/bridges/test_langchain.py": "TestVectorStore or TestByteStore or TestDocumentIndex",
     "tests/bridges/test_haystack.py": "TestSync or TestAsync",
@@ -149,7 +149,7 @@ def suites(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "-p", "suites", "-o", "addopts=", *files, env=env)
 
 
-@nox.session(python=PYTHONS[0], reuse_venv=False)  # else an old wheel of this version stays
+@nox.session(python=PYTHONS[0], reuse_venv=False)  # else an old wheel of this version would stay
 def wheels(session: nox.Session) -> None:
     """Run the tests of the bridges on the built wheels, including those of distributions/."""
     session.install("build")
@@ -168,7 +168,7 @@ def lowest(session: nox.Session) -> None:
     # Ray's versions are pinned, and the versions that crewai needs do not fit the others.
     extras = "haystack,lancedb,langchain,langgraph,llamaindex,local,mcp,openai,otel,remote,server"
     session.install("--resolution", "lowest-direct", "-e", f".[{extras}]", "--group", "bridges")
-    # An old version may use what a new one of another package calls deprecated.
+    # An old version may use features that a new version of another package deprecates.
     quiet = ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
     session.run("python", "-m", "tests", *quiet, *session.posargs)
     if not session.posargs:

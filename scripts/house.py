@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 _WIDTH, _LEFT, _RIGHT = 960, 600, 660
 _BAR, _GAP, _LINE, _TOP = 40, 8, 26, 40
-_MOST = 70  # characters of a docstring that fit
+_MOST = 70  # the most characters of a docstring that fit
 
 # The drawing has a background and the colours of scripts/pictures.py.
 _STYLE = """\
@@ -65,7 +65,7 @@ def files(root: Path) -> dict[Path, str]:
 
 
 def _layer(folder: Path, names: list[str], top: int) -> list[str]:
-    """Draw the modules of a layer side by side; a single one with its docstring."""
+    """Draw the modules of a layer side by side; a single module gets its docstring too."""
     width = (_LEFT - _GAP * len(names)) // len(names)
     drawn = []
     for number, name in enumerate(names):
@@ -79,7 +79,7 @@ def _layer(folder: Path, names: list[str], top: int) -> list[str]:
 
 
 def _group(packages: list[str], top: int, title: str) -> list[str]:
-    """Draw a frame with a title and one package in each line."""
+    """Draw a frame with a title and one package on each line."""
     size = f'width="{_WIDTH - _RIGHT - 1}" height="{len(packages) * _LINE + _GAP}"'
     lines = [
         _text(_RIGHT + 12, top + 22 + _LINE * number, name, "name")

@@ -36,7 +36,7 @@ def broken(site: Path) -> list[str]:
     pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
     lines = [] if pages else [f"{site} has no pages"]
     for path, page in pages.items():
-        if path.name == "404.html":  # its links begin at the host
+        if path.name == "404.html":  # its links are relative to the host
             continue
         shown = path.relative_to(site.resolve())
         for link in sorted(page.links):

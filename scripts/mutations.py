@@ -1,10 +1,10 @@
-"""Put known faults into the product, one at a time, and name those that no default test notices.
+"""Put known faults into the product, one at a time, and list those that no default test notices.
 
     python scripts/mutations.py [-j JOBS] [NAME...]
 
-Each fault is a small change of one file, in a copy of the source, for a promise that users rely on.
+Each fault is a small change of one file, in a copy of the source, that breaks a promise to users.
 The tests that should notice it run there, in the default tier only, until the first one fails. If
-the code that a fault changes is no longer found, that is an error: update the fault. A run takes
+a file no longer has the code that a fault changes, that is an error: update the fault. A run takes
 about 15 minutes.
 """
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("src", "adapters", "migrate")
 DIED = "the tests died"
 SECONDS = 900
-"""Seconds after which the tests of a fault are ended; a fault that hangs them is noticed."""
+"""Time limit of the tests of a fault. If they reach it, the fault counts as noticed."""
 
 
 class Fault(NamedTuple):
@@ -349,7 +349,7 @@ def main() -> int:
 
 
 def copied(folder: Path) -> Path:
-    """Copy all that tests need, with the compiled scan."""
+    """Copy everything that tests need, including the compiled scan."""
     ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "site")
     return Path(shutil.copytree(ROOT, folder, ignore=ignored))
 
@@ -364,7 +364,7 @@ def is_noticed(sound: Path, fault: Fault) -> bool:
         tests = shlex.split(fault.tests)
         try:
             while failed := failures(copy, "-x", *tests):
-                if failed == [DIED] or not failures(sound, *failed):  # else they always fail
+                if failed == [DIED] or not failures(sound, *failed):  # else they fail anyway
                     break
                 tests += [f"--deselect={test}" for test in failed]
         except subprocess.TimeoutExpired:
@@ -374,9 +374,9 @@ def is_noticed(sound: Path, fault: Fault) -> bool:
 
 
 def failures(copy: Path, *arguments: str) -> list[str]:
-    """Return the default tests among these that fail in a copy."""
+    """Return which of these default tests fail in a copy."""
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
-    if done.returncode < 0:  # Arrow's data may be damaged
+    if done.returncode < 0:  # a crash, for example because Arrow's data is damaged
         return [DIED]
     if done.returncode not in (0, 1):
         raise SystemExit(f"pytest could not run {arguments}:\n{done.stdout[-2000:]}{done.stderr}")

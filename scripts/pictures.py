@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 _WIDTH, _PAD, _LETTER = 580, 12, 8.5
 _TOP, _LINE, _NOTED, _BAR = 52, 28, 46, 18
 
-# The pictures have a background: the reader's system may use another colour scheme than the page.
+# The pictures have a background: the page may have another colour scheme than the reader's system.
 _STYLE = """\
 text {font: 14px sans-serif; fill: #24292f} .title {font-weight: bold}
 .foot {font-size: 12px; fill: #57606a}
@@ -40,7 +40,7 @@ class Picture:
     """The name of the column whose number is the length of a bar."""
     label: Callable[[Row], str]
     note: Callable[[Row], str] | None = None
-    """A second line beneath the name."""
+    """The text of a second line, below the name."""
 
 
 PICTURES = (

@@ -72,7 +72,7 @@ with aiovec.sync.connect(":memory:", embedder="fastembed") as store:
     schema = store.create_table("notes", Schema(fields={"body": str}, embed=Embed("body")))
     assert schema.dim == 384, schema
 """
-# The caller's environment, without variables that lead a new Python to other modules or settings.
+# The caller's environment, without variables that would make Python use other modules or settings.
 CLEAN = {
     name: value
     for name, value in os.environ.items()

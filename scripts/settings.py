@@ -1,4 +1,4 @@
-"""Write the files that explain the settings from the sections in the code.
+"""Generate the files that explain the settings from the sections in the code.
 
 ``python scripts/settings.py``, run in the repository, writes ``config/aiovec.toml``, which the docs
 show, and ``config/aiovec.schema.json``. A test compares the files with this script's output.
@@ -73,7 +73,7 @@ def _sample() -> str:
         keys = ["\n".join(_key(section, each)) for each in section.keys] if section else []
         text = "\n".join(head) + "\n" + "\n\n".join(keys)
         sections.append((name in RetrievalSettings.keys, text.rstrip()))
-    sections.sort(key=itemgetter(0))  # those of the backends first
+    sections.sort(key=itemgetter(0))  # the backends' sections first
     first = "[retrieval]\n" + "\n\n".join(values)
     return "\n\n".join([_HEAD, first, *(text for _, text in sections), _TAIL])
 
@@ -120,7 +120,7 @@ def _description(section: type[Section], name: str) -> str:
 @lru_cache
 def _docstrings(section: type[Section]) -> Mapping[str, str]:
     """Return the docstrings of a section's keys, which only its source contains."""
-    if section.__name__ == RetrievalSettings.__name__:  # the class with backends' keys has none
+    if section.__name__ == RetrievalSettings.__name__:  # the one with backends' keys has no source
         section = RetrievalSettings
     (body,) = ast.parse(inspect.getsource(section)).body
     docstrings = {}

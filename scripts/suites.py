@@ -1,7 +1,7 @@
 """Run a framework's own tests on aiovec: a pytest plug-in for ``nox -s suites``.
 
 The tests of LangGraph's stores come with the sources of its packages. They run with the bridge in
-place of these stores. A test in ``KNOWN`` must fail, for the reason given there; others must pass.
+place of these stores. A test in ``KNOWN`` must fail, for the reason there; all others must pass.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Ours(AiovecStore):
         super().__init__(":memory:", index=index, **options)
 
     def setup(self) -> None:
-        """Do nothing: the bridge makes its table itself."""
+        """Do nothing: the bridge creates its table itself."""
 
     @classmethod
     @contextmanager
