@@ -1,6 +1,6 @@
-"""What an agent does with `aiovec mcp`, step by step and without a model.
+"""Call the tools of `aiovec mcp` as an agent does, step by step and without a model.
 
-A model would choose the tools and their arguments itself.
+With a model, the model chooses the tools and their arguments.
 """
 
 import asyncio

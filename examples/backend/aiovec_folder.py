@@ -1,7 +1,7 @@
-"""A backend of aiovec that keeps each table in one Arrow file of a folder.
+"""A backend for aiovec that keeps each table in an Arrow file in a folder.
 
 It is small and exact, not fast: a write replaces the file of its table, and a search compares
-every row. Start your own backend from it.
+every row. Use it as the starting point for your own backend.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class FolderPlugin(BackendPlugin):
         return local_path(path_of_url(target) if is_url(target) else target, base)
 
 
-# Rows, and a table at one moment. Neither changes: a write makes new ones.
+# Rows, and the state of a table at one moment. Both are immutable: a write makes new ones.
 
 
 class Row(NamedTuple):
@@ -232,7 +232,7 @@ class FolderBackend(Backend):
             flush_folder(self._path)
         self._states[name] = state
 
-    # Calls: a read takes a place among the reads, a write its turn and the lock of all processes
+    # Calls: a read takes a read slot; a write waits for its turn and locks out other processes
 
     async def _read(self, work: Callable[..., _T], *args: object) -> _T:
         async with self._reads.enter(current_deadline(self.busy_timeout)):
@@ -305,7 +305,7 @@ class FolderBackend(Backend):
                     names = {new if name == old else name: name for name in state.schema.fields}
                 case DropField(name):
                     names = {each: each for each in state.schema.fields if each != name}
-                case _:  # an index: every search reads every row, so there is none
+                case _:  # an index, which is not built, because every search reads every row
                     names = _same(state.schema)
             rows = {}
             for id, row in state.rows.items():
@@ -367,7 +367,7 @@ class FolderBackend(Backend):
                 rows = [row for row in selected(state, query.where) if has_vector(row)]
                 matrix = matrix_of(rows, table.schema)
                 far = distances(matrix, query.vector, table.schema.metric)
-                best = nearest_first(far, query.limit)  # with all that are as near as the last
+                best = nearest_first(far, query.limit)  # and all rows as near as the last one
                 hits = batch_of([rows[n] for n in best], query.columns, table.schema)
                 answers.append(Found(hits, far[best].tolist()))
             return finish(answers)
@@ -537,7 +537,7 @@ def value_of(ref: Ref, row: Row) -> Any:
 
 
 def sort_key(value: Any) -> Any:
-    """Numbers and times come before texts, and texts before booleans; other values are null."""
+    """Return a sort key: numbers and times, then texts, then booleans; None for other values."""
     if isinstance(value, bool):
         return 2, value
     if isinstance(value, (int, float, datetime)):
@@ -579,7 +579,7 @@ def comparable(value: Any, literal: Value) -> bool:
 
 
 def truth(where: Expr, row: Row) -> bool | None:
-    """Return whether a row matches, or None where SQL has NULL."""
+    """Return whether a row matches, or None if the result in SQL is NULL."""
     match where:
         case Const(value):
             return value
@@ -622,7 +622,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def like(text: str, pattern: str) -> bool:
-    """Find the parts between the wildcards one after the other; each has a fixed length."""
+    """Return whether a text has the pattern's fixed-length parts, one after another."""
     first, *rest = pattern.split(ANY_TEXT)
     if not fits(text, first, 0) or (not rest and len(text) > len(first)):
         return False
@@ -637,7 +637,7 @@ def like(text: str, pattern: str) -> bool:
 
 
 def fits(text: str, part: str, at: int) -> bool:
-    """Return whether ``part`` stands at a position of the text."""
+    """Return whether the text has ``part`` at this position."""
     if ANY_CHARACTER not in part:
         return text.startswith(part, at)
     pairs = zip(part, text[at : at + len(part)], strict=False)

@@ -19,7 +19,7 @@ CONFIG = Path(__file__).with_name("aiovec.toml")
 
 @asynccontextmanager
 async def start(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-    """Opens the store with the app, makes the table, and closes the store with the app."""
+    """Open the store when the app starts, create the table, and close the store at the end."""
     async with lifespan(config=CONFIG)(app) as state:
         await Retriever(get_store({"app": app})).prepare()
         yield state

@@ -1,4 +1,4 @@
-"""The app's own tests. They do not know which backend aiovec.toml names, only that it works."""
+"""Tests of the app, which pass with every backend that aiovec.toml may name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTES: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def empty_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has stores of its own, whichever of them the backend uses."""
+    """Give each test its own empty stores, one for each backend."""
     monkeypatch.setenv("AIOVEC_RETRIEVAL__SQLITE_PATH", str(tmp_path / "notes.db"))
     monkeypatch.setenv("AIOVEC_RETRIEVAL__LANCEDB_URL", str(tmp_path / "notes.lance"))
 
@@ -42,7 +42,7 @@ def found(client: TestClient, text: str, **options: object) -> list[str]:
 def test_the_best_come_first(client: TestClient) -> None:
     assert set(found(client, "what blocks an event loop?", limit=2)) == {"loop", "task"}
     (best,) = client.post("/search", json={"text": NOTES[0]["text"], "limit": 1}).json()
-    assert best.pop("score") == 1.0  # the first of both lists
+    assert best.pop("score") == 1.0  # it is first in both lists
     assert best == NOTES[0]
 
 

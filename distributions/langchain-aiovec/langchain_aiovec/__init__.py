@@ -1,4 +1,4 @@
-"""aiovec for LangChain, by the module name that LangChain's packages have."""
+"""aiovec for LangChain, under a module name like those of LangChain's packages."""
 
 from aiovec_langchain import (
     AiovecByteStore,

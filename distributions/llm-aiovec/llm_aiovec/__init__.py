@@ -1,8 +1,8 @@
-"""Search the collections of ``llm`` by aiovec: ``llm aiovec similar``.
+"""Search the collections of ``llm`` with aiovec: ``llm aiovec similar``.
 
-The store lies next to llm's database of embeddings and has a table for each collection that was
+The store is next to llm's database of embeddings and has a table for each collection that was
 searched, with its vectors and its texts. Each search first copies the changes that llm made. The
-file may be deleted at any time; the next search creates it again.
+file can be deleted at any time; the next search creates it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IndexedCollection"]
 
-_TABLE = "collection_"  # and the number of the collection
+_TABLE = "collection_"  # followed by the number of the collection
 _ROWS_AT_ONCE = 1000
 # llm always replaces whole rows, and sets both of these columns.
 _VERSION = "updated || ' ' || hex(content_hash) AS version"
@@ -44,7 +44,7 @@ class IndexedCollection(llm.Collection):
     """A collection of ``llm`` whose ``similar`` methods search an aiovec store.
 
     If ``words`` is set, they rank rows by their vectors and by these words in their stored content.
-    A collection in memory, which has no place for an index, is searched by ``llm``.
+    ``llm`` itself searches a collection in memory, which has no place for an index.
     """
 
     words: str | None = None
@@ -56,7 +56,7 @@ class IndexedCollection(llm.Collection):
         skip_id: str | None = None,
         prefix: str | None = None,
     ) -> list[Entry]:
-        """Return the best rows, scored by the cosine, or with ``words`` by both rankings.
+        """Return the best rows, scored by cosine or, with ``words``, by both rankings.
 
         Raises ``AiovecError``.
         """
@@ -99,7 +99,7 @@ class IndexedCollection(llm.Collection):
         yield from self.db.query(_ROWS, [self.id, json.dumps(ids)])
 
     def _up_to_date(self, store: sync.VectorStore) -> str | None:
-        """Copy the changes of the collection and return its table, None if it has no rows."""
+        """Copy the changes of the collection, and return its table, or None if it has no rows."""
         tables = store.tables()  # first: a collection created from now on keeps its table
         models = {f"{_TABLE}{row['id']}": row["model"] for row in self.db["collections"].rows}
         for name in tables:
