@@ -1,8 +1,8 @@
-"""Translate lancedb's errors, by tables of patterns of their messages.
+"""Translate lancedb's errors by matching their messages against tables of patterns.
 
 lancedb raises ValueError, RuntimeError and OSError, and only the messages distinguish them. A
 failed request's message is the debug text of nested Rust errors, which may contain a signed
-address. Tests provoke each of the cases here.
+address. Tests provoke each case in these tables.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 """The exceptions that lancedb's calls raise."""
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""The values of ``errno`` that mean that this process may not write there."""
+"""The ``errno`` values that mean that this process has no permission to write."""
 
-# Panics of Rust code, in a call and in an awaited result. The first is not an Exception, and
-# neither class can be imported.
+# The exceptions for Rust panics, in a call and in an awaited result. The first is not a subclass of
+# Exception, and neither class can be imported.
 _PANICS = ("PanicException", "RustPanic")
-# A line of Lance's source code, which does not help users.
+# A line number in Rust source code, which does not help users.
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
 
 
@@ -46,15 +46,15 @@ _UPLOAD = re.compile(r"(single PUT|[\w ]*multipart upload[\w ]*) of .*?: (?=Gene
 
 
 class NoSuchTableError(Exception):
-    """Never reaches a user: the caller translates it, because it knows the table's name."""
+    """Internal: the caller translates it, because the caller knows the table's name."""
 
 
 class LanceTableExistsError(Exception):
-    """Never reaches a user, like the error above."""
+    """Internal, like NoSuchTableError."""
 
 
 class ConflictError(StoreBusyError):
-    """Another commit came first, so nothing was done and the write may be tried again."""
+    """Another commit came first. Nothing was written, so the write can be retried."""
 
 
 def message_of(error: BaseException) -> str:
@@ -72,13 +72,13 @@ CURE = (
     "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
-"""How the reason of a CorruptStoreError ends if a file is damaged."""
+"""The end of a CorruptStoreError's reason if a file is damaged."""
 _CRASHED = (
     "LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with 'aiovec "
     "doctor'"
 )
-# Patterns of lancedb's messages (the first match counts), the error's class, and its text or
-# reason.
+# Patterns for lancedb's messages (the first match counts), each with the error class and the
+# error's text or reason.
 _BEFORE_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
     ("^(?-i:Table '.*' was not found|Dataset at path .* was not found)", NoSuchTableError,
      "{message}"),
@@ -126,7 +126,7 @@ def crashed(target: str, message: str) -> AiovecError:
 
 
 def translate(error: Exception, target: str) -> Exception:
-    """Return the contract's error, or one of those defined above, for a lancedb error."""
+    """Return the contract's error for a lancedb error, or an internal error defined above."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
     return (
@@ -150,7 +150,7 @@ def _by_text(
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Return whether the error says that this process may not write to the folder."""
+    """Return whether the error means that this process has no permission to write."""
     cause = error.__cause__
     return isinstance(cause, OSError) and (
         cause.errno in _READ_ONLY or re.search(_REFUSED, str(cause), re.IGNORECASE) is not None
@@ -168,7 +168,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
 
 
 class Translated:
-    """Translates every lancedb error in a block, and removes the secrets from it."""
+    """Translates any lancedb error in a block, and removes secrets from it."""
 
     def __init__(self, target: str, secrets: Collection[str] = ()) -> None:
         self._target = target
@@ -190,7 +190,7 @@ class Translated:
 
 @contextmanager
 def unknown_outcome(target: str, failure: str) -> Iterator[None]:
-    """Raise OutcomeUnknownError if the block fails, because a commit may have happened before."""
+    """Raise OutcomeUnknownError if the block fails, because the commit may have succeeded."""
     try:
         yield
     except (OutcomeUnknownError, StoreReplacedError):
@@ -206,7 +206,7 @@ _REQUEST = re.compile(
 _STATUS = re.compile(r"status(?: code)?[:=]? ?\D{0,12}(\d{3})\b", re.IGNORECASE)
 # The error code and the message in a server's XML response.
 _SAYS = re.compile(r"<(?:Code|Message)>([^<]{1,200})</")
-# Requests that open a store by listing its tables.
+# Matches failed requests that open a store by listing its tables.
 _OPENING = r"(?s)(?=.*(?:ListRequest|^Http error: \(request_id=\S+\) 404)).*"
 # Failed requests (the first match counts): status, pattern of the text, error class and reason.
 _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
@@ -238,7 +238,7 @@ _REQUESTS: Sequence[tuple[str, str, type[AiovecError], str]] = (
 
 
 def failure(error: BaseException, target: str) -> AiovecError | None:
-    """Return the error of a failed request; None for other errors and for missing objects."""
+    """Return the error for a failed request; None for other errors and for missing objects."""
     text = str(error)
     status = str(getattr(error, "status_code", None) or "")
     if not status and not _REQUEST.search(text):

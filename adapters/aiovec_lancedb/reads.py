@@ -28,18 +28,18 @@ ADDRESS = "_rowaddr"
 _K = TypeVar("_K", str, int)
 _T = TypeVar("_T")
 
-# The most ids in one query, and the bytes of its rows if a meter counts them: then the first block
+# The most ids in one query, and the most bytes of its rows. If a meter counts them, the first block
 # is small, and the size of the rows read determines the size of the next block.
 _BLOCK, _BLOCK_BYTES = 10_000, 8 * 2**20
-# Lance accepts no larger limit or offset; a fragment cannot have nearly as many rows.
+# Lance accepts no larger limit or offset; no fragment can have nearly that many rows.
 MOST = 2**31 - 1
-# For ``hop``: turning a literal into SQL, especially for the payload, takes as long as this many
-# values of a record.
+# For ``hop``: turning a literal into SQL, especially for the payload, takes as long as copying this
+# many values of a record.
 _COST = 16
 
 
 async def condition_of(where: Expr | None) -> str | None:
-    """Return a filter as Lance's SQL. With many literals this takes a while."""
+    """Return a filter in Lance's SQL. With many literals, this takes a while."""
     if where is None:
         return None
     return await hop(_COST * where.literals, condition_sql, where)
@@ -55,7 +55,7 @@ async def rows_by_id(
 async def rows_by_number(table: Snapshot, numbers: Sequence[int], columns: Columns) -> pa.Table:
     """Return the rows with these numbers, together with the numbers, in any order.
 
-    It reads no index, so it takes two thirds of the time of a read by ids.
+    This reads no index, so it takes two thirds of the time of a read by ids.
     """
     return await _rows_by(table, numbers, _numbers_to_sql, columns, ROW)
 
@@ -119,7 +119,7 @@ async def _finished(
     finish: FromRows[_T],
     numbers: Sequence[int] | None = None,
 ) -> _T:
-    """Return the result of ``finish`` for these rows, in the order of ``numbers``, if any."""
+    """Return the result of ``finish`` for these rows, in the order of ``numbers`` if given."""
 
     def finished() -> _T:
         ordered = rows
@@ -132,7 +132,7 @@ async def _finished(
 
 
 async def find(table: Snapshot, read: Find[_T]) -> _T:
-    """Sort rows and return the result of ``finish`` for the first ones."""
+    """Read rows by filter, in order, and return the result of ``finish`` for them."""
     where, order_by, columns, finish = read.where, read.order_by, read.columns, read.finish
     limit, offset = read.limit, read.offset
     if any(order.ref.path for order in order_by):
@@ -141,8 +141,8 @@ async def find(table: Snapshot, read: Find[_T]) -> _T:
         numbers = await sorted_numbers(batches, order_by, limit, offset)
         return await get_by_number(table, numbers, columns, finish)
     # Lance sorts only by columns that it also reads: without them, an unfiltered or indexed query
-    # fails. Vectors are read afterwards, for the matches only: a sort would hold the whole table's
-    # vectors.
+    # fails. Vectors are read afterwards, for the matches only: a sort would hold all vectors of the
+    # table in memory.
     later = columns.meter is not None or (columns.vector and limit <= _BLOCK)
     sorted_by = tuple(order.ref.name for order in order_by)
     first = Columns(sorted_by) if later else columns

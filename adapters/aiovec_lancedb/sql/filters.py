@@ -1,9 +1,9 @@
-"""A bound filter as one SQL condition, for Lance's parser and DataFusion.
+"""Translate a bound filter into one SQL condition for Lance's parser and DataFusion.
 
-The condition is NULL for rows for which the filter is neither true nor false. It contains the
-user's text only as names that the schema has checked, and as literals: see ``literal``.
+The condition is NULL for rows for which the filter is neither true nor false. User text appears in
+it only as names that the schema has checked, and as literals: see ``literal``.
 
-Lance's parser (lancedb 0.40) refuses about 50 levels of nesting, and its time is exponential in the
+Lance's parser (lancedb 0.40) rejects about 50 levels of nesting, and its time is exponential in the
 depth of ``NOT (``, but sequences of AND or OR are unlimited. So NOT is moved down to the
 conditions, AND within OR has no parentheses, and the deepest term comes first.
 """
@@ -19,7 +19,8 @@ from aiovec.errors import FilterError
 
 from .values import PayloadValue, encoded, equals_list, like, listed, literal, name, no, text
 
-# Nesting levels of a condition on a column, and of one on a payload key, without one for each key.
+# Nesting levels of a condition on a column, and of a condition on a payload key, which has one more
+# level for each key of its path.
 _COLUMN_DEPTH = 2
 _PAYLOAD_DEPTH = 8
 _MOST_DEPTH = 46
@@ -28,7 +29,7 @@ _NUMBERS = Schema(1, fields={"i": int, "f": float})
 
 
 def condition_sql(expr: Expr) -> str:
-    """Return the condition for a bound tree.
+    """Return the SQL condition for a bound filter.
 
     Raises FilterError if the tree is nested too deeply for Lance's parser.
     """
@@ -42,7 +43,7 @@ def condition_sql(expr: Expr) -> str:
 
 
 def ids_to_sql(ids: Sequence[str]) -> str:
-    """Return the condition for the rows with these ids. Needs at least one id."""
+    """Return the condition for the rows with these ids. Requires at least one id."""
     return encoded(f"{name('id')} IN ({', '.join(map(text, ids))})")
 
 
@@ -61,7 +62,7 @@ class _Part:
 
 
 class _Lance(Dialect[_Part]):
-    """Lance's SQL for filters. ``column`` returns the SQL for a column's name."""
+    """Builds filters in Lance's SQL. ``column`` returns the SQL for a column's name."""
 
     __slots__ = ("_column",)
 
@@ -127,7 +128,7 @@ class _Column(Operand[str]):
 
 
 class _PayloadKey(PayloadValue, Operand[str]):
-    """A payload key. A number is an int or a float, and compares exactly like such a field."""
+    """A payload key. Its numbers compare exactly like an int field or a float field."""
 
     def compares(self, op: str, value: Value) -> str:
         if isinstance(value, bool):
@@ -142,7 +143,7 @@ class _PayloadKey(PayloadValue, Operand[str]):
         texts = [value for value in values if isinstance(value, str)]
         if texts:
             return self.equals_text(texts, negate=negate)
-        if isinstance(values[0], bool):  # TRUE and FALSE
+        if isinstance(values[0], bool):  # the values are TRUE and FALSE, so any bool matches
             either = f"{self.equals_bool(True)} IS NOT NULL"
             return f"nullif(NOT {either}, TRUE)" if negate else f"nullif({either}, FALSE)"
         return self._numbers(lambda ref: In(ref, tuple(values)), negate=negate)

@@ -7,7 +7,7 @@ keeps its case.
 Lance stores JSON in binary form and has functions for it, but they convert between types
 (``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows whose value is an array.
 So a value is read in one of two exact forms: as JSON text, whose first character shows its type,
-or, if a text's own characters matter, from the bytes themselves. There is no CASE; instead,
+or, if a text's own characters matter, from the bytes themselves. Lance has no CASE; instead,
 ``nullif`` turns values of other types into NULL.
 
 Lance writes JSON text as Python does, except for some exponents: a test compares every character
@@ -30,7 +30,7 @@ from aiovec.backend import ANY_CHARACTER, ANY_TEXT, Kind, Value, same_letter
 
 _LEAST_INT = -(2**63)
 
-# The columns' types in Lance's SQL, for a NULL of that type.
+# The column types in Lance's SQL, for typed NULLs and empty lists.
 _ARROW_TYPES: dict[Kind, str] = {
     "text": "Utf8",
     "int": "Int64",
@@ -80,8 +80,8 @@ def timestamp(value: datetime) -> str:
 def encoded(sql: str) -> str:
     """Return the same text, with its UTF-8 form cached by Python.
 
-    lancedb asks for the UTF-8 on the event loop; encoding a megabyte takes milliseconds. Arrow asks
-    Python for it in the same way, so Python encodes the text here.
+    lancedb asks for the UTF-8 form on the event loop, and encoding a megabyte takes milliseconds.
+    Arrow asks for it in the same way, so creating an Arrow scalar makes Python encode the text now.
     """
     if not sql.isascii():
         pa.scalar(sql)
@@ -94,14 +94,14 @@ def listed(values: Iterable[Any]) -> str:
 
 
 def assigned(value: Any, kind: Kind) -> str:
-    """Return a field's new value for an UPDATE."""
+    """Return the SQL for a field's new value in an UPDATE."""
     if value is None:
         return f"arrow_cast(NULL, {text(_ARROW_TYPES[kind])})"
     if kind.startswith("list["):
         if not value:
             return f"arrow_cast(make_array(), {text(_ARROW_TYPES[kind])})"
         return f"make_array({listed(value)})"
-    if isinstance(value, bool):  # TRUE would be read as a field with the name "true"
+    if isinstance(value, bool):  # Lance would read TRUE as a field with the name "true"
         return f"CAST({int(value)} AS BOOLEAN)"
     return literal(value)
 
@@ -142,8 +142,8 @@ def equals_list(column: str, values: Sequence[Value], *, negate: bool) -> str:
 _PLACE_IN_ARRAY = re.compile(r"[+-]?[0-9]+\Z")
 # A scalar's bytes: a header, then a word with type (1 is text) and length, then the UTF-8 text.
 _TEXT_IN_HEX = "200000001.{7}(.*)$"
-# The nesting depth of an array's item up to which CONTAINS sees the items after it. Lance's regular
-# expressions allow about 60 levels; a payload may have a hundred.
+# CONTAINS sees the items after an array item only if that item is nested no deeper than this.
+# Lance's regular expressions allow about 60 levels; a payload may have a hundred.
 _DEEPEST = 48
 
 
@@ -165,7 +165,11 @@ class PayloadValue:
         self._as_json = self._guarded(_json_of(self._value), "(.+)$")
 
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
-        """Return the part of ``sql`` that matches the group in ``pattern``; NULL below an array."""
+        """Return SQL for the part of ``sql`` that the group in ``pattern`` matches.
+
+        It is NULL below an array. If no key needs that check, ``sql`` is returned as it is, unless
+        ``always``.
+        """
         if not self._objects and not always:
             return sql
         heads = "".join(f"left({_json_of(container)}, 1), " for container in self._objects)
@@ -232,9 +236,9 @@ class PayloadValue:
         return self._only(sql, "[", negate=negate)
 
     def _only(self, sql: str, first: str, *, negate: bool) -> str:
-        """Return ``sql`` if the JSON text begins with ``first``, and NULL otherwise.
+        """Return SQL with the value of ``sql`` if the JSON text begins with ``first``, else NULL.
 
-        ``sql`` must then be FALSE, or TRUE with ``negate``; this turns it into NULL.
+        For other JSON texts, ``sql`` must be FALSE, or TRUE with ``negate``.
         """
         begins = f"starts_with({self._as_json}, {text(first)})"
         if negate:

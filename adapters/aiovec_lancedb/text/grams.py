@@ -1,9 +1,10 @@
-"""Keyword search for parts of words: a clause is a substring, also across words.
+"""Keyword search for substrings: a clause can match within a word, or across words.
 
-Lance's tokenizer "ngram" makes a token (gram) of each three successive characters, in lower case
+Lance's tokenizer "ngram" makes a token (gram) of every three successive characters, in lower case
 and without accents. A longer query matches rows with any of its grams, so every third gram of a
-clause is a separate condition. These select a few rows too many, so their texts are checked here. A
-clause of one or two characters has no gram: if no other clause has one, the whole table is read.
+clause is a separate condition. These conditions select a few rows too many, so this module checks
+the rows' texts. A clause of one or two characters has no gram: the whole table is read if no clause
+has one, or if a search for any clause contains a short one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from .query import (
 )  # fmt: skip
 
 _GRAM = 3
-# The most grams of one clause in the query. More would hardly exclude more rows.
+# The most grams of one clause in the query. More grams would exclude hardly any more rows.
 _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
 # BM25's constant k1, which limits how much repeated occurrences in a row add to its score.
@@ -51,7 +52,7 @@ _MORE, _TIMES = 64, 8
 
 
 class _Folding(dict[int, str]):
-    """Maps a character to its form in the index: lower case, and Latin without accent."""
+    """Maps a character to its form in the index: lower case, and Latin letters without accents."""
 
     def __missing__(self, code: int) -> str:
         lower = chr(code).lower()
@@ -71,7 +72,7 @@ def folded(text: str) -> str:
 
 
 def letters(text: str) -> str:
-    """Return the text with each letter as in the index; combining accents stay."""
+    """Return the text with each letter in its index form; combining accents stay."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
@@ -89,7 +90,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class Matching:
-    """Decides which rows match a query, by their texts."""
+    """Decides by their texts which rows match a query."""
 
     wanted: Sequence[_Wanted]
     any: bool
@@ -108,7 +109,7 @@ class Matching:
         return [clause for clause in self.wanted if not clause.excluded]
 
     def cost(self, rows: pa.Table | pa.RecordBatch) -> int:
-        """Return the cost of searching the rows for each clause, measured in values to copy."""
+        """Return the cost of searching the rows for every clause, in values to copy."""
         return int(rows.nbytes // BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
@@ -132,7 +133,7 @@ class Matching:
 
 
 async def search(table: Snapshot, query: Query, where: str | None, *, any: bool) -> pa.Table:
-    """Return the best rows that match all clauses, or any clause, ranked."""
+    """Return the best rows that match all clauses, or any clause, with their scores."""
     cost = sum(len(clause.text) for clause in query.clauses)
     matching = await hop(cost, Matching.of, table.schema, query, any)
     if not matching.positive:
@@ -151,7 +152,7 @@ async def search(table: Snapshot, query: Query, where: str | None, *, any: bool)
 
 
 def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | None:
-    """Return a query for a superset of the matching rows; None if grams cannot select."""
+    """Return a query for a superset of the matching rows; None if every row must be read."""
     wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
     groups = [group for group in wanted if group]
     if any:
@@ -163,7 +164,7 @@ def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | No
 
 
 def _group(clause: TextClause, schema: Schema) -> Group:
-    """Return queries, of which each row with the clause matches one; none for a short clause."""
+    """Return queries such that a row with the clause matches one; none for a short clause."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:
@@ -185,7 +186,7 @@ def _grams(text: str) -> list[str]:
 async def _by_scan(
     table: Snapshot, matching: Matching, query: Query, where: str | None
 ) -> pa.Table:
-    """Read every text, and rank rows by how often they contain each clause, as in BM25."""
+    """Read every text, and rank rows by how often they contain each clause, similarly to BM25."""
     best = RANKING.empty_table()
 
     def take(batch: pa.RecordBatch) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Make snippets of hits, which Lance cannot do."""
+"""Make snippets for hits, which Lance cannot do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiovec.backend.contract import Query, Snippets
 from .grams import folded
 from .query import forms_of, tokens_of
 
-# A character with its combining accents, which are one character in the folded text.
+# A character with its combining accents; together they are one character in the folded text.
 _CHARACTER = re.compile(r".[\u0300-\u036f]*", re.DOTALL)
 
 
@@ -33,7 +33,7 @@ def snippets_of(schema: Schema, query: Query) -> Snippets | None:
 
 
 def _places(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
-    """Yield the places of clauses in a text, in any case, with or without accents."""
+    """Yield the matches of the clauses in a text, ignoring case and accents."""
     # For each character of the folded text, the part of the original text that it comes from.
     whole, origins = "", list[tuple[int, int]]()
     for match in _CHARACTER.finditer(text):

@@ -1,4 +1,4 @@
-"""Hybrid search: a vector search and a keyword search of one version, whose results are fused."""
+"""Hybrid search: fuse a vector search and a keyword search of the same version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 async def search_hybrid(
     versions: Versions, handle: TableHandle, query: Query, finish: FromEach[_T]
 ) -> _T:
-    """Search by vector and by words; return the result of ``finish`` for the best rows."""
+    """Search by vector and by words, and return the result of ``finish`` for the best rows."""
     ids_only, every_row = replace(query, columns=Columns(())), query.exact
     texts = partial(bytes_of_texts, versions, query)
     deadline = current_deadline(None)

@@ -34,19 +34,19 @@ _T = TypeVar("_T")
 # For ``hop``: turning a clause into Lance's form takes as long as copying this many values.
 _COST = 32
 # If the limit separates rows with equal scores, the search ranks this many times as many rows, up
-# to this many more: 100,000 took 0.6 s, and 2,560 three times as long as 40. Usually, few rows have
-# the last hit's score.
+# to this many more: ranking 100,000 rows took 0.6 s, and ranking 2,560 rows took three times as
+# long as 40. Usually, few rows have the last hit's score.
 _MORE, _MOST_EQUAL = 4, 10_000
 # A row's scores in two queries may differ by rounding.
 _SURELY_LESS = 1 - 1e-6
 _WORD = re.compile(r"[^\W_]+")
-# The most prefixes in one query, and the most words in place of all of them together. 10,000 words
-# for one prefix took Lance 5 s, and two such prefixes took minutes.
+# The most prefixes in one query, and the most words that replace them all together. 10,000 words
+# for one prefix took Lance 5 s, and two prefixes with as many words took minutes.
 _MOST_PREFIXES, _MOST_WORDS = 16, 200
 # The most letters of all prefixes in the regular expression by which Lance selects texts. One of
 # 2,000 letters takes seconds to compile, and one of 10,000 is an error.
 _MOST_LETTERS = 32
-# Letters that may be Latin with an accent.
+# Ranges that contain the accented Latin letters.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
 
 
@@ -66,8 +66,8 @@ async def search_text(
 
 
 async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> int:
-    """Return the bytes of the texts that a search may read: those of rows that no index covers, or,
-    for prefixes and parts of words, those of all rows."""
+    """Return how many bytes of text a search may read: the texts of the rows that no index covers
+    or, for prefixes and parts of words, of all rows."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
     unindexed = text_columns(await table.indexes()).values()
     rows = await table.rows() if every else max(unindexed, default=0)
@@ -77,7 +77,7 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> i
 async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Table, int]:
     """Return the best rows with these columns and their scores, best first.
 
-    Also return how many rows, which come first, contain all words.
+    Also return how many of the first rows contain all words.
     """
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await table.indexes())):
@@ -105,7 +105,7 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
             return whole, whole.num_rows
         more = await matching(any=True) if more is None else more
 
-    # If no word begins with a prefix, the empty table does not come from Lance, nor do its types.
+    # If no word begins with a prefix, the empty table is not Lance's, and its types may differ.
     ranks = [part for part in (whole, more) if part.num_rows] or [more]
 
     def combined() -> pa.Table:
@@ -127,10 +127,10 @@ def pairs(rows: pa.Table) -> list[tuple[str, float]]:
 async def _having_all(
     table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
 ) -> dict[int, float] | None:
-    """Return the numbers and scores of all rows that match all clauses, even of deleted rows, which
-    indexes keep; None if there are more than the limit.
+    """Return the numbers and scores of all rows that match all clauses, including deleted rows that
+    the indexes still contain; None if they exceed the limit, or are unknown.
 
-    It reads no column, because reading columns takes most of a query's time.
+    This reads no column, because reading columns takes most of a query's time.
     """
     cost = _cost_of(query, words)
     if table.schema.analyzer == "ngram":
@@ -145,8 +145,8 @@ async def _having_all(
 
 
 def _among(rows: pa.Table, having: Mapping[int, float], limit: int) -> pa.Table | None:
-    """Return the ranked rows whose numbers are in ``having``, with the scores from there, best
-    first; None if some of the numbers are not among the rows."""
+    """Return the ranked rows whose numbers are in ``having``, with its scores, best first; None if
+    ``having`` contains other numbers too."""
     if not having.keys() <= {*rows.column(ROW).to_pylist()}:
         return None
     rows = rows.filter(pc.is_in(rows.column(ROW), value_set=pa.array([*having], pa.uint64())))
@@ -187,11 +187,11 @@ async def _matching(
 async def _cut(
     table: Snapshot, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
 ) -> pa.Table:
-    """Return the best of ``rows``, which are one more than requested; equal ones in order of id.
+    """Return the best of ``rows``, of which there is one more than the limit.
 
-    Of rows with equal scores, Lance returns any. If the limit separates such rows, Lance has to
-    rank more rows, without their columns, until all equal ones are known, or too many. Then their
-    ids are read, which deleted rows do not have.
+    Rows with equal scores are ordered by id, but Lance returns arbitrary ones of them. If the limit
+    separates equal rows, this lets Lance rank more rows, without their columns, until it has all
+    equal rows, or too many. It then reads their ids, which excludes deleted rows.
     """
     limit, ranked = query.limit, rows
     *_, least, beyond = sorted(rows.column(SCORE).to_pylist(), reverse=True)
@@ -215,9 +215,9 @@ async def _beginnings(
 ) -> dict[TextClause, list[str]]:
     """Return, for each clause with a prefix, the most frequent words that begin with it.
 
-    Lance can look up only whole words, so this reads the texts that may contain a prefix, which
-    Lance selects. Only the last word of a phrase is a prefix. Prefixes beyond the limit count as
-    whole words.
+    Lance can look up only whole words, so this lets Lance select the texts that may contain a
+    prefix, and reads them. Only the last word of a phrase is a prefix. Prefixes beyond the limit
+    are searched as whole words.
     """
     clauses = [clause for clause in query.clauses if clause.prefix]
     words = {clause: [clause.text] for clause in clauses[_MOST_PREFIXES:]}
@@ -265,14 +265,14 @@ async def _count_words(
 
 
 def _lower(word: str) -> str:
-    """Return a word in lower case as in the index: letter by letter, even a final sigma."""
+    """Return a word in lower case as in the index: letter by letter, including a final sigma."""
     if word.isascii():
         return word.lower()
     return "".join(letter if letter == "İ" else letter.lower() for letter in word)
 
 
 def _any_of(prefixes: Sequence[str]) -> str:
-    """Return a regular expression, as SQL, that matches every text with one of the prefixes."""
+    """Return a regular expression, as SQL, that matches every text with any of the prefixes."""
     most = max(1, _MOST_LETTERS // len(prefixes))
     loosely = {
         r"[^\p{L}\p{N}]+".join(

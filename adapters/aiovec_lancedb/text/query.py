@@ -10,7 +10,8 @@ This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py``
   columns, selects exactly, whatever the limit, and scores by the sum of BM25.
 - A filter is applied first. Rows that an index does not cover are tokenized at each search by the
   index's rules, and no row is found by a text that it no longer has.
-- A query without a word finds nothing, nor does a conjunction with one, so they are left out.
+- A query without a word matches nothing, and neither does a conjunction with such a query, so
+  queries without a word are left out.
 - Lance plans a BooleanQuery recursively: with a thousand conditions, its thread's stack can
   overflow, which ends the process. So words are joined into one MatchQuery if it means the same,
   and beyond ``MOST`` conditions, only those for the longest clauses count.
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from lancedb.query import AsyncFTSQuery
 
 Words = Mapping[TextClause, Sequence[str]]
-"""The words that each clause with a prefix may stand for."""
+"""The words that replace each clause with a prefix."""
 
 SCORE = "_score"
 """The column that Lance adds: BM25, higher is better."""
@@ -85,7 +86,7 @@ def words_query(words: str, name: str, operator: Literal["AND", "OR"]) -> FullTe
 
 
 def joined(occur: Occur, queries: Sequence[FullTextQuery]) -> FullTextQuery:
-    """Join queries, all of which must match, or any of which should."""
+    """Join queries into one: with MUST, all must match; with SHOULD, at least one must."""
     if len(queries) == 1:
         return queries[0]
     return BooleanQuery([(occur, query) for query in queries])
@@ -139,7 +140,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
 
 
 def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
-    """Return queries, of which a row matches at least one if it matches any of the clauses."""
+    """Return queries such that a row that matches any of the clauses matches at least one."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
@@ -156,7 +157,7 @@ def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -
 
 
 def _word(schema: Schema, clause: TextClause) -> str | None:
-    """Return the word of a clause that is one word for Lance; None for a phrase or a prefix."""
+    """Return a clause's text if it is a single word for Lance; None for a phrase or a prefix."""
     forms = forms_of(schema, clause.text)
     return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
@@ -166,11 +167,10 @@ _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
 def forms_of(schema: Schema, text: str) -> list[str]:
-    """Return the forms in which stored texts may have these words, because Lance distinguishes
-    them.
+    """Return the forms, distinct for Lance, that these words may have in stored texts.
 
     An accented letter may be stored as one character, or as the letter and a combining accent.
-    Normalization replaces a few characters by others. Lance stems words before it removes their
+    Normalization replaces a few characters with others. Lance stems words before it removes their
     accents, so a word has another form for each different stem of its other spellings.
     """
     forms = [text]
@@ -194,7 +194,7 @@ def stem_of(analyzer: str, text: str) -> tuple[str, ...]:
 
 
 def tokens_of(analyzer: str, text: str) -> list[str]:
-    """Return the tokens of a text in order, as an index of this analyzer has them."""
+    """Return a text's tokens in order, as this analyzer's index contains them."""
     language = analyzer if analyzer in LANGUAGES else "english"
     tokens = tokenize(
         unicodedata.normalize("NFC", text), language=language.capitalize(),
@@ -219,9 +219,9 @@ async def ask(
     for ``hop``.
 
     Indexes keep deleted rows even after a compaction, and these take places among the best, even
-    with a filter that another index answers. So if there are fewer rows than requested, request one
-    more than those, without columns, which also returns deleted rows. If it comes, request the best
-    existing rows.
+    with a filter that another index answers. So if fewer rows come than requested, this requests
+    one row more than came, without columns, which also returns deleted rows. If Lance returns that
+    many, there are deleted rows, and this requests the best existing rows.
     """
     names = column_names(table.schema, columns)
     rows = await fetch(table, query, names, where, limit, cost)
@@ -241,7 +241,7 @@ async def fetch(
     limit: int,
     cost: int,
 ) -> pa.Table:
-    """Return the rows that Lance ranks first, with these columns; without any, deleted rows too."""
+    """Return Lance's best rows with these columns; without columns, they include deleted rows."""
 
     def build() -> AsyncFTSQuery:
         with table.session.guarded:
