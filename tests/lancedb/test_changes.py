@@ -49,26 +49,52 @@ async def test_revert_ends_the_change_numbers(tmp_path: Path) -> None:
         assert await ids_of(backend, 0) == (["r0000", "r0001", "r0003", "r0004"], [])
 
 
+# Reverts a table in one folder after the other, each with a fault further away, until none is met.
+# One process for all, as loading LanceDB takes long; where it is killed, the next one goes on.
 REVERT = """
 import asyncio, os, sys
 from pathlib import Path
 import aiovec
 from tests.harness import syscalls
 
-async def main(folder, version, skip, error):
-    async with aiovec.connect(f"lancedb://{folder}") as store:
-        await store.count("notes")
-        faults = syscalls.Faults(Path(os.environ[syscalls.VARIABLE]))
-        faults.arm(syscalls.CHANGES, "notes.lance/_versions", skip=skip, error=error)
-        try:
-            await store.revert("notes", version)
-            print("done", end=" ")
-        except aiovec.AiovecError as exc:
-            print("failed", end=" ")
-        print(faults.disarm())
+async def main(root, version, error, skips):
+    faults = syscalls.Faults(Path(os.environ[syscalls.VARIABLE]))
+    for skip in skips:
+        async with aiovec.connect(f"lancedb://{root}/{skip}") as store:
+            await store.count("notes")
+            faults.arm(syscalls.CHANGES, "notes.lance/_versions", skip=skip, error=error)
+            try:
+                await store.revert("notes", version)
+                outcome = "done"
+            except aiovec.AiovecError:
+                outcome = "failed"
+            failed = faults.disarm()
+        print(skip, outcome, flush=True)
+        if not failed:
+            break
 
-asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
+root, *numbers = sys.argv[1:]
+version, error, *skips = map(int, numbers)
+asyncio.run(main(root, version, error, skips))
 """
+
+
+async def reverts(root: Path, version: int, error: int, skips: list[int]) -> dict[int, str]:
+    """Return what became of the reverts with faults after so many calls: done, failed or killed."""
+    environment = syscalls.environment(root, root / "control")
+    outcomes: dict[int, str] = {}
+    while left := skips[len(outcomes) :]:
+        done = await asyncio.to_thread(
+            run_python, "-c", REVERT, root, version, error, *left, env=environment
+        )
+        for line in done.stdout.splitlines():
+            skip, outcome = line.split()
+            outcomes[int(skip)] = outcome
+        if done.returncode == 0:
+            break
+        assert (done.returncode, error) == (-signal.SIGKILL, syscalls.KILL), done
+        outcomes[skips[len(outcomes)]] = "killed"
+    return outcomes
 
 
 @pytest.mark.slow
@@ -77,9 +103,8 @@ async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
     tmp_path: Path, error: int
 ) -> None:
     """The caller is told what is so, and a follower has the table's rows or begins anew."""
-    environment = syscalls.environment(tmp_path, tmp_path / "control")
-    outcomes = []
-    for skip in range(0, 30, 3):
+    followed, skips = {}, list(range(0, 30, 3))
+    for skip in skips:
         folder = tmp_path / str(skip)
         async with opened(folder) as store, backend_on(folder) as backend:
             await store.create_table("notes", SMALL)
@@ -89,13 +114,13 @@ async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
             await store.delete("notes", "r0002")
             follower = Follower(backend, "notes")
             await follower.follow()
-            before = follower.rows
-        done = await asyncio.to_thread(
-            run_python, "-c", REVERT, folder, version, skip, error, env=environment
-        )
+            followed[skip] = (follower.rows, follower.number)
+    outcomes = await reverts(tmp_path, version, error, skips)
+    for skip, outcome in outcomes.items():
+        folder = tmp_path / str(skip)
         async with opened(folder) as store, backend_on(folder) as backend:
             later = Follower(backend, "notes")
-            later.rows, later.number = dict(before), follower.number
+            later.rows, later.number = followed[skip]
             for _ in range(2):
                 try:
                     await later.follow(1)
@@ -103,18 +128,13 @@ async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
                     later.rows, later.number = {}, 0
                     await later.follow(1)
                 rows = {record.id: record["year"] for record in await store.find("notes")}
-                assert {id: row["year"] for id, row in later.rows.items()} == rows, (skip, done)
+                assert {id: row["year"] for id, row in later.rows.items()} == rows, (skip, outcome)
                 reverted = "r0002" in rows
                 await store.upsert("notes", small_rows(1, start=7))
-        outcomes.append((done.returncode, reverted))
-        if done.stdout:
-            outcome, failed = done.stdout.split()
-            assert reverted == (outcome == "done"), (skip, done)
-            if failed == "0":
-                break
+        assert outcome == "killed" or reverted == (outcome == "done"), (skip, outcome)
     assert len(outcomes) > 2
-    assert outcomes[-1] == (0, True)
-    assert (-signal.SIGKILL in dict(outcomes)) is (error == syscalls.KILL)
+    assert [*outcomes.values()][-1] == "done"
+    assert ("killed" in outcomes.values()) is (error == syscalls.KILL)
 
 
 async def test_numbers_end_where_one_backup_is_restored_twice(tmp_path: Path) -> None:
