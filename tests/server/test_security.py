@@ -360,6 +360,7 @@ async def test_the_log_has_a_line_for_each_request_and_no_secret(
     assert [line["route"] for line in lines[:2]] == [
         "/tables/{table}/count", "/tables/{table}/records/{id:path}",
     ]  # fmt: skip
+    assert [line["table"] for line in lines] == ["notes", "notes", None, None, None, None]
     for seen in (text, metrics):
         for hidden in (secret, secret.upper(), WRITES, READS):
             assert hidden not in seen
