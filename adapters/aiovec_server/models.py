@@ -82,11 +82,6 @@ class Model(BaseModel):
         return any(field.is_required() for field in cls.model_fields.values())
 
     @classmethod
-    def takes_columns(cls) -> bool:
-        """Return whether lists in the body may be sent as Arrow columns."""
-        return not {"ids", "vectors"}.isdisjoint(cls.model_fields)
-
-    @classmethod
     def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
         """Return an exception for the first error, worded like our other errors."""
         errors = exc.errors(include_url=False)

@@ -160,7 +160,9 @@ class Observing:
         if self._metrics is not None:
             self._metrics.running.inc()
         try:
-            with called_by({name: given[name] for name in _OF_CALLERS if _is_short(given, name)}):
+            callers = {name: given.get(name, "") for name in _OF_CALLERS}
+            # OpenTelemetry gets only headers that are short enough.
+            with called_by({name: text for name, text in callers.items() if 0 < len(text) <= 512}):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:
             # Raise it to the outer app or server, which sends its own answer.
@@ -192,11 +194,6 @@ class Observing:
                     facts["broken"] = True
                 words = "%(method)s %(route)s: status %(status)d, %(ms)s ms"
                 ACCESS.info(words, facts, extra={"facts": facts})
-
-
-def _is_short(headers: Headers, name: str) -> bool:
-    """Return whether a header exists and is short enough for OpenTelemetry."""
-    return 0 < len(headers.get(name, "")) <= 512
 
 
 def _id_of(headers: Headers) -> str:

@@ -73,7 +73,9 @@ class Endpoint:
         """Return the media types of the body."""
         if self.body is NewRecords:
             return JSON, JSON_LINES, ARROW
-        return (JSON, ARROW) if self.body.takes_columns() else (JSON,)
+        # Lists of ids or vectors may be sent as Arrow columns.
+        lists = {"ids", "vectors"} & self.body.model_fields.keys()
+        return (JSON, ARROW) if lists else (JSON,)
 
     async def act(self, store: VectorStore, keys: WriteKeys, request: Request) -> Response:
         """Answer a request whose headers have been read."""
