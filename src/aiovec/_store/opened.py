@@ -95,7 +95,7 @@ class OpenTable:
         return self.backend.read(self.handle, Get(ids, columns, finish))
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
-        """Return the set of ids that exist."""
+        """Return the set of those ids that exist in the table."""
         return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
     def read(self, read: OfSelected[_T]) -> Awaitable[_T]:

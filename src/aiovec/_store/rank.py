@@ -138,7 +138,7 @@ def _check_weight(weight: object) -> None:
 
 
 def _time_of(value: object) -> datetime | None:
-    """Return a datetime or a text as a datetime; None for other values and without a zone."""
+    """Return a datetime or a text as a datetime; None if it is neither, or has no time zone."""
     if isinstance(value, (str, datetime)):
         with suppress(ValueError):
             return moment(value)
@@ -190,9 +190,9 @@ def boosted(
     return _best_first(ids, totals)
 
 
-# The number of hits compared with all others in one step, and the maximum of multiplications in a
-# matrix product: OpenBLAS spreads larger products over its own threads, which take several times
-# the CPU time under load.
+# The number of hits compared with all others in one step, and the maximum number of multiplications
+# in a matrix product: OpenBLAS spreads larger products over its own threads, which take several
+# times the CPU time under load.
 _AT_ONCE, _MOST_PRODUCTS = 16, 2**18
 
 

@@ -255,7 +255,7 @@ class Plan:
     # To the backend
 
     async def answers(self) -> list[Answer]:
-        """Answer all queries from one state of the table, or one query at a time with groups."""
+        """Answer all queries from one table state or, with ``group_by``, one query at a time."""
         options, every = self.options, range(len(self.filters))
         parts: list[Sequence[int]] = [every] if every else []
         rounds = [options.fetched]
@@ -389,7 +389,7 @@ class Answer:
         self.complete = enough or len(places) < count
 
     def diversify(self, query: Float32Array | None = None) -> None:
-        """Keep rows that are unlike each other, and near the query or, without one, high-scored."""
+        """Keep rows that are unlike each other and near the query; without one, by their scores."""
         options = self.plan.options
         vectors = unit(cast("Float32Array", self.result.rows.vectors)[self.places])
         near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)
@@ -432,7 +432,7 @@ class Answer:
             names = text_fields(self.plan.table.schema)
             texts = [{name: rows.fields[name][i] for name in names} for i in places]
             highlights = snippets([rows.ids[i] for i in places], texts)
-        if selection is not self.plan.selection:  # without values that only the steps needed
+        if selection is not self.plan.selection:  # leave out values that only the steps needed
             fields = {name: rows.fields[name] for name in columns.fields}
             rows = replace(rows, fields=fields, payloads=rows.payloads if columns.payload else None)
         shows, vector_name = selection.shows_vector, selection.vector_name

@@ -233,7 +233,7 @@ class VectorStore(NotCopied, Hints):
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        # Calls that wait for an embedder have not begun to write, so they are ended first.
+        # Calls that wait for an embedder have not begun to write, so they are stopped first.
         await self._embedders.close(self.target)
         try:
             await self._backends.close()
@@ -334,7 +334,7 @@ class VectorStore(NotCopied, Hints):
         embed: Embed | None = None,
         vector_nullable: bool = False,
     ) -> Schema:
-        """Create a table from rows as ``insert`` takes them, store the rows, and return the schema.
+        """Create a table from rows as in ``insert``, store the rows, and return the schema.
 
         ``vector`` names the column with the vectors; by default it is "embedding", "vector" or the
         only column with lists of numbers. A column whose values all have one type becomes a field:
@@ -427,8 +427,8 @@ class VectorStore(NotCopied, Hints):
     async def rename_field(self, table: str, old: str, new: str) -> None:
         """Rename a field. Its values and indexes stay.
 
-        A taken new name raises InvalidNameError, a missing field InvalidArgumentError. The field
-        hides a payload key that has the new name.
+        A new name that is taken raises InvalidNameError; a missing field raises
+        InvalidArgumentError. The field hides a payload key that has the new name.
         """
         await self._alter("rename_field", table, RenameField(old, new))
 
@@ -515,7 +515,7 @@ class VectorStore(NotCopied, Hints):
         rows are left out instead (the first row of a repeated id counts), and with ``"replace"``
         they replace the existing ones, as in ``upsert``.
 
-        A value that does not fit the schema raises InvalidRowError; an unfit vector raises
+        A value that does not fit the schema raises InvalidRowError; a wrong vector raises
         InvalidVectorError or DimensionMismatchError. Each error names the row and its id. If the
         schema has ``embed``, rows may lack a vector: the embedder makes it from their text, except
         for skipped rows. If that fails, EmbeddingError names the row.
@@ -589,8 +589,8 @@ class VectorStore(NotCopied, Hints):
         path raises InvalidRowError, and no row is changed. ``aiovec.REMOVE`` as the value removes
         the key. A new text in the field of ``embed`` also gives a row its vector, in the same
         write; without a text the row loses its vector if the schema allows that. If a vector is
-        passed, in the rows or as ``vector`` for all rows of ``ids`` and ``where``, the embedder is
-        not called.
+        passed, in the rows or as ``vector`` for all rows that match ``ids`` and ``where``, the
+        embedder is not called.
         """
         # A mapping of columns has an id; one mapping of fields has ids= or where=.
         if not isinstance(fields, Mapping) or (ids is None and where is None and "id" in fields):
@@ -681,7 +681,7 @@ class VectorStore(NotCopied, Hints):
     # Reading
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
-        """Return the set of ids that exist."""
+        """Return the set of those ids that exist in the table."""
         requested = await self._checked_ids(ids, distinct_ids)
         return await self._on_table("exists", table, lambda t: t.ids(requested), row_count=len)
 
@@ -739,7 +739,7 @@ class VectorStore(NotCopied, Hints):
         id. In a payload key, numbers come before text and text before booleans; other values count
         as null. There may be at most 32 keys.
 
-        ``select`` has at most 2,000 names of what to read: fields, the vector, "payload", or
+        ``select`` has the names of at most 2,000 values to read: fields, the vector, "payload", or
         payload keys ("payload.url"); by default, all fields and the payload are read. ``vector`` is
         None unless its name is selected or ``include_vector`` is true.
         """
@@ -776,7 +776,7 @@ class VectorStore(NotCopied, Hints):
     async def distinct(
         self, table: str, field: str, where: Where = None, limit: int | None = None
     ) -> Counts:
-        """Return a mapping of the values of a field to their numbers of rows.
+        """Return a mapping from each value of a field to its number of rows.
 
         The most frequent values come first, equally frequent ones in the order of ``find``. At most
         ``limit`` values are returned, by default all. ``field`` is a field, "id" or a payload key
@@ -815,7 +815,7 @@ class VectorStore(NotCopied, Hints):
         """Return the number of values of each type in each field and payload key.
 
         For example ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``. The types
-        have their names in ``Schema.to_json``; the payload also has "list" and "object". Nulls are
+        are named as in ``Schema.to_json``; the payload also has "list" and "object". Nulls are
         not counted, keys within objects are not listed, and a declared field is listed even without
         values. Reads every row. Raises InvalidArgumentError for more than 10,000 payload keys.
         """
@@ -847,7 +847,7 @@ class VectorStore(NotCopied, Hints):
         """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
         It needs pyarrow: ``pip install "aiovec[arrow]"``. ``select`` names the columns: fields, the
-        vector, or "payload" as a whole; by default all of them. It does not see later writes.
+        vector, or "payload" as a whole; by default all of them. Later writes are not included.
 
         Each batch has its cursor in ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=``
         continues after that batch in a new snapshot. A batch has ``batch_size`` rows, or fewer if
@@ -884,7 +884,7 @@ class VectorStore(NotCopied, Hints):
         """Yield every row of one consistent snapshot, one by one, in constant memory.
 
         Iterate with ``async for row in store.rows("docs")``. ``select`` and ``include_vector`` are
-        as in ``find``. The backend chooses the order. The iterator does not see later writes. To
+        as in ``find``. The backend chooses the order. Later writes are not included. To
         stop early, use ``contextlib.aclosing``: an abandoned iterator holds its snapshot until it
         is garbage collected. A store has at most eight iterators and exports open in total.
         """
@@ -966,7 +966,7 @@ class VectorStore(NotCopied, Hints):
         filter is applied before the search: with enough matching rows there are always ``limit``
         hits, unless another argument, such as ``min_score``, leaves some out.
 
-        Further arguments of all searches:
+        Arguments of all searches:
 
         - ``select``: the names of the fields to read, as in ``find``, by default all;
           ``include_vector=True`` reads the vector too.
@@ -990,7 +990,7 @@ class VectorStore(NotCopied, Hints):
         - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, at least
           ``offset + limit``, by default four times as many.
 
-        Further arguments of searches by vector:
+        Arguments of searches by vector:
 
         - ``max_distance``: the largest distance of a hit; by default there is no bound.
         - ``exact=True`` uses no approximate index, and ``tuning``, a ``Tuning``, sets the effort of
@@ -1040,7 +1040,7 @@ class VectorStore(NotCopied, Hints):
         where: Where = None,
         **options: Unpack[NearArguments],
     ) -> Results[Hit]:
-        """Return the rows nearest to the rows ``ids``, and unlike the rows ``not_like``.
+        """Return the rows nearest to the rows in ``ids``, and unlike the rows in ``not_like``.
 
         None of these rows is a hit. The query vector is the mean of the vectors of ``ids``; with
         ``not_like`` it is ``2 * mean(ids) - mean(not_like)``. Under cosine, only the direction of
@@ -1079,9 +1079,9 @@ class VectorStore(NotCopied, Hints):
         finds nothing. A field without ``text=True``, or a misspelt one (``titel:wool``), raises
         InvalidNameError. A query has at most 100,000 characters and 1,000 different words.
 
-        On SQLite, a word in half of the rows adds almost nothing to a score: in a small table, a
-        good hit may have the score 0.000001. On LanceDB, if more than 10,000 rows have the same
-        score, any of them may be hits.
+        On SQLite, a word that half of the rows contain adds almost nothing to a score: in a small
+        table, a good hit may have the score 0.000001. On LanceDB, if more than 10,000 rows have the
+        same score, any of them may be hits.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of about 160 characters of every
         field that matched, with each match between ``<mark>`` and ``</mark>``, or between two texts
@@ -1306,10 +1306,10 @@ class VectorStore(NotCopied, Hints):
         return await self._on_table("versions", table, lambda t: t.backend.versions(t.handle))
 
     async def revert(self, table: str, version: int) -> None:
-        """Make an earlier version, by its number from ``versions``, the current one.
+        """Restore an earlier version of the table; ``version`` is its number from ``versions``.
 
-        It becomes a new version, so the replaced one stays in the list. Raises InvalidArgumentError
-        if it is no longer kept, and UnsupportedError on SQLite.
+        This adds a new version, so the replaced one stays in the list. Raises InvalidArgumentError
+        if the version is no longer kept, and UnsupportedError on SQLite.
         """
         version = whole_number("version", version, least=0)
         await self._on_table("revert", table, lambda t: t.backend.revert(t.handle, version))

@@ -67,7 +67,7 @@ class RowsToWrite:
                     batch, _ = await self._checked_rows(t)
                 if not len(batch):
                     return 0
-                # A skip would leave out a row with an expired row's id, so those are freed first.
+                # A skip would leave out a row with an expired row's id, so free such ids first.
                 if freed or self.on_conflict != "skip":
                     try:
                         return await self._put(t, batch)
