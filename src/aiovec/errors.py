@@ -4,7 +4,7 @@ AiovecError
 ├── ConfigError                 a target or a TOML file that cannot be used
 ├── BackendNotInstalledError    a known backend whose package is missing
 ├── ExtensionUnavailableError   no installed SQLite can load sqlite-vec
-├── InvalidArgumentError        an argument or a schema option out of its range
+├── InvalidArgumentError        an argument or a schema option with an invalid value
 ├── InvalidNameError            a table, field or selected name that is not allowed
 ├── TableNotFoundError
 ├── TableExistsError
@@ -135,7 +135,7 @@ class BackendNotInstalledError(AiovecError):
     extra: str
 
     def _message(self) -> str:
-        if getattr(sys, "frozen", False) or "__compiled__" in globals():  # Nuitka's name
+        if getattr(sys, "frozen", False) or "__compiled__" in globals():  # Nuitka defines it
             return (
                 f"this app was built without the backend {self.backend!r} or a package that it "
                 f'needs; install "{self.extra}" where the app is built, and name the package '
@@ -423,7 +423,7 @@ class UnsupportedError(AiovecError):
     Python package is missing, ``backend`` is empty.
     """
 
-    # Not 501, which means that the server supports the request for no store: another one may.
+    # Not 501: it would mean that the server supports this for no store, but another one may.
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
 
     ability: str

@@ -59,7 +59,8 @@ Color = str | Literal[False] | None
 class Group:
     """Rows that share a colour: their value, and the number of rows in the map.
 
-    The last group may contain all other values, ``values`` in number; then its ``name`` is None.
+    The last group may contain all other values; then its ``name`` is None, and ``values`` is their
+    number.
     """
 
     name: str | None
@@ -264,7 +265,7 @@ def _value(record: Record, name: str) -> Any:
 
 
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
-    """Return the values if they are numbers or times, too many for groups; otherwise nothing."""
+    """Return the values if they are numbers or times with too many distinct ones, else []."""
     kinds = {type(value) for value in values if value is not None}
     if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= 12:
         return []
@@ -331,7 +332,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
 
 
 def _draw_scale(figure: Figure, axes: Any, points: MapPoints, dots: dict[str, Any]) -> None:
-    """Draw the points in the colours of a scale, with its bar; points without a value are grey."""
+    """Draw the points coloured by value, with a colour bar; points without a value are grey."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     times = any(isinstance(value, datetime) for value in points.values)

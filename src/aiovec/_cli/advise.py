@@ -56,7 +56,7 @@ async def advise(
     rows_a_day: Annotated[float, typer.Option(min=0, help="Threshold: new rows a day.")] = 500,
     lancedb_ms: Annotated[
         float, typer.Option(min=0, help="Milliseconds of a search on LanceDB; measure your own.")
-    ] = 15,  # by bench sizes, with 100,000 to 1,000,000 rows
+    ] = 15,  # from ``bench sizes``, with 100,000 to 1,000,000 rows
 ) -> Shown:
     """Measure each table of a SQLite store, and report whether it should move to LanceDB.
 

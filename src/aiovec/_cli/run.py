@@ -66,7 +66,7 @@ def on_signals(act: Callable[[], object]) -> None:
 def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
     """Return the command with exit codes: 1 and one line for an error, 130 when interrupted.
 
-    Only an ``AiovecError`` and a missing or broken pyarrow are errors of the user; anything else is
+    Only an ``AiovecError`` and a missing or broken pyarrow are the user's errors; anything else is
     a bug and keeps its traceback.
     """
 

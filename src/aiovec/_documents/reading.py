@@ -52,7 +52,7 @@ class Stop:
 
     @contextmanager
     def by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Make a stop call ``end`` during the block, in which the work cannot call ``check``."""
+        """Call ``end`` if the work is stopped during the block, where it cannot call ``check``."""
         with self._lock:
             self.check()
             self._end = end
@@ -90,7 +90,7 @@ def missing_package(name: str | None) -> ConfigError:
 
 
 def bounds() -> str:
-    """Return how documents are read on this machine, for ``aiovec doctor``. Raises OSError if no
+    """Return a description of how documents are read, for ``aiovec doctor``. Raises OSError if no
     child can be started."""
     with _child() as reader:
         bounded = f"{BOUNDS['memory'] >> 20:,} MiB" if reader.bounds_memory else "any amount"

@@ -1,4 +1,4 @@
-"""Arrow IPC streams from outside, which only this module reads, and fully validates.
+"""Arrow IPC streams from outside. Only this module reads them, and it validates them fully.
 
 A stream in which a few bytes could become gigabytes is refused. A compressed buffer declares its
 own size, which Arrow allocates; a dictionary repeats a value any number of times. Request bodies
