@@ -156,7 +156,7 @@ async def status(
             for name in sorted({*counts[0], *counts[1]})
         }
         is_open = marks.state is not State.SWITCHED
-        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the file shows it
+        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the file shows the end
             is_open = session.toml is None or await session.toml.current() != pair[1].configured
         return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 
@@ -172,9 +172,9 @@ async def verify(
 ) -> Report:
     """Compare every row of both stores. With ``repair``, a run brings over the differences.
 
-    A store that is not passed is found by the mark in the other one; without both, by the marks in
-    the backends that the TOML configures. A repair has the same conditions as a run: the target
-    must be a copy of the source, or a store whose apps were switched to the source.
+    A store that is not passed is found by the mark in the other one; if neither is passed, by the
+    marks in the backends that the TOML configures. A repair has the same conditions as a run: the
+    target must be a copy of the source, or a store whose apps were switched to the source.
     """
     async with _session(config) as session:
         if source is not None and target is not None:

@@ -242,7 +242,7 @@ async def verify_(
 
 @_command("abort", events=True)
 async def abort_(call: _Call, source: From = None, target: To = None) -> Shown:
-    """Cancel a run. The source is unchanged; tables copied to the target are dropped."""
+    """Cancel a run. The source is unchanged; a target that was empty before is emptied again."""
     from . import api
 
     warnings = await api.abort(source, target, config=call.config, listener=call.listener)

@@ -32,7 +32,8 @@ class Limits:
     most_page: int = 10_000
 
     compared_rows: int = 10_000_000
-    """Maximum rows whose hashes are in memory, 16 bytes each on either side; more need passes."""
+    """Maximum rows whose hashes are in memory at a time, 16 bytes each on either side. Tables with
+    more rows are compared in several passes."""
 
 
 Step = Callable[[str], Awaitable[None]]
