@@ -31,7 +31,7 @@ export class Client {
       try {
         problem = { ...problem, ...JSON.parse(text) };
       } catch {
-        // A proxy between here and the server may answer in another form.
+        // A proxy in front of the server may answer in another format.
       }
       throw new AiovecError(problem);
     }
@@ -89,11 +89,11 @@ export class Table {
   }
 
   async delete(...ids) {
-    // In the body, since fetch takes the ids "." and ".." in a path for folders.
+    // The ids are in the body, since fetch would resolve "." and ".." in a path like folders.
     return (await this.client.json("DELETE", `${this.path}/records`, { ids })).deleted;
   }
 
-  // All records, one after the other, without holding them all.
+  // Yields all records, without keeping all of them in memory.
   async *records() {
     const answer = await this.client.request("GET", `${this.path}/records`);
     let rest = "";

@@ -74,7 +74,7 @@ class TomlFile:
             )
 
     def _check_alone(self, target: OpenPlace) -> None:
-        """Refuse a target whose address comes from a variable of this process.
+        """Raise MigrationError if the target's address comes from an environment variable.
 
         An app that starts without the variable would use another store after the switch.
         """

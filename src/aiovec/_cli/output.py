@@ -60,7 +60,7 @@ def counted(number: int, thing: str = "row") -> str:
 
 
 def cell(value: object) -> str:
-    """Return a value as text: nothing for null, JSON for lists and objects."""
+    """Return a value as text: "" for null, JSON for lists, objects and booleans."""
     if value is None:
         return ""
     if isinstance(value, (list, dict, bool)):
