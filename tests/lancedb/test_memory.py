@@ -157,7 +157,7 @@ async def test_replaced_indexes_leave_no_descriptor(tmp_path: Path, place: str) 
         async with opened(url, upkeep="elsewhere", **settings) as store:
             export = store.export("notes", batch_size=100)
             seen = len(await anext(export))
-            for n in range(20):  # each round replaces four indexes, whose files are large
+            for n in range(10):  # each round replaces four indexes, whose files are large
                 await store.insert("notes", [row(f"new{n}")])
                 await store.optimize("notes")
                 (hit,) = await store.search_text("notes", f"new{n}")
@@ -165,7 +165,7 @@ async def test_replaced_indexes_leave_no_descriptor(tmp_path: Path, place: str) 
             async for batch in export:  # it goes on with what it began with
                 seen += len(batch)
             assert seen == 1500
-            await until(lambda: descriptors() < before + 60, 30)
+            await until(lambda: descriptors() < before + 30, 30)
         await until(lambda: descriptors() <= before, 30)
         with pytest.raises(StoreClosedError):
             await store.count("notes")
