@@ -1,1 +1,1 @@
-"""The benchmarks: ``python -m bench all`` or one subject, from the repository's root."""
+"""The benchmarks. Run all with ``python -m bench`` in the repository's root, or name a subject."""

@@ -1,4 +1,4 @@
-"""Run all benchmarks or one subject: ``python -m bench search``."""
+"""Run all benchmarks, or one subject as in ``python -m bench search``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALONE = "against many passages recall sizes scale waiting watch".split()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the subjects and return 1 if an answer was wrong."""
+    """Run the subjects; return 1 if an answer was wrong, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measure aiovec and its alternatives."
     )

@@ -1,7 +1,7 @@
-"""aiovec compared with nine other stores, each in an environment that this command creates.
+"""Compare aiovec with nine other stores, each in an environment that this command creates.
 
 The command fills each store with the same rows, searches it as the store's documentation does, and
-writes a table. It calls blocking clients in threads.
+prints a table. It calls blocking clients in threads.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .peers import LIMIT, OURS, PEERS, last_line
 
 _ROWS, _CLIENTS = 20_000, 64
 _ROUNDS, _SECONDS, _ASKED = 3, 4.0, 200
-_PATIENCE = 900.0  # seconds for a store to be filled and searched
+_PATIENCE = 900.0  # time limit in seconds to fill and search a store
 
 
 async def run(options: Options) -> list[Result]:
     data = load(options.rows(_ROWS), options.data)
     saved, start = options.folder / "rows.npz", options.folder / "few.npz"
     queries = data.queries[: options.rounds(_ASKED)]
-    most = max(PICKS // 100, 2 * LIMIT * PICKS // len(data))  # one row of a hundred, or 20 rows
+    most = max(PICKS // 100, 2 * LIMIT * PICKS // len(data))  # 1 % of the rows, but at least 20
     for path, rows in (saved, slice(None)), (start, slice(LIMIT)):
         np.savez(
             path, vectors=data.vectors[rows], queries=queries, picks=data.picks[rows],

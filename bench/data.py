@@ -1,8 +1,8 @@
-"""The rows and queries of the benchmarks, and the rows that are truly the nearest.
+"""The rows and queries of the benchmarks, and each query's truly nearest rows.
 
-A folder with a real data set holds ``queries-<dim>-f16.npy``, ``<name>-<dim>-f16.npy`` with a
-vector for each row, and a ``.parquet`` file with a column ``text`` for the same rows. Without such
-a folder, the rows are generated; the same arguments give the same rows.
+A folder with a real data set contains ``queries-<dim>-f16.npy``, ``<name>-<dim>-f16.npy`` with a
+vector for each row, and a ``.parquet`` file with a column ``text`` for the same rows. Without this
+folder, the rows are generated; the same arguments give the same rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Int64Array = npt.NDArray[np.int64]
 FOLDER_VARIABLE = "AIOVEC_BENCH_DATA"
 TABLE = "docs"
 LIMIT = 10
-# The shape of the real data set from which the figures in the docs come.
+# The shape of the real data set behind the figures in the docs.
 ROWS, DIM = 117_659, 384
 # ``pick < n`` selects n thousandths of the rows, scattered over the table.
 PICKS = 1000
@@ -43,7 +43,7 @@ _WORDS = 20  # in a generated text
 
 
 class Data:
-    """Vectors of unit length with two ints and a text each, and queries."""
+    """Rows with a unit-length vector, two ints and a text each, and queries."""
 
     def __init__(
         self, origin: str, vectors: Float32Array, texts: Sequence[str], queries: Float32Array
@@ -98,7 +98,7 @@ class Data:
         }
 
     def pairs(self, count: int, seed: int = 7) -> Int64Array:
-        """Return two rows for each point that ``mixed`` makes; the first has the larger share."""
+        """Return the two rows behind each point of ``mixed``; the first has the larger share."""
         rows: Int64Array = np.random.default_rng(seed).integers(len(self), size=(2, count))
         return rows
 
@@ -109,18 +109,18 @@ class Data:
         return points
 
     def words(self, count: int) -> list[str]:
-        """Return words from the texts that somebody might search for."""
+        """Return random words from the texts."""
         random = np.random.default_rng(3)
         drawn = self._drawn(random, r"\b[a-z]{4,}\b")
         return [str(random.choice(next(drawn))) for _ in range(count)]
 
     def questions(self, count: int) -> list[str]:
-        """Return the first words of texts, as many as a question has."""
+        """Return the first nine words of random texts, like questions."""
         drawn = self._drawn(np.random.default_rng(4), r"[a-z]+")
         return [" ".join(next(drawn)[:9]) for _ in range(count)]
 
     def _drawn(self, random: np.random.Generator, pattern: str) -> Iterator[list[str]]:
-        """Yield the words of one random text after another."""
+        """Yield the words of random texts that match a pattern, one text after another."""
         while True:
             text = self.texts[int(random.integers(len(self)))].lower()
             if words := re.findall(pattern, text):
@@ -144,7 +144,7 @@ class Data:
     def recall(
         self, answers: Iterable[tuple[int, Sequence[int]]], allowed: Int64Array | None = None
     ) -> float:
-        """Return the share of the nearest allowed rows that answers have, averaged over queries."""
+        """Return the share of the nearest allowed rows in the answers, averaged over queries."""
         rows = np.arange(len(self)) if allowed is None else allowed
         queries, answered = zip(*answers, strict=True)
         shares = []
@@ -170,7 +170,7 @@ def row_number(id: str) -> int:
 
 
 def load(rows: int, folder: str | None = None, dim: int = DIM) -> Data:
-    """Return ``rows`` rows: real ones, then mixes of two real ones if needed; or generated ones."""
+    """Return real rows, and mixes of two if there are too few; without a folder, generate rows."""
     place = folder or os.environ.get(FOLDER_VARIABLE)
     if not place:
         return generate(rows, dim)
@@ -195,7 +195,7 @@ def _read(folder: Path) -> Data:
 
 
 def generate(rows: int, dim: int = DIM) -> Data:
-    """Return points around centres, like embeddings, and texts with frequent and rare words."""
+    """Generate points around centres, like embeddings, and texts with frequent and rare words."""
     random = np.random.default_rng(20240501)
     centres = random.standard_normal((_CLUSTERS, dim), dtype=np.float32)
 

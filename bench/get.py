@@ -1,4 +1,4 @@
-"""Reads by id from SQLite, compared with a join written by hand with aiosqlite."""
+"""Compare reads by id from SQLite with a hand-written join through aiosqlite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""aiovec on LanceDB compared with lancedb itself: searches on the same folder, the same writes."""
+"""Compare aiovec on LanceDB with lancedb itself: searches of the same folder, the same writes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .search import recall_of
 from .stores import by_aiovec, by_lance, drained, fill, fill_lance, lance, upsert_lance
 
 CLIENTS = 64
-# Enough effort for a recall above 0.95 on a table of this size; the same on both sides.
+# Enough effort for a recall above 0.95 on a table of this size; both sides use the same.
 _EFFORT = {"hnsw_sq": {"ef": 100}, "ivf_rq": {"nprobes": 20, "refine": 5}}
 _LANCE_NAMES = {"ef": "ef", "nprobes": "nprobes", "refine": "refine_factor"}
 _CROWD_SECONDS = 10.0
 _WRITE_ROWS, _WRITES, _ALONE, _IN_BUCKET, _IDS = 40_000, 1_000, 50, 128, 40
-# So few that there is no vector index: on the local S3 server, to measure one takes minutes.
+# So few that there is no vector index: on the local S3 server, measuring one takes minutes.
 _BUCKET_ROWS = 8_000
 
 Call = Callable[[int], Awaitable[object]]
@@ -55,7 +55,7 @@ async def _searches(
     store: VectorStore, table: Any, data: Data, options: Options, kind: str,
     effort: dict[str, int], built: float,
 ) -> Result:  # fmt: skip
-    # First by true distances on both sides, then by the distances of the index's codes.
+    # First with true distances on both sides, then with the distances of the index's codes.
     direct = {_LANCE_NAMES[name]: value for name, value in effort.items()}
     by_codes = {name: value for name, value in effort.items() if name != "refine"}
     direct_codes = {_LANCE_NAMES[name]: value for name, value in by_codes.items()}
@@ -125,7 +125,7 @@ def _id(turn: int, data: Data) -> str:
 
 
 def _changes(store: VectorStore, data: Data, batches: list[Any]) -> list[Call]:
-    """Return an upsert, an update and a delete of one row."""
+    """Return calls that upsert, update and delete one row each."""
     return [
         lambda turn: store.upsert(TABLE, batches[turn % len(batches)]),
         lambda turn: store.update(TABLE, {"pick": turn % 1000}, ids=_id(turn, data)),
@@ -134,7 +134,7 @@ def _changes(store: VectorStore, data: Data, batches: list[Any]) -> list[Call]:
 
 
 def _bare_changes(table: Any, data: Data, batches: list[Any]) -> list[Call]:
-    """Return the same calls to lancedb, under a lock: a process's concurrent calls conflict."""
+    """Return the same calls to lancedb, under a lock, because concurrent calls would conflict."""
     lock = asyncio.Lock()
 
     def alone(call: Call) -> Call:
@@ -160,7 +160,7 @@ async def _bucket(data: Data, options: Options) -> Result:
     with buckets.s3_server() as bucket:
         config = options.folder / "bucket.toml"
         listed = ", ".join(f'{name} = "{value}"' for name, value in bucket.options.items())
-        # Each of the 64 tasks waits for all others, perhaps longer than an app would wait.
+        # Each of the 64 tasks waits for all others, perhaps longer than the default timeout.
         config.write_text(
             f"[retrieval.lancedb]\nbusy_timeout = 600\nstorage_options = {{ {listed} }}\n"
         )

@@ -1,4 +1,4 @@
-"""Many tasks with mixed calls on one store: the event loop's lag, the slowest call, and memory."""
+"""Measure many tasks with mixed calls on one store: event-loop lag, slowest call, and memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def run(options: Options) -> list[Result]:
                 "tasks": tasks, "rows": options.rows(_ROWS), "data": options.data,
                 "seconds": options.seconds(_SECONDS),
             }  # fmt: skip
-            # Run in a separate process, so that the process's memory is the store's.
+            # Run in a separate process, so that the process's memory is mostly the store's.
             result = await fresh("load", settings)
             results.append(
                 Result(
@@ -53,7 +53,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _calls(store: VectorStore, data: Data, task: int, chance: random.Random) -> dict[str, Call]:
-    """Return a call of each kind; a key is the kind's share of a hundred calls, and its name."""
+    """Return a call of each kind. Each key has the kind's percentage of the calls, and its name."""
     query, row = data.queries[chance.randrange(len(data.queries))], chance.randrange(len(data))
     ids = [row_id(number) for number in chance.choices(range(len(data)), k=10)]
     new = {**data.row(row), "id": f"task-{task}"}
@@ -103,7 +103,7 @@ async def in_process(settings: dict[str, Any]) -> dict[str, Any]:
     data, process = load(settings["rows"], settings["data"]), psutil.Process()
     async with aiovec.connect(settings["target"]) as store:
         await fill(store, data)
-        # First load all that calls need only once: tables in memory, caches, imports.
+        # First load everything that is loaded only once: tables in memory, caches, imports.
         await _work(store, data, 8, settings["seconds"] / 6)
         await _settle(store)
         before = process.memory_info().rss

@@ -1,7 +1,7 @@
-"""Several processes on one store: the rows written, found by an open reader, and lost by kills.
+"""Run several processes on one store: count the rows written, found by a reader, or lost by kills.
 
-Each process opens the store like an app on one machine, writes rows one by one, and prints each
-row whose write is acknowledged.
+Each process opens the store like an app on one machine, writes rows one by one, and prints the
+number of each row whose write is acknowledged.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .peers import OURS, SHARED, Rows, last_line
 
 _ROWS, _FEW = 200, 50  # rows for each of two processes, and for each of ten
 _PROCESSES = 10
-_KILLED = (2, 5, 8)  # of the ten
+_KILLED = (2, 5, 8)  # the processes of the ten that are killed
 _LOST = "of these, lost"
-_PATIENCE = 600.0  # seconds for a store
+_PATIENCE = 600.0  # time limit in seconds for a store
 
 
 async def run(options: Options) -> list[Result]:
@@ -66,7 +66,7 @@ async def _two(python: str, name: str, folder: Path, count: int) -> dict[str, fl
 
 async def _ten(python: str, name: str, folder: Path, count: int) -> dict[str, float]:
     folder.mkdir(parents=True)  # noqa: ASYNC240
-    async with _Process(python, name, folder) as first:  # makes the table
+    async with _Process(python, name, folder) as first:  # creates the table
         await first.ask("write", range(0))
     async with AsyncExitStack() as stack:
         writers = [_Process(python, name, folder) for _ in range(_PROCESSES)]
@@ -105,11 +105,11 @@ class _Process:
 
     async def __aexit__(self, *_: object) -> None:
         if self._process.returncode is None:
-            self._process.stdin.close()  # type: ignore[union-attr]  # it was given one
+            self._process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
         await self._process.wait()
 
     async def ask(self, call: str, rows: range, kill_after: float = math.inf) -> set[int]:
-        """Return the rows that the process wrote or found; kill it after so many rows."""
+        """Return the rows that the process wrote or found; kill it after ``kill_after`` rows."""
         done = set[int]()
         if self.opened:
             asked = json.dumps([call, rows.start, rows.stop]) + "\n"

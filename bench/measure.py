@@ -1,4 +1,4 @@
-"""Options, timing of several ways side by side, and results."""
+"""Options and results of benchmarks, and functions that time several ways in turn."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _BLOCKS, _BLOCK_SECONDS = 12, 0.2
 _PACKAGES = "aiovec pysqlite3 sqlite-vec numpy pyarrow lancedb faiss-cpu tantivy".split()
 
 Way = Callable[[], Awaitable[float]]
-"""Does the work once, and returns a figure such as its milliseconds."""
+"""Does the work once, and returns a figure such as the milliseconds that it took."""
 Ask = Callable[[int], Awaitable[list[int]]]
-"""Searches for the query with this number and returns the numbers of the rows."""
+"""Searches with the query of this number, and returns the numbers of the rows."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a run. A small ``scale`` only shows that a benchmark works."""
+    """The options of a run. With a small ``scale``, a run only shows that a benchmark works."""
 
     folder: Path
     data: str | None = None
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """The measurements of the ways compared, their ratios, and wrong answers.
+    """The measurements of several ways, their ratios, and wrong answers.
 
     A name that ends with a unit in parentheses has that unit; the others have ``unit``.
     """
@@ -83,7 +83,7 @@ class Result:
 
 
 def number(value: float) -> str:
-    """Format a figure with three significant digits, or without decimals from 100 on."""
+    """Format a figure with three significant digits; from 100 on, without decimals."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -104,24 +104,24 @@ def medians(measured: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def ratio(measured: Mapping[str, list[float]], way: str, other: str) -> float:
-    """Return the median of the rounds' ratios."""
+    """Return the median over the rounds of the ratio of two ways."""
     return float(np.median(np.divide(measured[way], measured[other])))
 
 
 def ratios(measured: Mapping[str, list[float]], way: str, *others: str) -> dict[str, float]:
-    """Return the ratios of one way to those of the others that were measured."""
+    """Return the ratios of one way to the others, as far as they were measured."""
     return {f"{way} / {name}": ratio(measured, way, name) for name in others if name in measured}
 
 
 def block_of(ask: Ask, queries: int, seconds: float) -> Way:
-    """Return a way: the median milliseconds of searches, one after another.
+    """Return a way that measures the median milliseconds of a block of searches in turn.
 
     Each block continues with the next queries.
     """
     turns = count(1)
 
     async def measure() -> float:
-        await asyncio.sleep(0.02)  # until the previous way's threads sleep
+        await asyncio.sleep(0.02)  # until the threads of the previous way are idle
         took: list[float] = []
         until = time.perf_counter() + seconds
         while not took or (time.perf_counter() < until and len(took) < 50):
@@ -143,7 +143,7 @@ async def in_turn(
 
 
 def timed(call: Callable[[], Awaitable[object]]) -> Way:
-    """Return a way: the milliseconds of a call."""
+    """Return a way that measures the milliseconds of a call."""
 
     async def measure() -> float:
         began = time.perf_counter()
@@ -156,7 +156,7 @@ def timed(call: Callable[[], Awaitable[object]]) -> Way:
 async def rate(call: Callable[[int], Awaitable[object]], clients: int, seconds: float) -> float:
     """Return the calls per second of clients that call again as soon as they are answered.
 
-    ``call`` gets a number that differs from client to client and call to call.
+    ``call`` gets a number that is different for each client and each call.
     """
     done = 0
     began = time.perf_counter()
@@ -173,7 +173,7 @@ async def rate(call: Callable[[int], Awaitable[object]], clients: int, seconds: 
 
 
 async def shared(call: Callable[[int], Awaitable[object]], numbers: range, tasks: int) -> float:
-    """Return the calls per second when tasks share these calls."""
+    """Return the calls per second when ``tasks`` tasks share the calls with these numbers."""
     left = iter(numbers)
 
     async def task() -> None:
@@ -187,7 +187,7 @@ async def shared(call: Callable[[int], Awaitable[object]], numbers: range, tasks
 
 @asynccontextmanager
 async def lags(every: float = 0.005) -> AsyncIterator[list[float]]:
-    """Collect the milliseconds by which timers of the event loop are late."""
+    """Collect the milliseconds by which event-loop timers are late during the block."""
     late: list[float] = []
 
     async def look() -> None:
@@ -250,7 +250,7 @@ async def output(*command: str, most: float | None = None) -> str:
 def by_figure(
     subject: str, measured: Mapping[str, Mapping[str, float]], notes: list[str]
 ) -> list[Result]:
-    """Return a result for each figure of several ways; the first result has the notes."""
+    """Return a result for each figure, with its value for each way; the first has the notes."""
     keys = list(next(iter(measured.values())))
     figures = [{way: values[key] for way, values in measured.items()} for key in keys]
     results = [Result(subject, key, "", each) for key, each in zip(keys, figures, strict=True)]
@@ -265,7 +265,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Describe the machine and the versions."""
+    """Return facts about the machine, and the versions of packages."""
     facts = {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),

@@ -1,4 +1,4 @@
-"""Move a table from SQLite to LanceDB and back: with every row verified, and in a plain loop."""
+"""Compare ``aiovec migrate`` with a plain loop: move a table from SQLite to LanceDB and back."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def _measured(compared: str, source: str, target: str, rows: int, options:
         return rows / float(result["seconds"])
 
     run, loop = "aiovec migrate, copied and verified", "plain loop, nothing verified"
-    # The run comes last in the last round, so its target is the one that stays.
+    # The number of rounds is odd, so the run comes last in the last round, and its target remains.
     rounds = await interleaved(
         {loop: lambda: moved("loop"), run: lambda: moved("run")}, options.rounds(_ROUNDS) | 1
     )

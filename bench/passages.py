@@ -1,7 +1,7 @@
-"""The share of questions whose answering passage is among the first hits, by passage size.
+"""Measure how many questions have their answering passage among the first hits, by passage size.
 
 The documents are the users' pages in ``docs``, and the questions are those that ``quality`` asks
-about their sections. Needs ``aiovec[documents,local]``.
+about their sections. This benchmark needs ``aiovec[documents,local]``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def _measured(model: str, kind: str, size: int, overlap: int) -> dict[str,
 
 
 def _touches(hit: Hit, answer: str, sections: Mapping[str, Mapping[str, int]]) -> bool:
-    """Return whether a passage has text of the section that answers a question."""
+    """Return whether a passage has text from the section that answers a question."""
     page, _, heading = answer.partition("#")
     if hit["source"] != page:
         return False

@@ -32,7 +32,7 @@ _EF = 100
 _AT_ONCE, _TICK = 20, 0.001
 
 Search = Callable[[Any, int | None], Awaitable[list[int]]]
-"""Returns the numbers of the rows nearest to a vector, perhaps only with ``pick`` below a bound."""
+"""Returns the numbers of the rows nearest to a vector, with ``pick`` below a bound if given."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Rows:
-    """Row ``n`` has the id ``n``, a vector of unit length, a number and a text."""
+    """The rows to store. Row ``n`` has the id ``n``, a unit-length vector, a number and a text."""
 
     vectors: Any
     picks: list[int]
@@ -332,7 +332,7 @@ PEERS = {
 }
 
 
-# In a folder, Qdrant's client commits each row by itself, so `bench against` leaves it out.
+# In a folder, Qdrant's client commits each row separately, so `bench against` leaves it out.
 SHARED = {name: peer for name, peer in PEERS.items() if peer.on_disk and name != "LanceDB, HNSW"}
 SHARED["Qdrant's client"] = Peer(("qdrant-client",), partial(_qdrant, in_memory=False))
 
@@ -344,7 +344,7 @@ def last_line(error: BaseException) -> str:
 async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Fill the store, search it in each way, and return the figures and the answers.
 
-    Without clients, it searches once.
+    With 0 clients, search only once, and return no figures.
     """
     data = np.load(settings["data"])
     rows = Rows(data["vectors"], data["picks"].tolist(), data["texts"].tolist())
@@ -383,7 +383,7 @@ async def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _stall(search: Search, queries: Any) -> float:
-    """Return the most milliseconds by which an event-loop timer is late while tasks search."""
+    """Return the longest delay of an event-loop timer, in milliseconds, while tasks search."""
     async with lags(_TICK) as late:
         await asyncio.sleep(10 * _TICK)
         late.clear()

@@ -1,8 +1,8 @@
-"""The quality of the first ten hits on labelled sets, by keywords, vectors and both, per model.
+"""Measure the quality of the first ten hits for keyword, vector and hybrid search, per model.
 
-The sets of ``bench/sets`` hold passages, and questions with the passages that answer them. With a
-real data set, whose Parquet file has a column ``words``, three more sets search its entries: by
-their words, by misspelt words, and by descriptions.
+Each set in ``bench/sets`` has passages, and questions with the passages that answer them. If there
+is a real data set, whose Parquet file has a column ``words``, three more sets search its entries:
+by their words, by misspelt words, and by descriptions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _WAYS = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """Passages by their ids, and for each question the ids of the passages that answer it."""
+    """Passages by id, and for each question the ids of the passages that answer it."""
 
     passages: Mapping[str, str]
     questions: Mapping[str, set[str]]
@@ -112,7 +112,7 @@ def _blocks(name: str) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _answers(name: str) -> dict[str, set[str]]:
-    """Return the questions of a set, with the ids of the blocks that have them."""
+    """Return the questions of a set, each with the ids of the blocks that answer it."""
     answers: dict[str, set[str]] = {}
     for id, _, questions in _blocks(name):
         for question in questions:
@@ -121,7 +121,7 @@ def _answers(name: str) -> dict[str, set[str]]:
 
 
 def on_pages(name: str) -> Labelled:
-    """Return the sections of the users' documentation, with a set's questions from newcomers."""
+    """Return the sections of the users' documentation, and the questions of a set about them."""
     passages = {}
     for path in sorted(_PAGES.glob("[!i]*/*.md")):  # without internals
         page = path.relative_to(_PAGES.parent).as_posix()
@@ -135,7 +135,7 @@ def on_pages(name: str) -> Labelled:
 
 
 def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
-    """Yield the three sets of a dictionary's entries."""
+    """Yield the three sets that search a dictionary's entries."""
     rows = pq.read_table(next(folder.glob("*.parquet")), columns=["id", "words", "text"])
     described = {word: listed for word, _, listed in _blocks("descriptions")}
     chance = random.Random(5)
@@ -156,6 +156,6 @@ def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
 
 
 def _misspelt(word: str, chance: random.Random) -> str:
-    """Return a word with two neighbouring letters swapped, but not the first letter."""
+    """Return a word with two neighbouring letters swapped; the first letter stays."""
     place = chance.randrange(1, len(word) - 2)
     return word[:place] + word[place + 1] + word[place] + word[place + 2 :]

@@ -1,4 +1,4 @@
-"""The recall that ``stats`` reports for LanceDB's indexes, and the true recall."""
+"""Compare the recall that ``stats`` reports for LanceDB's indexes with the true recall."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .measure import Options, Result
 from .stores import fill
 
 KINDS = ("ivf_rq", "hnsw_sq")
-# The numbers of an app's questions before the measurement, and of other questions after it.
+# How many questions an app asks before the measurement, and how many others are asked after it.
 _ASKED, _OTHERS = 256, 400
 _COPIES, _APART = 8, 0.05
 _REPLACED = 0.3
-# With 256 questions the standard error is 0.006, with 400 others 0.005.
+# The standard error is 0.006 with 256 questions, and 0.005 with the 400 others.
 _TOO_FAR = 0.03
 _LEAST_ROWS = 2_000
 
@@ -62,7 +62,7 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
     async with aiovec.connect(target, config=config) as store:
         await fill(store, data)
         await store.create_index(TABLE, kind)
-        # Search through another store, because this one keeps questions and measures with them.
+        # Search through another store, because this one remembers questions to measure with them.
         async with aiovec.connect(target, read_only=True) as reader:
             for source in ("made questions", "its own"):
                 measured[f"{source}, reported"] = (await store.stats(TABLE)).details["recall"]

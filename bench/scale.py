@@ -1,7 +1,7 @@
-"""A table that many workers load and index, and many processes read: on a disk and in a bucket.
+"""Measure a table that many workers load and index and many processes read, on disk or in a bucket.
 
-Needs ``aiovec[ray]``. On two cores, more workers or readers gain nothing. The cost model in
-docs/explanation/scale.md is based on the requests, bytes and processor time measured here.
+The benchmark needs ``aiovec[ray]``. On two cores, more workers or readers gain nothing. The cost
+model in docs/explanation/scale.md uses the requests, bytes and CPU time that are measured here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .measure import Options, Result, fresh, rate
 _ROWS, _FILES = 1_000_000, 16
 _WORKERS, _READERS = (1, 2), (1, 2, 4)
 _SECONDS, _TASKS = 30.0, 4
-_PATIENCE = 3600.0  # seconds for a command; the bucket's server is slow
+_PATIENCE = 3600.0  # time limit in seconds for a command; the bucket's server is slow
 _PLACES = {"a folder": None, "a bucket": 0.0, "a bucket with 20 ms a request": 0.02}
 
 
@@ -110,7 +110,7 @@ async def _place(
 
 
 class Counts(Counter[str]):
-    """The numbers of requests and bytes that passed a proxy, which delays each request."""
+    """Counts the requests and bytes that pass a proxy, and delays each request."""
 
     def __init__(self, delay: float) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Counts(Counter[str]):
         async def meddle(
             request: Request, ask: Callable[[], Awaitable[bytes]], client: asyncio.StreamWriter
         ) -> bool:
-            proxy.arm(meddle)  # for the next one
+            proxy.arm(meddle)  # for the next request
             proxy.requests.clear()
             await asyncio.sleep(self._delay)
             answer = await ask()
@@ -138,7 +138,7 @@ class Counts(Counter[str]):
 
 
 async def in_process(settings: dict[str, Any]) -> dict[str, float]:
-    """Search for some seconds, in a separate process."""
+    """Search for the seconds in the settings. ``fresh`` calls this in a separate process."""
     store = aiovec.connect(settings["target"], config=settings["config"], read_only=True)
     async with store as reader:
         queries = await asyncio.to_thread(np.load, settings["queries"])

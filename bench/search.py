@@ -1,6 +1,6 @@
-"""Vector search on SQLite: one client, crowds, filters, during writes, and opening.
+"""Measure vector search on SQLite: opening, one client, filters, many clients, and during writes.
 
-With ``--rows 1000`` or ``--rows 1000000``, it shows how a search's time grows with the table.
+``--rows 1000`` and ``--rows 1000000`` show how the time of a search grows with the table.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ CLIENTS = 64
 
 _CROWD_SECONDS = 10.0
 _RECALLED = 200  # queries whose answers are compared with the truth
-_TOGETHER = 32  # queries of a call of search_many
-_WRITTEN, _AT_ONCE = 500, 50  # rows a second, rows a call
+_TOGETHER = 32  # queries in a call of search_many
+_WRITTEN, _AT_ONCE = 500, 50  # rows per second, rows per call
 _MIB = 2**20
 _HELD = 3.0  # seconds after which four processes have reached the same point
 
@@ -71,7 +71,7 @@ async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> R
     np.save(queries, data.queries[:1])
     settings = {"queries": str(queries)}
     openings: list[dict[str, Any]] = []
-    # This run makes the scan file, if the table is large enough for one.
+    # This run creates the scan file, if the table is large enough for one.
     made = await fresh("search", {**settings, "path": str(path), "keep": True})
 
     async def ours() -> float:
@@ -99,7 +99,7 @@ async def _opening(path: Path, by_hand: Path, data: Data, options: Options) -> R
 
 
 async def held_together(target: str, queries: Path) -> float:
-    """Return the MiB of four processes that search a store at the same time."""
+    """Return the total MiB of four processes that search a store at the same time."""
     settings = {"path": target, "queries": str(queries), "hold": _HELD}
     four = await asyncio.gather(*(fresh("search", settings) for _ in range(4)))
     return float(sum(process["share"] for process in four))
@@ -228,7 +228,7 @@ async def _writes_beside(store: VectorStore, data: Data, options: Options) -> Re
 
 @asynccontextmanager
 async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
-    """Replace rows with equal ones, so the truth stays known, evenly over time; count them."""
+    """Upsert rows at a constant rate, and count them. They do not change, so the truth is known."""
     written = [0]
     random, size = np.random.default_rng(7), min(_AT_ONCE, len(data))
     batches = [data.batch(random.choice(len(data), size, replace=False)) for _ in range(256)]
@@ -249,8 +249,8 @@ async def _writer(store: VectorStore, data: Data) -> AsyncIterator[list[int]]:
 
 
 async def _open(path: str, query: Any, keep: bool, hold: float) -> dict[str, float]:
-    """Open a store and search. ``keep`` waits for the store's scan file. ``hold`` is the length of
-    two pauses, in which other processes reach the same point."""
+    """Open a store and search. With ``keep``, wait for its scan file. ``hold`` is the length of two
+    pauses in seconds, in which other processes reach the same point."""
     async with aiovec.connect(path):
         pass  # imports what a store needs
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Searches, upserts and exports over HTTP, compared with a store in the same process."""
+"""Compare searches, upserts and exports over HTTP with a store in the same process."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ INSIDE, REMOTE = f"in the process, {CLIENTS} tasks", f"remote backend, {CLIENTS}
 HTTP = f"POST /search, JSON, {CLIENTS} clients"
 
 _ROUNDS, _SECONDS = 3, 5.0
-_KEPT = 200  # answers of a run that are compared with the truth
-_TIMED = 10_000  # the number of last answers whose median and 99th percentile times are shown
+_KEPT = 200  # answers in a run that are compared with the truth
+_TIMED = 10_000  # the last answers of a run, whose median and 99th percentile times are shown
 
 
 async def run(options: Options) -> list[Result]:
@@ -72,7 +72,7 @@ class _Clients:
         self.results: dict[str, dict[str, Any]] = {}
 
     def way(self, name: str, path: str, bodies: Sequence[object], count: int = CLIENTS) -> Way:
-        """Return a way: the answers per second that ``count`` clients get."""
+        """Return a way that measures the answers per second that ``count`` clients get."""
         file = self._options.folder / name.replace("/", "-")
         file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
         settings = {
@@ -123,7 +123,7 @@ async def _searches(
 
 
 async def _upserts(store: VectorStore, url: str, data: Data, options: Options) -> Result:
-    """Measure upserts of one row a request, each durable when it is answered."""
+    """Measure upserts with one row per request, each durable when it is answered."""
     numbers = range(min(len(data), 2_000))
     rows = [{**data.row(number), "embedding": data.vectors[number].tolist()} for number in numbers]
     batches = [data.batch([number]) for number in numbers]
@@ -196,7 +196,7 @@ async def _serving(path: Path) -> AsyncIterator[tuple[psutil.Process, str]]:
 
 
 async def in_process(settings: dict[str, Any]) -> dict[str, Any]:
-    """Send the bodies in a file in turn; each client sends again as soon as it is answered."""
+    """Send the bodies in a file in turn; each client sends the next when it gets its answer."""
     bodies = (await asyncio.to_thread(Path(settings["bodies"]).read_bytes)).splitlines()
     took: deque[float] = deque(maxlen=_TIMED)
     answers: dict[int, str] = {}

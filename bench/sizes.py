@@ -1,7 +1,7 @@
-"""Both backends with the same rows: the cost and the recall of their searches.
+"""Measure the cost and the recall of searches on both backends, with the same rows.
 
 ``--rows 100000 --dim 768`` measures another size. docs/explanation/scale.md and ``aiovec advise``
-use the figures.
+use these figures.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _bytes(folder: Path, name: str) -> int:
-    """Return the size of a store's files, with its scan file."""
+    """Return the total size of a store's files, including its scan file."""
     files = (file for top in folder.glob(f"{name}*") for file in [top, *top.rglob("*")])
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -76,7 +76,7 @@ async def _fresh(target: str, data: Data, options: Options) -> dict[str, float]:
     queries = options.folder / "query.npy"
     np.save(queries, data.queries[:1])
     settings = {"queries": str(queries), "path": target}
-    # The scan file is written after the first search.
+    # The store writes its scan file after the first search.
     await fresh("search", {**settings, "keep": True})
     firsts = [await fresh("search", settings) for _ in range(options.rounds(3))]
     return {

@@ -1,6 +1,6 @@
-"""The time and memory that a process takes until its first answer.
+"""Measure the time and memory that a process needs until its first answer.
 
-All times are of new processes, and include the interpreter's start.
+Each time is a new process's, and includes the start of the interpreter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def main():
 
 asyncio.run(main())
 """
-# Other packages that a process with a search imports: the part of its start that is not ours.
+# Other packages that a searching process imports: the part of its start that is not aiovec's.
 _PACKAGES_OF_A_SEARCH = "import aiosqlite, asyncio, numpy"
 _MEMORY = "print(int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024)"
 
@@ -65,7 +65,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def _measured(command: Sequence[str], cpu: list[float]) -> Way:
-    """Return a way: the milliseconds of a new process. Its processor time is added to ``cpu``."""
+    """Return a way that measures the milliseconds of a new process; add its CPU time to ``cpu``."""
 
     async def measure() -> float:
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Stores with the same rows: aiovec's, and hand-written ones without it."""
+"""Fill and search stores with the same rows: with aiovec, and by hand without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def fill(store: VectorStore, data: Data, table: str = TABLE, *, text: bool
 def by_aiovec(
     store: VectorStore, data: Data, tables: Sequence[str] = (TABLE,), **options: Any
 ) -> Ask:
-    """Search like an app, for the rows' fields; each search picks one of the tables at random."""
+    """Search like an app, which wants the rows' fields; each search takes a random table."""
     chosen = np.random.default_rng(2).integers(len(tables), size=1009)
 
     async def ask(query: int) -> list[int]:
@@ -48,12 +48,12 @@ def by_aiovec(
 
 
 async def drained(batches: AsyncIterator[pa.RecordBatch], data: Data) -> None:
-    """Read all batches, and check that they have all rows."""
+    """Read all batches, and check that they have as many rows as the data."""
     assert sum([batch.num_rows async for batch in batches]) == len(data)
 
 
 def exporting(store: VectorStore, data: Data) -> Way:
-    """Return a way: the rows per second of an export to its end."""
+    """Return a way that measures the rows per second of a complete export."""
 
     async def measure() -> float:
         began = time.perf_counter()
@@ -75,7 +75,7 @@ async def until_loaded(store: VectorStore, query: Float32Array, table: str = TAB
     return time.perf_counter() - began
 
 
-# SQLite by hand, with the driver and the settings of aiovec
+# SQLite by hand, with aiovec's driver and settings
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -132,7 +132,7 @@ def fill_by_hand(path: Path, data: Data) -> None:
 
 
 def by_sqlite_vec(db: sqlite3.Connection, data: Data) -> Ask:
-    """Search with sqlite-vec's own scan, for the rows' fields. It blocks the event loop."""
+    """Search with sqlite-vec's own scan, and read the rows' fields. It blocks the event loop."""
     sql = (
         "SELECT r.id, r.pick, r.place, r.text, distance FROM vec JOIN rows AS r "
         "ON r.rowid = vec.rowid WHERE vector MATCH ? AND k = ? ORDER BY distance"
@@ -169,7 +169,7 @@ async def fill_lance(connection: Any, data: Data) -> Any:
 
 
 def by_lance(table: Any, data: Data, **effort: int) -> Ask:
-    """Search with lancedb's client for the same fields, with this effort."""
+    """Search with lancedb's client, and read the same fields; ``effort`` sets query parameters."""
 
     async def ask(query: int) -> list[int]:
         built = table.query().nearest_to(data.queries[query % len(data.queries)])

@@ -1,7 +1,7 @@
-"""Keyword and hybrid search by words and questions, in short and long texts.
+"""Measure keyword and hybrid search for words and questions, in short and long texts.
 
-People rarely repeat a question, so each is asked once in a newly opened store. The times are those
-of the first and the tenth question, and the median of all. Then all are asked again.
+People rarely repeat a question, so each is asked once in a newly opened store. The benchmark shows
+the times of the first and the tenth question, and the median of all. Then it asks all again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FTS5, TANTIVY, BM25S, LANCEDB = "FTS5 by hand", "tantivy", "bm25s", "lancedb"
 _PASSAGES, _TOGETHER = 40_000, 15
 _WORDS = 1000
 _CLIENTS, _CROWD_SECONDS = 64, 2.0
-# The most checks whether the words have a file, and the bytes below which an index has none.
+# The most checks for a file of the words, and the index size in bytes below which there is none.
 _MOST_LOOKS, _WITHOUT_FILE = 3_000, 4 * 2**20
 
 
@@ -108,7 +108,7 @@ async def _settled(store: VectorStore) -> None:
 
 
 def _by_words(store: VectorStore, words: list[str], data: Data | None = None) -> Ask:
-    """Search by words or, with ``data``, by words and its queries."""
+    """Search by words or, with ``data``, by words and the query vectors of ``data``."""
 
     async def ask(query: int) -> list[int]:
         vector = () if data is None else (data.queries[query % len(data.queries)],)
@@ -146,7 +146,10 @@ def _by_fts5(db: sqlite3.Connection, words: list[str]) -> Ask:
 
 
 def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
-    """Search with tantivy's Python binding, which blocks the event loop. Raises ImportError."""
+    """Search with tantivy's Python binding, which blocks the event loop.
+
+    Raises ImportError if tantivy is missing.
+    """
     module: Any = importlib.import_module("tantivy")
     builder = module.SchemaBuilder().add_text_field("id", stored=True, tokenizer_name="raw")
     builder = builder.add_integer_field("pick", stored=True)
@@ -174,7 +177,7 @@ def _by_tantivy(folder: Path, data: Data, words: list[str]) -> Ask:
 def _by_bm25s(_: Path, data: Data, words: list[str]) -> Ask:
     """Search with bm25s, in memory and without whole rows; it blocks the event loop.
 
-    Raises ImportError.
+    Raises ImportError if bm25s is missing.
     """
     module: Any = importlib.import_module("bm25s")
     index = module.BM25()

@@ -1,4 +1,4 @@
-"""The cost of open stores that wait for calls, each on its own file, and of their next call."""
+"""Measure the cost of idle open stores, each on its own file, and of their next call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .data import load
 from .measure import Options, Result, timed
 
 _STORES, _ROWS = 300, 100
-# Seconds after which an unused store rests, and its threads have ended.
+# Seconds after which an unused store is at rest, and its threads have ended.
 _REST = 16
 
 

@@ -1,5 +1,5 @@
-"""The time until a search finds a change in a watched table, also during a load, and the cost of
-the triggers to the app."""
+"""Measure the time until a search finds a change in a watched table, also during a bulk load, and
+the cost of the triggers to the app."""
 
 from __future__ import annotations
 

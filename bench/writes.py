@@ -1,4 +1,4 @@
-"""Writes, imports and exports on SQLite, compared with equally durable hand-written code.
+"""Compare writes, imports and exports on SQLite with equally durable hand-written code.
 
 Labels are also written to LanceDB, with aiovec and with lancedb.
 """
@@ -64,7 +64,7 @@ async def run(options: Options) -> list[Result]:
 
 
 def in_folder(options: Options, way: Callable[[Path], Awaitable[float]]) -> Way:
-    """Give each run of the way an empty folder."""
+    """Return a way that gives an empty folder to each run of ``way``."""
 
     async def measure() -> float:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -178,7 +178,7 @@ async def _bulk(options: Options) -> Result:
 
 
 async def _labels(options: Options) -> Result:
-    """Write a different number to each row; lancedb does the same."""
+    """Measure writing a different number to each row, with aiovec and with lancedb."""
     data = generate(options.rows(_LABELLED), 384)
     numbers = range(len(data))
     labels = pa.table({"id": [*map(row_id, numbers)], "pick": np.array(numbers)})
@@ -210,7 +210,7 @@ async def _moved(options: Options) -> list[Result]:
     ours, script = "aiovec import", "a script with pyarrow and SQLite"
 
     def running(*arguments: str) -> Way:
-        """Return a way: a Python process with these arguments and a new file, in rows/s."""
+        """Return a way that measures the rows/s of Python with these arguments and a new file."""
 
         async def imported(folder: Path) -> float:
             began = time.perf_counter()
