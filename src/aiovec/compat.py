@@ -58,7 +58,7 @@ Filter = VectorFilter
 
 
 def to_uuid(id: str) -> str:
-    """Return a UUID for a text, always the same one: version 5 in the URL namespace."""
+    """Return a UUID for a string, always the same one: version 5 in the URL namespace."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, id))
 
 

@@ -221,12 +221,12 @@ async def passages(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the passages of a document as rows of ``SCHEMA``, cut in a thread.
 
-    ``document`` is the path or the bytes of a file, or a text. The bytes of a text file are decoded
-    as UTF-8, UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the document's
-    name, which the rows keep; bytes and texts need it. Its suffix determines the kind, unless the
-    first bytes show a PDF or HTML, or ``kind`` names it: pass "markdown" for a text converted from
-    a file of another kind. An unknown suffix means plain text. ``modified`` is the modification
-    time in the rows, by default the file's.
+    ``document`` is the path or the bytes of a file, or its text. The bytes of a text file are
+    decoded as UTF-8, UTF-16 with a byte order mark, or else Windows-1252. ``source`` is the name of
+    the document in the rows; it is required for bytes and text. Its suffix determines the kind,
+    unless the first bytes show a PDF or HTML, or ``kind`` names it: pass "markdown" for text that
+    was converted from a file of another kind. An unknown suffix means plain text. ``modified`` is
+    the modification time in the rows, by default the file's.
 
     A passage has at most ``size`` characters, by default 1,200. With a ``tokenizer`` of the package
     ``tokenizers``, ``size`` counts tokens, by default 256. A heading before the passage does not

@@ -106,7 +106,7 @@ def _object(text: str, option: str) -> dict[str, Any]:
 
 
 def _watched(values: list[str] | None) -> list[Any]:
-    """Return sources in the form that ``lifespan`` takes: texts, or mappings of arguments."""
+    """Return sources in the form that ``lifespan`` takes: strings, or mappings of arguments."""
     sources = [_object(each, "--watch") if each.startswith("{") else each for each in values or ()]
     for source in sources:
         if isinstance(source, dict):

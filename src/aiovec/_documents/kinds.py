@@ -73,7 +73,7 @@ def _blocks() -> Any:
 def _inlines() -> Any:
     """Return a parser for single lines. Creating it takes as long as parsing a hundred lines."""
     parser = package("markdown_it").MarkdownIt("commonmark")
-    parser.parseInline("x")  # as above
+    parser.parseInline("x")  # compiles its rules too
     return parser
 
 

@@ -139,7 +139,7 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     facts: dict[str, Json] = {}
     for name in _facts_of(cls):
         value = getattr(error, name, None)
-        if answer.machine and isinstance(value, str) and name != "id":  # a caller's value
+        if answer.machine and isinstance(value, str) and name != "id":  # ids are the caller's
             value = _without_places(value, hidden)
         facts[name] = _json(value)
     detail = str(error)

@@ -47,8 +47,8 @@ class Decay:
     negative score falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time in
     ``field``. It is 1 for future times, for a row without a time, and if the field or payload key
     ``pinned`` is true: such rows do not age.
-    ``half_life`` is a timedelta, or a text such as "45s", "30m", "12h", "7d" or "2w". A time may be
-    an RFC 3339 text, and each field a payload key, such as "payload.at".
+    ``half_life`` is a timedelta, or a string such as "45s", "30m", "12h", "7d" or "2w". A time may
+    be an RFC 3339 string, and each field a payload key, such as "payload.at".
     """
 
     field: str
@@ -138,7 +138,7 @@ def _check_weight(weight: object) -> None:
 
 
 def _time_of(value: object) -> datetime | None:
-    """Return a datetime or a text as a datetime; None if it is neither, or has no time zone."""
+    """Return a datetime or a string as a datetime; None if it is neither or has no time zone."""
     if isinstance(value, (str, datetime)):
         with suppress(ValueError):
             return moment(value)
@@ -146,7 +146,7 @@ def _time_of(value: object) -> datetime | None:
 
 
 def seconds_of(span: str) -> float:
-    """Return the seconds of a duration such as "30m" or "7d"; 0 if the text is not one."""
+    """Return the seconds of a duration such as "30m" or "7d"; 0 if the string is not one."""
     match = _SPAN.fullmatch(span)
     return 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
 

@@ -152,9 +152,9 @@ class VectorStore(NotCopied, Hints):
     - It checks its arguments before it changes anything. An invalid argument raises
       InvalidArgumentError; an invalid name of a table, field or selected column raises
       InvalidNameError.
-    - ``where`` is a filter: a text, an ``F`` expression, a mapping of fields to values, a list of
+    - ``where`` is a filter: a string, an ``F`` expression, a mapping of fields to values, a list of
       filters that must all match, or None for every row. A bad filter raises FilterError.
-    - ``ids`` is one id or an iterable of ids: texts, whole numbers or UUIDs.
+    - ``ids`` is one id or an iterable of ids: strings, whole numbers or UUIDs.
     - ``model`` names the model that made the vectors of the call. A model other than the table's
       raises ModelMismatchError; if the table or the call names none, any model is accepted.
     - A write, or a change of fields or tables, is atomic: all of it is done, or none. Once it
@@ -665,8 +665,8 @@ class VectorStore(NotCopied, Hints):
         """Delete rows, and return how many existed.
 
         Pass ``ids``, ``where`` or both; with both, only rows that match both are deleted.
-        ``where="TRUE"`` selects every row. A single text that looks like a filter is refused as an
-        id; pass such an id in a list.
+        ``where="TRUE"`` selects every row. A single string that looks like a filter is refused as
+        an id; pass such an id in a list.
         """
         requested = None if ids is None else await self._checked_ids(ids, ids_to_delete)
 
@@ -1084,8 +1084,8 @@ class VectorStore(NotCopied, Hints):
         same score, any of them may be hits.
 
         With ``highlight``, each hit's ``highlights`` has a snippet of about 160 characters of every
-        field that matched, with each match between ``<mark>`` and ``</mark>``, or between two texts
-        that you pass. The text is not escaped for HTML.
+        field that matched, with each match between ``<mark>`` and ``</mark>``, or between two
+        strings that you pass. The snippet is not escaped for HTML.
 
         The filter is applied before the search. ``search`` explains the other arguments.
         """
