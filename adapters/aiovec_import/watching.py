@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 from aiovec import VectorStore
 from aiovec.backend import needs_arrow, without_secrets
+from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
 from .feeds import AT_ONCE, LOG, SourceFeed
-from .files import path_and_table, reading, schema_file
+from .files import no_file, path_and_table, reading, schema_file
 from .folder_feed import FolderFeed, State, state_of
 from .folders import documents_of
 from .loading import create
 from .locks import FileLock
-from .sources import Wanted, legal_table_name, refuse
+from .sources import Wanted, legal_table_name, named_source, refuse
 from .stores.queue import Queue, lock_of
 from .table_feed import TableFeed
 
@@ -69,10 +70,18 @@ def _rows(store: VectorStore, wanted: Wanted) -> Rows:
     return Rows(store, wanted)
 
 
+def _table_named(source: str) -> str:
+    """Return the name of the source's table, or ""; ConfigError if its file is missing."""
+    path, name = path_and_table(source)
+    if named_source(source) is None and not is_url(source) and not path.exists():
+        raise no_file(path)
+    return name
+
+
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
     """Add the text field of the existing table, if the user names no text column."""
     (source,) = wanted.sources
-    _, name = await in_thread(path_and_table, source)
+    name = await in_thread(_table_named, source)
     if wanted.embed is None and (wanted.table or name):
         with suppress(TableNotFoundError):
             schema = await store.schema(wanted.table or legal_table_name(name))

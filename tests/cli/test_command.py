@@ -106,7 +106,7 @@ CURES = {
     "search words --filter x=1 -s notes.db": "did you mean --where?",
     "rows notes --top-k 3 -s notes.db": "did you mean --limit?",
     "version": "write aiovec --version",
-    "distinct notes -s notes.db": "notes is a table: write the FIELD after it",
+    "distinct notes -s notes.db": "notes is a table; write the FIELD after it",
     "search notes words --limit abc": "Invalid value for '--limit': ",
     "search notes words --min-score abc": "Invalid value for '--min-score': ",
     "search notes words --by words": "'words' is not one of 'text', 'vector', 'hybrid'",
@@ -290,3 +290,11 @@ def test_wrong_arguments_create_no_store(arguments: str, folder: Path) -> None:
     assert finished.code in {1, 2}
     assert "rror: " in finished.err
     assert contents(folder) == before
+
+
+@pytest.mark.arrow
+@pytest.mark.parametrize("source", ["unknown", "unknown.db#notes", "unknown.csv"])
+def test_a_watch_of_a_missing_file_says_that_it_is_missing(source: str, run: Run) -> None:
+    finished = run("watch", source, "-s", "new.db")
+    assert finished.code == 1
+    assert finished.err.startswith(f"error: there is no file {source.partition('#')[0]}")
