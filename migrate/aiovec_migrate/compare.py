@@ -111,7 +111,7 @@ class Comparison:
     async def of(
         cls, source: OpenTable, target: OpenTable, limits: Limits, *, vector: bool = True
     ) -> Comparison:
-        """Prepare comparisons, with or without vectors. Raises MigrationError if schemas differ."""
+        """Prepare comparisons. Raises MigrationError if rows of the tables can never be equal."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
         size = max(1, min(_MOST_ROWS, _BATCH_BYTES // each))

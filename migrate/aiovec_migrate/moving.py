@@ -252,8 +252,8 @@ class TableMove:
 
 
 async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
-    """Copy all rows of one snapshot. After a StaleTableError or DuplicateIdError, compare the table
-    instead."""
+    """Copy all rows of one snapshot. If it raises StaleTableError or DuplicateIdError, the caller
+    must compare the tables instead of copying again."""
     limits, backend = work.limits, target.backend
     bulk = backend.supports("bulk-load")
     most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes

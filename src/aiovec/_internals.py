@@ -36,7 +36,7 @@ class StoreInternals:
     def watching(
         self, sources: Sequence[str | Mapping[str, Any]]
     ) -> AbstractAsyncContextManager[None]:
-        """Watch sources while the result is entered, as ``aiovec.asgi.lifespan`` does."""
+        """Watch sources while the returned context is entered, like ``aiovec.asgi.lifespan``."""
         from ._store.watch import watching_all
 
         return watching_all(self._store, sources)

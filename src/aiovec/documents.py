@@ -162,7 +162,7 @@ class Cutter:
         return [{**row, "part": n, "parts": len(rows)} for n, row in enumerate(rows, start=1)]
 
     def _cut(self, text: str, kind: Kind, title: str | None) -> Iterator[dict[str, Any]]:
-        """Yield the fields of each passage that depend on its text."""
+        """Yield, for each passage, the fields that depend on its text."""
         facts: dict[str, Any] = {}
         if kind.name == "markdown":
             text, facts = _front_matter(text)

@@ -72,7 +72,7 @@ class Group:
 class MapPoints:
     """A sample of a table's rows as points.
 
-    ``x`` and ``y`` lie between -1 and 1. ``explained`` is the share of the variance along each.
+    ``x`` and ``y`` lie between -1 and 1. ``explained`` has the share of the variance along each.
     ``members`` has the index of each point's group in ``groups``. ``values`` has the value of each
     point if these are numbers or times with more than a dozen distinct values; otherwise it is
     empty. ``label`` and ``color`` name the fields that ``labels`` and ``groups`` come from.

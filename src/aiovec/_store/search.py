@@ -175,7 +175,8 @@ class SearchOptions:
     pool: int = field(default=0, init=False)
     """The number of hits from which diversity, rerank and groups choose."""
     fetched: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank before diversity and rerank, if requested."""
+    """The number of hits, or of groups, to rank: ``pool`` if diversity or rerank choose, or
+    ``last``."""
 
     def __post_init__(self) -> None:
         for name, usual, check in _CHECKS:

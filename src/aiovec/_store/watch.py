@@ -121,7 +121,7 @@ def _watched(
 async def watching_all(
     store: VectorStore, sources: Iterable[PathText | Mapping[str, Any]], *, wait: bool = False
 ) -> AsyncIterator[None]:
-    """Watch sources; with ``wait``, enter only when each has been copied once."""
+    """Watch sources; with ``wait``, the block begins only once each source has been copied."""
     async with AsyncExitStack() as stack:
         for each in _watched(store, sources):
             watching = await stack.enter_async_context(each)
