@@ -35,7 +35,7 @@ from .info import InUse, vector_index
 _ATTEMPTS = 3
 
 SETTLED = timedelta(minutes=10)
-"""The time without a commit after which a large table is worth a graph."""
+"""The time without a commit after which even a large graph is worth building."""
 
 
 IndexMaker = Callable[[str, str, Any, str], Awaitable[bool]]
@@ -58,13 +58,13 @@ class Build:
 
 
 async def note(tuned: Tuned, table: Snapshot) -> Snapshot:
-    """Store the notes about the table's index with the table; return the table's new version."""
+    """Store the note about the vector index with the table; return the table's new version."""
     await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
     return await table.advanced()
 
 
 async def drop(index: str, table: Snapshot) -> None:
-    """Drop the vector index, and note that upkeep must not build it again, even after a kill."""
+    """Drop the vector index, after noting with the table that upkeep must not rebuild it."""
     vectors = await vector_index(table)
     if vectors is not None and vectors.name == index:
         await note(Tuned(kept_off=True, target=vectors.tuned.target), table)
@@ -83,7 +83,7 @@ async def reopened(session: Session, handle: TableHandle) -> Snapshot:
 
 
 class Asked:
-    """Users' search vectors for a table, with which its index is measured."""
+    """Users' search vectors for one table, used to measure its index."""
 
     def __init__(self) -> None:
         # Distinct searched vectors, the newest last, and vectors that a user passed.
@@ -92,13 +92,13 @@ class Asked:
 
     @property
     def is_full(self) -> bool:
-        """True if as many searched vectors are kept as possible."""
+        """True if ``MOST_QUESTIONS`` searched vectors are kept."""
         return len(self._asked) >= MOST_QUESTIONS
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
         """Keep searched vectors as queries for measuring the vector index.
 
-        Return whether enough of them are new to make another measurement worth it.
+        Return whether there are now enough for a first measurement, or for a more precise one.
         """
         before = len(self._asked)
         for vector in vectors:
@@ -111,14 +111,14 @@ class Asked:
         return before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS
 
     def give(self, questions: Float32Array) -> None:
-        """Keep questions that a user passed, which take precedence."""
+        """Keep questions that a user passed. They take precedence over searched vectors."""
         if len(questions) < FEWEST_QUESTIONS:
             expected = f"at least {FEWEST_QUESTIONS} vectors to measure the recall with"
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)
         self._given = questions[:: math.ceil(len(questions) / MOST_QUESTIONS)].copy()
 
     def questions(self, dim: int) -> recall.Questions | None:
-        """Return the questions, if there are enough of this length."""
+        """Return the questions with this many dimensions; None if there are too few."""
         if self._given is not None and self._given.shape[1] == dim:
             return recall.Questions(self._given, GIVEN)
         # Vectors of other lengths were for an earlier table with this name.
@@ -148,7 +148,7 @@ class Builds:
         *,
         settled: bool = False,
     ) -> Build:
-        """Return the index to build, or raise an error with the reason."""
+        """Return the index to build. Raises InvalidArgumentError if it cannot be built."""
         rows, least = await table.rows(), self._session.settings.index_from
         auto = kind == kinds.AUTO
         if target is None:
@@ -172,8 +172,8 @@ class Builds:
     async def plan_again(
         self, table: Snapshot, index: InUse | None, *, settled: bool = False
     ) -> Build:
-        """Plan to build the current index again, or one by the settings if "auto" chose it or there
-        is none."""
+        """Plan a rebuild of the current index; if "auto" chose it, or if there is none, plan an
+        index by the settings."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.plan(table, index.kind.name, dict(known.options), known.target)

@@ -1,7 +1,7 @@
-"""The effort of searches with a vector index, and its measured recall, in a note with the table.
+"""The note about a vector index: the effort of searches with it, and their measured recall.
 
 The note is JSON in the metadata of the vector column. Each call reads the note with its version of
-the table, so it applies in every process, also on object storage.
+the table, so it applies in every process, including on object storage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
 """Limits on users' questions: fewer measure the recall too roughly, and more are not kept."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
-"""The origin of the questions that an index was measured with."""
+"""The origins of the questions that measure an index."""
 
 EVERY_PARTITION = 2**20
 """A value of ``nprobes`` above any index's number of partitions: Lance then searches them all."""
@@ -64,8 +64,8 @@ class Effort(_Noted):
     def margin(self, limit: int, *, fine: bool) -> int:
         """Return the number of candidates to request beyond the limit.
 
-        With ``refine``, Lance reads the vectors of the best codes and ranks by them; without it, we
-        do that, because codes reorder near rows. More candidates hardly find more: with 4 bits per
+        With ``refine``, Lance reads the vectors of the best codes and ranks by them; without it,
+        aiovec does, because codes reorder near rows. A larger margin hardly helps: with 4 bits per
         dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967 with 6 or 16;
         with ``fine`` codes of 8 bits and more, 0.989 without a margin, and 0.999 with 2, 3 and 7.
         """
@@ -74,11 +74,11 @@ class Effort(_Noted):
         return 2 + limit // 16 if fine else 6 + limit // 8
 
     def under_filter(self, limit: int) -> Effort:
-        """Return the effort with a filter, for an index of partitions: all partitions, and more
-        candidates.
+        """Return the effort for a search with a filter in an index of partitions: all partitions,
+        and more candidates.
 
         A filter's matches may be anywhere, even only in the partitions furthest from the query. So
-        the number of probes measured without the filter says nothing.
+        the number of probes measured without a filter is not a guide.
         """
         refine = self.refine
         if refine is not None:

@@ -1,6 +1,6 @@
-"""The indexes over fields that the schema asks for: for filters, and for keyword search.
+"""The indexes over fields that the schema requires, for filters and for keyword search.
 
-They are created with their columns, while these are empty. Later rows are scanned until upkeep adds
+Each is created with its column, while the column is empty. Later rows are scanned until upkeep adds
 them. Only the vector index has to wait for rows. An index for filters makes filters faster, and
 never changes a result. An index for keyword search also defines where Lance's words begin and end,
 in the rows that it covers and in all others, so an empty one is useful too.
@@ -19,7 +19,7 @@ from ..session import Session
 
 
 def config_of(field: Field) -> Any:
-    """Return the arguments of lancedb's ``create_index`` for the field; None without an index.
+    """Return lancedb's configuration of the field's index for filters; None if it needs none.
 
     Lance has no bitmap indexes over floats and times. Its index for CONTAINS covers lists, except
     lists of floats.
@@ -32,9 +32,9 @@ def config_of(field: Field) -> Any:
 
 
 def text_config(analyzer: str) -> Any:
-    """Return the arguments for keyword search: words of any length, including stop words.
+    """Return lancedb's configuration of a keyword index: words of any length, even stop words.
 
-    It stores positions, which phrases need.
+    The index stores positions, which phrases need.
     """
     return indexing.FTS(
         with_position=True,
@@ -47,7 +47,7 @@ def text_config(analyzer: str) -> Any:
 
 
 def configs_of(field: Field, analyzer: str) -> list[Any]:
-    """Return the arguments of ``create_index`` for each index that the field needs."""
+    """Return lancedb's configuration of each index that the field needs."""
     texts = [text_config(analyzer)] if field.text else []
     return [config for config in (config_of(field), *texts) if config is not None]
 
@@ -112,10 +112,10 @@ def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
 
 
 def serves_text(index_type: str) -> bool:
-    """Return whether this is the type of keyword indexes. All other types serve filters."""
+    """Return whether this is the keyword indexes' type. All other types serve filters."""
     return index_type == indexing.FTS.__name__
 
 
 def _type_of(config: Any) -> str:
-    """Return Lance's name for the type of an index with these arguments."""
+    """Return Lance's name for the type of an index with this configuration."""
     return type(config).__name__

@@ -49,7 +49,7 @@ class InUse:
 
     @property
     def effort(self) -> Effort:
-        """The effort of a search. Until it is measured, searches probe every partition."""
+        """The effort of a search. Until the index is measured, searches probe every partition."""
         ef = _UNMEASURED_EF if self.kind.graph else None
         refine = None if self.kind.fine else _UNMEASURED_REFINE
         return self.tuned.effort or Effort(nprobes=EVERY_PARTITION, ef=ef, refine=refine)
@@ -80,7 +80,7 @@ async def vector_index(table: Snapshot) -> InUse | None:
 
 
 async def usable_index(table: Snapshot) -> InUse | None:
-    """Return the index over the vectors if searches use it."""
+    """Return the index over the vectors if searches use it, else None."""
     index = await vector_index(table)
     return index if index is not None and index.usable else None
 

@@ -121,11 +121,11 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str:
-    """Return the kind that "auto" builds: a graph, if ``graph`` allows it and it takes minutes.
+    """Return the kind that "auto" builds: a graph, if ``graph`` allows it and it builds in minutes.
 
-    For a table that has ``settled``, a larger graph is worth its build. Otherwise the kind is
-    rotated codes in partitions, whose searches cost more but whose build takes a fifth of the time,
-    or whole vectors in partitions if codes do not support the number of dimensions.
+    If the table has ``settled``, a larger graph is worth building. Otherwise the kind is rotated
+    codes in partitions: searches cost more, but the build takes a fifth of the time. If codes do
+    not support the number of dimensions, it is whole vectors in partitions.
     """
     if graph and rows * schema.dim <= (_MOST_IF_SETTLED if settled else _MOST_OF_A_GRAPH):
         return "hnsw_sq"

@@ -47,8 +47,8 @@ _TIE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions, their origin, and the number of groups, to which they belong in turn. With several
-    groups, the first one's questions are rows."""
+    """Questions and their origin. Question n is in the group n modulo ``groups``. If there are
+    several groups, the questions in the first one are stored rows."""
 
     vectors: Float32Array
     whose: str
@@ -65,8 +65,8 @@ class Measured(NamedTuple):
 async def measure(
     table: Snapshot, kind: Kind, partitions: int, questions: Questions, target: float
 ) -> Measured | None:
-    """Return the least effort that finds the share ``target`` of the nearest rows, even with the
-    measurement's error subtracted, or else the greatest effort.
+    """Return the least effort whose recall, minus the measurement's error, reaches ``target``, or
+    else the greatest effort.
 
     More effort finds more, so this is a binary search. Returns None for a table without vectors.
     """
@@ -173,8 +173,8 @@ def _questions_from(stored: Float32Array, cosine: bool, chance: np.random.Genera
 
 
 class _Nearest(NamedTuple):
-    """The nearest rows of each question: the closeness of the furthest one that counts, their
-    number, and 1 if the question is itself a row, which its searches find in addition."""
+    """For each question, the closeness of the furthest row that counts as near, the number of near
+    rows, and 1 if its searches also find the question itself, because it is a row, else 0."""
 
     least: Float64Array
     counts: Int64Array

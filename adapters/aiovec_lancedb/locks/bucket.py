@@ -1,4 +1,4 @@
-"""Conditional writes in a bucket: of first versions of tables, marks of migrations, and leases."""
+"""Conditional writes in a bucket, for first versions of tables, marks of migrations, and leases."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Bucket:
         config: dict[str, str] = {}
         client: dict[str, str] = dict(_TIMEOUTS)
         named = {key.lower(): value for key, value in os.environ.items()}
-        # The client reads the other variables itself, but not these.
+        # The client does not read these environment variables itself, as it does the others.
         client |= {k: named[p + k] for p in _PREFIXES for k in _CLIENT if named.get(p + k)}
         for key, value in self._options.items():
             name = key.lower()
             bare = next((name[len(p) :] for p in _PREFIXES if name.startswith(p)), name)
             if bare in _CLIENT:
                 client[bare] = value
-            elif self._knows(name, value):  # the client refuses some of LanceDB's options
+            elif self._knows(name, value):  # the client rejects some of LanceDB's options
                 config[name] = value
         return self._client(config, client)
 
@@ -111,7 +111,7 @@ class Bucket:
         return [name for name, _ in self.times(path, path)]
 
     def times(self, path: str, below: str) -> list[tuple[str, float]]:
-        """Return the objects below a path: their paths relative to ``path``, and their times."""
+        """Return the path, relative to ``path``, and the time of each object below ``below``."""
         with self._translated():
             pages = obstore.list(self._store, below)
             return [

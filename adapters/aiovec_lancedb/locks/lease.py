@@ -18,12 +18,13 @@ from .local import FOLDER
 if TYPE_CHECKING:
     from .bucket import Bucket
 
-# Seconds after which a holder that has not renewed it counts as dead: the default busy_timeout.
+# Seconds after which a holder that has not renewed the lease counts as dead: the default
+# busy_timeout.
 _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """An object that names the holder, which does a table's upkeep, and the lease's end.
+    """A lease on a table's upkeep: an object in the bucket that names the holder and the end.
 
     It only saves work: upkeep is correct even while another process does it too. So the times may
     come from different clocks, and a holder that loses the lease continues.

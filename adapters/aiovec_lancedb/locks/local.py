@@ -30,7 +30,7 @@ _first = threading.Lock()
 
 
 def _lock_of(key: str) -> threading.Lock:
-    """Return the same lock for every store of this process, whatever its thread or event loop."""
+    """Return this process's lock for a key, the same in every thread and event loop."""
     with _first:
         return _in_process.setdefault(key, threading.Lock())
 
@@ -94,7 +94,7 @@ class TableLock:
     async def release(self) -> None:
         """Release the lock, if it is held.
 
-        It does so in a thread, because on a network drive it is a request.
+        This happens in a thread, because on a network drive it takes a request.
         """
         try:
             await to_its_end(in_thread(self._release, limit=self._thread))

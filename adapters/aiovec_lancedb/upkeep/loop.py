@@ -2,11 +2,11 @@
 
 A store has one task for the upkeep of one table after another: it compacts a table after some
 commits, and does all due work once the table is quiet. It also checks each table once after the
-store opens it, for work that an earlier process left undone. If several processes use a store, one
-at a time does a table's upkeep.
+store opens it, for work that an earlier process left undone. If several processes use a store, only
+one at a time does a table's upkeep.
 
 Long work runs while others write. No write ever fails because of it: Lance retries a write whose
-files were rewritten, and a compaction that conflicts with a write is tried again.
+files were rewritten, and upkeep retries a compaction that conflicts with a write.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _FULL_FILE = 1_048_576
 _NEVER = timedelta(days=36_500)
 # A minimum age for calls that must keep only the newest version. With 0, Lance logs a warning.
 _AT_ONCE = timedelta(milliseconds=1)
-# The time before every version.
+# A time before every version's.
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
 # a request.
@@ -82,7 +82,7 @@ _VERSIONS_OVER = 16
 # The most rows that an index may leave out before a compaction adds them; scanning so few is fast.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
 # The most bytes that a compaction rewrites while writers wait, which takes less than a second. A
-# larger one is first tried while they write.
+# larger compaction is first tried while they write.
 _SOON_DONE = 64 * 2**20
 _ATTEMPTS = 2
 
@@ -137,10 +137,10 @@ class Upkeep:
         # The time of the oldest version that the last removal meant to keep. A removal may leave
         # older ones.
         self._kept_from = _LONG_AGO
-        # True if the last removal failed, which was logged.
+        # True if the last removal failed; the failure was logged.
         self._removal_failed = False
-        # The number of rows when an index could not be built: after growth, another attempt is
-        # worth it.
+        # The number of rows when an index could not be built: once the table has grown, another
+        # attempt is worth it.
         self._failed_rows = 0
 
     @property
@@ -237,7 +237,7 @@ class Upkeep:
     ) -> None:
         """Do the due work, or ``everything``, under the upkeep's lock.
 
-        Each step gets the version of the table that the previous step has left.
+        Each step works on the version of the table that the previous step returned.
         """
         table.check_not_filled()
         # Free disk space first.
@@ -314,8 +314,8 @@ class Upkeep:
         versions; return the table's new version. ``alone`` means that nobody else writes.
 
         Lance's ``optimize`` does all three, and removes every version older than an age, even one
-        that is being read. So the call that removes versions has nothing else to do. Its age is the
-        age of the oldest version to keep plus a timeout, after which it is cancelled.
+        that is being read. So the call that removes versions has nothing else to do. It gets the
+        age of the oldest version to keep plus a timeout, and is cancelled after this timeout.
         """
 
         async def optimize(age: timedelta) -> None:
@@ -350,7 +350,7 @@ class Upkeep:
         return table
 
     async def _note_failed_removal(self, error: AiovecError) -> None:
-        """Log that old versions could not be removed, only once until a removal succeeds."""
+        """Log that old versions could not be removed, but only once until a removal succeeds."""
         if not self._removal_failed:
             self._removal_failed = True
             text = "old versions of the table %r could not be removed and stay: %s"
@@ -465,7 +465,7 @@ class Upkeep:
         await self._do(handle, act, wait=wait)
 
     async def drop(self, handle: TableHandle, name: str) -> None:
-        """Drop the vector index by its name."""
+        """Drop the vector index, which must have this name."""
         await self.stop()
         async with self._session.reading(handle) as table:
             index = await vector_index(table)
@@ -643,7 +643,7 @@ class OpenTables:
         return table
 
     def forget(self, name: str) -> None:
-        """Forget the upkeep's state of a dropped table, before another table gets its name."""
+        """Forget a dropped table's upkeep, before another table gets its name."""
         if (table := self._tables.get(name)) is not None:
             table.upkeep = Upkeep(table.writes, self)
 
