@@ -27,8 +27,8 @@ from .session import Session, Snapshot
 # The most rows in one commit. With more, its first call would wait too long for the last one.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
-# If the commit of a compaction or another writer came first, the work is tried again: at least this
-# many times in total, and until the call's timeout.
+# If the commit of a compaction or another writer came first, the work is retried until the call's
+# timeout, but attempted at least this many times in total.
 _ATTEMPTS = 5
 
 
@@ -42,7 +42,7 @@ class WriteOperation(ABC):
     """True if the table's fields may differ from the handle's."""
 
     size: int = ALONE
-    """The rows it adds to a commit; ``ALONE`` if it needs a separate commit."""
+    """The number of rows it adds to a commit; ``ALONE`` if it needs a separate commit."""
 
     changes_schema: bool = False
     """True if an open migration refuses it."""
@@ -161,7 +161,7 @@ class TableCommitter(Committer[OperationCall]):
             outcomes = await self._done([call.work for call in group])
         except (ConflictError, OutcomeUnknownError, StoreReplacedError) as exc:
             # Do not retry the calls one by one: either nothing was done and all calls are queued
-            # again, or rows of the first try may exist.
+            # again, or rows of the first attempt may exist.
             outcomes = [copy_of_error(exc) for _ in group]
         except Exception as exc:  # noqa: BLE001 - the callers get it
             if len(group) > 1:  # together they failed; separately, some may succeed

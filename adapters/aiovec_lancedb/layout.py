@@ -40,8 +40,8 @@ LOADED = "aiovec.load"
 _NOTES = "aiovec.note."
 """On the id column: the prefix of the keys of notes that callers keep with the table."""
 
-# On the id column: with this key, Lance makes concurrent merges of one id conflict. So two writers
-# in a bucket insert no id twice.
+# On the id column: with this key, Lance makes concurrent merges of the same id conflict. So two
+# writers in a bucket cannot insert an id twice.
 _KEY = b"lance-schema:unenforced-primary-key"
 
 PAYLOAD = "payload"
@@ -107,7 +107,7 @@ def options_of(field: Field) -> dict[str, str]:
 
 
 def renamable(schema: Schema, name: str) -> dict[str, str]:
-    """Return the notes with which a column keeps its field when it is renamed."""
+    """Return the notes that let a column keep its field when it is renamed."""
     notes = options_of(schema.fields[name])
     if schema.embed is not None and schema.embed.field == name:
         notes[_EMBEDDED.decode()] = "1"
@@ -138,7 +138,7 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
 
 
 def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Return the epoch, which changes with the incarnation and the fields. Each call reads it."""
+    """Return the epoch, which changes with the incarnation and the fields."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
@@ -155,8 +155,8 @@ def is_moving(arrow: pa.Schema) -> bool:
 
 
 def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
-    """Return the changes of the id column's notes in a copy: no sign of a migration, no load, and a
-    new numbering. Empty if the table has none of these."""
+    """Return the changes to the id column's notes in a copy: no sign of a migration, no load, and a
+    new numbering. Return an empty dict if the table has none of these notes."""
     notes: dict[str, str | None] = {
         NUMBERING: new_numbering(), MOVING: None, LOADED: None,
     }  # fmt: skip

@@ -46,7 +46,7 @@ class NetRows:
         return id in self._now
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Return the existing ones of these ids."""
+        """Return the ids that exist."""
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
@@ -66,7 +66,7 @@ class NetRows:
 
     def put(self, rows: Batch, *, replaces: bool, alone: bool) -> None:
         """Write complete rows. Unless ``replaces``, the table lacks their ids. Rows that are
-        ``alone`` in their group stay columns."""
+        ``alone`` in their group remain in columns."""
         if alone:
             new, self._many = dict.fromkeys(rows.ids, _IN_COLUMNS), rows
         else:
@@ -118,7 +118,7 @@ def looked_at(schema: Schema) -> list[str]:
 def is_known(where: Expr | None, schema: Schema) -> bool:
     """Return whether a filter can be applied to rows in memory.
 
-    Only the filters for expired rows and for live rows can; calls on expiring tables have them.
+    Only the filters for expired rows and for live rows can, which calls on expiring tables add.
     """
     match where:
         case None:

@@ -100,8 +100,8 @@ class RowsOperation(WriteOperation):
     """A write of rows of one table, whose result is a number of rows.
 
     In a group, ``apply`` applies it to the named rows in memory, or raises its error and changes
-    nothing. ``direct`` lets Lance do it in a separate commit: if the operation selects rows by a
-    filter or names too many, or is the only one and need not read a row.
+    nothing. ``direct`` lets Lance do it in a separate commit, for an operation that selects rows by
+    a filter or names too many, or that is the only one and need not read a row.
     """
 
     handle: TableHandle
@@ -119,7 +119,7 @@ class RowsOperation(WriteOperation):
     @property
     def repeatable(self) -> bool:
         """True if it may be applied in memory in a bucket, where it is retried if other writers
-        were faster. If several rows change, readers would see some changes before the others.
+        were faster. A change of several rows may not: readers could see only some of its changes.
         """
         return self.kind != "change" or len(self.named) == 1
 
@@ -205,7 +205,7 @@ async def _apply(table: Snapshot, group: Sequence[RowsOperation]) -> list[Any]:
 def _to_look_up(
     table: Snapshot, group: Sequence[RowsOperation]
 ) -> tuple[list[str], list[str], bool]:
-    """Return the ids of rows to read, the ids of rows to look up, and True if other ids are merged
+    """Return the ids of rows to read, the ids of rows to look up, and whether other ids are merged
     without a check."""
     named: dict[str, set[str]] = {}
     for operation in group:
@@ -256,7 +256,7 @@ async def _write(
     A folder has one writer at a time, so the look-up is still valid. In a bucket only Lance keeps
     ids unique, among merges without an index: an existing row is replaced only if it meets the
     ``condition``, and a new one is written only if the merge ``inserts``. If that leaves rows out,
-    because others were faster, the inserted rows are deleted again, and ConflictError is raised.
+    because other writers were faster, this deletes the inserted rows and raises ConflictError.
     The caller can repeat the call, which replaces the other rows with the same values.
     """
     session = table.session
@@ -323,7 +323,7 @@ def _conflict_of(change: Insert | Upsert) -> OnConflict:
 
 
 def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
-    """Return an append of rows whose ids the table certainly lacks."""
+    """Return an operation that appends rows whose ids the table certainly lacks."""
     new = stored_form(rows, handle.schema)
 
     async def direct(table: Snapshot) -> int:
@@ -341,7 +341,7 @@ def _stored(value: Any) -> Any:
 
 
 async def existing_rows(table: Snapshot, ids: Sequence[str]) -> dict[str, Row]:
-    """Return the existing rows with these ids, with only the values of ``looked_at``."""
+    """Return the existing rows with these ids, with only the fields of ``looked_at``."""
     rows_of_ids: dict[str, Row] = {}
 
     def add(rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None) -> None:
@@ -473,8 +473,8 @@ def _merge(table: Snapshot, builder: LanceMergeInsertBuilder, rows: pa.Table) ->
     """Merge rows whose vectors have been checked.
 
     LanceDB's client treats a null as a bad vector. It also treats lists of floats named "vector" as
-    vectors, and refuses all lengths except one. It does not inspect an opaque column, which it
-    casts to the table's type.
+    vectors, and rejects all lengths except one. It does not inspect an opaque column, but casts it
+    to the table's type.
     """
     field = table.schema.fields.get("vector")
     if field is not None and field.kind == "list[float]" and "vector" in rows.column_names:
@@ -532,8 +532,8 @@ class _Update:
         return values
 
     async def _merge(self, table: Snapshot, condition: str | None) -> int:
-        """Set keys of each row's payload. Lance cannot, so the payloads are read as Python values,
-        a block of rows at a time."""
+        """Set keys of each row's payload. Lance cannot do that, so this reads the payloads as
+        Python values, a block of rows at a time."""
         query = table.lance.query().select(["id", PAYLOAD])
         batches = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
         blocks = [await in_thread(self._changed, batch, table.schema) async for batch in batches]

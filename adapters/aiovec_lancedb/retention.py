@@ -61,7 +61,8 @@ class Pins:
         """Return the first version to keep; None if all are kept.
 
         Lance removes no versions if one of them has a tag, so a tag is a pin too. So is the start
-        of a branch: Lance keeps it only if the branch was created by the same form of the address.
+        of a branch: Lance itself keeps it only if the branch was created with the same form of the
+        store's address.
         """
         pinned = await in_thread(self._pinned, table.name) + await table.referred_to()
         return self.retention.first_kept(versions, datetime.now(UTC), min(pinned, default=None))

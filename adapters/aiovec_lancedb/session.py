@@ -85,8 +85,8 @@ _REPLACED = 16
 _UNDER_WAY = 2.0
 # The most answers cached for one version.
 _MOST_ANSWERS = 256
-# Pauses in seconds between checks of tables or versions with missing files, which may be in the
-# middle of a drop.
+# Pauses in seconds between checks of tables or versions with missing files, because a drop may be
+# in progress.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
@@ -214,7 +214,7 @@ class Connections:
         return kept if kept is not None and kept.epoch == handle.epoch else None
 
     def note(self, table: str, indexes: Sequence[Any]) -> None:
-        """Count the indexes that have replaced those in the version seen last."""
+        """Count the indexes that were replaced since the last version that was noted."""
         for index in indexes:
             key, uuid = (table, index.name), index.index_uuid
             self.replaced += self.uuids.get(key, uuid) != uuid
@@ -250,7 +250,7 @@ async def _freed(connection: AsyncConnection) -> None:
     last = asyncio.ensure_future(connection.list_tables(limit=1))
     await asyncio.sleep(0)  # the call begins
     connection.close()  # type: ignore[no-untyped-call]
-    with suppress(Exception):  # as after the folder was removed
+    with suppress(Exception):  # for example, the folder was removed
         await last
     await in_thread(give_back)
 
@@ -286,12 +286,12 @@ class _Guarded(Translated):
 
 
 class Session:
-    """Every call to lancedb goes through here, which translates its errors."""
+    """Makes all calls to lancedb, and translates its errors."""
 
     def __init__(
         self, target: StoreTarget, settings: LancedbSettings, *, in_use: bool = False
     ) -> None:
-        """With ``in_use``, the session obeys a migration's mark; otherwise it only inspects."""
+        """With ``in_use``, the session obeys a migration's mark; otherwise it ignores the mark."""
         self._target = target
         self.settings = settings
         self.target = target.shown
@@ -320,8 +320,8 @@ class Session:
         """A migration's mark, as this store sees it."""
         self.secrets = target.secrets(settings)
         self.guarded = _Guarded(self)
-        """A block whose lancedb errors are translated, without this store's secrets. In a closed
-        store, any error becomes a StoreClosedError."""
+        """A context manager that translates lancedb's errors and removes this store's secrets from
+        them. In a closed store, any error becomes a StoreClosedError."""
 
     @property
     def forked(self) -> bool:
@@ -479,8 +479,8 @@ class Session:
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
         """Hold the write locks of the tables.
 
-        If one is not free within ``limit`` seconds, release all of them and raise StoreBusyError:
-        calls that wait for the first must not fail because of the last.
+        If one is not free within ``limit`` seconds, release all of them and raise StoreBusyError,
+        so that calls that wait for the first table do not fail because of the last one.
         """
         deadline = Deadline(limit)
         async with AsyncExitStack() as locks:
@@ -502,7 +502,7 @@ class Session:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The client for conditional writes in a bucket. Use it in a thread: this may import it."""
+        """The client for conditional writes in a bucket. Get it in a thread: this may import it."""
         try:
             from .locks.bucket import Bucket
         except ImportError as exc:
@@ -573,7 +573,7 @@ class Session:
     async def listed_versions(self, table: Snapshot) -> list[Version]:
         """Return every kept version, the oldest first, with the modification time of its manifest.
 
-        It reads no manifest. In a bucket, it takes one request for each thousand versions.
+        This reads no manifest. In a bucket, it takes one request for each thousand versions.
         """
         if self.folder is not None:
             times = await in_thread(Manifests(self.folder, table.name).times)
@@ -711,9 +711,9 @@ def _tables_in(folder: Path) -> list[str]:
 
 
 def _is_table(path: Path) -> bool:
-    """Return whether a folder has a version, or rows without a version like a damaged table.
+    """Return whether a folder has a version, or is a damaged table with rows but no version.
 
-    Otherwise it remains from a killed or failed creation.
+    Any other folder is left over from a killed or failed creation.
     """
     versions, data = path / "_versions", path / "data"
     return _has(versions, lambda name: bool(version_of(f"_versions/{name}"))) or _has(data, bool)

@@ -142,8 +142,8 @@ class Versions:
         """Open the newest version, or continue with ``version``, for a read of up to ``results``
         rows with these columns.
 
-        The read returns rows ``times`` times, as one of several queries does. ``beside`` returns
-        the bytes that the read may hold in addition.
+        ``times`` is the number of queries, each of which returns up to ``results`` rows. ``beside``
+        returns the bytes that the read may hold in addition.
         """
         table, admission = version or await self.snapshot(handle), self.session.admission
         try:
@@ -167,7 +167,7 @@ class Versions:
     async def changing(
         self, handle: TableHandle, most: int | None, dim: int
     ) -> AbstractAsyncContextManager[object]:
-        """Return a share of the memory for changing the payloads of ``most`` rows, or of all rows.
+        """Return a share of the memory for changing the payloads of ``most`` rows; None means all.
 
         ``dim`` is 0 unless the call also changes vectors.
         """

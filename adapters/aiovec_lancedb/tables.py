@@ -153,7 +153,7 @@ async def add_field(name: str, field: Field, table: Snapshot) -> None:
 async def alter_field(name: str, field: Field, table: Snapshot) -> None:
     """Give a field new options, and drop the indexes that it no longer needs."""
     await table.session.annotate(table.lance, name, options_of(field))
-    # The table is altered already; upkeep does the rest if this fails.
+    # The table is altered already. If this fails, the old indexes stay, which changes no result.
     with suppress(AiovecError):
         await drop_unwanted(table.session, table.lance, name, field)
 
@@ -202,7 +202,7 @@ async def put_notes(change: Mapping[str, str | None], table: Snapshot) -> None:
 async def revert(version: int, table: Snapshot) -> None:
     """Make a version the newest again.
 
-    If it is stopped between its commits, the table's rows are unchanged, and followers of its
+    If this is stopped between its commits, the table's rows are unchanged, and followers of its
     changes begin again. After the last commit, the table's history shows them the revert.
     """
     session = table.session
@@ -261,7 +261,7 @@ async def _check_out(table: Snapshot, version: int) -> None:
 async def _index_now_or_later(
     session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index existing columns. If that fails, upkeep does it: the call itself is done."""
+    """Index existing columns. If that fails, upkeep does it: the call itself has succeeded."""
     with suppress(AiovecError, StaleTableError):
         lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)

@@ -102,9 +102,10 @@ async def search_vectors(
 
 
 async def nearest(table: Snapshot, query: Query, *, every_row: bool) -> Nearest | None:
-    """Return an opened table's nearest rows, by an index unless ``every_row`` is to be measured.
+    """Return an opened table's nearest rows. With ``every_row``, measure every row instead of using
+    an index.
 
-    Returns None if every row has to be measured, but ``searching`` has taken no memory for that.
+    Returns None if every row has to be measured, but ``searching`` has reserved no memory for that.
     """
     index = None if every_row else await usable_index(table)
     if index is not None:
@@ -122,7 +123,7 @@ def searching(
     version: Snapshot | None = None,
     beside: Callable[[Snapshot], Awaitable[int]] | None = None,
 ) -> AbstractAsyncContextManager[Snapshot]:
-    """Open the table with memory for a scan of ``every_row``, or of the rows without an index.
+    """Open the table, with memory for a scan of every row, or of the rows outside the index.
 
     ``beside`` returns the bytes that the read may hold in addition.
     """
@@ -145,7 +146,7 @@ async def _by_index(table: Snapshot, query: Query, index: InUse) -> Nearest | No
     condition = await condition_of(query.where)
     tuning = query.tuning or Tuning()
     effort = Effort(nprobes=tuning.nprobes, ef=tuning.ef, refine=tuning.refine)
-    if effort == Effort():  # the caller named none
+    if effort == Effort():  # the caller set none
         effort = index.effort.for_limit(query.limit)
         # A graph search continues until it has found enough matches of the filter.
         if condition is not None and not index.kind.graph:
@@ -260,7 +261,7 @@ async def _finished(
 ) -> _T:
     """Return the result of ``finish``; if bytes are counted, read the rows of the results first.
 
-    It empties ``results`` in the thread, because freeing the tables of many queries takes long.
+    This empties ``results`` in the thread, because freeing the tables of many queries takes long.
     """
     rows = None
     cost = cost_of(*(near.rows for near in results))
@@ -287,7 +288,7 @@ async def _finished(
 
 
 def _with_vector(table: Snapshot, condition: str | None) -> str | None:
-    """Return the condition of the rows that also have a vector."""
+    """Return the condition for the rows that meet ``condition`` and have a vector."""
     if not table.schema.vector_nullable:
         return condition
     present = f"`{table.schema.vector}` IS NOT NULL"
@@ -349,7 +350,8 @@ def _distances(table: Snapshot, query: Query, rows: pa.Table | pa.RecordBatch) -
 def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) -> Float64Array:
     """Convert Lance's distances to the metric's distances.
 
-    ``by_codes``, Lance doubles cosine distances (https://github.com/lancedb/lancedb/issues/3530).
+    If Lance ranked ``by_codes``, it doubled cosine distances
+    (https://github.com/lancedb/lancedb/issues/3530).
     """
     numbers: Float64Array = candidates.column("_distance").to_numpy().astype(np.float64)
     if metric == "dot":
