@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .store import LancedbBackend
 else:
     # This also imports lancedb, which takes a second and may be missing; ``aiovec doctor`` reports
-    # it then.
+    # that.
     def __getattr__(name):
         if name != "LancedbBackend":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,7 +57,7 @@ async def write_backup(
     renamed or dropped during the backup, so that its files can no longer be read.
     """
     await session.mark.check_here()
-    # A unique name, so that the remains of a killed backup do no harm.
+    # A unique name, so that the remains of a killed backup are not in the way.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
@@ -160,7 +160,7 @@ async def _finish(session: Session, table: AsyncTable, partial: Path, name: str)
     async with aclosing(stream_of(session, table)) as blocks:
         async for _ in blocks:
             session.check()
-    # Lance's threads would continue a cancelled write.
+    # Lance's threads would continue a cancelled write, so wait for its end.
     for index in await session.run(table.list_indices()):
         try:
             await to_its_end(session.run(table.prewarm_index(index.name)))
@@ -216,7 +216,7 @@ def _remove(partial: Path) -> None:
 
 
 def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
-    """Return both resolved paths, and a generation that apps sent to either store accept.
+    """Return both resolved paths, and the higher one of the two stores' generations.
 
     Raises an error if ``backup`` is not a backup or ``folder`` cannot contain the copy.
     """

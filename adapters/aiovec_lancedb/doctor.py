@@ -1,4 +1,4 @@
-"""What ``aiovec doctor`` reports about LanceDB: its packages and one store."""
+"""The findings of ``aiovec doctor`` about LanceDB: its packages and one store."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MOST_IDS = 5_000_000
 
 
 def findings(target: str | None) -> list[Finding]:
-    """Return the facts about the packages and, if a target is given, about its store.
+    """Return the findings about the packages and, if a target is given, about its store.
 
-    Reads a folder and writes nothing. For a store on a network, it only checks that this machine
-    has the packages to reach it.
+    This reads a folder and writes nothing. For a store on a network, it only checks that this
+    machine has the packages to reach it.
     """
     place = None if target is None else StoreTarget(target)
     facts = [_package("lancedb", needed=place is not None)]

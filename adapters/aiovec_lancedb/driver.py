@@ -1,4 +1,4 @@
-"""lancedb, imported with its log limited to errors, unless the user set the log's level.
+"""Import lancedb, with its log limited to errors unless the user has set the log's level.
 
 The import takes more than a second and reads the environment, so this module is loaded with the
 backend, in a thread.
@@ -20,7 +20,7 @@ from aiovec.backend.memory import limit_heaps, usable_cores
 
 @cache
 def first_process() -> int:
-    """Return the id of the first process that called this, the one that uses lancedb.
+    """Return the id of the first process that called this, which is the one that uses lancedb.
 
     A forked child must not use lancedb: it lacks the threads and the owners of locks, so calls hang
     or end the process.
@@ -46,7 +46,7 @@ for _name, _value in _ENVIRONMENT.items():
     # Lance reads them at its first scan, so they stay set. The user's own values are kept.
     os.environ.setdefault(_name, _value)
 
-# Make pyarrow use the C library's allocator too: its own one keeps the memory that Lance's threads
+# Let pyarrow use the C library's allocator too: pyarrow's own keeps the memory that Lance's threads
 # free for the thread that allocated it, 70 MiB more after two minutes of mixed load, and still
 # growing. This applies to the whole process. The environment's setting takes precedence.
 if sys.platform.startswith("linux") and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
@@ -67,7 +67,7 @@ from lancedb.query import Occur as Occur
 from lancedb.query import PhraseQuery as PhraseQuery
 
 indexing = _index
-"""The configurations of indexes, as a module."""
+"""lancedb's module of index configurations."""
 
 
 def without_blobs(query: Any) -> Any:

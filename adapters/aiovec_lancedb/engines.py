@@ -59,7 +59,7 @@ class Filling:
 
     @property
     def guarded(self) -> AbstractContextManager[None]:
-        """A block whose Lance errors are translated, without this store's secrets."""
+        """A context manager that translates Lance's errors and removes the store's secrets."""
         return self._session.guarded
 
     async def _sweep(self) -> None:
@@ -67,7 +67,7 @@ class Filling:
             await self._sweeping()
 
     async def _do(self, act: TableWork) -> Any:
-        # Like a change of the schema, because no load may be open during a migration.
+        # It counts as a schema change, because no load may be open during a migration.
         return await self._commit_to(
             SeparateWrite(act, self._table, changes_schema=True, fills=True)
         )

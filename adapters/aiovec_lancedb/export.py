@@ -1,7 +1,7 @@
 """Export all rows of one version, in constant memory.
 
-Rows come in stored order, from one stream. A cursor contains the version and the number of its rows
-already returned; the next export continues in that version as long as it is kept (see
+Rows come in stored order, from one stream. A cursor contains the version and the number of rows
+that were already returned; the next export continues in that version as long as it is kept (see
 ``retention``).
 """
 

@@ -49,7 +49,7 @@ class Manifests:
         return f"remove {path}{left}"
 
     def remove_before(self, first: int, files: int = 0) -> bool:
-        """Remove the versions before the first to keep, and the files that only these refer to.
+        """Remove the versions before ``first``, and the files that only those versions refer to.
 
         This needs no room on the disk. Return False, and remove nothing, if a version has a tag or
         a branch, or if the newest manifest names fewer than ``files`` row files, because then this
@@ -117,7 +117,7 @@ def needs(manifest: bytes, name: str) -> bool:
 
 
 def _ends(manifests: Iterable[bytes]) -> set[str]:
-    """Return the ends of the file names in these manifests."""
+    """Return the last ``_END`` characters of the file names in these manifests."""
     return {name[-_END:].decode() for manifest in manifests for name in _NAME.findall(manifest)}
 
 

@@ -78,8 +78,8 @@ class MarkFile:
         return None
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        """Replace the record in one step, unless ``change``, which may be called again, returns
-        None."""
+        """Replace the record with the result of ``change`` in one step, unless that is None.
+        ``change`` may be called more than once."""
         lock = lock_file(self._folder / "_move.lock", patience=_PATIENCE)
         if lock is None:
             raise StoreBusyError("another process is changing the mark of the migration", _PATIENCE)
@@ -107,7 +107,7 @@ class MarkFile:
 class MarkObject:
     """The mark in a bucket: an object, with the methods of ``MarkFile``.
 
-    Each change is conditional on the object that was read, so none is lost. No clock matters.
+    Each change is conditional on the object that was read, so none is lost, whatever the clocks.
     """
 
     poll = 0.2
@@ -131,7 +131,7 @@ MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` creates its storage; None if it can have none."""
+    """The mark as one store sees it. ``make`` creates its storage; None if it cannot have one."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target

@@ -1,4 +1,4 @@
-"""A store's memory, of which reads take shares.
+"""The memory that a store's reads may use, in shares.
 
 Lance reads ahead of its computation, and the sort in a flat search keeps the batches that its
 candidates come from. So one search may hold a copy of all vectors, and a hundred searches a hundred
@@ -45,7 +45,7 @@ def scan_bytes(rows: int, dim: int) -> int:
 
 
 def ids_bytes(rows: int) -> int:
-    """Return the bytes that a search among ``rows`` rows by their fields may hold."""
+    """Return the bytes that a search of ``rows`` rows by their fields may hold."""
     return min(rows * _ID_BYTES, _READ_AHEAD)
 
 

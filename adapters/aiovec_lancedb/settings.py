@@ -44,7 +44,7 @@ class LancedbSettings(BackendSettings):
     )
     """Time for which earlier versions of a table are kept, such as "30 minutes" or "2 days".
 
-    A restore goes back no further, and an export that takes longer may fail."""
+    revert() cannot go back further, and an export that takes longer may fail."""
 
     max_versions: int = key(100, at_least=1, at_most=1_000_000)
     """The most versions of a table to keep, however new they are.
@@ -70,7 +70,7 @@ class LancedbSettings(BackendSettings):
     "auto" is a quarter of the machine's memory, at most 4 GiB."""
 
     metadata_cache: str = memory_size("auto")
-    """Memory for the places of rows in files, such as "256 MiB".
+    """Memory for the metadata of tables and files, such as "256 MiB".
 
     More memory saves requests to object storage if a store has many tables or files. "auto" is 64
     MiB."""
@@ -82,7 +82,7 @@ class LancedbSettings(BackendSettings):
     acknowledged before it began. A store always sees its own writes."""
 
     upkeep: Literal["here", "elsewhere"] = key("here", choices=("here", "elsewhere"))
-    """Which processes compact files, build indexes and remove old versions in the background.
+    """The processes that compact files, build indexes and remove old versions in the background.
 
     "here": each process that opens the store for writing, one process at a time for each table.
 
@@ -110,7 +110,7 @@ class LancedbSettings(BackendSettings):
     """Share of the true nearest rows that a search with an index should find.
 
     After a build, searches with and without the index are compared, and the table keeps the
-    smallest effort that reaches this recall. create_index(recall=…) sets another one for a
+    smallest effort that reaches this recall. create_index(recall=…) sets a different recall for a
     table."""
 
     def scan_bytes(self) -> int:

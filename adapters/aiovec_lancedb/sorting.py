@@ -20,14 +20,14 @@ from aiovec.backend.threads import hop
 from .layout import ROW
 from .sql.values import PayloadValue, name
 
-# Additional rows held before a sort: fewer sorts, for a few more megabytes.
+# Additional rows held before a sort: this saves sorts, and takes a few more megabytes.
 _MOST_WAITING = 65_536
 # For ``hop``: the work of sorting a row by one key, in values.
 _COST_A_KEY = 8
 
 
 def kind_of(value: Any) -> int | None:
-    """Return the rank of a JSON value's type in our order of types; None for null, lists and
+    """Return the rank of a JSON value's type in aiovec's order of types; None for null, lists and
     objects."""
     match value:
         case bool():
@@ -90,7 +90,7 @@ def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> 
 
 
 def _sortable(batch: pa.RecordBatch, order_by: Sequence[Order]) -> pa.Table:
-    """Return the batch with each JSON value replaced by columns that Arrow sorts in our order."""
+    """Return the batch with each JSON value replaced by columns that Arrow sorts as aiovec does."""
     columns: dict[str, Any] = {ROW: batch.column(ROW)}
     for n, order in enumerate(order_by):
         column = batch.column(f"key{n}")

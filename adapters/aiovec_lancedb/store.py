@@ -256,7 +256,7 @@ class LancedbBackend(Backend):
     async def filling(
         self, table: TableHandle, run: str, sweep: Callable[[], Awaitable[Any]]
     ) -> AsyncIterator[Filling]:
-        """Begin a load: nobody else writes to the table until it commits or is abandoned.
+        """Begin a load: nobody else writes to the table until the load commits or is abandoned.
 
         ``sweep`` removes the files that no version of the table refers to.
         """
@@ -417,7 +417,7 @@ class LancedbBackend(Backend):
         self._check_writable()
         before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
-            with suppress(AiovecError):  # if a sign stays, it only costs readers a check
+            with suppress(AiovecError):  # a sign that stays only costs readers a check
                 await self._set_signs(self._settings.busy_timeout)
         return before, after
 
@@ -433,7 +433,7 @@ class LancedbBackend(Backend):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """Set each table's sign of whether readers have to check the mark, after earlier writes."""
+        """Update each table's sign that readers must check the mark, after earlier writes."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

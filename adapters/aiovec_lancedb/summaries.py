@@ -33,13 +33,13 @@ _FEW = 20_000
 BYTES_A_VALUE = 64
 
 _Key = tuple[int, Any]
-"""The rank of a value's type in our order of types, and the value."""
+"""The rank of a value's type in aiovec's order of types, and the value."""
 
 
 async def value_counts(
     versions: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
-    """Return the most frequent values with their counts; equally frequent ones are in order."""
+    """Return the most frequent values and their counts; equally frequent values ascend."""
     columns = Columns((), payload=True) if ref.path else Columns((ref.name,))
     for most in (_FEW, MOST):
         async with versions.reading(handle, most, columns) as table:
@@ -92,12 +92,12 @@ async def bounds(table: Snapshot, ref: Ref, where: Expr | None) -> tuple[Value, 
 
 
 def _cost(batch: pa.RecordBatch) -> int:
-    """Return the cost of processing the values, measured in short values."""
+    """Return the cost of processing the values, in short values."""
     return int(batch.num_rows + batch.get_total_buffer_size() // BYTES_A_VALUE)
 
 
 async def _batches(table: Snapshot, column: str, where: Expr | None) -> Batches:
-    """Begin to read a column, given as SQL; values of the payload are JSON text."""
+    """Begin to read a column, given as SQL. Values of the payload are read as JSON text."""
     query = table.lance.query().select({"value": column})
     return await table.session.batches(query, BATCH, await condition_of(where))
 

@@ -60,7 +60,7 @@ class StoreTarget:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The store's folder, if it is in one on this machine."""
+        """The store's folder, if it is in a local one, else None."""
         return None if is_url(self.target) else Path(self.target)
 
     @cached_property
