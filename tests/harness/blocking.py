@@ -13,12 +13,12 @@ import pytest
 from blockbuster import BlockBuster
 from blockbuster.blockbuster import BlockBusterFunction
 
-# Only what these packages call is watched: a test may write a file of its own on the loop.
+# Only calls from these packages are watched: a test may write its own files on the event loop.
 PACKAGES = (
     "aiovec", "aiovec_sqlite", "aiovec_lancedb", "aiovec_remote", "aiovec_server", "aiovec_migrate",
 )  # fmt: skip
 
-# Calls that may block: the function, the file, the caller, and why.
+# Calls that may block: the function, the file and the function that calls it, and the reason.
 _ALLOWED = (
     ("threading.Lock.acquire", "aiovec/sync/portal.py", "__init__", "a thread starts"),
     ("threading.Lock.acquire", "aiovec/sync/portal.py", "_wait", "the face without await waits"),
@@ -41,7 +41,7 @@ _CALLS = {
 def watching() -> Iterator[list[str]]:
     """Yield a list that gets the stack of each blocking call on an event loop of any thread.
 
-    Not while coverage is measured, whose tracer takes locks in the calls that it watches.
+    The list stays empty if coverage is measured, because its tracer takes locks in watched calls.
     """
     blocked: list[str] = []
     if "COVERAGE_RUN" in os.environ:
@@ -49,7 +49,7 @@ def watching() -> Iterator[list[str]]:
         return
     plain = detector.BlockingError
 
-    class Recorded(plain):  # type: ignore[misc, valid-type]  # also where the error is swallowed
+    class Recorded(plain):  # type: ignore[misc, valid-type]  # even if the error is swallowed
         def __init__(self, func: str) -> None:
             super().__init__(func)
             blocked.append(func + "\n" + "".join(traceback.format_stack(limit=14)[:-1]))

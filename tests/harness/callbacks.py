@@ -1,4 +1,4 @@
-"""How long the callbacks of an event loop take."""
+"""Measure how long the callbacks of an event loop take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 MOST_SECONDS = 0.02
-"""A callback's own CPU time, at most, as the docs promise."""
+"""The most CPU time that a callback may take, as the docs promise."""
 
 
 class Callbacks:
@@ -21,17 +21,17 @@ class Callbacks:
     longest = 0.0
 
     async def check(self, call: Awaitable[Any]) -> None:
-        """Fail if a callback takes longer while the call is awaited."""
-        await asyncio.sleep(0)  # what made the call is no part of it
+        """Await a call; fail if a callback takes longer than ``MOST_SECONDS`` meanwhile."""
+        await asyncio.sleep(0)  # leave out the callback that created the call
         self.longest = 0.0
-        kept = await call  # what it gives is freed outside of the measure
+        kept = await call  # keep the result, so that freeing it is not measured
         assert self.longest < MOST_SECONDS
         del kept
 
 
 @contextmanager
 def measured_callbacks() -> Iterator[Callbacks]:
-    """Measure the callbacks of asyncio's event loops."""
+    """Measure the callbacks of asyncio's event loops during the block."""
     measured, run = Callbacks(), asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> None:
@@ -40,7 +40,7 @@ def measured_callbacks() -> Iterator[Callbacks]:
         measured.longest = max(measured.longest, time.thread_time() - began)
 
     gc.collect()
-    gc.freeze()  # as the server does: the tests' own objects are many
+    gc.freeze()  # like the server, because the tests have many objects
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(asyncio.Handle, "_run", timed)
         yield measured

@@ -1,4 +1,4 @@
-"""Cancel a script's call at each of its awaits in turn."""
+"""Cancel a call of a script at each of its awaits in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.harness.scripts import Broken, Call, Place, Script
 
 
 class _Counted(Awaitable[Any]):
-    """A call that tells when it waits for the n-th time."""
+    """A call that calls ``reached`` when it waits for the ``at``-th time."""
 
     def __init__(
         self, call: Coroutine[Any, Any, Any], at: int, reached: Callable[[], None]
@@ -40,7 +40,7 @@ class _Counted(Awaitable[Any]):
 
 
 Stop = Callable[["asyncio.Task[Any]", anyio.CancelScope], None]
-"""Interrupts a call, which runs in a task and in a scope."""
+"""Interrupts a call that runs in this task and this scope."""
 
 
 def _once(task: asyncio.Task[Any], _: anyio.CancelScope) -> None:
@@ -48,7 +48,7 @@ def _once(task: asyncio.Task[Any], _: anyio.CancelScope) -> None:
 
 
 def _cancel_repeatedly(task: asyncio.Task[Any], scope: anyio.CancelScope, times: int = 4) -> None:
-    """Cancel the task in each of some rounds of the loop: a caller who has lost patience."""
+    """Cancel the task in each of the next rounds of the loop, like an impatient caller."""
     if times and not task.done():
         task.cancel()
         loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ def _cancel_repeatedly(task: asyncio.Task[Any], scope: anyio.CancelScope, times:
 
 
 def _by_scope(_: asyncio.Task[Any], scope: anyio.CancelScope) -> None:
-    """As ``move_on_after`` does: every await in the scope raises from now on."""
+    """Cancel the scope, as ``move_on_after`` does: every await in it raises from now on."""
     scope.cancel()
 
 
@@ -70,7 +70,7 @@ async def stopped_at(
 ) -> tuple[bool, bool]:
     """Interrupt the call ``delay`` seconds after it began to wait for the ``at``-th time.
 
-    Gives whether it came so far, and whether it returned a result.
+    Return whether the call reached this await, and whether it returned a result.
     """
     loop = asyncio.get_running_loop()
     scope = anyio.CancelScope()
@@ -79,7 +79,7 @@ async def stopped_at(
     def reached() -> None:
         nonlocal far
         far = True
-        task = asyncio.current_task()  # it may have begun before ``create_task`` returns
+        task = asyncio.current_task()  # the call may reach this before ``create_task`` returns
         assert task is not None
         if delay:
             loop.call_later(delay, stop, task, scope)
@@ -103,10 +103,11 @@ async def stopped_at(
 async def run_and_stop(
     place: Place, script: Script, calls: list[Call], way: tuple[str, float], at: int
 ) -> Broken:
-    """Make the calls at once, and stop one of them so many seconds after its ``at``-th await began:
-    at once, or while a thread works."""
+    """Make the calls concurrently, and interrupt one of them a delay after its ``at``-th await.
+
+    Without a delay, it is interrupted at the await; with one, perhaps while a thread works."""
     how, delay = way
-    # The first one begins to work, those behind it wait: another one for each await and each delay.
+    # The first call begins to work, and the others wait. So interrupt another one for each ``at``.
     which = (at + round(1000 * delay)) % len(calls)
     made = [
         stopped_at(call(place), at, STOPS[how], delay) if n == which else call(place)

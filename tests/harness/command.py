@@ -1,4 +1,4 @@
-"""The ``aiovec`` command as a user runs it: arguments in, exit code and both streams out."""
+"""Run the ``aiovec`` command like a user, and return its exit code and its output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Finished:
 
     @property
     def lines(self) -> list[list[str]]:
-        """The lines of a table that was printed into a pipe."""
+        """The cells of a table that was printed to a pipe, line by line."""
         return [line.split("\t") for line in self.out.splitlines()]
 
     @property
@@ -44,7 +44,7 @@ def _main() -> Callable[[], None]:
     return main
 
 
-# Typer builds all commands anew for each call, which takes longer than most of them.
+# Typer builds all commands again for each call, which takes longer than most commands.
 _built = cache(typer.main.get_command)
 
 
@@ -75,14 +75,14 @@ runpy.run_module("aiovec", run_name="__main__", alter_sys=True)
 
 
 def command_without(module: str) -> tuple[str, ...]:
-    """The command in a process that cannot import this module."""
+    """Return a command that runs aiovec in a process that cannot import this module."""
     return (sys.executable, "-c", _WITHOUT, module)
 
 
 def run_process(
     *arguments: object, command: tuple[str, ...] = COMMAND, **variables: str
 ) -> Finished:
-    """Run the command in a process of its own, with these variables in its environment."""
+    """Run the command in a separate process, with ``variables`` added to its environment."""
     done = subprocess.run(
         [*command, *map(str, arguments)], env={**os.environ, **variables},
         stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=300, check=False,

@@ -1,4 +1,4 @@
-"""A small file system that a test may fill."""
+"""A small file system that a test can fill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB, where this process may make one."""
+    """Yield the folder of a 16 MiB file system; skip the test if this process cannot mount one."""
     if sys.platform != "linux":
         pytest.skip("only Linux mounts a small file system without more ado")
     folder = tmp_path / "disk"
@@ -28,7 +28,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def take_all(file: Path) -> None:
-    """Write the file until there is no room for another byte."""
+    """Fill the disk: write to the file until there is no space for another byte."""
     with file.open("wb", buffering=0) as filler:
         for size in (65536, 4096, 1):
             try:

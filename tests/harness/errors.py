@@ -1,4 +1,4 @@
-"""An error of each class of the product, for all that errors have to do."""
+"""An example of each error class, for tests of all errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from aiovec import errors as E  # noqa: N812 - short, for a table
 
 PLACE = "/srv/my data/hidden.db"
 
-# The status over HTTP, an error, and the facts that stay with the server.
+# The HTTP status, the error, and the facts that the server does not send.
 EVERY: list[tuple[int, E.AiovecError, set[str]]] = [
     (500, E.AiovecError("the driver failed"), set()),
     (500, E.ConfigError("bad", file=PLACE, key="dim"), {"file"}),

@@ -1,4 +1,4 @@
-"""Filters, orders and summaries as SQL means them, row by row: the yardstick for the backends."""
+"""Evaluate filters, orders and summaries row by row with SQL's meaning, to check the backends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from aiovec.backend import (
 from aiovec.backend.contract import Order
 
 Values = Callable[[Ref], object]
-"""The value that one row has for a field, the id, or a key of the payload."""
+"""Returns the value of a row for a field, the id, or a key of the payload."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -44,7 +44,7 @@ _Row = TypeVar("_Row")
 
 
 def truth(expr: Expr, values: Values) -> bool | None:
-    """Return whether a row matches: true, false, or None where the filter is neither."""
+    """Return whether a row matches a filter; None if the filter is neither true nor false."""
     given: object
     match expr:
         case Const(value):
@@ -85,7 +85,7 @@ def truth(expr: Expr, values: Values) -> bool | None:
 
 
 def within(payload: object, path: Sequence[str]) -> object:
-    """Return what lies at a path in a payload; None where there is nothing."""
+    """Return the value at a path in a payload, or None if there is none."""
     for key in path:
         payload = payload.get(key) if isinstance(payload, dict) else None
     return payload
@@ -94,9 +94,9 @@ def within(payload: object, path: Sequence[str]) -> object:
 def in_order(
     rows: Iterable[_Row], order_by: Sequence[Order], value: Callable[[_Row, Ref], object]
 ) -> list[_Row]:
-    """Return the rows as ``Find`` sorts them. ``value`` gives a row's value for a key."""
+    """Return the rows in the order of ``Find``. ``value`` returns a row's value for a field."""
     ordered = list(rows)
-    # A stable sort keeps rows that are equal in one key in the order of the keys behind it.
+    # Sort by the last key first: a stable sort keeps the order of rows with equal values.
     for order in reversed(order_by):
         keyed = [(_sort_key(value(row, order.ref)), row) for row in ordered]
         valued = [(key, row) for key, row in keyed if key is not None]
@@ -108,7 +108,7 @@ def in_order(
 def counted(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> list[tuple[Value, int]]:
-    """Return the values and their counts as ``Values`` gives them."""
+    """Return the values and their counts as the call ``Values`` returns them."""
     counts: dict[tuple[int, Any], tuple[Any, int]] = {}
     for row in rows:
         given = value(row, ref)
@@ -116,7 +116,7 @@ def counted(
         for key, item in {_sort_key(item): item for item in items}.items():
             if key is not None:
                 before, count = counts.get(key, (item, 0))
-                # An int stands for itself and for the floats that equal it.
+                # An int counts for itself and for floats that are equal to it.
                 counts[key] = before if isinstance(before, int) else item, count + 1
     return [counts[key] for key in sorted(counts, key=lambda key: (-counts[key][1], key))]
 
@@ -124,7 +124,7 @@ def counted(
 def ends_of(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> tuple[Value, Value] | None:
-    """Return the first and the last value as ``Bounds`` gives them."""
+    """Return the least and the greatest value, as the call ``Bounds`` returns them."""
     keyed = [(_sort_key(given), given) for given in (value(row, ref) for row in rows)]
     valued: list[Any] = [pair for pair in keyed if pair[0] is not None]
     if not valued:
@@ -155,7 +155,7 @@ def _all(truths: Iterable[bool | None]) -> bool | None:
 
 
 def _comparable(value: object, literal: object) -> bool:
-    """Return whether a value can be compared with a literal; ints and floats can."""
+    """Return whether a value and a literal have the same type, or are both numbers."""
     kinds, literal_kinds = (
         (int, float) if isinstance(of, (int, float)) and not isinstance(of, bool) else (type(of),)
         for of in (value, literal)
@@ -174,7 +174,7 @@ def _like(text: str, pattern: str, ignore_case: bool) -> bool:
 
 
 def _matches(text: str, parts: Sequence[str]) -> bool:
-    """Compare from the left; where it fails, let the last ``%`` take one more character."""
+    """Match from the left; after a mismatch, let the last ``%`` take one more character."""
     at = place = 0
     last, resume = -1, 0
     while at < len(text):

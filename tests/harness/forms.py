@@ -1,5 +1,5 @@
-"""Rows, vectors, ids and values in every form that users hold them in, each with the value that
-comes back, and those that are refused."""
+"""Rows, vectors, ids and values in every form that users have, each with the value that the store
+returns, and the values that it rejects."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ NAN = float("nan")
 
 
 class Stream:
-    """A table of another library: it offers Arrow's C stream and nothing else."""
+    """A table of another library, which only offers Arrow's C stream."""
 
     def __init__(self, table: pa.Table, *, once: bool = False) -> None:
         self._table, self._once = table, once
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         table = self._table
-        if self._once:  # as with a query's result
+        if self._once:  # like the result of a query
             self._table = table.slice(0, 0)
         return table.__arrow_c_stream__(requested_schema)
 
 
 class Cursor:
-    """An iterable that is no iterator and can be read only once, as a database's cursor."""
+    """An iterable that is not an iterator and can be read only once, like a database cursor."""
 
     def __init__(self, rows: Rows) -> None:
         self._left = iter(rows)
@@ -52,7 +52,7 @@ class Cursor:
 
 
 class Tensor:
-    """A tensor that its library does not give to NumPy, such as one with a gradient."""
+    """A tensor that its library does not convert to NumPy, such as one with a gradient."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -70,7 +70,7 @@ class _Inner(pydantic.BaseModel):
 
 
 class Model(pydantic.BaseModel):
-    """A row with an alias, a nested model and a field that its class keeps to itself."""
+    """A row with an alias, a nested model, and a field that is not exported."""
 
     model_config = pydantic.ConfigDict(
         populate_by_name=True, serialize_by_alias=True, arbitrary_types_allowed=True, extra="allow"
@@ -122,7 +122,7 @@ async def _one_by_one(items: Any) -> AsyncIterator[Any]:
         yield item
 
 
-# Rows of ``EVERY_KIND``. The forms of the second table can be read only once.
+# Forms of rows of ``EVERY_KIND``. The forms in ``READ_ONCE`` can be read only once.
 ROWS: dict[str, Callable[[Rows], Any]] = {
     "list": lambda rows: rows,
     "tuple": tuple,
@@ -179,7 +179,7 @@ NO_ROWS: tuple[Any, ...] = (
     np.array(1), {"id": np.array(1), "embedding": [GOOD]},
 )  # fmt: skip
 
-# Vectors: forms of an array of four whole numbers.
+# Forms of a vector, made from an array of four whole numbers.
 VECTORS: dict[str, Callable[[Any], Any]] = {
     "list": lambda v: v.tolist(),
     "tuple": lambda v: tuple(v.tolist()),
@@ -210,7 +210,7 @@ MATRICES: dict[str, Callable[[Any], Any]] = {
 }
 _RELEASED = memoryview(array.array("f", GOOD))
 _RELEASED.release()
-# Vectors of a table with the metric "cosine" that are refused, with words of the error.
+# Vectors that a table with the metric "cosine" rejects, with the error and a part of its text.
 BAD_VECTORS: dict[str, tuple[Any, type[Exception], str]] = {
     "too short": ([1.0], DimensionMismatchError, ""),
     "too long": ([1.0] * 5, DimensionMismatchError, ""),
@@ -231,7 +231,7 @@ BAD_VECTORS: dict[str, tuple[Any, type[Exception], str]] = {
     "array of no dimension": (np.array(1.0), InvalidVectorError, ""),
     "masked": (np.ma.masked_array(GOOD, mask=[False, True, False, False]), InvalidVectorError,
                "masked"),
-    # The library's own error is the cause, and its text names the cure.
+    # The library's own error is the cause, and its text says what to do.
     "with a gradient": (Tensor(RuntimeError("use detach()")), InvalidVectorError, r"detach\(\)"),
     "of bfloat16": (Tensor(TypeError("use cpu()")), InvalidVectorError, r"cpu\(\)"),
     "other tensor": (Tensor(KeyError("use float()")), InvalidVectorError, r"float\(\)"),
@@ -241,14 +241,14 @@ BAD_VECTORS: dict[str, tuple[Any, type[Exception], str]] = {
 }  # fmt: skip
 
 _UUID = uuid.UUID("0190A8F0-0000-7000-8000-0000000000AB")
-# A duration counts as an integer for NumPy.
+# NumPy treats a duration as an integer.
 SPANS: list[Any] = [np.timedelta64(3, unit) for unit in ("ns", "us", "h", "D")]
-# Ids, and the texts that they come back as.
+# Ids, and the texts that the store returns for them.
 IDS: dict[Any, str] = {
     7: "7", -3: "-3", _UUID: str(_UUID), np.int64(12): "12", 2**70: str(2**70), "text": "text",
     np.int8(8): "8",
 }  # fmt: skip
-# Refused in every call, and those that name no row, so that only a write refuses them.
+# Ids that every call rejects, and ids that only writes reject, because no row can have them.
 BAD_IDS: list[Any] = [True, np.True_, 7.0, None, b"1", [1], 10**6_000, "\ud800"]
 NO_NEW_IDS: list[Any] = [
     *(id for id in BAD_IDS if id is not None),
@@ -276,7 +276,7 @@ class _Odd(enum.Enum):
 _NAIVE = datetime(2024, 1, 1)  # noqa: DTZ001 - the missing zone is the fault
 MOMENT = datetime(2024, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
 MOST = 2**53
-# Tables, with what a good row has beside its id and its vector.
+# Schemas, each with the values of a valid row besides its id and its vector.
 TABLES: dict[str, tuple[Schema, dict[str, Any]]] = {
     "every": (
         Schema(DIM, fields={**EVERY_KIND.fields, "nums": list[int], "weights": list[float]}),
@@ -300,11 +300,11 @@ def _same(*values: Any) -> list[tuple[Any, Any]]:
     return [(value, value) for value in values]
 
 
-# By field, or ``key`` of the payload: values, and what each comes back as, with its type.
+# Values by field, or by ``key`` of the payload, each with the value that the store returns.
 VALUES: dict[str, list[tuple[Any, Any]]] = {
     "name": [*_same("a", None), (np.str_("x"), "x")],
     "year": [*_same(2**63 - 1, -(2**63)), (np.uint64(3), 3), (_Level.HIGH, 3)],
-    # Whole numbers are kept as they are up to 2**53, beyond which a float may round them.
+    # Whole numbers are exact up to 2**53; beyond that, a float may round them.
     "score": [
         *_same(0.1, None, -7.0), (0, 0.0), (MOST, float(MOST)), (np.int64(-MOST), -float(MOST)),
         (np.uint8(255), 255.0), (np.float32(0.5), 0.5),
@@ -331,13 +331,13 @@ VALUES: dict[str, list[tuple[Any, Any]]] = {
         (np.str_("x"), "x"), ((1, ("a", _Color.RED)), [1, ["a", "red"]]),
         (np.array(["a", "b"], object), ["a", "b"]), (np.array([[1], [2]]), [[1], [2]]),
         ({"a": [{"b": (np.int64(1), _UUID)}]}, {"a": [{"b": [1, str(_UUID)]}]}),
-        # Readers of YAML and XML give dicts and lists of classes of their own.
+        # Parsers of YAML and XML return their own classes of dicts and lists.
         (OrderedDict(b=1, a=OrderedDict(c=[OrderedDict(d=2)])), {"b": 1, "a": {"c": [{"d": 2}]}}),
         (defaultdict(list, a=[1]), {"a": [1]}), (Counter("aab"), {"a": 2, "b": 1}),
         ([MOMENT], ["2024-01-01T00:00:00.000000Z"]),
     ],
 }  # fmt: skip
-# By table and field, or key of the payload, or ``id``: values that are refused. ``...`` is none.
+# Rejected values by table and by field, payload key or ``id``. ``...`` means that it is missing.
 BAD_VALUES: dict[str, dict[str, list[Any]]] = {
     "every": {
         "id": NO_NEW_IDS,
@@ -365,7 +365,7 @@ BAD_VALUES: dict[str, dict[str, list[Any]]] = {
 }  # fmt: skip
 
 _FAR = 2**62
-# Columns of two values in Arrow types near the field's own, and the values that come back.
+# Columns of two values in Arrow types close to the field's type, and the values that are returned.
 COLUMNS: dict[str, list[tuple[pa.Array, list[Any]]]] = {
     "id": [(pa.array(["a", "b"], pa.large_string()), ["a", "b"])],
     "embedding": [(pa.array([GOOD] * 2, pa.list_(pa.float64())), [GOOD] * 2)],
@@ -380,7 +380,7 @@ COLUMNS: dict[str, list[tuple[pa.Array, list[Any]]]] = {
     "extra": [(pa.array([{"x": 1}, None]), [{"x": 1}, None])],
     "uid": [(pa.array([_UUID.bytes, None], pa.uuid()), [str(_UUID), None])],
 }
-# And columns of which no value, or the second one, fits the field.
+# Columns in which no value fits the field, or the second value does not.
 BAD_COLUMNS: dict[str, list[pa.Array]] = {
     "name": [pa.array(["a", "b"]).cast(pa.binary()), pa.array([1, 2])],
     "year": [pa.array([1, 1.5])],
@@ -388,7 +388,7 @@ BAD_COLUMNS: dict[str, list[pa.Array]] = {
     "live": [pa.array([1, 1])],
     "seen": [
         pa.array([None, 0], pa.timestamp("us")),
-        pa.array([None, _FAR], pa.timestamp("us", tz="UTC")),  # which Python cannot hold
+        pa.array([None, _FAR], pa.timestamp("us", tz="UTC")),  # out of range for Python
         pa.array([None, -_FAR], pa.timestamp("us", tz="UTC")),
     ],
     "tags": [pa.array([[1], [1]])],

@@ -1,4 +1,4 @@
-"""Counts what threads hand back to the running event loop."""
+"""Count the results that threads hand to the running event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def counted_handovers() -> Iterator[list[Any]]:
-    """Give a list that gets an item for each result that a thread hands to the event loop."""
+    """Yield a list that gets an item for each result that a thread hands to the event loop."""
     loop: Any = asyncio.get_running_loop()
     handed: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Vectors that are hard to tell apart: by 8 bits, by float32, or by rounding."""
+"""Vectors that are hard to tell apart in 8 bits, in float32, or after rounding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LARGEST, SMALLEST = np.float32(1e15), np.float32(1.0000001e-15)
 
 
 def near_ties(rng: Random, n: int, dim: int) -> Values:
-    """All of them the same but for noise far below what int8 can tell apart."""
+    """Return vectors that differ only by noise far below the resolution of int8."""
     noise = rng.standard_normal((n, dim)) * 10.0 ** rng.integers(-8, -2, (n, 1))
     rows: Values = rng.standard_normal(dim) * (1 + noise)
     return rows
 
 
 def last_bits(rng: Random, n: int, dim: int) -> Rows:
-    """One vector, with single components, small ones too, moved by one unit in the last place."""
+    """Return copies of a vector, each with one component moved by one unit in the last place."""
     sizes = 10.0 ** -rng.integers(0, rng.choice([1, 16]), dim)
     rows = np.tile((rng.standard_normal(dim) * sizes).astype(np.float32), (n, 1))
     spots = rng.integers(0, dim, n)
@@ -39,7 +39,7 @@ def duplicates(rng: Random, n: int, dim: int) -> Values:
 
 
 def halves(rng: Random, n: int, dim: int) -> Values:
-    """Components that lie halfway between two codes, where rounding leaves out the most."""
+    """Return components that lie halfway between two codes, where rounding loses the most."""
     rows = (rng.integers(-126, 126, (n, dim)) + 0.5) / 127
     rows[:, 0] = 1.0
     return rows
@@ -52,7 +52,7 @@ def one_hot(rng: Random, n: int, dim: int) -> Values:
 
 
 def spiked(rng: Random, n: int, dim: int) -> Values:
-    """One component so large that all others get the code 0."""
+    """Return rows with one component so large that all others get the code 0."""
     rows = rng.standard_normal((n, dim))
     rows[np.arange(n), rng.integers(0, dim, n)] = 300.0
     return rows
@@ -94,7 +94,7 @@ KINDS: dict[str, Callable[[Random, int, int], npt.NDArray[np.floating]]] = {
 
 
 def hard_rows(kind: str, rng: Random, n: int, dim: int, metric: Metric) -> Rows:
-    """Rows of a kind, none of them extreme; under cosine none is zero."""
+    """Return rows of a kind, within the limits of aiovec; for cosine, without zero vectors."""
     made = KINDS[kind](rng, n, dim)
     zero = ~made.any(axis=1)
     rows = within_limits(made)
@@ -104,7 +104,7 @@ def hard_rows(kind: str, rng: Random, n: int, dim: int, metric: Metric) -> Rows:
 
 
 def within_limits(rows: npt.NDArray[np.floating]) -> Rows:
-    """Vectors that aren't extreme: their largest component lies between 1e-15 and 1e15."""
+    """Limit vectors so that the largest component of each is between 1e-15 and 1e15."""
     limited: Rows = np.clip(rows, -LARGEST, LARGEST).astype(np.float32)
     small = np.abs(limited).max(axis=1) < SMALLEST
     limited[small, 0] = SMALLEST
@@ -112,13 +112,13 @@ def within_limits(rows: npt.NDArray[np.floating]) -> Rows:
 
 
 def hard_query(rng: Random, rows: Rows, metric: Metric) -> Rows:
-    """A query that makes it hard to tell the rows apart."""
+    """Return a query that makes it hard to tell the rows apart."""
     row = rows[rng.integers(0, len(rows))].astype(np.float64)
     unit = np.abs(row).max() / 127 or 1.0
     query = (
         row,
         row * (1 + 1e-4 * rng.standard_normal(len(row))),
-        # Along what the row's codes leave out, where Cauchy-Schwarz is an equality.
+        # The rounding error of the row's codes: in its direction, Cauchy-Schwarz is an equality.
         row - unit * np.rint(row / unit),
         rng.standard_normal(len(row)) * 10.0 ** rng.uniform(-14, 14),
         -row,

@@ -1,9 +1,9 @@
-"""Kill a process that runs scripts without an end, and check what it leaves.
+"""Kill a process that runs scripts endlessly, and check the store that it leaves.
 
     python -m tests.harness.kill TARGET SEED NUMBER
 
-is that process. Before a call it says what it is about to do, after the call that it was
-acknowledged: one line of JSON each, written by one system call.
+is that process. It prints a line of JSON before each call, and one after the call is acknowledged.
+It writes each line with one system call.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.harness.scripts import (
     target_in,
 )
 
-# Seconds after which a process that should have been killed never will be.
+# Seconds after which a process that has not been killed is terminated, and the test fails.
 _PATIENCE = 300.0
 
 
@@ -63,7 +63,7 @@ async def main(target: str, seed: int, number: int) -> None:
         model = Model()
         model.held = await tables_in(place.store)
         if await asyncio.to_thread(place.saved.exists):
-            model.saved = {}  # what it holds is of no matter here
+            model.saved = {}  # the contents of the backup do not matter here
         for n in range(number, 10**9):
             notes = model.held.get(TABLE)
             name = chance.choice(list(scripts_of(kind)))
@@ -90,11 +90,11 @@ async def run_call(place: Place, number: int, call: Call, key: str | None) -> No
     say("done", number)
 
 
-# In the one that kills it
+# In the process that kills it
 
 
 class Journal:
-    """The words of the process: the model of what it had done, and the calls that may be open."""
+    """The output of the process: a model of the calls it has made, and the calls still open."""
 
     def __init__(self, model: Model, kind: str) -> None:
         self.model = model
@@ -123,12 +123,12 @@ class Journal:
             self._begun.append(value)
         else:
             self._done.add(value)
-            if value < self._first:  # one after the other, and on the same rows
+            if value < self._first:  # these calls run one after another, and use the same rows
                 self._calls[value](self.model)
 
     def open(self) -> tuple[list[Call], list[int]]:
-        """The calls of the last script that had begun and are not in the model yet, and which of
-        them were acknowledged."""
+        """Return the calls of the last script that began and are not in the model yet, and the
+        indexes of the acknowledged ones."""
         begun = [n for n in self._begun if n >= self._first or n not in self._done]
         acknowledged = [at for at, number in enumerate(begun) if number in self._done]
         return [self._calls[number] for number in begun], acknowledged
@@ -137,8 +137,9 @@ class Journal:
 def run_and_kill(
     target: str, model: Model, number: int, chance: random.Random, *, at_once: bool
 ) -> Journal:
-    """Run the process and kill it at one of its calls to the system, after some of the script's
-    calls or ``at_once``; where the system allows no such thing, at any moment."""
+    """Run the process, and kill it at one of its system calls, after some calls or ``at_once``.
+
+    If system calls cannot be intercepted, kill it at any moment."""
     folder = path_of(target).parent
     exactly = syscalls.can_fail()
     env = syscalls.environment(folder.parent, folder.parent / "control") if exactly else None
@@ -178,7 +179,7 @@ def run_and_kill(
 
 
 def kill_repeatedly(folder: Path, kind: str, seed: int, kills: int = 3) -> None:
-    """Kill a process while it creates a store, and then others that go on with what it left."""
+    """Kill a process while it creates a store, and then others that continue with that store."""
     chance, model = random.Random(seed), Model()
     (folder / str(seed)).mkdir()
     target = target_in(folder / str(seed), kind)
@@ -188,7 +189,8 @@ def kill_repeatedly(folder: Path, kind: str, seed: int, kills: int = 3) -> None:
 
 
 async def left(target: str, journal: Journal) -> Model:
-    """Check that the store is as the process said; an open call with a key is done, and once."""
+    """Check that the store is as the process said. Repeat an open call that has a key: it must be
+    done exactly once."""
     calls, acknowledged = journal.open()
     model = await settled(target, journal.model, calls, acknowledged)
     if journal.key is not None and calls:

@@ -1,4 +1,4 @@
-"""Steps of a migration's run, for tests of what the users of its stores see."""
+"""Single steps of a migration, for tests of how its stores behave during the migration."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The contract as a plain model: Python dicts and float64 arithmetic, slow and obvious.
+"""A simple, slow model of the contract, with Python dicts and float64 arithmetic.
 
-Backends are compared with it. It shares no code with the path that a real row takes, and it reads
-filters as trees, by ``tests.harness.evaluate``.
+Tests compare the backends with it. It shares no code with the path of a real row, and evaluates
+filter trees with ``tests.harness.evaluate``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class OracleRow:
     payload: dict[str, Any]
 
     def flat(self) -> dict[str, Any]:
-        """The fields as a user gets them: a declared one hides a payload's key of its name."""
+        """Return the fields as a user gets them; a field hides a payload key of its name."""
         return {**self.payload, **self.fields}
 
 
@@ -63,7 +63,7 @@ _NAME = re.compile(r'"((?:[^"]|"")*)"|([^.]+)')
 
 
 def _ref(name: str) -> Ref:
-    """Return what the name of a field, or of a key of the payload, means."""
+    """Parse the name of a field or of a payload key."""
     first, *path = (quoted.replace('""', '"') or plain for quoted, plain in _NAME.findall(name))
     return Ref(first, tuple(path))
 
@@ -76,7 +76,7 @@ def _order(order_by: str | Sequence[str] | None, descending: bool) -> list[Order
 
 @dataclass(frozen=True)
 class OracleHit:
-    """A row that a search could return. ``scale`` is the size of what its distance came from."""
+    """A row that a search could return. ``scale`` is the size of the numbers in its distance."""
 
     row: OracleRow
     distance: float
@@ -86,7 +86,7 @@ class OracleHit:
 
 @dataclass(frozen=True)
 class OracleHits:
-    """Every row that the filter selected, the nearest first, and how many of them were wanted."""
+    """All rows that the filter selects, nearest first, and the limit of the search."""
 
     candidates: list[OracleHit]
     limit: int
@@ -235,7 +235,7 @@ class Oracle:
     def update_rows(
         self, table: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False
     ) -> int:
-        """Do one update for each row, or none."""
+        """Make one update for each row, or change nothing."""
         held = self._table(table)
         ids = [row["id"] for row in rows]
         if len(set(ids)) < len(ids):
@@ -345,7 +345,7 @@ class Oracle:
         return len(self._selected(self._table(table), where))
 
     def rows(self, table: str, where: Where = None) -> dict[str, OracleRow]:
-        """Return the rows of an export, in no order."""
+        """Return the rows of an export by id."""
         return {row.id: row for row in self._selected(self._table(table), where)}
 
     # Inside
@@ -386,7 +386,7 @@ class Oracle:
 
 
 def arrow_table(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pa.Table:
-    """Good rows in the layout of ``schema.to_arrow()``."""
+    """Convert valid rows to a table with the layout of ``schema.to_arrow()``."""
     known = {"id", schema.vector, *schema.fields}
     payloads = [{key: row[key] for key in row if key not in known} for row in rows]
     layout = schema.to_arrow()
@@ -407,7 +407,7 @@ def arrow_table(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=layout)
 
 
-# Checks of what comes in
+# Checks of the arguments
 
 
 def _check_model(table: str, schema: Schema, model: str | None) -> None:
@@ -416,7 +416,7 @@ def _check_model(table: str, schema: Schema, model: str | None) -> None:
 
 
 def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRow:
-    """A row as it is stored, or the error that tells why it cannot be."""
+    """Return a row as it is stored, or raise the error that says why it cannot be."""
     id = row.get("id")
     if not isinstance(id, str) or not 1 <= len(id.encode()) <= 512 or "\0" in id:
         known = id if isinstance(id, str) else None
@@ -442,7 +442,7 @@ def checked_row(row: Mapping[str, Any], schema: Schema, number: int) -> OracleRo
 def _changed(
     payload: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any], id: str
 ) -> dict[str, Any]:
-    """A payload with keys set or removed, at any depth."""
+    """Return a copy of a payload with keys set or removed at any depth."""
     new = dict(payload)
     for (key, *deeper), value in changes.items():
         held = new.get(key)
@@ -531,10 +531,10 @@ def _hit(metric: str, query: Float64Array, row: OracleRow) -> OracleHit:
 
 
 def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: float = 1e-5) -> None:
-    """``hits`` are a right answer: as near as the oracle's nearest, best first, equal ones by id.
+    """Check that hits are as near as the oracle's, best first, and equal ones sorted by id.
 
-    Where equals straddle the limit any of them will do. Distances may differ by ``tolerance``
-    times the size of the numbers that they come from, since backends compute in float32.
+    If equal rows straddle the limit, any of them is right. Distances may differ by ``tolerance``
+    times the size of the numbers behind them, because backends compute in float32.
     """
     candidates = {hit.row.id: hit for hit in oracle_hits.candidates}
     ids = [hit.id for hit in hits]
@@ -558,7 +558,7 @@ def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: fl
         if better.score == worse.score and better.distance == worse.distance:
             assert better.id < worse.id, f"equal: {better.id!r} stands before {worse.id!r}"
     if hits:
-        # The rows left out must not be nearer than the farthest that came.
+        # No row that was left out may be nearer than the farthest hit.
         chosen = set(ids)
         farthest = max(candidates[id].distance for id in ids)
         for left_out in oracle_hits.candidates:
@@ -572,7 +572,7 @@ def assert_same_hits(hits: Sequence[Hit], oracle_hits: OracleHits, tolerance: fl
 
 
 def assert_same_hit_fields(hits: Sequence[Hit], oracle_hits: OracleHits) -> None:
-    """Each hit has the fields of its row."""
+    """Check that each hit has the fields of its row."""
     rows = {hit.row.id: hit.row for hit in oracle_hits.candidates}
     for hit in hits:
         assert_same_fields(hit.fields, rows[hit.id].flat(), f"hit {hit.id!r}")

@@ -1,4 +1,4 @@
-"""Packages of others, installed for one test: their entry points, and modules beside them."""
+"""Install a third-party package for one test: its entry points and its modules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def install(site: Path, name: str, entry_points: str, **modules: str) -> Path:
-    """Write into a folder what pip writes for a package; return the folder.
+    """Write the files of an installed package into a folder, as pip does; return the folder.
 
-    The folder has to be on the path of the process. ``entry_points`` is as in ``entry_points.txt``,
-    and ``modules`` are sources by the names of their modules.
+    The folder must be on the path of the process. ``entry_points`` is the text of
+    ``entry_points.txt``, and ``modules`` has the source of each module by name.
     """
     information = site / f"{name}-1.0.dist-info"
     information.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Other Python processes of the same environment, in the repository's root."""
+"""Run other Python processes of the same environment in the repository's root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Start another Python with these arguments."""
+    """Start another Python process with these arguments."""
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, text=True, encoding="utf-8", **options
     )
@@ -23,7 +23,7 @@ def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def run_python(
     *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run another Python to its end, with more variables in its environment."""
+    """Run another Python process to its end, with ``env`` added to its environment."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT, env={**os.environ, **(env or {})},
@@ -32,14 +32,14 @@ def run_python(
 
 
 def output_of(*arguments: object, env: Mapping[str, str] | None = None, **options: Any) -> str:
-    """Run another Python, which must end without an error, and return what it printed."""
+    """Run another Python process, which must succeed, and return its standard output."""
     done = run_python(*arguments, env=env, **options)
     assert done.returncode == 0, done.stderr[-5000:]
     return done.stdout
 
 
 async def start_code(code: str, *arguments: str) -> asyncio.subprocess.Process:
-    """Start code in another Python, and return once it has printed a line."""
+    """Run code in another Python process, and return the process once it has printed a line."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *arguments, cwd=ROOT,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

@@ -1,6 +1,6 @@
-"""A proxy before a server, which does to answers what a test wants.
+"""A proxy in front of a server, which lets a test change, delay or drop answers.
 
-It knows of HTTP what it needs to tell one message from the next, and nothing of what is in them.
+It parses only as much HTTP as it needs to separate the messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass
 class Request:
-    """A request that came: its first line, its headers in lower case, and all of its bytes."""
+    """A request from a client: its first line, its headers by lower-case name, and its bytes."""
 
     line: str
     headers: dict[str, str]
@@ -34,9 +34,9 @@ Meddling = Callable[
 
 
 class Proxy:
-    """A proxy that runs; ``url`` is that of the server through it.
+    """A running proxy; ``url`` is the server's URL through the proxy.
 
-    What a test arms is done to the next answers, each in turn; all others go through.
+    Each meddling that a test arms handles one of the next requests; all others pass unchanged.
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
@@ -49,7 +49,7 @@ class Proxy:
         self.requests: list[Request] = []
         self.meddled = 0
         self.closed = asyncio.Event()
-        """Set when a client has left while its answer was held."""
+        """Set when a client disconnects while its answer is held."""
 
     async def __aenter__(self) -> Proxy:
         self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
@@ -69,14 +69,14 @@ class Proxy:
 
     @property
     def armed(self) -> bool:
-        """True while something that was armed is left to do."""
+        """True if some armed meddlings have not been used yet."""
         return bool(self._armed)
 
     def disarm(self) -> None:
         self._armed.clear()
 
     def cut(self, *lengths: int) -> None:
-        """Let the server answer the next requests, and pass on so many bytes of each answer."""
+        """Let the server answer the next requests, but cut each answer to the given length."""
 
         def cutting(length: int) -> Meddling:
             async def meddle(_: Request, ask: Callable[[], Awaitable[bytes]],
@@ -101,8 +101,9 @@ class Proxy:
         self.arm(*map(answering, answers))
 
     def hold(self, *, ask: bool = False) -> asyncio.Event:
-        """Give no answer to the next request, which the server gets if ``ask`` is true; return the
-        event that tells that it came, and was answered."""
+        """Send no answer to the next request; with ``ask``, the server handles it first.
+
+        Return an event that is set when the request has arrived and, with ``ask``, was handled."""
         came = asyncio.Event()
 
         async def meddle(_: Request, asking: Callable[[], Awaitable[bytes]], __: object) -> bool:
@@ -164,7 +165,7 @@ class Proxy:
                 await writer.drain()
         finally:
             left.cancel()
-            await asyncio.wait({left})  # it waits for the bytes that the next request brings
+            await asyncio.wait({left})  # otherwise it would read the bytes of the next request
         return goes_on
 
 

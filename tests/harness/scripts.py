@@ -1,7 +1,7 @@
-"""The calls that the tests of faults make, and the rows that a store must hold afterwards.
+"""The calls of fault tests, and the rows that a store must have afterwards.
 
-A script makes numbered calls. A call takes a store, or the model of one, so the same call says what
-is done and what must come of it. Whatever stops a call, it is done as a whole or not at all.
+A script makes numbered calls. A call takes a store or its model, so the same code makes the call
+and computes its expected result. Whatever stops a call, it is done completely or not at all.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ DIM = 4
 SCHEMA = Schema(DIM, fields={"name": str, "year": int})
 TABLE = "notes"
 BACKUP = "backup"
-# These rows are never deleted, the next ten may be.
+# Ids of rows that are never deleted, and of ten rows that may be.
 KEPT = [f"r{n:02}" for n in range(10)]
 COMING = [f"r{n:02}" for n in range(10, 20)]
 
 Row = dict[str, Any]
 Call = Callable[[Any], Any]
-"""Takes a Place, for which it returns a coroutine, or a Model, to which it is done at once."""
+"""Takes a Place, for which it returns a coroutine, or a Model, which it changes immediately."""
 State = dict[tuple[str, ...], Any]
 """The contents of a store: the fields of each table, its rows, and whether there is a backup."""
 
 
 def target_in(folder: Path, kind: str, name: str = "store") -> str:
-    """The target of a store of this kind in the folder."""
+    """Return the target of a store of this kind in the folder."""
     return str(folder / f"{name}.db") if kind == "sqlite" else f"lancedb://{folder / name}"
 
 
@@ -52,7 +52,7 @@ def path_of(target: str) -> Path:
 
 
 def row(id: str, year: int) -> Row:
-    """A row whose vector tells its year."""
+    """Return a row; its vector, too, depends on the year."""
     return {
         "id": id,
         "embedding": [1.0, float(year), 2.0, 3.0],
@@ -62,7 +62,7 @@ def row(id: str, year: int) -> Row:
 
 
 class Model(Oracle):
-    """The oracle, with all the calls of the scripts."""
+    """The oracle, with all calls of the scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Model(Oracle):
         return deepcopy(self)
 
     def next(self) -> int:
-        """A number that no call has had."""
+        """Return a number that no call has used."""
         self._number += 1
         return self._number
 
@@ -103,14 +103,14 @@ class Model(Oracle):
         self.held = deepcopy(self.saved)
 
     def __getattr__(self, call: str) -> Callable[..., None]:
-        """Calls that change no row: searches, ``optimize`` and the like."""
+        """Return a call that changes no row, such as a search or ``optimize``."""
         if call.startswith("_"):
             raise AttributeError(call)
         return lambda *args, **options: None
 
 
 def flat(tables: dict[str, OracleTable]) -> State:
-    """Tables by name, and rows by table and id; a null is no value."""
+    """Return the fields of tables by name, and rows without nulls by table and id."""
     result: State = {}
     for name, table in tables.items():
         result[name,] = dict(table.schema.fields)
@@ -122,7 +122,7 @@ def flat(tables: dict[str, OracleTable]) -> State:
 
 
 class Place:
-    """A store by its target. What it lacks of the scripts' calls it has from its store."""
+    """A store at a target. It passes on calls that it does not define to the open store."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -139,7 +139,7 @@ class Place:
         await self.close()
 
     async def reopen(self) -> None:
-        """Open the store unless it is open."""
+        """Open the store if it is closed."""
         if self.store is None:
             self.store = await aiovec.connect(self.target)
 
@@ -159,12 +159,12 @@ class Place:
         await asyncio.to_thread(_removed, self.saved)
 
     async def restore_backup(self) -> None:
-        """Put the backup in the place of the store, which is closed then."""
+        """Close the store, and replace it with the backup."""
         await self.close()
         await aiovec.restore(self.saved, self.target, overwrite=True)
 
     async def read_all(self) -> None:
-        """Search, find and export, several at once."""
+        """Search, find and export concurrently."""
         store = self.store
         assert store is not None
 
@@ -181,7 +181,7 @@ class Place:
 
 
 def _removed(path: Path) -> None:
-    """In one step, so that no process can be killed in the middle of it."""
+    """Remove a file or folder in one step, so that a kill cannot leave a part of it."""
     gone = path.with_name(f"{path.name}.gone")
     path.rename(gone)
     if gone.is_dir():
@@ -191,7 +191,7 @@ def _removed(path: Path) -> None:
 
 
 async def tables_in(store: VectorStore) -> dict[str, OracleTable]:
-    """Everything that a store holds."""
+    """Return all tables and rows of a store."""
     result = {}
     for table in await store.tables():
         schema = await store.schema(table)
@@ -203,7 +203,7 @@ async def tables_in(store: VectorStore) -> dict[str, OracleTable]:
 
 
 async def state_of(place: Place) -> State:
-    """Return what the place holds now."""
+    """Return the current contents of the place's store."""
     assert place.store is not None
     result: State = {}
     if await asyncio.to_thread(place.saved.exists):
@@ -213,14 +213,14 @@ async def state_of(place: Place) -> State:
 
 @dataclass(frozen=True)
 class Script:
-    """``calls`` are made at once; ``first`` brings the store to where they can be made."""
+    """A script makes ``calls`` concurrently, after ``first`` has prepared the store for them."""
 
     calls: Callable[[int], list[Call]]
     first: Callable[[Model, int], list[Call]] = lambda model, n: []
-    # Whether a repeated call has the same effect once, under a key, where the backend knows keys.
+    # True if a call that is repeated under a key takes effect once, if the backend supports keys.
     once: bool = False
-    # Whether a call that failed is not done, unless its error says that nobody knows. What takes
-    # the place of another file may be there, and the folder could not be flushed.
+    # True if a failed call has had no effect, except with OutcomeUnknownError. A file may have been
+    # replaced before the flush of its folder failed.
     exact: bool = True
 
 
@@ -233,7 +233,7 @@ def _without(table: str) -> Callable[[Model, int], list[Call]]:
 
 
 def _with_made(model: Model, n: int) -> list[Call]:
-    """A table to be dropped or renamed, and none of the other name."""
+    """Return calls that create a table to drop or rename, and drop the table of the new name."""
     calls = _without("other")(model, n)
     if "made" not in model.held:
         calls.append(lambda s: s.create_table("made", MADE))
@@ -242,7 +242,7 @@ def _with_made(model: Model, n: int) -> list[Call]:
 
 
 def _field(wanted: str | None) -> Callable[[Model, int], list[Call]]:
-    """Have this field and none of the others that come and go."""
+    """Return a function whose calls leave only the wanted one of the fields late and later."""
 
     def first(model: Model, n: int) -> list[Call]:
         existing = {"late", "later"} & model.held[TABLE].schema.fields.keys()
@@ -256,7 +256,7 @@ def _field(wanted: str | None) -> Callable[[Model, int], list[Call]]:
 
 
 def _marked_for_deletion(model: Model, n: int) -> list[Call]:
-    """Every row that scripts have made, so that tables stay small."""
+    """Return a call that marks all rows made by scripts, to delete them and keep tables small."""
     ids = [id for id in model.held[TABLE].rows if id not in KEPT]
     return [lambda s: s.update(TABLE, {"seen": 0}, ids=ids)]
 
@@ -279,7 +279,7 @@ def _not_backed_up(model: Model, n: int) -> list[Call]:
 
 
 def _many(n: int) -> list[Call]:
-    """Calls that share a commit, each with rows of its own."""
+    """Return calls that share a commit, each with different rows."""
     inserts = [
         lambda s, i=i: s.insert(TABLE, [row(f"m{n}-{i}-{k}", n) for k in range(3)])
         for i in range(6)
@@ -292,7 +292,7 @@ def _many(n: int) -> list[Call]:
 
 
 def _large(model: Model, n: int) -> list[Call]:
-    """A table that can have an index."""
+    """Return calls that create a table with enough rows for an index."""
     rows = [row(f"l{i}", i) for i in range(400)]
     held = model.held.get("large")
     create = [] if held else [lambda s: s.create_table("large", SCHEMA)]
@@ -365,10 +365,10 @@ def scripts_of(kind: str) -> dict[str, Script]:
 def settle(
     model: Model, calls: Sequence[Call], acknowledged: Collection[int], actual: State
 ) -> Model:
-    """The model after those of the calls that are done; each is as a whole or not at all.
+    """Return the model after the calls that were done; each is done completely or not at all.
 
-    ``acknowledged`` are the indexes of the calls that have returned. The calls touch rows of their
-    own, so each is told by what it would have changed.
+    ``acknowledged`` has the indexes of the calls that returned. Each call changes different rows,
+    which show whether it was done.
     """
     for number, call in enumerate(calls):
         after = model.copy()
@@ -388,7 +388,7 @@ def settle(
 
 
 def differences(actual: State, wanted: State) -> str:
-    """The first few, for the message of a failure."""
+    """Describe the first few differences, for the message of a failure."""
     keys = [key for key in actual.keys() | wanted.keys() if actual.get(key) != wanted.get(key)]
     lines = [f"{key}: {actual.get(key)} instead of {wanted.get(key)}" for key in sorted(keys)[:5]]
     return f"{len(keys)} differ: {'; '.join(lines)}"
@@ -397,7 +397,7 @@ def differences(actual: State, wanted: State) -> str:
 async def settled(
     target: str, model: Model, calls: Sequence[Call] = (), acknowledged: Collection[int] = (),
 ) -> Model:  # fmt: skip
-    """The same by a fresh store, which is then checked, and of use."""
+    """Like ``settle``, with the state from a newly opened store, which must then be usable."""
     async with Place(target) as place:
         model = settle(model, calls, acknowledged, await state_of(place))
         await check_usable(place)
@@ -413,7 +413,7 @@ def _as_target(place: Place) -> str:
 
 
 async def check_usable(place: Place) -> None:
-    """Each way of reading tells the same, each id is there once, and a write is done and seen."""
+    """Check that all reads agree, that ids are unique, and that a write is found and deleted."""
     store = place.store
     assert store is not None
     for table in await store.tables():
@@ -426,7 +426,7 @@ async def check_usable(place: Place) -> None:
         hits = await store.search(table, query, limit=len(exported) + 1, exact=True)
         assert {hit.id for hit in hits} == set(exported), table
         if (await store.schema(table)).fields["name"].text and exported:
-            await store.optimize(table)  # which goes on with a build that was stopped
+            await store.optimize(table)  # continues an interrupted build
             words = await store.search_text(table, "note", limit=len(exported) + 1)
             assert {hit.id for hit in words} == set(exported), f"the keywords of {table}"
         assert await store.upsert(table, [row("probe", 7)]) == 1
@@ -436,7 +436,7 @@ async def check_usable(place: Place) -> None:
 
 
 async def prepared(place: Place, model: Model, script: Script, n: int) -> Model:
-    """The model after what the script does first, which nothing disturbs."""
+    """Make a script's first calls without a fault; return the model after them."""
     model = model.copy()
     for call in script.first(model, n):
         await call(place)
@@ -446,7 +446,7 @@ async def prepared(place: Place, model: Model, script: Script, n: int) -> Model:
 
 
 async def begun(place: Place) -> Model:
-    """Fill an empty store with what every test begins with."""
+    """Fill an empty store with the first rows of every test; return its model."""
     model = Model()
     n = model.next()
     model = await prepared(place, model, BEGIN, n)
@@ -457,14 +457,14 @@ async def begun(place: Place) -> Model:
 
 
 async def keyed(key: str, call: Call, place: Place) -> Any:
-    """Make the call under a key, so that it may be repeated."""
+    """Make the call under a key, so that it can be repeated."""
     with calling(CallContext(key=WriteKey(key, b"digest"))):
         return await call(place)
 
 
 Broken = tuple[bool, list[Call], Collection[int]]
-"""Whether a run of a script came as far as the place where it breaks, the calls that may be done,
-and which of these must be."""
+"""Whether a run of a script reached the place where it breaks, the calls that may have been done,
+and the indexes of the calls that must have been done."""
 
 
 async def campaign(
@@ -475,9 +475,9 @@ async def campaign(
     run_and_break: Callable[[Place, Script, list[Call], Any, int], Awaitable[Broken]],
 ) -> None:
     """Run these scripts on one store, and break them in each way at each place, until a run ends
-    before the place.
+    before it reaches the place.
 
-    Each call is done or not done when it has returned, and what runs beside it is done.
+    After each run, every call must be done completely or not at all.
     """
     met: set[str] = set()
     async with Place(target) as place:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: schemas, rows good and bad, and filters that fit a schema."""
+"""Hypothesis strategies for schemas, for valid and invalid rows, and for filters of a schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiovec.backend import Expr, Kind, Metric
 
 Strategy = st.SearchStrategy
 
-# Few ids, so that calls meet the same rows again and again.
+# Few ids, so that calls often use the same rows.
 IDS = ("a", "b", "A", "a ", "10", "9", "é", "😀", "'; --", "%", "x" * 512, '"', "..", "NULL")
 TABLES = ("notes", "select", "a-b_c")
 FIELD_NAMES = ("name", "year", "order", "rowid", "distance", "Rank", "k", "select")
@@ -24,7 +24,7 @@ _EXTREME_INTS = (-(2**63), -(2**53) - 1, -1, 0, 1, 2, 2**53 + 1, 2**63 - 1)
 _EXTREME_FLOATS = (-1e300, -1.5, -0.5, 0.0, 5e-324, 0.5, 1.0, 2.0, 2.0**53, 1e300)
 _SHORT_TEXTS = tuple(text for text in HOSTILE_TEXTS if len(text) < 100)
 
-# The strategy wants both bounds without a zone, and gives values with one.
+# The strategy takes bounds without a time zone, and draws values with one.
 _FIRST_DAY = datetime(1600, 1, 1)  # noqa: DTZ001
 _LAST_DAY = datetime(2500, 1, 1)  # noqa: DTZ001
 
@@ -65,14 +65,14 @@ json_values: Strategy[Any] = st.recursive(
 
 
 def values(field: Field) -> Strategy[Any]:
-    """A value that fits the field, null too where it may be."""
+    """Draw a valid value of the field, including null if it is nullable."""
     fitting = _BY_KIND[field.kind]
     return st.one_of(fitting, fitting, st.none()) if field.nullable else fitting
 
 
 @st.composite
 def fields(draw: st.DrawFn, *, added: bool = False) -> Field:
-    """A field with options that go with its kind."""
+    """Draw a field with options that its kind allows."""
     kind = draw(st.sampled_from(tuple(_BY_KIND)))
     index = None if kind.startswith("list[") else draw(st.sampled_from(_INDEXES))
     text = kind == "text" and draw(st.booleans())
@@ -102,7 +102,7 @@ def schemas(draw: st.DrawFn) -> Schema:
 
 
 def vectors(schema: Schema) -> Strategy[list[float]]:
-    """Vectors of few different numbers, so that many distances are equal. Some are zero."""
+    """Draw vectors from few numbers, so that many distances are equal; some vectors are zero."""
     number = st.integers(-6, 6).map(lambda n: n / 2)
     drawn = st.lists(number, min_size=schema.dim, max_size=schema.dim)
     if schema.metric == "cosine":
@@ -126,7 +126,7 @@ def good_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
 
 @st.composite
 def bad_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
-    """A row with one fault."""
+    """Draw a row with one fault."""
     row = draw(good_rows(schema))
     nan, dim = float("nan"), schema.dim
     faults: list[dict[str, Any]] = [
@@ -158,18 +158,18 @@ def bad_rows(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
     return row
 
 
-# Filters. They are drawn step by step: a strategy object for each condition would be thousands.
+# Filters. They are drawn step by step, because one strategy per condition would mean thousands.
 
 
 def _literals(kind: Kind) -> Strategy[Any]:
-    # An int field is compared with floats too, and the other way round.
+    # Int fields are also compared with floats, and float fields with ints.
     return st.one_of(ints, floats) if kind in ("int", "float") else _BY_KIND[kind]
 
 
 _PATTERNS: Strategy[str] = st.one_of(
     st.sampled_from(("%", "_", "a%", "%a", "%a%", "_b", "")), texts
 )
-# Those whose escape stands before what can be escaped, and none.
+# Patterns without an escape character, or with one that precedes only characters it can escape.
 _ESCAPED: Strategy[tuple[Any, ...]] = st.one_of(
     st.tuples(_PATTERNS, st.none()),
     st.tuples(_PATTERNS, st.sampled_from("!aA%_")).map(
@@ -228,7 +228,7 @@ _FORMS: dict[Kind, tuple[str, ...]] = {
 
 @st.composite
 def conditions(draw: st.DrawFn, schema: Schema) -> Expr:
-    """One condition on a field, the id, or a key of the payload."""
+    """Draw one condition on a field, the id, or a key of the payload."""
     name = draw(st.sampled_from(("id", *schema.fields, *(("payload",) if schema.payload else ()))))
     if name == "payload":
         ref = F.payload[draw(st.sampled_from(PAYLOAD_KEYS))]
@@ -250,7 +250,7 @@ def conditions(draw: st.DrawFn, schema: Schema) -> Expr:
 
 @st.composite
 def _twice(draw: st.DrawFn, schema: Schema) -> Expr:
-    """One condition that stands twice, also negated; often a boolean."""
+    """Draw a filter with the same condition twice, perhaps negated; often it is on a boolean."""
     flags = [F.payload[key] for key in PAYLOAD_KEYS] if schema.payload else []
     flags += [F[name] for name, field in schema.fields.items() if field.kind == "bool"]
     if flags and draw(st.integers(0, 3)):
@@ -262,9 +262,9 @@ def _twice(draw: st.DrawFn, schema: Schema) -> Expr:
 
 @st.composite
 def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
-    """A filter that fits the schema: conditions on every kind of field, and trees of them.
+    """Draw a valid filter of the schema: conditions on every kind of field, and trees of them.
 
-    Some hold a comparison twice, as filters that are joined do.
+    Some filters have a comparison twice, as joined filters often do.
     """
     match draw(st.integers(0, 8)) if depth else 0:
         case 3:
@@ -285,7 +285,7 @@ def filters(draw: st.DrawFn, schema: Schema, *, depth: int = 3) -> Expr:
 
 @st.composite
 def wheres(draw: st.DrawFn, schema: Schema) -> tuple[Expr | None, Expr | str | None]:
-    """A filter or none, and the same as a value for ``where``: as a tree, or as text."""
+    """Draw a filter or None, and the same filter as an argument ``where``: as a tree or as text."""
     if draw(st.integers(0, 4)) == 0:
         return None, None
     tree = draw(filters(schema))

@@ -1,8 +1,8 @@
-"""Have the system calls of a process fail, one after the other, by the library of ``shim.c``.
+"""Make the system calls of a process fail, one after another, with the library of ``shim.c``.
 
     python -m tests.harness.syscalls TARGET JSON
 
-runs scripts on an empty store while the calls fail that the JSON names, and checks each outcome.
+runs scripts on an empty store while the system calls in the JSON fail, and checks each outcome.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VARIABLE = "AIOVEC_FAULTS"
 READ, WRITE, SYNC, TRUNCATE, RENAME, OPEN, UNLINK = (1 << n for n in range(7))
 CHANGES = WRITE | SYNC | TRUNCATE | RENAME | UNLINK
 KILL = -1
-"""Instead of an error: the process is killed before the call."""
+"""An ``error`` for ``Faults.arm``: the process is killed before the call."""
 
 _SIZE = 4096
 _TEXT = 64
@@ -53,7 +53,7 @@ def can_fail() -> bool:
 
 
 def environment(folder: Path, control: Path) -> dict[str, str]:
-    """For a process whose calls shall fail, as ``Faults(control)`` says."""
+    """Return the environment of a process whose calls fail as ``Faults(control)`` says."""
     if not can_fail():
         pytest.skip("calls of the system can fail on Linux, where a C compiler is")
     library = folder / "shim.so"
@@ -67,7 +67,7 @@ def environment(folder: Path, control: Path) -> dict[str, str]:
 
 
 class Faults:
-    """The faults of a process that was started so; used in it or by whoever started it."""
+    """The faults of a process with this ``environment``, for use in it or in its parent."""
 
     def __init__(self, control: Path) -> None:
         with control.open("r+b") as file:
@@ -76,7 +76,10 @@ class Faults:
     def arm(
         self, calls: int, path: str, *, skip: int = 0, fail: int = 1, error: int = errno.EIO
     ) -> None:
-        """Have the next calls of these kinds fail on files whose paths hold the text."""
+        """Make calls of these kinds fail on files whose paths contain ``path``.
+
+        Let the first ``skip`` matching calls pass, and then make ``fail`` calls fail.
+        """
         self.disarm()
         text = os.fsencode(path) + b"\0"
         self._map[_TEXT : _TEXT + len(text)] = text
@@ -84,13 +87,13 @@ class Faults:
         self._map[0:4] = struct.pack("=i", calls)
 
     def disarm(self) -> int:
-        """Let every call pass; how many have failed since ``arm``."""
+        """Let every call pass; return how many have failed since ``arm``."""
         self._map[0:4] = bytes(4)
         (failed,) = struct.unpack("=i", self._map[16:20])
         return int(failed)
 
     def matched(self) -> int:
-        """Return how many of these calls there were since ``arm``."""
+        """Return how many calls have matched since ``arm``."""
         (matched,) = struct.unpack("=i", self._map[20:24])
         return int(matched)
 
@@ -98,9 +101,9 @@ class Faults:
 async def run_and_fail(
     faults: Faults, place: Place, script: Script, calls: list[Call], fault: dict[str, int], at: int
 ) -> Broken:
-    """Have the system fail at this one of its calls. When it works again, so does the store.
+    """Make the calls while the ``at``-th matching system call fails; the store must recover.
 
-    A call that failed is as ``Script.exact`` says.
+    ``Script.exact`` says whether a failed call may have been done.
     """
     faults.arm(path=str(path_of(place.target).parent), skip=at, **fault)
     outcomes = await asyncio.gather(*(call(place) for call in calls), return_exceptions=True)
@@ -119,7 +122,7 @@ async def run_and_fail(
 
 
 def run(folder: Path, target: str, **options: Any) -> None:
-    """Run each script in another process, while calls to the system fail."""
+    """Run each script in another process, while its system calls fail."""
     command = ("-m", "tests.harness.syscalls", target, json.dumps(options))
     output_of(*command, env=environment(folder, folder / "control"), timeout=3000)
 

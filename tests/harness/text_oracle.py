@@ -1,6 +1,6 @@
-"""Keyword search as a plain model: which rows match a query, slow and obvious.
+"""A simple, slow model of keyword search, which decides which rows match a query.
 
-It takes the clauses of the parsed query and the texts of the rows, and knows no index.
+It uses the clauses of the parsed query and the texts of the rows, without an index.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiovec.backend import TextClause
 
 
 def folded(text: str) -> str:
-    """Return the text in lower case, Latin letters without accents."""
+    """Return the text in lower case, with the accents of Latin letters removed."""
     return "".join(map(_folded, text.lower()))
 
 
@@ -22,12 +22,12 @@ def _folded(char: str) -> str:
     if unicodedata.combining(char):
         return ""
     base = unicodedata.normalize("NFD", char)[0]
-    # A symbol with a stroke is another symbol, and й is another letter.
+    # A symbol with a stroke, and a Cyrillic letter such as й, are different characters.
     return base if base.isascii() and base.isalpha() else char
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text: runs of letters and digits, folded."""
+    """Return the words of a text: folded runs of letters and digits."""
     return "".join(char if char.isalnum() else " " for char in folded(text)).split()
 
 
@@ -48,7 +48,7 @@ def in_text(clause: TextClause, text: str, analyzer: str) -> bool:
 def row_matches(
     row: Mapping[str, Any], schema: Schema, clauses: Sequence[TextClause], any: bool = False
 ) -> bool:
-    """Return whether a row matches a query. ``english`` tables are beyond this model."""
+    """Return whether a row matches a query. The model does not support ``english`` tables."""
 
     def holds(clause: TextClause) -> bool:
         every = [name for name, field in schema.fields.items() if field.text]

@@ -6,5 +6,5 @@ import pytest
 
 
 def leaves_out(config: pytest.Config) -> bool:
-    """Return whether the run leaves out the higher tiers: neither ``-m`` nor a test's id asks."""
+    """Return whether the run leaves out the higher tiers: no ``-m`` and no test id selects them."""
     return not config.option.markexpr and not any("::" in argument for argument in config.args)

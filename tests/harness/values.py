@@ -1,4 +1,4 @@
-"""Rows, vectors, names and texts that the suite feeds to a backend."""
+"""Rows, vectors, names and texts for tests of backends."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ EVERY_KIND = Schema(
         "tags": list[str],
     },
 )
-"""One field of each kind."""
+"""A schema with one field of each kind."""
 
 SMALL = Schema(DIM, fields={"name": str, "year": int})
 
-# Each breaks something somewhere: quoting, LIKE, JSON, NUL-terminated strings, collation,
-# UTF-16 order, normalisation, or trimming.
+# Each could break something: quoting, LIKE, JSON, NUL-terminated strings, collation, UTF-16 order,
+# normalisation, or trimming.
 HOSTILE_TEXTS = (
     "", " ", "'", "''", '"', "`", "\\", "\\'", "%", "_", "a%b_c", "*?[a]",
     "'; DROP TABLE notes; --", '"; DELETE FROM "notes', "NULL", "null", "true", "0", "1e3",
@@ -39,13 +39,13 @@ HOSTILE_TEXTS = (
     "日本語", "\uffff", "😀", "👩‍👩‍👧", "\U0010ffff", "x" * 5_000,
 )  # fmt: skip
 
-# Allowed as ids: 1 to 512 bytes without NUL.
+# Valid ids: 1 to 512 bytes without NUL.
 HOSTILE_IDS = (
     *(text for text in HOSTILE_TEXTS if text and "\0" not in text and len(text.encode()) <= 512),
     *("A", "a", "a ", " a", "1", "01", "1.0", "-", "..", "/", "a/b", "a.b", "x" * 512, "é" * 256),
 )
 
-# Allowed as names of fields, and words of SQL, of vec0 or of a likely layout.
+# Valid field names that are words of SQL or vec0, or likely names in a table's layout.
 HOSTILE_NAMES = (
     "select", "SELECT_", "from", "where", "order", "group", "by", "limit", "index", "table",
     "values", "null", "true", "and", "or", "not", "in", "is", "like", "between", "contains",
@@ -57,13 +57,13 @@ HOSTILE_NAMES = (
 
 
 def vectors(count: int, dim: int = DIM, *, seed: int = 7) -> Float32Array:
-    """Vectors of a normal distribution, the same ones for the same seed."""
+    """Return normally distributed vectors, the same ones for the same seed."""
     drawn = np.random.default_rng(seed).standard_normal((count, dim))
     return drawn.astype(np.float32)
 
 
 def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
-    """Rows for ``EVERY_KIND``, every fifth field of them null, with keys for the payload."""
+    """Return rows for ``EVERY_KIND``, with every fifth field null, and with payload keys."""
     made = []
     for i, vector in enumerate(vectors(count, seed=seed)):
         row: dict[str, Any] = {
@@ -86,7 +86,7 @@ def rows_of_every_kind(count: int, *, seed: int = 7) -> list[dict[str, Any]]:
 
 
 def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> list[dict[str, Any]]:
-    """Rows for ``SMALL`` with the ids ``r0000`` and on."""
+    """Return rows for ``SMALL`` with the ids ``r0000``, ``r0001`` and so on."""
     return [
         {"id": f"r{start + i:04}", "embedding": vector, "name": "n", "year": start + i, **fields}
         for i, vector in enumerate(vectors(count, seed=seed + start))
@@ -94,13 +94,13 @@ def small_rows(count: int, *, start: int = 0, seed: int = 7, **fields: Any) -> l
 
 
 def in_forms(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The same rows in the forms that differ most: mappings, columns and Arrow."""
+    """Return the same rows in the forms that differ most: mappings, columns and Arrow."""
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {"mappings": rows, "columns": columns, "Arrow": pa.table(dict(columns))}
 
 
 def python_rows(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
-    """Arrow rows as mappings. No time zone is looked up, which would block an event loop."""
+    """Convert Arrow rows to mappings, without a time-zone lookup, which would block the loop."""
     columns = [python_values(column) for column in rows.columns]
     names = rows.schema.names
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -111,13 +111,13 @@ def ids_of(matches: Iterable[Record | Hit]) -> list[str]:
 
 
 def flat(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """The fields that a row comes back with: every declared one, and its payload."""
+    """Return a row's fields as the store returns them: all declared fields, and the payload."""
     own = {key: value for key, value in row.items() if key not in ("id", schema.vector)}
     return dict.fromkeys(schema.fields) | own
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Equality that tells 1, 1.0 and True apart, at every depth."""
+    """Return whether values are equal; 1, 1.0 and True differ, at every depth."""
     if type(one) is not type(other):
         return False
     if isinstance(one, list):
@@ -132,7 +132,7 @@ def same_value(one: Any, other: Any) -> bool:
 def assert_same_fields(
     given: Mapping[str, Any], expected: Mapping[str, Any], label: str = "row"
 ) -> None:
-    """Fail with the first field that differs, told short."""
+    """Fail if fields are missing or not expected, or with the first field that differs."""
     absent, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
     assert not absent, f"{label}: absent {sorted(absent)}"
     assert not extra, f"{label}: too many {sorted(extra)}"
@@ -145,7 +145,7 @@ def assert_same_fields(
 def assert_same_rows(
     matches: Sequence[Record], expected: Sequence[Mapping[str, Any]], schema: Schema
 ) -> None:
-    """The same rows in the same order, with the same vectors and fields."""
+    """Check that these are the same rows in the same order, with the same vectors and fields."""
     assert ids_of(matches) == [row["id"] for row in expected]
     for record, row in zip(matches, expected, strict=True):
         assert_same_fields(record.fields, flat(row, schema), f"row {record.id!r}")

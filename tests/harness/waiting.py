@@ -1,4 +1,4 @@
-"""Waiting for what sends no event when it happens."""
+"""Wait for conditions that no event reports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 
 async def until(condition: Callable[[], object], seconds: float = 120) -> Any:
-    """Return what the condition, which may be awaited, gives once that holds; fail when it does not
-    in time."""
+    """Call a condition, which may be async, until its result is true; return the result.
+
+    Raises TimeoutError if that takes longer than ``seconds``."""
     async with asyncio.timeout(seconds):
         while True:
             result = condition()
