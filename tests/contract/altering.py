@@ -1,4 +1,4 @@
-"""Altering tables: fields that come, go and change their names, and indexes over them."""
+"""Contract tests for altering tables: adding, dropping, renaming and indexing fields."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from aiovec import (
 from aiovec.backend import FieldIndex
 
 INDEXES: tuple[FieldIndex, ...] = ("btree", "bitmap")
-"""The kinds that a field of any type but lists may have."""
+"""The kinds of index that a field of any type except lists may have."""
 
-# A field that is added, one of its values, and a filter that selects it.
+# A field to add, one of its values, and a filter that selects it.
 ADDED: dict[str, tuple[Field, Any, str]] = {
     "text": (Field(str), "x", "{} = 'x'"),
     "btree": (Field(str, index="btree"), "x", "{} LIKE 'x%'"),
@@ -55,7 +55,7 @@ ADDED: dict[str, tuple[Field, Any, str]] = {
 
 
 class AlteringContract(ContractBase):
-    """``add_field``, ``drop_field``, ``rename_field`` and indexes over fields."""
+    """``add_field``, ``drop_field``, ``rename_field`` and indexes on fields."""
 
     @pytest.mark.core
     async def test_an_added_field_is_null_and_can_be_written_and_filtered(
@@ -175,7 +175,7 @@ class AlteringContract(ContractBase):
             assert list(schema.fields.items()) == list(fields.items())
             (record,) = await store.find("notes", f"{new} IS NOT NULL" if old in values else None)
             assert record.get(new) == values.get(old)
-            await store.rename_field("notes", new, new.lower())  # in which case alone differs
+            await store.rename_field("notes", new, new.lower())  # the names differ only in case
             fields = {new.lower() if n == new else n: field for n, field in fields.items()}
             if old not in ("tenant", "year", "tags"):
                 await store.update("notes", {new.lower(): values.get(old)}, where="TRUE")
@@ -273,7 +273,7 @@ class AlteringContract(ContractBase):
             await store.create_table("notes", EVERY_KIND, exist_ok=True)
         for name, field in EVERY_KIND.fields.items():
             if not field.is_list:
-                await store.drop_field_index("notes", name, INDEXES[0])  # it has another
+                await store.drop_field_index("notes", name, INDEXES[0])  # its index is another kind
                 assert await store.schema("notes") != EVERY_KIND
                 await store.drop_field_index("notes", name, INDEXES[-1])
         await store.create_table("notes", EVERY_KIND, exist_ok=True)
@@ -342,7 +342,7 @@ class AlteringContract(ContractBase):
                 row = {"id": f"new{done}", "embedding": vectors(1)[0], "year": 5000}
                 done += await store.insert("notes", [row])
                 await store.update("notes", {"year": 1}, ids=row["id"])
-                await asyncio.sleep(0)  # what needs no waiting would leave no turn to the others
+                await asyncio.sleep(0)  # calls that never wait would let no other task run
             return done
 
         async def read() -> None:
@@ -376,7 +376,7 @@ class AlteringContract(ContractBase):
     async def test_calls_are_let_through_by_those_who_alter_without_a_pause(
         self, store: VectorStore
     ) -> None:
-        """Also a call that takes longer than the pause between two alterations."""
+        """Even a call that takes longer than the pause between two alterations succeeds."""
         await store.create_table("notes", Schema(DIM, fields={"year": int}))
         many = [
             {"id": f"m{n}", "embedding": vector, "year": -1}
@@ -433,7 +433,7 @@ class AlteringContract(ContractBase):
             assert (await second.schema("notes")).fields["added"] == Field(str)
             await first.create_field_index("notes", "added", "btree")
             text = second.supports("text")
-            if text:  # its first call behind the change, which must not take the other index away
+            if text:  # its first call after the change, which must not remove the other index
                 await second.create_field_index("notes", "added", "text")
             assert await second.count("notes", "added = 'x'") == 1
             field = Field(str, index="btree", text=text)
@@ -465,7 +465,7 @@ class AlteringContract(ContractBase):
     async def test_a_store_that_was_idle_refuses_nothing_by_an_earlier_schema(
         self, tmp_path: Path
     ) -> None:
-        """Each read is the first call behind the change, so no write tells the store of it."""
+        """Each read is the first call after the change, so no write has shown it to the store."""
         self.need_persistence()
         async with self.connect(tmp_path) as store, self.connect(tmp_path) as idle:
             await store.create_table("notes", SMALL)

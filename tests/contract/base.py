@@ -1,4 +1,4 @@
-"""The base of every part of the contract suite: what a kind of store says, and the fixtures."""
+"""The base of every part of the contract suite: facts about a kind of store, and fixtures."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ ABILITIES = (
 
 
 def toml_value(value: object) -> str:
-    """Return a value as TOML writes it."""
+    """Return a value as TOML."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }"
     return json.dumps(value)
 
 
 class ContractBase(ABC):
-    """One part of the suite. A subclass for a kind of store says where such a store lies."""
+    """One part of the suite. The subclass for a kind of store defines the place of its stores."""
 
     backend: ClassVar[str]
     """The backend's name."""
 
     tiers: ClassVar[tuple[str | None, str | None]] = (None, None)
-    """The tier of the tests that are marked ``core``, and of all others; None is the default."""
+    """The tier of tests that are marked ``core``, and of all other tests; None is the default."""
 
     deviations: ClassVar[Mapping[str, str]] = {}
     """Known differences of the backend: a test's name or an ability, and the reason."""
@@ -56,25 +56,25 @@ class ContractBase(ABC):
     """Keys with which a call does not wait for others, if the backend has such keys."""
 
     one_writer: ClassVar[Mapping[str, Any]] = {}
-    """Keys with which one write at a time may be at work, if the backend has such keys."""
+    """Keys that allow only one write at a time, if the backend has such keys."""
 
     persistent: ClassVar[bool] = True
-    """True if a store that is opened again finds what was written before."""
+    """True if a store keeps its data after it is closed."""
 
     shared: ClassVar[bool] = True
-    """True if several processes may have a store open."""
+    """True if several processes may open the same store."""
 
     renames_tables: ClassVar[bool] = True
-    """True if ``rename_table`` is possible."""
+    """True if the backend can rename tables."""
 
     @abstractmethod
     def target(self, path: Path) -> str:
-        """Return the target of a store that keeps its data under ``path``, an empty directory."""
+        """Return the target of a store that keeps its data in ``path``, a folder for one test."""
 
     def connect(
         self, path: Path, *, dim: int = DIM, keys: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
-        """Open the store that lies under ``path`` as an app does: await it, or enter it."""
+        """Open the store in ``path`` like an app: await the result, or use it in ``async with``."""
         own = {**self.keys, **(keys or {})}
         config = path / "aiovec.toml"
         config.write_text(
@@ -85,7 +85,7 @@ class ContractBase(ABC):
 
     @asynccontextmanager
     async def opened_backend(self, path: Path) -> AsyncIterator[Any]:
-        """The backend of the store under ``path``, as a migration uses it beside the store."""
+        """Open the backend of the store in ``path`` a second time, as a migration does."""
 
         def make() -> Backend:
             place = find_place(self.target(path))
@@ -110,17 +110,17 @@ class ContractBase(ABC):
 
     @pytest_asyncio.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[VectorStore]:
-        """An empty store."""
+        """Return an empty store."""
         async with self.connect(tmp_path) as store:
             yield store
 
     @pytest_asyncio.fixture
     async def notes(self, store: VectorStore) -> VectorStore:
-        """A store with a table ``notes`` of ten small rows."""
+        """Return a store with a table ``notes`` of ten small rows."""
         return await filled(store, SMALL, small_rows(10))
 
     def need(self, store: VectorStore, ability: str) -> None:
-        """Skip the test where the backend lacks the ability, or declares it a deviation."""
+        """Skip the test if the backend lacks the ability or declares it as a deviation."""
         if ability in self.deviations:
             pytest.skip(self.deviations[ability])
         if not store.supports(ability):
@@ -139,7 +139,7 @@ class ContractBase(ABC):
 async def filled(
     store: VectorStore, schema: Schema, rows: Any = (), *, name: str = "notes"
 ) -> VectorStore:
-    """The store with a new table that has these rows."""
+    """Create a table with these rows, and return the store."""
     await store.create_table(name, schema)
     if not (isinstance(rows, Sequence) and not rows):
         await store.insert(name, rows)
@@ -147,7 +147,7 @@ async def filled(
 
 
 def _refuse_hidden_tests(cls: type) -> None:
-    """Two parts of the suite with a test of one name: one of them would never run."""
+    """Raise TypeError if two parts of the suite have a test of one name: one would never run."""
     owners: dict[str, type] = {}
     for part in cls.__mro__:
         if not part.__module__.startswith("tests.contract."):

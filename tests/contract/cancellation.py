@@ -1,4 +1,4 @@
-"""Cancelling calls at any moment: all of a call or nothing, and the store goes on."""
+"""Contract tests for cancelling calls at any moment: a call is done completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aiovec.errors import UnsupportedError
 
 
 class CancellationContract(ContractBase):
-    """Calls that are stopped while they wait."""
+    """Calls that are cancelled while they wait."""
 
     @pytest.mark.core
     async def test_a_stopped_write_is_whole_or_nothing(self, store: VectorStore) -> None:
-        """Whatever stops it. Its buffer is the caller's again at once."""
+        """This holds for every kind of stop. Afterwards, the caller can reuse its buffer."""
         await store.create_table("notes", SMALL)
         total, count, number = 0, 300, 0
         for name, stop in STOPS.items():
@@ -44,7 +44,7 @@ class CancellationContract(ContractBase):
         assert await store.count("notes") == total
 
     async def test_cancelled_insert_leaves_others_of_its_group(self, store: VectorStore) -> None:
-        """Calls that wait together: cancelling some leaves the others as they were."""
+        """Of calls that wait together, cancelling some does not affect the others."""
         await store.create_table("notes", SMALL)
         for turn in range(6):
             starts = [1_000 * turn + 10 * n for n in range(30)]
@@ -79,7 +79,7 @@ class CancellationContract(ContractBase):
         await store.drop_table("notes")
 
     async def test_a_stopped_index_build_hides_no_row(self, store: VectorStore) -> None:
-        """A keyword search finds the rows of all its fields, or says that an index is missing."""
+        """A keyword search finds the rows of all its fields, or reports a missing index."""
         self.need(store, "text")
         texts = {"body": Field(str, text=True)}
         count, stop = 4_000, STOPS["once"]

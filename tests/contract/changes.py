@@ -1,4 +1,4 @@
-"""The change feed: applied to an empty mapping it gives the table, however it is paged."""
+"""Contract tests for the change feed: applied to an empty mapping, it yields the table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiovec.errors import ChangesPrunedError
 
 
 class Follower:
-    """A copy of a table, kept fresh from the feed alone."""
+    """A copy of a table that is updated only from the feed."""
 
     def __init__(self, backend: Backend, table: str) -> None:
         assert backend.supports("changes")
@@ -57,7 +57,7 @@ def _row(id: str) -> dict[str, Any]:
 
 
 class ChangesContract(ContractBase):
-    """The change feed, where the backend offers it, by a second object at the same place."""
+    """The change feed, if the backend supports it, read by a second backend object."""
 
     @asynccontextmanager
     async def feed(self, path: Path, **keys: Any) -> AsyncIterator[tuple[VectorStore, Backend]]:
@@ -91,7 +91,7 @@ class ChangesContract(ContractBase):
                 assert follower.number > before
                 assert follower.rows == await _content(store, "notes")
             assert follower.rows["r0001"]["embedding"] == [2.0] * DIM
-            # What changes nothing, or failed, is no change.
+            # A call that fails or changes nothing adds no change to the feed.
             await store.delete("notes", "absent")
             await store.update("notes", {"year": 5}, where="FALSE")
             with pytest.raises(DuplicateIdError):
@@ -153,7 +153,7 @@ class ChangesContract(ContractBase):
     async def test_a_page_has_at_most_twice_the_changes_of_its_limit(
         self, tmp_path: Path, limit: int
     ) -> None:
-        """Also of deletes, each of which comes once."""
+        """This includes deletes, each of which is reported once."""
         async with self.feed(tmp_path) as (store, backend):
             await store.insert("notes", small_rows(200))
             follower = Follower(backend, "notes")
@@ -225,14 +225,14 @@ class ChangesContract(ContractBase):
                 await backend.changes(handle, early.number)
             floor = caught.value.floor
             assert early.number < floor <= await backend.change_number(handle)
-            # From the floor on everything is kept.
+            # The feed keeps all changes from the floor on.
             fresh = Follower(backend, "notes")
             fresh.rows, fresh.number = await _content(store, "notes"), floor
             await store.upsert("notes", small_rows(2, start=500))
             await store.delete("notes", "r0299")
             await fresh.follow(3)
             assert fresh.rows == await _content(store, "notes")
-            # A follower that starts only now reads the rows from below the floor in pages, too.
+            # A follower that starts now also reads the rows from below the floor in pages.
             late = Follower(backend, "notes")
             await late.follow(3)
             assert late.rows == fresh.rows

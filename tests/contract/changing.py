@@ -1,4 +1,4 @@
-"""Changing parts of rows, inserts that meet rows of the same ids, and rows without vectors."""
+"""Contract tests for changing parts of rows, conflicting inserts, and rows without vectors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _rows(schema: Schema, count: int) -> list[dict[str, Any]]:
 
 
 class Letters:
-    """Embeds texts by their letters."""
+    """An embedder that computes vectors from the letters of a text."""
 
     model, dim = "letters", DIM
     calls = 0
@@ -75,14 +75,14 @@ class ChangingContract(ContractBase):
         self._need_kind(store, schema)
         rows = _rows(schema, 40)
         await filled(store, schema, rows)
-        await store.search("notes", rows[0]["embedding"])  # whatever is kept in memory is there
+        await store.search("notes", rows[0]["embedding"])  # load all caches
         new = vectors(40, dim=schema.dim, seed=9)
         ids = [row["id"] for row in rows]
         assert await store.set_vectors("notes", ids[::2], new[::2]) == 20
         for row, vector in zip(rows[::2], new[::2], strict=True):
             row["embedding"] = vector
         assert_same_rows(await store.get("notes", ids), rows, schema)
-        for row in rows[:10]:  # five of each
+        for row in rows[:10]:  # five changed rows and five unchanged ones
             (hit,) = await store.search("notes", row["embedding"], limit=1)
             assert hit.id == row["id"]
             assert hit.distance == pytest.approx(0, abs=1e-4)
@@ -92,7 +92,7 @@ class ChangingContract(ContractBase):
         assert await store.count("notes") == 40
 
     async def test_update_and_set_vectors_at_once_lose_nothing(self, store: VectorStore) -> None:
-        """Fields and vectors are changed by different callers; neither loses the other's."""
+        """If callers change fields and vectors at the same time, no change is lost."""
         await filled(store, SMALL, small_rows(10))
         ids = [f"r{n:04}" for n in range(10)]
         new = vectors(10, seed=5)
@@ -130,7 +130,7 @@ class ChangingContract(ContractBase):
 
     @pytest.mark.core
     async def test_inserts_at_once_add_each_id_once(self, tmp_path: Path) -> None:
-        """Of two stores, where the backend keeps what it has; their counts add up."""
+        """Two stores insert, if the backend is persistent, and their counts add up."""
         async with self.connect(tmp_path) as first:
             await first.create_table("notes", SMALL)
             second = await self.connect(tmp_path) if self.persistent else first
@@ -150,7 +150,7 @@ class ChangingContract(ContractBase):
                 assert sum(counts) == len(wanted) == await first.count("notes")
                 matches = await first.find("notes", limit=1_000)
                 assert {record.id for record in matches} == wanted
-                # Each call added as many rows as it says, and no part of a row is another's.
+                # Each call added as many rows as it returned, and no row mixes parts of two.
                 added = Counter(record["year"] for record in matches)
                 assert [added[n] for n in range(60)] == counts
                 for record in await first.get("notes", sorted(wanted)):
@@ -204,7 +204,7 @@ class ChangingContract(ContractBase):
         assert await store.search("notes", query, where=F.id.in_(without)) == []
         exported = [row async for b in store.export("notes") for row in b.to_pylist()]
         assert {row["id"] for row in exported if row["embedding"] is None} == set(without)
-        # The vector comes, goes and changes, and the fields stay or are replaced.
+        # Add, remove and change vectors, while the fields stay or are replaced.
         new = vectors(60, dim=schema.dim, seed=77)
         assert await store.set_vectors("notes", without[:5], new[:5]) == 5
         for id, vector in zip(without[:5], new[:5], strict=True):
@@ -290,7 +290,7 @@ class ChangingContract(ContractBase):
             (hit,) = await store.search("notes", "cc", limit=1)
             assert (hit.id, hit["body"]) == ("r0", "cc")
             calls = letters.calls
-            axis = [1.0] + [0.0] * (DIM - 1)  # the app has made the vector, so no embedder does
+            axis = [1.0] + [0.0] * (DIM - 1)  # the app passes a vector, so no embedder is called
             assert await store.update("notes", {"body": "own"}, ids="r1", vector=axis) == 1
             (record,) = await store.get("notes", "r1")
             assert record.vector is not None

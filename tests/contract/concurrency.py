@@ -1,4 +1,4 @@
-"""Many tasks at once: nothing is lost, nothing is half there, one bad call harms no other."""
+"""Contract tests for concurrent tasks: no write is lost or partial, and no call harms another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ConcurrencyContract(ContractBase):
         assert names == {f"writer {won[0]}"}
 
     async def test_a_store_under_task_groups_and_scopes_of_anyio(self, store: VectorStore) -> None:
-        """A group that ends cancels its calls, again at each await; the store goes on."""
+        """A group that is cancelled cancels its calls at each await; the store stays usable."""
         await store.create_table("notes", SMALL)
         acknowledged: set[str] = set()
         begun = anyio.Event()
@@ -56,7 +56,7 @@ class ConcurrencyContract(ContractBase):
         assert late.cancel_called
         stored = {record.id for record in await store.find("notes", limit=None)}
         assert acknowledged <= stored
-        for id in stored - {row["id"] for row in small_rows(3)}:  # of each call both rows or none
+        for id in stored - {row["id"] for row in small_rows(3)}:  # both rows of a call
             assert id.rpartition("-")[0] in {other.rpartition("-")[0] for other in stored - {id}}
         await store.insert("notes", [{**small_rows(1)[0], "id": "after"}])
 
@@ -81,7 +81,7 @@ class ConcurrencyContract(ContractBase):
 
     @pytest.mark.core
     async def test_updates_are_not_lost(self, notes: VectorStore) -> None:
-        """Of keys of the same payloads, on one row and on all."""
+        """The updates change different keys of the same payloads, in one row and in all rows."""
         await asyncio.gather(
             *(notes.update("notes", {f"payload.a.k{n}": n}, where="TRUE") for n in range(5)),
             *(notes.update("notes", {f"key{n}": n}, ids="r0001") for n in range(20)),
@@ -123,7 +123,7 @@ class ConcurrencyContract(ContractBase):
 
         async def read() -> None:
             while writing:
-                await asyncio.sleep(0)  # a backend in memory may never wait by itself
+                await asyncio.sleep(0)  # an in-memory backend may never wait
                 seen.add(await store.count("notes"))
                 hits = await store.search("notes", [1.0] * DIM, limit=5_000, select=["year"])
                 seen.add(len(hits))
@@ -138,7 +138,7 @@ class ConcurrencyContract(ContractBase):
                     {"id": f"{n}-{i}", "embedding": [1.0, n, i, 1], "year": n} for i in range(20)
                 ]
                 await store.insert("notes", rows)
-                await asyncio.sleep(0)  # for the readers, as above
+                await asyncio.sleep(0)  # let the readers run, as above
                 await store.update("notes", {"year": -n}, where=f"year = {n}")
                 if n % 5 == 4:
                     assert await store.delete("notes", where=f"year = {-n}") == 20
@@ -172,7 +172,7 @@ class ConcurrencyContract(ContractBase):
 
     @pytest.mark.core
     async def test_a_lone_write_on_a_machine_that_stands_still(self, tmp_path: Path) -> None:
-        """It waits for no other call, so it does not fail for time, however slow the machine is."""
+        """The write waits for no other call, so it never times out, however slow the machine is."""
         if not self.impatient:
             pytest.skip("this backend has no timeout of its own")
         async with self.connect(tmp_path, keys=self.impatient) as store:
@@ -181,8 +181,7 @@ class ConcurrencyContract(ContractBase):
                 write = asyncio.ensure_future(store.insert("notes", small_rows(1, start=rounds)))
                 for _ in range(rounds):
                     await asyncio.sleep(0)
-                # This holds up the event loop, and everything that waits for it. A timeout of 0 s
-                # lets calls wait for 0.25 s.
+                # This blocks the event loop. With a timeout of 0 s, calls wait for at most 0.25 s.
                 time.sleep(0.4)  # noqa: ASYNC251
                 await write
             assert await store.count("notes") == 2

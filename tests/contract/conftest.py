@@ -1,4 +1,4 @@
-"""The tiers of the kinds of store: tests marked ``core``, and all others."""
+"""Mark the tests of each kind of store with their tiers: ``core`` tests, and all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_ARROW = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is 
 
 
 def pytest_pycollect_makeitem(collector: pytest.Module, obj: object) -> list[pytest.Item] | None:
-    """Collect no kind of store whose tests are all of the higher tiers, unless ``-m`` asks."""
+    """Skip kinds of store that have only tests of higher tiers, unless the run selects them."""
     kind = isinstance(obj, type) and issubclass(obj, ContractBase)
     return [] if kind and None not in obj.tiers and leaves_out(collector.config) else None
 

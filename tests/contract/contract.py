@@ -52,7 +52,7 @@ class BackendContract(
     OnceContract,
     ContractBase,
 ):
-    """Every test that a backend owes. Give ``target`` and run it with pytest::
+    """All tests that a backend must pass. Define ``target``, and run the class with pytest::
 
         class TestMyBackend(BackendContract):
             backend = "mine"
@@ -61,8 +61,8 @@ class BackendContract(
             def target(self, path: Path) -> str:
                 return f"mine://{path}/store"
 
-    A test that ``deviations`` names is skipped with the reason given there. Nothing else is
-    skipped but what an absent ability makes meaningless.
+    A test that ``deviations`` names is skipped with the reason given there. Otherwise, only tests
+    of missing abilities are skipped.
     """
 
     def test_deviations_name_existing_tests_and_abilities(self) -> None:
@@ -72,5 +72,5 @@ class BackendContract(
 
     @pytest.mark.arrow
     def test_state_machine(self, tmp_path: Path) -> None:
-        """Random calls, compared with the oracle after each."""
+        """Compare the results of random calls with the oracle."""
         run_machine(self.connect, tmp_path, persistent=self.persistent)

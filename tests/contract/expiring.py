@@ -1,4 +1,4 @@
-"""Rows that expire."""
+"""Contract tests for rows that expire."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _many(id: str, tenant: str = "acme") -> list[dict[str, Any]]:
 
 
 Act = Callable[[Table, str], Awaitable[Any]]
-# Each call with what comes of it where the row has expired, and where it lives.
+# Calls, each with its result for a row that has expired, and for a row that has not.
 CALLS: dict[str, tuple[Act, Any, Any]] = {
     "exists": (lambda t, id: _number(t.exists(id)), 0, 1),
     "get": (lambda t, id: _number(t.get(id)), 0, 1),
@@ -88,8 +88,8 @@ CALLS: dict[str, tuple[Act, Any, Any]] = {
 
 
 async def swept(store: VectorStore, schema: Schema, rows: Any) -> None:
-    """Make the table ``notes`` of these rows, whose expired ones stay: no write sweeps again
-    within the hour."""
+    """Create the table ``notes`` with these rows. Expired rows stay, because ``optimize`` has just
+    swept, and writes sweep at most once an hour."""
     await filled(store, schema)
     await store.optimize("notes")
     await store.insert("notes", rows)
@@ -100,12 +100,12 @@ async def _number(matches: Awaitable[Any]) -> int:
 
 
 async def _outcome(call: Awaitable[Any]) -> Any:
-    """Return what comes of a call; of a failed one, the error's type."""
+    """Return the result of a call, or the type of its error."""
     try:
         return await call
     except AiovecError as exc:
         if isinstance(exc, InvalidRowError):
-            assert "acme" not in str(exc)  # noqa: PT017 - the partitions of others stay hidden
+            assert "acme" not in str(exc)  # noqa: PT017 - other tenants' partitions stay hidden
         return type(exc)
 
 
@@ -157,7 +157,7 @@ class ExpiringContract(ContractBase):
             for name, (act, *outcomes) in CALLS.items()
             for state, expected in zip(("gone", "here"), outcomes, strict=True)
         ]
-        if together:  # as many tasks do, whose writes share commits
+        if together:  # like many tasks whose writes share commits
             made = await asyncio.gather(*(_outcome(act(table, id)) for id, act, _ in calls))
         else:
             made = [await _outcome(act(table, id)) for id, act, _ in calls]
@@ -195,7 +195,7 @@ class ExpiringContract(ContractBase):
             again = [row(0, TIMES[1]), row(1, None)]
             assert await store.insert("notes", again, on_conflict="skip") == 1
             assert ids_of(await store.find("notes", order_by="id")) == ["r0", *LIVE]
-            # Of those who take an id at the same time, one gets it.
+            # If several calls insert the same id at the same time, one of them succeeds.
             await store.insert("notes", [row(n, TIMES[0]) for n in range(6, 12)])
             taking = [store.insert("notes", [row(6 + n % 6, None)]) for n in range(12)]
             outcomes = await asyncio.gather(*map(_outcome, taking))
@@ -248,7 +248,7 @@ class ExpiringContract(ContractBase):
         (hit,) = await store.search("notes", near, limit=1, select=["even"], include_vector=True)
         assert dict(hit) == {"id": "r40", "even": True}
         assert list(hit.vector) == [40, 0, 0, 0]
-        # Of rows equally far away behind expired ones, those with the least ids.
+        # If rows after the expired ones are equally far away, those with the lowest ids are found.
         equal = [{"embedding": [0, 100, 0, 0], "until": TIMES[1]} for _ in range(60)]
         gone = [{"embedding": [0, 99, 0, n / 100], "until": TIMES[0]} for n in range(6)]
         more = [*equal, *gone, {"embedding": [0, 98, 0, 0], "until": None}]

@@ -1,4 +1,4 @@
-"""Export: one snapshot in Arrow batches, and going on behind a cursor."""
+"""Contract tests for exports: one snapshot in Arrow batches, which can continue after a cursor."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ExportingContract(ContractBase):
     async def test_a_column_of_equal_values_or_nulls_is_exported_in_full(
         self, store: VectorStore
     ) -> None:
-        """Values that are all the same, or all null, come out in full."""
+        """Columns of equal values or of nulls have a value for each row."""
         schema = Schema(DIM, fields={"name": str, "year": int, "tags": list[str]})
         rows: list[dict[str, Any]] = [
             {"id": f"r{n:04}", "embedding": [1.0] * DIM, "name": "same", "tags": ["t"]}
@@ -176,7 +176,7 @@ class ExportingContract(ContractBase):
     @pytest.mark.core
     @pytest.mark.arrow
     async def test_exports_that_are_left_end_with_their_store(self, store: VectorStore) -> None:
-        """Not as if they were complete."""
+        """They raise an error, so that they do not look complete."""
         await filled(store, SMALL, small_rows(200))
         exports = [store.export("notes", batch_size=10) for _ in range(2)]
         await anext(exports[0])
@@ -187,8 +187,9 @@ class ExportingContract(ContractBase):
 
     @pytest.mark.arrow
     async def test_a_ninth_export_waits_for_its_turn(self, tmp_path: Path) -> None:
-        """Each holds a snapshot and some rows, so there is a bound."""
-        # More than what lies between a server and its client ends no export early.
+        """Each export holds a snapshot and some rows, so their number is limited."""
+        # The rows are larger than the buffers between a server and its client, so that no export
+        # ends early.
         rows = [{**row, "long": "x" * 250_000} for row in small_rows(200)]
         async with self.connect(tmp_path) as store:
             await filled(store, SMALL, rows)
@@ -210,7 +211,7 @@ class ExportingContract(ContractBase):
     async def test_every_batch_carries_a_cursor_that_goes_on_behind_it(
         self, store: VectorStore, tmp_path: Path
     ) -> None:
-        """With a filter too, and once the store is opened again."""
+        """The cursor also works with a filter, and after the store is opened again."""
         await filled(store, SMALL, small_rows(100))
         for options in ({}, {"where": "year >= 20", "select": ["year"]}):
             batches = await _batches(store, batch_size=17, **options)
@@ -246,7 +247,7 @@ class ExportingContract(ContractBase):
             seen += _ids([first])
             cursor = first.schema.metadata[b"aiovec.cursor"]
             if step == 3:
-                # Behind the cursor and before it: the rows that stay come exactly once.
+                # Delete before and after the cursor: each remaining row is exported exactly once.
                 await store.delete("notes", [f"r{n:04}" for n in range(0, 100, 10)])
                 await store.insert("notes", small_rows(5, start=500))
         staying = [row["id"] for row in rows if row["year"] % 10]

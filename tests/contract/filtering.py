@@ -1,4 +1,4 @@
-"""Filters: the rows that each selects, the same in every method."""
+"""Contract tests for filters: each selects the same rows in every method."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _ROWS: list[dict[str, Any]] = [
     },
 ]  # fmt: skip
 
-# Each filter as text, the same with F or None if it has no such form, and the ids it selects.
+# Filters as text, the same with F (None if that is not possible), and the ids that they select.
 # ``tests/filters/test_agreement.py`` draws many more for both backends.
 CASES: list[tuple[str, Any, str]] = [
     # Comparisons, and nulls that match neither a condition nor its opposite
@@ -291,7 +291,7 @@ class FilteringContract(ContractBase):
         assert await store.count("whole", "embedding IS NOT NULL") == 1
 
     async def test_a_key_within_lists_only_is_refused(self, store: VectorStore) -> None:
-        """Filters do not look into objects of lists, and silence would look like an answer."""
+        """Filters do not search objects in lists, and an empty result would look like an answer."""
         offers = [{"price": 3}, {"price": 7, "of": [{"shop": "x"}]}]
         rows: list[dict[str, Any]] = [
             {"id": "a", "embedding": vectors(1)[0], "year": 1, "offers": offers, "meta": []},
@@ -329,7 +329,7 @@ class FilteringContract(ContractBase):
         for where, ids in answered.items():
             with case(where):
                 assert ids_of(await store.find("notes", where)) == ids
-        # With one row that has the key elsewhere, the answer may be that there is none.
+        # If one row has the key outside a list, an empty result is a valid answer.
         await store.insert(
             "notes", [{"id": "c", "embedding": vectors(1)[0], "offers": {"price": 1}}]
         )
@@ -337,7 +337,7 @@ class FilteringContract(ContractBase):
         assert ids_of(await store.find("notes", price < 5)) == ["c"]
 
     async def test_large_filters(self, notes: VectorStore) -> None:
-        """Each ends in an answer or a FilterError."""
+        """Each large filter returns rows or raises FilterError."""
         numbers = ", ".join(str(n) for n in range(5, 10_005))
         assert await notes.count("notes", F.year.not_in(range(5, 10_005))) == 5
         assert await notes.count("notes", F.id.in_(f"r{n:04}" for n in range(10_000))) == 10
@@ -367,7 +367,7 @@ class FilteringContract(ContractBase):
                     assert len(text) > 4_096
 
     async def test_ilike_folds_letter_by_letter(self, store: VectorStore) -> None:
-        """By simple case folding, which no language and no neighbour changes."""
+        """ILIKE uses simple case folding, which depends on no language and no other letters."""
         folded = (
             "aA", "kK\u212a", "sS\u017f", "\u03c3\u03c2\u03a3", "\u00df\u1e9e",
             "\u01c4\u01c5\u01c6",

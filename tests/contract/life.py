@@ -1,4 +1,4 @@
-"""Opening and closing, and what a store says of itself."""
+"""Contract tests for opening and closing stores, and for the facts that they report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiovec.errors import AiovecError, StoreClosedError, UnsupportedError
 
 
 class LifeContract(ContractBase):
-    """``close``, ``ping``, ``supports``, abilities that are missing, and upkeep."""
+    """``close``, ``ping``, ``supports``, missing abilities, and maintenance."""
 
     async def test_a_store_is_a_context_manager(self, tmp_path: Path) -> None:
         async with self.connect(tmp_path) as store:
@@ -31,7 +31,7 @@ class LifeContract(ContractBase):
     @pytest.mark.core
     async def test_every_call_after_close_says_so(self, notes: VectorStore) -> None:
         await asyncio.gather(*(notes.close() for _ in range(4)))
-        await notes.close()  # as often as one likes
+        await notes.close()  # it may be called any number of times
         for name, call in CALLS.items():
             with case(name):
                 with pytest.raises(StoreClosedError) as caught:
@@ -112,7 +112,7 @@ class LifeContract(ContractBase):
                 with pytest.raises(UnsupportedError) as caught:
                     await use()
                 assert caught.value.ability == ability
-                # Over HTTP it is the server's, or the client's own.
+                # Over HTTP, it is the server's backend or the client's.
                 assert caught.value.backend in {notes.backend_name, getattr(self, "kind", "")}
 
     # Upkeep

@@ -1,4 +1,4 @@
-"""A state machine that drives a store and the oracle with the same calls and compares all of it."""
+"""A state machine that makes the same calls to a store and the oracle, and compares the results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COMPARED_FACTS = ("table", "row", "id", "field", "expected", "given", "within_c
 
 
 def machine_settings(*, max_examples: int = 7, steps: int = 25) -> settings:
-    """Always the same calls, of which 7 courses take a second."""
+    """Return settings. With 7 examples, which take a second, the calls are always the same."""
     return settings(
         max_examples=max_examples,
         stateful_step_count=steps,
@@ -72,9 +72,9 @@ def run_machine(
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The rules. ``run_machine`` sets what they run on."""
+    """The rules. ``run_machine`` sets the class variables."""
 
-    connect: ClassVar[Any]  # put there as a static method
+    connect: ClassVar[Any]  # set as a static method
     root: ClassVar[Path]
     persistent: ClassVar[bool] = True
 
@@ -134,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(table=st.sampled_from(draws.TABLES), missing_ok=st.booleans(), sure=st.integers(0, 2))
     def drop_table(self, table: str, missing_ok: bool, sure: int) -> None:
-        if sure:  # seldom, or there would be few rows to look at
+        if sure:  # drop tables rarely, or few rows would be left to compare
             return
         self._both(
             self._store.drop_table(table, missing_ok=missing_ok),
@@ -169,7 +169,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self._oracle.tables())
     def write_at_once(self, data: st.DataObject) -> None:
-        """Several calls that overlap, on ids that do not."""
+        """Make several overlapping calls with different ids."""
         table, schema = self._drawn_table(data)
         rows = data.draw(
             st.lists(draws.good_rows(schema), max_size=8, unique_by=lambda row: row["id"]),
@@ -206,8 +206,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), strict=st.booleans(), shape=st.sampled_from(("mixed", "alike", "many")))
     @precondition(lambda self: self._oracle.tables())
     def update_rows(self, data: st.DataObject, strict: bool, shape: str) -> None:
-        """Rows with their own values: with different keys, with the same ones, and so many that
-        a backend writes them in another way."""
+        """Update rows with different keys, with the same keys, or so many rows that a backend
+        writes them in another way."""
         table, schema = self._drawn_table(data)
         ids = data.draw(_ids(), label="ids")
         vector = st.fixed_dictionaries({}, optional={schema.vector: draws.vectors(schema)})
@@ -338,7 +338,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), batch_size=st.integers(1, 6), stop=st.integers(0, 3))
     @precondition(lambda self: self._oracle.tables())
     def export(self, data: st.DataObject, batch_size: int, stop: int) -> None:
-        """Read some batches, then go on behind the last one's cursor."""
+        """Read some batches, then continue after the last one's cursor."""
         table, schema = self._drawn_table(data)
         tree, where = data.draw(draws.wheres(schema), label="where")
         options: dict[str, Any] = {"batch_size": batch_size, "where": where}
@@ -407,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self._runner.run(wait())
 
     def _both(self, real: Coroutine[Any, Any, Any], model: Callable[[], Any]) -> tuple[Any, Any]:
-        """Run a call on both; where both raise the same, hypothesis goes on with the next rule."""
+        """Make a call to both, and compare the results or the errors; return both outcomes."""
         try:
             expected = model()
         except AiovecError as error:

@@ -1,4 +1,4 @@
-"""The mark of a migration: it holds schemas, lets writers wait, and sends users on."""
+"""Contract tests for a migration's mark: it locks schemas, pauses writers and redirects users."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from aiovec.backend.marks import MoveMark, MoveRecord
 from aiovec.backend.rows import Batch
 from aiovec.errors import MigrationError, StoreMovedError, TableExistsError, TableNotFoundError
 
-# Of ``CALLS``, those that change the schema, and those that write rows.
+# The calls in ``CALLS`` that change the schema, and those that write rows.
 ALTERS = {"add_field", "create_field_index", "drop_table"}
 WRITES = {"insert", "upsert", "update", "delete", "delete_where"}
 SCHEMA = Schema(4, fields={"year": int})
@@ -44,14 +44,14 @@ def row(id: str, n: int = 0) -> dict[str, Any]:
 
 
 async def write(backend: Backend, ids: list[str]) -> None:
-    """Write rows as the migration does, past the checks of a store."""
+    """Write rows like a migration, without the checks of a store."""
     handle = await backend.open_table("notes")
     rows = arrow_table([row(id) for id in ids], handle.schema)
     await backend.write(handle, Upsert(Batch.of_table(rows, handle.schema)))
 
 
 class MovingContract(ContractBase):
-    """The marks of a migration, where the backend keeps them."""
+    """The marks of a migration, if the backend supports them."""
 
     @pytest_asyncio.fixture
     async def one_row(self, store: VectorStore) -> VectorStore:
@@ -63,7 +63,7 @@ class MovingContract(ContractBase):
 
     @pytest_asyncio.fixture
     async def moves(self, one_row: VectorStore, tmp_path: Path) -> AsyncIterator[Any]:
-        """The backend, as a migrator uses it."""
+        """Return the backend, as a migration uses it."""
         async with self.opened_backend(tmp_path) as backend:
             yield backend
 
@@ -100,7 +100,7 @@ class MovingContract(ContractBase):
     async def test_an_open_mark_keeps_schemas_and_lets_rows_change(
         self, one_row: VectorStore, moves: Any
     ) -> None:
-        """Calls that would change a schema are refused, and those that change nothing are not."""
+        """Calls that would change a schema fail; calls that change nothing succeed."""
         await begin_move(moves, "r1")
         for name, call in CALLS.items():
             if name in ALTERS:
@@ -127,7 +127,7 @@ class MovingContract(ContractBase):
     async def test_only_the_run_writes_into_a_store_that_it_fills(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
-        """Writes of others there were lost: to the run's end, to a repair or to an abort."""
+        """Other writes would be lost when the run ends, is repaired or is aborted."""
         await one_row.upsert("notes", [row("b")])
         await fill(moves, "r1", "/a", 3, fresh=True)
         await fill(moves, "r1", "/a", 5)
@@ -152,7 +152,7 @@ class MovingContract(ContractBase):
                     await act
         handle = await moves.open_table("notes")
         assert await moves.write(handle, Delete(["b"])) == 1
-        await moves.arrive("r1", 3)  # who follows an older cut-over of the same stores
+        await moves.arrive("r1", 3)  # from a user who follows an older cut-over of the same stores
         assert (await moves.move_mark()).filling
         await moves.arrive("r1", 4)
         assert await moves.move_record() == MoveRecord(None, 4)
@@ -172,7 +172,7 @@ class MovingContract(ContractBase):
         writes.append(asyncio.ensure_future(one_row.delete("notes", "a")))
         await asyncio.wait(writes, timeout=0.5)
         assert not any(write.done() for write in writes)
-        assert await one_row.count("notes") == 1  # readers go on
+        assert await one_row.count("notes") == 1  # reads are not paused
         assert await resume_writers(moves, "r1")
         assert await asyncio.gather(*writes) == [1] * 7
         assert await one_row.count("notes") == 6
@@ -184,9 +184,9 @@ class MovingContract(ContractBase):
     ) -> None:
         await begin_move(moves, "r1")
         await pause_writers(moves, "r1", 0.3)
-        await write(moves, ["z"])  # the run itself writes in its pause
+        await write(moves, ["z"])  # the run itself can write during its pause
         assert await one_row.upsert("notes", [row("b")]) == 1
-        # Somebody has written, so the run must not move the store any more.
+        # Another writer has written, so the run must not move the store.
         assert not await set_moved(moves, "r1", 1)
         assert not await resume_writers(moves, "r1")
         assert (await moves.move_mark()).state == "open"
@@ -196,7 +196,7 @@ class MovingContract(ContractBase):
     async def test_after_the_move_every_call_tells_the_new_place(
         self, one_row: VectorStore, moves: Any, tmp_path: Path
     ) -> None:
-        for _ in range(3):  # so that what speeds reads up is in place
+        for _ in range(3):  # load all caches
             await one_row.search("notes", [1, 1, 1, 1])
         await begin_move(moves, "r1", PLACE)
         await one_row.search("notes", [1, 1, 1, 1])
@@ -224,7 +224,7 @@ class MovingContract(ContractBase):
         with pytest.raises(StoreMovedError):
             await later.count("notes")
         await later.close()
-        # The run itself goes on, and can bring rows back.
+        # The run itself can still write, and bring rows back.
         await write(moves, ["z"])
         await moves.arrive("r1", 6)
         assert [matches.id for matches in await one_row.find("notes")] == ["a", "z"]
@@ -246,7 +246,7 @@ class MovingContract(ContractBase):
     async def test_only_a_newer_cut_over_of_the_same_run_puts_it_into_use_again(
         self, one_row: VectorStore, moves: Any
     ) -> None:
-        """Calls of an older pause, or of another migration, change nothing."""
+        """Calls from an older cut-over, or from another migration, change nothing."""
         await begin_move(moves, "r1", PLACE)
         await pause_writers(moves, "r1", 60.0)
         assert await set_moved(moves, "r1", 3)

@@ -1,4 +1,4 @@
-"""Names of fields and of the vector that engines use for something else."""
+"""Contract tests for names of fields and vectors that the engines use for something else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiovec.backend import Expr
 
 Condition = Callable[[Any], Expr]
 
-# For each kind of field three values, of which the rows have one or null, and conditions.
+# For each kind of field, three values for the rows (one row has null), and conditions.
 _BY_KIND: dict[str, tuple[Any, tuple[Any, ...], list[Condition]]] = {
     "text": (
         str, ("a", "ab%", ""),
@@ -35,12 +35,12 @@ _BY_KIND: dict[str, tuple[Any, tuple[Any, ...], list[Condition]]] = {
 }  # fmt: skip
 
 
-# Keys of the payload, which may be anything.
+# Keys of the payload, which may be any text.
 _KEYS = ("rowid", "_rowid_", "_distance", "key", "value", "payload", "$.a", 'a"b', "a.b")
 
 
 class NamesContract(ContractBase):
-    """SQL keywords and an engine's own words are names like others."""
+    """SQL keywords and an engine's own words are ordinary names."""
 
     @pytest.mark.arrow
     async def test_fields_named_like_words_of_sql_are_stored_and_filtered(
@@ -77,7 +77,7 @@ class NamesContract(ContractBase):
             assert batch.schema.names == schema.to_arrow().names
 
     async def test_each_condition_on_reserved_name_means_field(self, store: VectorStore) -> None:
-        """A condition on each means the field, not what the engine calls by that name."""
+        """A condition on each name uses the field, not the engine's own meaning of the name."""
         for number, (declared, values, conditions) in enumerate(_BY_KIND.values()):
             table = f"t{number}"
             names = [*HOSTILE_NAMES, "plain"]
@@ -99,7 +99,7 @@ class NamesContract(ContractBase):
                         where = reduce(join, map(meant, fields))
                         if ids_of(await store.find(table, where)) == wanted:
                             continue
-                        for field in fields:  # which of them it is
+                        for field in fields:  # find the wrong one
                             with case(meant(field)):
                                 assert ids_of(await store.find(table, meant(field))) == wanted
                         raise AssertionError(f"all at once select other rows than {wanted}")
@@ -137,7 +137,7 @@ class NamesContract(ContractBase):
                 for n, (v, held) in enumerate(zip(vectors(4), lists, strict=True))
             ]
             await filled(store, schema, rows, name=table)
-            for _ in range(2):  # no row is new
+            for _ in range(2):  # all rows exist
                 assert await store.upsert(table, rows) == len(rows)
             changes = [{"id": f"r{n}", "vector": held} for n, held in enumerate(reversed(lists))]
             assert await store.update(table, changes) == len(rows)

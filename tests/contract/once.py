@@ -1,4 +1,4 @@
-"""Writes under a key: repeated, they are done once and give the same outcome."""
+"""Contract tests for writes under a key: a repeated write is done once, with the same outcome."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from aiovec.errors import DuplicateIdError, InvalidArgumentError, TableNotFoundE
 
 Call = Callable[[VectorStore], Awaitable[Any]]
 
-# Calls of which each, done a second time, would fail, or give or change something else, with what
-# it returns; and what another caller does between the first time and the second.
+# Calls that, made twice, would fail, or return or change something else the second time. Each has
+# its result, and the call that another caller makes between the two.
 _CALLS: dict[str, tuple[Call, Any, Call]] = {
     "insert": (
         lambda s: s.insert("notes", small_rows(3, start=20)), 3,
@@ -86,7 +86,7 @@ def _keyed(name: str, digest: bytes = b"1") -> AbstractContextManager[None]:
 
 
 async def _content(store: VectorStore) -> dict[str, Any]:
-    """All schemas and rows."""
+    """Return all schemas and rows."""
     matches: dict[str, Any] = {}
     for name in await store.tables():
         rows = await store.find(name, limit=100, include_vector=True)
@@ -95,7 +95,7 @@ async def _content(store: VectorStore) -> dict[str, Any]:
 
 
 class OnceContract(ContractBase):
-    """The promise "once", of backends that give it."""
+    """The ability "once", of backends that have it."""
 
     async def test_a_write_is_done_once_under_its_key(self, store: VectorStore) -> None:
         self.need(store, "once")
@@ -144,7 +144,7 @@ class OnceContract(ContractBase):
         assert await notes.count("notes") == 10
 
     async def test_writes_at_once_under_keys_are_each_done_once(self, notes: VectorStore) -> None:
-        """Some share a commit, and some of those a key."""
+        """Some of the writes share a commit, and some of these share a key."""
         self.need(notes, "once")
 
         async def insert(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Several processes that have a store open: what one was answered, all see, whatever is killed."""
+"""Contract tests for several processes with one store: all see each acknowledged write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.values import SMALL, ids_of, small_rows, vectors
 
 from aiovec import VectorStore
 
-# Makes the calls that it reads, and answers each: its result, or the name of its error.
+# This program makes the calls that it reads, and prints each result, or the name of its error.
 CHILD = """
 import asyncio, json, sys
 import aiovec
@@ -48,7 +48,7 @@ class Other:
         self._in, self._out = process.stdin, process.stdout
 
     async def __call__(self, call: str, *arguments: Any, **options: Any) -> Any:
-        """Return the result of a call; of an error, its name."""
+        """Return the result of a call, or the name of its error."""
         self._in.write(json.dumps([call, arguments, options]).encode() + b"\n")
         line = await self._out.readline()
         assert line, f"the process ended during {call}"
@@ -57,7 +57,7 @@ class Other:
 
 
 def _calls_of(store: VectorStore) -> Callable[..., Awaitable[Any]]:
-    """Return what makes a call as ``Other`` does, of a store of this process."""
+    """Return a function that makes calls like ``Other``, on a store of this process."""
 
     async def made(call: str, *arguments: Any) -> Any:
         result = await getattr(store, call)(*arguments)
@@ -67,11 +67,11 @@ def _calls_of(store: VectorStore) -> Callable[..., Awaitable[Any]]:
 
 
 class ProcessesContract(ContractBase):
-    """Rules 1 and 2 of a backend, as users rely on them."""
+    """Rules 1 and 2 of the backend contract, as users rely on them."""
 
     @asynccontextmanager
     async def other(self, path: Path) -> AsyncIterator[Other]:
-        """Open the store that this process has opened, in another one."""
+        """Open the store of this process in another process, too."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", CHILD, self.target(path), str(path / "aiovec.toml"),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -105,7 +105,7 @@ class ProcessesContract(ContractBase):
             assert await other("rename_field", "notes", "year", "since") is None
             assert ids_of(await store.find("notes", "since < 3")) == [r["id"] for r in rows[:3]]
             assert await other("delete", "notes", [rows[0]["id"]]) == 1
-            other.process.kill()  # behind the answer
+            other.process.kill()  # after it has answered
             await other.process.wait()
             assert await store.count("notes") == 5
         async with self.connect(tmp_path) as again:

@@ -1,4 +1,4 @@
-"""Reading without a vector: get, find, count, and the records that come out."""
+"""Contract tests for reading without a vector: get, find, count, and the records they return."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SORTED = Schema(
         "live": Field(bool, index="bitmap"), "group": Field(int, index="btree"), "tags": list[str],
     },
 )  # fmt: skip
-# What the rows of the table above have, each twice; "mixed" is a key of the payload.
+# The values in the rows of this table, each in two rows; "mixed" is a key of the payload.
 VALUES: dict[str, list[Any]] = {
     "name": ["", " ", "10", "9", "A", "Z", "a", "a\0b", "e\u0301", "z", "é", "日", "\uffff", "😀"],
     "year": [-(2**63), -5, 0, 3, 20, 2**53, 2**53 + 1, 2**63 - 1],
@@ -57,7 +57,7 @@ VALUES: dict[str, list[Any]] = {
 }  # fmt: skip
 WHERES = (None, F.group > 0, ~F.live, F.payload["mixed"] < 2, F.group.is_null(), F.id < "0")
 
-# Reads of many rows.
+# Calls that read many rows.
 READS: dict[str, Callable[[VectorStore], Awaitable[Any]]] = {
     "get": lambda s: s.get("notes", [f"{n:03}" for n in range(100)]),
     "find": lambda s: s.find("notes", include_vector=True),
@@ -79,7 +79,7 @@ READS: dict[str, Callable[[VectorStore], Awaitable[Any]]] = {
 
 
 async def _values_in(store: VectorStore) -> Oracle:
-    """Fill the table ``notes``, and an oracle with the same rows."""
+    """Fill the table ``notes`` and an oracle with the same rows, and return the oracle."""
     chance = random.Random(3)
     shuffled = {name: chance.sample(values, len(values)) for name, values in VALUES.items()}
     rows: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ async def _values_in(store: VectorStore) -> Oracle:
         values = {name: column[place] for name, column in shuffled.items() if place < len(column)}
         deep = {"0": {"a.b": values.get("mixed")}}
         row = {"embedding": [1.0 + place, 1.0, 0.0, 2.0], **values, "deep": deep}
-        # The later id first, so that only sorting by the id can order equals.
+        # The higher id comes first, so that equal rows are in order only if they are sorted by id.
         rows += [{"id": f"{place:02}{twin}", **row} for twin in "ba"]
     await filled(store, SORTED, rows[:45])
     await store.insert("notes", rows[45:])
@@ -120,8 +120,8 @@ class ReadingContract(ContractBase):
     async def test_find_orders_selects_and_filters_in_every_combination(
         self, store: VectorStore
     ) -> None:
-        """Nulls are last; in a payload numbers, texts and booleans follow each other, and all else
-        is null. A field that is not selected orders too."""
+        """Nulls are last. In a payload, numbers come first, then texts, then booleans; all other
+        values count as null. Rows can be sorted by a field that is not selected."""
         oracle = await _values_in(store)
         orders: tuple[str | list[str] | None, ...] = (
             None, "id", "-id", *(sign + name for name in SORTED.fields if name != "tags"
@@ -163,7 +163,7 @@ class ReadingContract(ContractBase):
 
     @pytest.mark.core
     async def test_distinct_values_and_bounds_of_every_kind(self, store: VectorStore) -> None:
-        """Items of a list count once a row, and an int stands for the floats that equal it."""
+        """Items of a list count once per row, and an int and an equal float are one value."""
 
         def typed(values: Iterable[Any]) -> list[Any]:
             return [(value, type(value)) for value in values]
@@ -183,7 +183,7 @@ class ReadingContract(ContractBase):
                         assert await store.bounds("empty", name) is None
                         ends = await store.bounds("notes", name, where)
                         wanted_ends = oracle.bounds("notes", name, where)
-                        assert ends == wanted_ends  # 1 or 1.0, whichever row is read first
+                        assert ends == wanted_ends  # 1 or 1.0, depending on the row read first
                         assert [type(end) is bool for end in ends or ()] == [
                             type(end) is bool for end in wanted_ends or ()
                         ]
@@ -285,7 +285,7 @@ class ReadingContract(ContractBase):
     async def test_a_path_means_in_a_selection_the_key_that_it_means_in_a_filter(
         self, store: VectorStore
     ) -> None:
-        """A dot leads to a nested key, and quotes make it a part of the name."""
+        """A dot leads to a nested key; in quotes, it is a part of the name."""
         payload = {
             "a": {"b": 1, "c": {"d": None, "e": 2}}, "a.b": 3, 'say "x"': 4, "odd key": 5, "l": [1],
         }  # fmt: skip
@@ -315,7 +315,7 @@ class ReadingContract(ContractBase):
     async def test_a_read_of_many_rows_ends_when_their_bytes_are_too_many(
         self, store: VectorStore
     ) -> None:
-        """A server bounds by this what its answers take. Others that read at once go on."""
+        """A server limits the size of its answers this way. Concurrent reads are not affected."""
         schema = Schema(DIM, fields={"n": int, "tags": list[int], "body": Field(str, text=True)})
         rows = [
             {
@@ -357,7 +357,7 @@ class ReadingContract(ContractBase):
                 assert isinstance(refused, TooManyError)
                 assert others == [plain, plain]
                 assert max(again) == total
-                assert 20_000 < max(counted) < 50_000  # of 32 rows
+                assert 20_000 < max(counted) < 50_000  # the bytes of 32 rows
         few = store.find("notes", limit=32), store.find("notes", limit=100, select=[])
         counted.clear()
         assert [len(await bounded(read, refuse)) for read in few] == [32, 100]
@@ -367,4 +367,4 @@ class ReadingContract(ContractBase):
         await store.update("notes", {"payload.deep": nested}, where="TRUE")
         counted.clear()
         await bounded(store.find("notes", limit=100, select=["payload.deep"]), counted.append)
-        assert counted[-1] > 100 * 30 * 60  # bytes that Python's empty lists take
+        assert counted[-1] > 100 * 30 * 60  # an empty list takes about 60 bytes in Python

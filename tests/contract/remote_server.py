@@ -1,4 +1,4 @@
-"""A server for the contract suite, in a thread: a fresh store for each test.
+"""A server for the contract suite, in a thread, with a new store for each test.
 
 The first part of a request's path names the store: its kind and its place, in hexadecimal.
 """
@@ -26,7 +26,7 @@ PATIENCE = 120
 
 
 class Server:
-    """A server that runs; ``url`` is that of a store."""
+    """A running server. ``url`` returns the URL of a store."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -38,7 +38,7 @@ class Server:
         return f"http://127.0.0.1:{self._port}/{name}"
 
     def forget(self) -> None:
-        """Close the stores that were used."""
+        """Close the stores that the test used."""
         while self._used:
             url = f"http://127.0.0.1:{self._port}/{self._used.pop()}/close"
             with urllib.request.urlopen(urllib.request.Request(url, method="POST"), None, PATIENCE):
@@ -60,7 +60,7 @@ def running_server() -> Iterator[Server]:
 
 
 class _Stores:
-    """The ASGI app: each store has a whole server of its own behind its name."""
+    """An ASGI app that passes each request to the server app of the store in its path."""
 
     def __init__(self) -> None:
         self._opening = asyncio.Lock()

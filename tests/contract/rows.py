@@ -1,4 +1,4 @@
-"""``rows``: one snapshot, row by row, without Arrow in the caller's hands."""
+"""Contract tests for ``rows``: one snapshot, row by row, without Arrow objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searching: distances and scores, order, limits, what a hit carries, and vectors refused."""
+"""Contract tests for searches: distances, scores, order, limits, hits, and rejected vectors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from aiovec import Decay, F, Factor, Field, Hit, InvalidArgumentError, Schema, T
 from aiovec.backend import Metric
 
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
-# Points around the query [2, 0], the nearest first, with their distances and scores.
+# Points around the query [2, 0], nearest first, with their distances and scores.
 POINTS: dict[Metric, dict[str, tuple[list[float], float, float]]] = {
     "cosine": {
         "same": ([5, 0], 0.0, 1.0), "half": ([3, 3], 1 - 2**-0.5, 2**-0.5),
@@ -54,7 +54,7 @@ class SearchingContract(ContractBase):
     async def both(
         self, store: VectorStore, schema: Schema, rows: list[dict[str, Any]], name: str = "notes"
     ) -> Oracle:
-        """A table of the store, and the oracle with the same one."""
+        """Create the same table in the store and in an oracle, and return the oracle."""
         await filled(store, schema, rows, name=name)
         oracle = Oracle()
         oracle.create_table(name, schema)
@@ -147,7 +147,7 @@ class SearchingContract(ContractBase):
     @pytest.mark.core
     @pytest.mark.arrow
     async def test_numbers_beyond_all_rows(self, store: VectorStore) -> None:
-        """No number that a caller may pass is an error of the store, as that it were damaged."""
+        """No number that a caller may pass makes the store fail, or appear damaged."""
         words = {"fields": {"name": Field(str, text=store.supports("text"))}}
         await filled(store, Schema(DIM, **words), small_rows(10, name="word"))
         query = vectors(1)[0]
@@ -190,7 +190,7 @@ class SearchingContract(ContractBase):
     async def test_a_filter_never_starves_a_search(self, store: VectorStore) -> None:
         query = np.array([1.0, 0, 0, 0], dtype=np.float32)
         drawn = vectors(500) * np.float32(0.2)
-        # All of the near ones are outside the filter.
+        # The filter excludes all near rows.
         drawn = np.concatenate([drawn[:460] + query * 10, drawn[460:] - query * 10])
         rows = [
             {"id": f"r{n:04}", "embedding": vector, "rare": n >= 460, "part": f"p{n % 3}"}
@@ -278,7 +278,7 @@ class SearchingContract(ContractBase):
             await store.search("notes", query, limit=4, offset=10, fetch_k=13)
 
     async def test_groups_that_have_all_the_rows(self, store: VectorStore) -> None:
-        """Fewer than wanted, and of values that no filter compares."""
+        """There are fewer groups than requested, and some values cannot be compared by a filter."""
         values: tuple[Any, ...] = ([1], {"z": [1]}, "far", None, 1, True, "1")
         rows = small_rows(150)
         for n, row in enumerate(rows):
@@ -384,7 +384,7 @@ class SearchingContract(ContractBase):
                     for same in (decay, [decay]):
                         reranked = await call(limit=4, offset=1, rerank=same, select=["page"])
                         assert ids_of(reranked) == ids_of(hits)
-        # Only the nearest that are fetched are looked at.
+        # Only the ``fetch_k`` nearest rows are reranked.
         near = await store.search("notes", query, limit=3)
         newest = await store.search("notes", query, limit=3, fetch_k=3, rerank=Decay("at", "7d", 1))
         assert {*ids_of(newest)} == {*ids_of(near)}
@@ -447,9 +447,9 @@ class SearchingContract(ContractBase):
     async def test_a_newer_fact_comes_before_an_older_one_whatever_else_is_found(
         self, store: VectorStore, metric: Metric
     ) -> None:
-        """An old exact answer still comes before new rows that have nothing to do with it. Some
-        models give every two texts a cosine of at least 0.8: there, a vector search needs a lower
-        weight, as the score of 1 / (1 + distance) does."""
+        """An old exact answer still comes before new, unrelated rows. Some models give any two
+        texts a cosine of at least 0.8: with them, a vector search needs a lower weight, like
+        the score 1 / (1 + distance)."""
         now, chance = datetime.now(UTC), np.random.default_rng(7)
         texts = store.supports("text")
 
@@ -550,7 +550,7 @@ class SearchingContract(ContractBase):
     async def test_near_duplicates_are_ranked_by_their_true_distances(
         self, store: VectorStore
     ) -> None:
-        """Float32 ranks them at random; who did not ask for an approximation gets the nearest."""
+        """Float32 ranks them at random, but a search that is not approximate finds the nearest."""
         rng = np.random.default_rng(3)
         base = rng.normal(size=8).astype(np.float32)
         rows = np.tile(base, (2_000, 1))

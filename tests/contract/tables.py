@@ -1,4 +1,4 @@
-"""Tables: creating, dropping and renaming them, and their names."""
+"""Contract tests for creating, dropping and renaming tables, and for their names."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ CALLS: dict[str, On] = {
     "stats": lambda s, t: s.stats(t),
     "optimize": lambda s, t: s.optimize(t),
 }
-"""A good call of every method that takes a table and that every backend has, good in this order."""
+"""A valid call of every method that takes a table and that every backend has; keep this order."""
 
 
 class TablesContract(ContractBase):
@@ -226,7 +226,7 @@ class TablesContract(ContractBase):
                 await first.create_table(name, SMALL)
                 await first.insert(name, small_rows(count))
                 assert await second.count(name) == count
-            for _ in range(3):  # each name has been that of the other table
+            for _ in range(3):  # the tables swap their names
                 await first.rename_table("a", "c")
                 assert await second.count("c") == 3
                 await second.rename_table("b", "a")

@@ -1,4 +1,4 @@
-"""The contract suite on the example of a backend, which is installed as another package is."""
+"""The contract suite on the example backend, installed like any other package."""
 
 from __future__ import annotations
 

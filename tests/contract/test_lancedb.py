@@ -1,4 +1,4 @@
-"""The contract suite on LanceDB: in a folder, in memory, and in a bucket of an S3 server."""
+"""The contract suite on LanceDB: in a folder, in memory, and in an S3 bucket."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestLancedbMemory(BackendContract):
 
 
 class TestLancedbS3(LifeContract, WritingContract, ConcurrencyContract, ProcessesContract):
-    """The parts that touch object storage in a way of their own."""
+    """The parts for which object storage makes a difference."""
 
     backend = "lancedb"
     tiers = ("slow", "soak")

@@ -1,4 +1,4 @@
-"""Calls of up to 10,000 rows leave the event loop to others."""
+"""Tests that calls with up to 10,000 rows do not block the event loop."""
 
 from __future__ import annotations
 

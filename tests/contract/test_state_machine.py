@@ -1,4 +1,4 @@
-"""The state machine with many examples, new ones each time."""
+"""The state machine with many examples, which are new in each run."""
 
 from __future__ import annotations
 

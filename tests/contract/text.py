@@ -1,4 +1,4 @@
-"""Keyword search: the query language, analyzers, filters, freshness, and whatever users type."""
+"""Contract tests for keyword search: queries, analyzers, filters, freshness, and odd input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXTS = Schema(
         "year": int,
     },
 )
-"""Two fields that keyword search covers, and two that it does not."""
+"""Two fields that keyword search uses, and two that it does not."""
 
 ENGLISH = Schema(DIM, fields={"body": Field(str, text=True)}, analyzer="english")
 NGRAM = Schema(DIM, fields={"body": Field(str, text=True)}, analyzer="ngram")
@@ -56,9 +56,9 @@ _PAGES: dict[str, tuple[str | None, str | None]] = {
     "k": ("operators", "this OR that AND those NOT these NEAR a b; col"),
 }
 
-# Query: the ids that match, of ``_PAGES`` on a table with the analyzer "plain".
+# Queries, and the ids of the ``_PAGES`` that match them in a table with the analyzer "plain".
 QUERIES: dict[str, str] = {
-    # Clauses that random texts do not have
+    # Clauses that random texts never contain
     "ool": "", "--wool": "a b", "wool -!!!": "a b", "rowid:1": "", "title:": "", ":wool": "a b",
     "title::wash": "j", "title:-wash": "j", "wool -": "a b", '-"cold wash" wash': "a j",
     '"wool sw*"': "", "wo**": "a b", "co-o*": "h", "CAFÉ*": "c", "title:wa*": "j",
@@ -71,7 +71,7 @@ QUERIES: dict[str, str] = {
     # Nothing
     "": "", "\t\n": "", '"': "", '"""': "", "-": "", "*": "", ":": "", "!!!": "", "😀": "",
     "-*:\"'": "", "\0": "", '"!!!"': "", '-""': "", "\ud800": "", "٪": "", "?": "", "%": "",
-    # What other query languages take for operators is text here.
+    # Operators of other query languages are plain text here.
     '") OR *': "k", "NEAR(a b)": "k", "NEAR(a b, 5)": "", "AND OR NOT": "k",
     "{title body}: wool": "", "^wool": "a b", "wool^2": "", "wool*sweater": "a", "wool~": "a b",
     "+wool": "a b", "title:[a TO z]": "", "(wool OR sweater": "", "wool\\ sweater": "a",
@@ -94,7 +94,7 @@ _STEM_QUERIES: dict[str, str] = {
 }  # fmt: skip
 
 # For each language: texts, the ids that queries find, and the words that one query marks.
-# Frequent words with accents, of which stemmers leave something else when these are left out.
+# Frequent words whose stems change if their accents are removed.
 _ACCENTED = {
     "portuguese": "não são também tão informação educação português população você informações",
     "french": "très après université déjà première près dernière journée sécurité voilà",
@@ -156,13 +156,13 @@ _GRAM_QUERIES: dict[str, str] = {
     "ab -tab": "n3 n5", "C++ c#": "n4", '"++ and"': "n4", "#": "n4", '"con ble"': "",
     "body:cat": "n3", "cat -c": "", "x.y_z": "n6", "%": "", "_": "n6", "a_b": "", "believ*": "n3",
     "": "", '""': "", "-": "", "*": "", "abcd": "",
-    # Accents are ignored on Latin letters alone, however long the part is.
+    # Accents are ignored only on Latin letters, however long the part is.
     "ё": "o1", "ЁЛ": "o1", "ёлк": "o1", "ел": "o2", "ЕЛК": "o2", "й": "o1", "и": "o2",
     "ê": "n3 n4 n6 o1 o2", "FÉ": "o1 o2", "FET": "o1 o2", "fèté": "o1 o2", "が": "o1", "か": "o2",
     "구": "o1", "가": "o2", "क्ष": "o1", "कष": "o2",
 }  # fmt: skip
 
-# Of these a fuzzed query is made. Letters that engines fold in different ways are left out.
+# Pieces of fuzzed queries. They have no letters that the engines fold in different ways.
 _PIECES = [
     *("wool", "wash", "cold", "cat", "dog", "the", "a", "b", "é", "É", "42", "1", "don't"),
     *("e-mail", "col", "rowid", " zzz*", " zz", " woo*", "-zz* "),
@@ -173,13 +173,13 @@ _PIECES = [
 ]  # fmt: skip
 
 
-# Of these the random texts are made, and for "ngram" tables without spaces between.
+# Words of random texts, and parts that are joined without spaces in "ngram" tables.
 _WORDS = [*(f"w{n}" for n in range(9)), "café", "CAFE", "É42", "мир", "w12", "sub-jumble"]
 _PARTS = ["a", "b", "c", "é", "й", "и", "ab", "c a", "E", "wo"]
 
 
 def pages(texts: Mapping[str, tuple[str | None, ...] | str | None]) -> list[dict[str, Any]]:
-    """Rows of these texts: of ``title`` and ``body``, or of ``body`` alone."""
+    """Return rows with these texts as ``title`` and ``body``, or only as ``body``."""
     made = []
     for n, (id, vector) in enumerate(zip(texts, vectors(len(texts)), strict=True)):
         held = texts[id]
@@ -195,13 +195,13 @@ def pages(texts: Mapping[str, tuple[str | None, ...] | str | None]) -> list[dict
 
 
 def fuzzed(count: int, seed: int) -> list[str]:
-    """Queries of known pieces in any order."""
+    """Return queries made of random pieces."""
     chance = random.Random(seed)
     return ["".join(chance.choices(_PIECES, k=chance.randrange(1, 12))) for _ in range(count)]
 
 
 def noise(count: int, seed: int) -> list[str]:
-    """Queries of any characters at all."""
+    """Return queries made of random characters."""
     chance = random.Random(seed)
 
     def char() -> str:
@@ -211,14 +211,14 @@ def noise(count: int, seed: int) -> list[str]:
 
 
 def _typed(clause: TextClause) -> str:
-    """A clause as a user types it."""
+    """Return a clause as a user types it."""
     text = clause.text + "*" * clause.prefix
     text = f'"{text}"' if " " in text else text
     return "-" * clause.excluded + (f"{clause.field}:" if clause.field else "") + text
 
 
 class TextContract(ContractBase):
-    """``search_text`` on the backends with the ability "text", and ``search_hybrid`` over it."""
+    """``search_text`` and ``search_hybrid`` on backends with the ability "text"."""
 
     async def _texts(
         self, store: VectorStore, schema: Schema = TEXTS, texts: Mapping[str, Any] | None = None
@@ -254,7 +254,7 @@ class TextContract(ContractBase):
     async def test_a_table_of_each_language_matches_by_stem(
         self, store: VectorStore, language: Any
     ) -> None:
-        """However the rows are written, and whichever letters the stems have."""
+        """Rows match however they were written, and whichever letters the stems have."""
         pytest.importorskip("Stemmer")
         self.need(store, "text")
         texts, queries, marked = _LANGUAGES[language]
@@ -293,7 +293,7 @@ class TextContract(ContractBase):
         assert hit.highlights["body"].startswith("<mark>wort0</mark> <mark>wort1</mark>")
 
     async def test_an_ngram_table_finds_parts_of_words(self, store: VectorStore) -> None:
-        """Texts that are written without spaces, parts of words, one and two letters."""
+        """Queries find texts without spaces, parts of words, and one or two letters."""
         await self._texts(store, NGRAM, _GRAMS)
         await self._compare(store, _GRAM_QUERIES)
 
@@ -315,7 +315,7 @@ class TextContract(ContractBase):
     # Ranking and what a hit carries
 
     async def test_equal_texts_come_by_id(self, store: VectorStore) -> None:
-        """Also where the limit parts them, so pages have every row once."""
+        """This holds even if the limit separates them, so that pages have every row once."""
         ids = ["b", "a", "é", "B", "10", "9", "😀", "\uffff", "a "]
         ids += [f"{n:04}" for n in range(300)]
         await self._texts(store, ENGLISH, dict.fromkeys(ids, "one wool hat"))
@@ -326,7 +326,7 @@ class TextContract(ContractBase):
                 assert len({hit.score for hit in hits}) == 1
         await store.delete("notes", [f"{n:04}" for n in range(0, 300, 2)])
         await store.insert("notes", [{"id": "0", "embedding": [1] * DIM, "body": "wool wool"}])
-        for query in ("wool", "wool cap"):  # of the second, no row has all words
+        for query in ("wool", "wool cap"):  # no row has all words of the second query
             with case(query):
                 whole = ids_of(await store.search_text("notes", query, limit=300))
                 assert whole == ["0", *whole[1:]]
@@ -357,7 +357,7 @@ class TextContract(ContractBase):
     async def test_rows_with_all_words_come_first_wherever_the_others_rank(
         self, store: VectorStore
     ) -> None:
-        """Also if they rank far behind rows with one word, and if most of them were deleted."""
+        """This holds even if rows with one word score higher, and after most were deleted."""
         chance = random.Random(3)
         texts = {f"short{n:03}": "heddle " * (1 + n % 7) for n in range(90)}
         texts |= {f"long{n:02}": "heddle loom " + "wool " * (400 + n) for n in range(12)}
@@ -436,7 +436,7 @@ class TextContract(ContractBase):
         assert hit.highlights["body"] == "cafe\u0301 [東京]都"
 
     async def test_every_word_of_a_question_counts(self, store: VectorStore) -> None:
-        """Also of a long one, whose last words are the rare ones."""
+        """This includes a long question that ends with the rare words."""
         self.need(store, "text")
         texts = {"answer": "zebra zebra crossing", "other": "what on earth"}
         texts |= {f"a{n}": f"what {word}" for n, word in enumerate(("is", "the", "way"))}
@@ -474,7 +474,7 @@ class TextContract(ContractBase):
 
     @pytest.mark.parametrize("schema", [TEXTS, NGRAM], ids=["plain", "ngram"])
     async def test_a_text_is_found_by_itself(self, store: VectorStore, schema: Schema) -> None:
-        """Also where Unicode's normal forms write other characters in their place."""
+        """This holds even for characters that Unicode normalization would replace."""
         texts = {
             "hindi": "\u0932\u095c\u0915\u093e", "cjk": "x\uf916y\uf9165",
             "hebrew": "\u05d0\ufb41\u05d1\u05d2", "composed": "r\u00e9sum\u00e9",
@@ -517,7 +517,7 @@ class TextContract(ContractBase):
         assert await store.search_text("notes", "nowhere nobody") == []
         hits = await store.search_hybrid("notes", "scarf nowhere", vectors(1)[0], limit=20)
         assert [hit.id for hit in hits if "text" in hit.ranks] == ["excluded"]
-        assert hits[0].id == "excluded"  # the best by words, though no row has all of them
+        assert hits[0].id == "excluded"  # the best match, although no row has all words
         with pytest.raises(InvalidArgumentError, match="'all', 'any' or 'best'"):
             await store.search_text("notes", query, match="most")  # type: ignore[arg-type]
 
@@ -553,7 +553,7 @@ class TextContract(ContractBase):
     async def test_a_snippet_of_a_long_text_shows_the_best_part_and_where_it_is_cut(
         self, store: VectorStore
     ) -> None:
-        """A phrase wherever it stands, and the part with the most different words."""
+        """It shows a phrase wherever that is, or the part with the most different words."""
         self.need(store, "text")
         await store.create_table("notes", TEXTS)
         filler = "some other words " * 1_000
@@ -600,7 +600,7 @@ class TextContract(ContractBase):
     @pytest.mark.core
     async def test_a_filter_never_starves_a_keyword_search(self, store: VectorStore) -> None:
         self.need(store, "text")
-        # The filtered rows are the last by score: their texts are long.
+        # The rows that the filter selects have the lowest scores, because their texts are long.
         rows = [
             {
                 "id": f"r{n:04}", "embedding": vector, "year": n,
@@ -639,7 +639,7 @@ class TextContract(ContractBase):
         )
         await store.optimize("notes")
         await store.delete("notes", [f"r{n:02}" for n in range(40) if n % 3 == 0])
-        await store.optimize("notes")  # which rewrites the rows that are left
+        await store.optimize("notes")  # rewrites the remaining rows
         for where in (None, "year >= 0"):
             for limit in (5, 23, 26, 27, 100):
                 with case((where, limit)):
@@ -686,7 +686,7 @@ class TextContract(ContractBase):
 
     @pytest.mark.core
     async def test_a_hybrid_search_sees_one_state(self, store: VectorStore) -> None:
-        """A row whose text and vector change together is never seen with the text of one state and
+        """If a row's text and vector change together, no search finds the text of one state with
         the vector of another."""
         self.need(store, "text")
         await filled(store, TEXTS, pages({f"r{n:02}": f"felt {n}" for n in range(30)}))
@@ -729,7 +729,7 @@ class TextContract(ContractBase):
         assert ids_of(await store.search_text("notes", "wool")) == ["x"]
 
     async def test_hostile_texts_are_found(self, store: VectorStore) -> None:
-        """Whatever a text holds beside a word, the word is found."""
+        """A word is found whatever else its text contains."""
         texts = {f"r{n:02}": f"wool {text} hat" for n, text in enumerate(HOSTILE_TEXTS)}
         await self._texts(store, ENGLISH, texts)
         hits = await store.search_text("notes", "wool hat", limit=100, highlight=True)
@@ -737,11 +737,11 @@ class TextContract(ContractBase):
         for hit in hits:
             assert hit["body"] == texts[hit.id]
 
-    # What nobody thought of
+    # Random input
 
     @pytest.mark.parametrize("analyzer", ["plain", "ngram"])
     async def test_random_texts_match_the_oracle(self, store: VectorStore, analyzer: Any) -> None:
-        """In each state of the index: rows come, change and go before and behind ``optimize``."""
+        """Rows are added, changed and deleted before and after ``optimize``."""
         chance, schema = random.Random(2), replace(TEXTS, analyzer=analyzer)
         words, between = (_WORDS, " ") if analyzer == "plain" else (_PARTS, "")
 
@@ -778,7 +778,7 @@ class TextContract(ContractBase):
         self, store: VectorStore, schema: Schema, rows: dict[str, Any], chance: random.Random,
         words: Sequence[str],
     ) -> None:  # fmt: skip
-        """Check that some queries find what the oracle finds."""
+        """Check that random queries find the same rows as the oracle."""
         for _ in range(7):
             clauses = []
             for _ in range(chance.randrange(1, 4)):
@@ -807,7 +807,7 @@ class TextContract(ContractBase):
                     assert {hit.id for hit in hybrid if "text" in hit.ranks} == expected
 
     async def test_noise_is_no_error(self, store: VectorStore) -> None:
-        """Any characters at all, on each analyzer: no error."""
+        """With each analyzer, no characters in a query cause an error."""
         self.need(store, "text")
         for n, schema in enumerate((TEXTS, ENGLISH, NGRAM)):
             await filled(store, schema, pages({"a": "wool \ud7ff café"}), name=f"t{n}")
@@ -836,7 +836,7 @@ class TextContract(ContractBase):
                 assert len(await store.search_text("notes", f"hello {query}", match="any")) == 1
 
     async def test_long_phrases_do_not_hang(self, store: VectorStore) -> None:
-        """An engine looks at each row once for each word of a phrase, or gram of a part."""
+        """An engine checks each row once for each word of a phrase, or for each n-gram."""
         self.need(store, "text")
         line, count = "=" * 90, 300
         texts = {f"r{n:04}": f"{line} wool wool {n}" for n in range(count)}
@@ -861,7 +861,7 @@ class TextContract(ContractBase):
     async def test_keyword_searches_beside_writers_see_whole_calls(
         self, store: VectorStore
     ) -> None:
-        """Each search sees whole calls: all rows of one, or none."""
+        """Each search finds all rows of a call, or none of them."""
         self.need(store, "text")
         await store.create_table("notes", ENGLISH)
         over = False

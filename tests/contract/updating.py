@@ -1,4 +1,4 @@
-"""Rows that change parts of stored rows, each by values of its own."""
+"""Contract tests for updates with rows, each of which has new values for a stored row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXTS = Schema(
     fields={"body": Field(str, text=True), "year": int},
 )  # fmt: skip
 PHOTOS = Schema(DIM, model="letters", embed=Embed("body"), fields={"body": str, "year": int})
-# Each is refused, and changes no row.
+# Updates that are rejected, and change no row.
 REFUSED: dict[str, Any] = {
     "an id twice": [{"id": "r0001", "year": 1}, {"id": "r0001", "name": "x"}],
     "no id": [{"id": "r0001", "year": 1}, {"year": 2}],
@@ -83,7 +83,7 @@ class UpdatingContract(ContractBase):
         assert_same_rows(await store.get("notes", [*expected]), [*expected.values()], EVERY_KIND)
 
     async def test_many_rows_of_different_keys(self, store: VectorStore) -> None:
-        """The same as reading the rows, changing them and writing them whole."""
+        """The result is the same as reading the rows, changing them, and writing whole rows."""
         rows = rows_of_every_kind(300)
         await filled(store, EVERY_KIND, rows)
         await filled(store, EVERY_KIND, rows, name="whole")
@@ -186,7 +186,7 @@ class UpdatingContract(ContractBase):
         await filled(store, TEXTS, rows)
         calls = embed.calls
         assert await store.update("notes", [{"id": f"r{n}", "year": 1} for n in range(100)]) == 100
-        assert embed.calls == calls  # the texts stay
+        assert embed.calls == calls  # no text changed
         changes: list[dict[str, Any]] = [
             {"id": "r1", "body": "dada"},
             {"id": "r2", "body": None},

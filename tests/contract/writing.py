@@ -1,4 +1,4 @@
-"""Writing: insert, upsert, update and delete, each wholly done or not at all."""
+"""Contract tests for insert, upsert, update and delete: each is done completely or not at all."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _row(id: str, **fields: Any) -> dict[str, Any]:
     return {"id": id, "embedding": GOOD, **fields}
 
 
-# Calls in turn on ten rows of ``EVERY_KIND``, with what each returns or raises.
+# Successive calls on ten rows of ``EVERY_KIND``, with the result or the error of each.
 WRITES: list[tuple[Write, Any]] = [
     (_insert([_row("new"), _row("r0008"), _row("r0009")]), DuplicateIdError),
     (_insert([_row("new"), _row("newer"), _row("new")]), DuplicateIdError),
@@ -79,7 +79,7 @@ WRITES: list[tuple[Write, Any]] = [
     (_insert(TWICE, on_conflict="skip"), 3),
     (_insert(TWICE, on_conflict="replace"), 3),
     (_insert([{"id": "a", "embedding": None}], on_conflict="skip"), InvalidVectorError),
-    # A row is replaced as a whole, and the last one of an id is taken.
+    # A row is replaced completely, and the last row with an id is used.
     (_upsert([_row("r0001", score=1.5, only="new"), _row("fresh", name="fresh")]), 2),
     (_upsert([_row("r0001", name=str(n)) for n in range(3)]), 1),
     (_upsert([{**_row("r0002"), "embedding": [-1.0, n, 0, 0]} for n in range(2)]), 1),
@@ -110,14 +110,14 @@ WRITES: list[tuple[Write, Any]] = [
     (_delete(["r0000", "r0001", "r0001", "absent", ""]), 1),
     (_delete(where=F.year.between(2003, 2006)), 2),
     (_delete(where=F.id.in_(["r0002", "no"])), 1),
-    (_insert([_row("r0001", name="again")]), 1),  # an id is free once its row was deleted
+    (_insert([_row("r0001", name="again")]), 1),  # the id is free after its row was deleted
     (_delete(where=ALL), 14),
     (_insert([_row("r0001", name="and again")]), 1),
 ]  # fmt: skip
 
 
 async def outcomes_of(call: Write, store: VectorStore, oracle: Oracle) -> tuple[Any, Any]:
-    """Return what a call returns or raises, of the store and of the oracle."""
+    """Return what a call returns or raises, for the store and for the oracle."""
     try:
         modelled = call(oracle)
     except AiovecError as error:
@@ -144,7 +144,7 @@ class WritingContract(ContractBase):
     async def test_single_rows_and_tables_written_at_once_are_all_stored(
         self, store: VectorStore
     ) -> None:
-        """Few rows reach a backend as Python values, a table as Arrow; both may share a commit."""
+        """Rows reach a backend as Python values, tables as Arrow; both may share a commit."""
         await store.create_table("notes", EVERY_KIND)
         rows = rows_of_every_kind(30)
         table = arrow_table(rows, EVERY_KIND)
@@ -188,7 +188,7 @@ class WritingContract(ContractBase):
 
     @pytest.mark.core
     async def test_each_write_changes_its_rows_alone(self, store: VectorStore) -> None:
-        """And returns how many they are, or fails and changes none."""
+        """Each write returns the number of rows, or fails and changes none."""
         rows = rows_of_every_kind(10)
         oracle = Oracle()
         oracle.create_table("notes", EVERY_KIND)
@@ -330,7 +330,7 @@ class WritingContract(ContractBase):
                 assert existing not in str(caught.value)
         assert_same_rows(await store.get("notes", ["a", "b", "c"]), rows, schema)
         assert await store.count("notes") == 3
-        # In groups: those of many tasks that share a commit.
+        # In groups: the calls of many tasks, which share a commit.
         calls = [row(f"t{n % 4}", "ab"[n % 3 == 0], n=n) for n in range(24)]
         outcomes = await asyncio.gather(
             *(store.upsert("notes", [call]) for call in calls), return_exceptions=True
@@ -342,7 +342,7 @@ class WritingContract(ContractBase):
                     assert outcome == 1
                 elif call["id"] == id:
                     assert isinstance(outcome, InvalidRowError)
-        # In their partitions they are replaced, and update may move them.
+        # An upsert replaces rows in their partition, and an update can move them.
         rows = [row("a", "acme", n=7), row("b", None, n=7), row("c", "acme", None, n=7)]
         assert await store.upsert("notes", rows) == 3
         assert await store.update("notes", {"tenant": "globex"}, ids="a") == 1
