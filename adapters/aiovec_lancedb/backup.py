@@ -50,9 +50,9 @@ async def write_backup(
 ) -> None:
     """Write to a folder next to ``path``, and rename it to ``path`` when it is complete.
 
-    All tables are opened first, at one moment, and the backup reads each at that version. It keeps
+    All tables are opened first, and the backup copies each at the version it has then. It keeps
     only the ``generation`` from the migration's record, so apps that a migration sent to this store
-    accept a restored copy. A backup that fails leaves nothing behind. Raises StoreMovedError if a
+    accept a restored copy. A backup that fails leaves no files. Raises StoreMovedError if a
     migration has moved the store, because its rows are old, and StaleTableError if a table was
     renamed or dropped during the backup, so that its files can no longer be read.
     """
@@ -119,7 +119,7 @@ async def restore_backup(
 async def _copy(
     session: Session, tables: Mapping[str, int], partial: Path, path: str, generation: int
 ) -> None:
-    """Copy the files of a version of each table to a new store, in the folder ``partial``."""
+    """Copy the files of each table at its version to a new store in the folder ``partial``."""
     with Translated(path):
         # Connecting creates the folder, even if it was cancelled.
         caches = await in_thread(lancedb.Session, _CACHE, _CACHE)

@@ -1,4 +1,4 @@
-"""The change feed, from the version that last wrote each row, which Lance stores with the row.
+"""The change feed, based on the version that last wrote each row: Lance stores it with the row.
 
 Tables are created with stable row ids. So a row keeps its id and the version of its last change
 wherever compactions put it, and a row id that an earlier version has and the newest one lacks
@@ -57,7 +57,7 @@ class _Position(NamedTuple):
     base: int
     """The version up to which the follower has all changes."""
     target: int = 0
-    """The version whose changes the pages hold; 0 between two versions."""
+    """The version that the current pages lead to; 0 if the follower has read all pages."""
     place: int = 0
     """The first place that no page has included yet. Deleted rows have places in version 0."""
 

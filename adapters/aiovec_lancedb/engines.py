@@ -30,7 +30,7 @@ from .table import Writes
 
 @dataclass(frozen=True, slots=True)
 class TablePlace:
-    """A table's address in Lance, and the options to reach it, which may be secret."""
+    """A table's address in Lance, and the options for opening it, which may be secret."""
 
     uri: str
     options: Mapping[str, str] = field(repr=False)
@@ -165,7 +165,7 @@ class Filling:
 
 @contextmanager
 def making(maker: IndexMaker) -> Iterator[None]:
-    """Let an engine build the indexes that this task needs in the block."""
+    """While the block runs, let an engine build this task's indexes."""
     token = MAKER.set(maker)
     try:
         yield

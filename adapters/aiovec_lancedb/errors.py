@@ -121,7 +121,7 @@ _WITH_TARGET = (
 
 
 def crashed(target: str, message: str) -> AiovecError:
-    """Return the error for a panic of Lance's code."""
+    """Return the error for a panic in Lance's code."""
     return AiovecError(_CRASHED.format(target=target, message=message))
 
 

@@ -45,10 +45,10 @@ class _Cursor(NamedTuple):
     """A position in a version: its first ``rows`` rows that match the filter were returned."""
 
     table: str
-    """The table's incarnation and numbering: another table of the same name, or a copy, has other
-    versions."""
+    """The table's incarnation and numbering: another table of the same name, or a copy, has
+    different versions."""
     filter: str
-    """A digest of the filter whose matches ``rows`` counts."""
+    """A digest of the filter; ``rows`` counts its matches."""
     version: int
     rows: int
 

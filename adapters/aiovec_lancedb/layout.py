@@ -221,6 +221,6 @@ def _altered(original: Schema, arrow: pa.Schema) -> Schema:
 
 
 def column_names(schema: Schema, columns: Columns) -> list[str]:
-    """Return the id and the other columns to read, in the order of ``Schema.to_arrow()``."""
+    """Return the names of the columns to read and the id, in the order of ``Schema.to_arrow()``."""
     names: list[str] = columns.layout(schema).names
     return names

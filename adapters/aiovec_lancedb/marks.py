@@ -54,7 +54,7 @@ def generation_in(folder: Path) -> int:
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Create a store's folder, with a record that has only a generation."""
+    """Create a store's lock folder, with a record that has only the generation, unless it is 0."""
     folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()
@@ -107,7 +107,7 @@ class MarkFile:
 class MarkObject:
     """The mark in a bucket: an object, with the methods of ``MarkFile``.
 
-    Each change is conditional on the object that was read, so none is lost, whatever the clocks.
+    Each change is conditional on the object that was read, so no change is lost.
     """
 
     poll = 0.2

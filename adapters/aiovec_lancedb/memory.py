@@ -28,7 +28,8 @@ _KEPT = 128 * 2**20
 # Estimated bytes of a row without its vector, and of an id when only ids are read.
 _ROW_BYTES = 512
 _ID_BYTES = 64
-# A row of the result in Arrow, as float64 (two copies) for exact distances, and as Python values.
+# Copies of a result's row: one in Arrow, two as float64 for exact distances, and one as Python
+# values.
 _COPIES = 4
 
 SCAN_BATCH = 4096
@@ -67,7 +68,7 @@ class ReadAdmission(Gate):
         self.allow(memory)
 
     def allow(self, memory: int) -> None:
-        """Let all reads together take this much of the process's memory."""
+        """Let reads take this much of the process's memory in total."""
         self.memory = max(1, memory - min(memory // 2, _KEPT))  # 1 byte makes each read run alone
 
     def free(self, size: int = 0) -> bool:

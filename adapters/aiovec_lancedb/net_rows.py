@@ -46,7 +46,7 @@ class NetRows:
         return id in self._now
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids that exist."""
+        """Return the ids that have a row."""
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
@@ -81,7 +81,7 @@ class NetRows:
         self.gone.difference_update(new)
 
     def change(self, id: str, values: Row) -> None:
-        """Change values of a row."""
+        """Change some values of a row."""
         if id not in self.written:
             self.changes.add(id)
         self._now[id] = self.written[id] = {**self._now[id], **values}

@@ -1,4 +1,4 @@
-"""Insert, replace, change and delete rows, each operation in one commit of Lance.
+"""Insert, replace, change and delete rows, each operation in one Lance commit.
 
 On a folder, no other writer runs at the same time (see ``commit``), so a looked-up row is still
 current when it is written. For a group, the rows that its calls name are read, the calls are
@@ -341,7 +341,7 @@ def _stored(value: Any) -> Any:
 
 
 async def existing_rows(table: Snapshot, ids: Sequence[str]) -> dict[str, Row]:
-    """Return the existing rows with these ids, with only the fields of ``looked_at``."""
+    """Return the existing rows with these ids, with only their ``looked_at`` fields."""
     rows_of_ids: dict[str, Row] = {}
 
     def add(rows: pa.Table | pa.RecordBatch, wanted: pa.Array | None = None) -> None:

@@ -1,8 +1,8 @@
 """The versions that upkeep keeps: recent ones, and those that long reads, tags or branches use.
 
 On a folder, a pin makes every process keep a version. It is a locked file named after the version,
-which the system unlocks when its process ends, even by a crash. On object storage, reads are
-unknown, so versions are kept for longer.
+which the system unlocks when its process ends, even by a crash. On object storage, upkeep cannot
+see reads, so versions are kept for longer.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Pin:
     def _take(self) -> None:
         if self._path is None:
             return
-        # Reading must work without the right to write and without room on the disk. Then no writer
+        # Reading must work without write permission and on a full disk. In these cases, no writer
         # sees the pin, and the read fails with an error if its version is removed.
         with suppress(OSError):
             self._lock = lock_file(self._path, patience=_PATIENCE)
@@ -112,7 +112,7 @@ class Pin:
 async def check_kept(session: Session, table: str, version: int) -> None:
     """Raise AiovecError if upkeep has removed a version that was being read.
 
-    Upkeep sees no pins of readers in a bucket, or of readers without the right to write.
+    Upkeep sees no pins of readers in a bucket, or of readers without write permission.
     """
     lance, _ = await session.open_any(table)
     versions: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE = 1000
-# For ``hop``: characters of SQL that lancedb parses in the time of one value of a record.
+# For ``hop``: characters of SQL that lancedb parses in the time it takes to copy one value.
 _CHARACTERS_A_VALUE = 8
 # Timeout in seconds for the first requests to a server, which LanceDB would retry for minutes.
 _PATIENCE = 60.0
@@ -127,7 +127,7 @@ class Snapshot:
         return Snapshot(self.session, self.name, self.lance, schema, arrow)
 
     async def version(self) -> int:
-        """Return the number of the version."""
+        """Return the version's number."""
         return int(await self._once("version", self.lance.version))
 
     async def rows(self, condition: str | None = None) -> int:
@@ -202,7 +202,7 @@ class Connections:
     reader: AsyncConnection
     """Reads a folder with less CPU time, but must not write: see ``StoreTarget.written``."""
     newest: dict[str, Newest] = field(default_factory=dict)
-    """The kept versions of tables. They refer to Lance's caches."""
+    """Each table's newest version, kept for later reads. It refers to Lance's caches."""
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """The UUIDs of each table's indexes when last listed, by table and index name."""
     replaced: int = 0
@@ -667,8 +667,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. ``most`` is their largest possible number; with it, no last
-        request is needed to find the end."""
+        """Return all rows of a query. ``most`` is the largest possible number of rows; it saves the
+        last request, which only finds the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()

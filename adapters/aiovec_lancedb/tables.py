@@ -78,8 +78,8 @@ async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> N
     LanceDB's ``create_table`` checks for the table, checks again when it commits, and overwrites a
     table that another process has created in between, even one with rows. So the version is created
     in a local folder, and its only file, the manifest, is put into the bucket by one conditional
-    write. Afterwards the caller checks who created the table, even if the answer was lost, or
-    upkeep has already removed the first version of another process's table.
+    write. Afterwards the caller checks who created the table: this works even if the answer was
+    lost, or if upkeep has already removed the first version of another process's table.
     """
     with session.guarded:
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))

@@ -31,8 +31,8 @@ EVERY_PARTITION = 2**20
 # The most candidates of a search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each
 # requested candidate, however few rows exist, and aborts the process if the memory is too small.
 MOST_CANDIDATES = 2**20
-# The refine of a search with a filter, in multiples of the refine measured without a filter. The
-# nearest matches of a filter are further from the query, so their distances differ by less, and
+# The factor by which a filter raises the ``refine`` measured without one, and the most candidates
+# then. The nearest matches of a filter are further away, so their distances differ by less, and
 # codes confuse more of them: product codes that found 98 of 100 neighbours with ``refine=10`` found
 # 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m bench lancedb``).
 # Codes that need no refine confuse so few that the search of all partitions makes up for it.

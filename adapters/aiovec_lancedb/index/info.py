@@ -14,7 +14,7 @@ from .effort import EVERY_PARTITION, Effort, Tuned
 from .kinds import BY_TYPE, Kind
 
 _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS": "text"}
-# Details of the build that say nothing about the index.
+# Details of the build that do not describe the index.
 _LEFT_OUT = ("runtime_hints",)
 _IN_USE = "vector index in use"
 # An index is used if its recall is at most this much below the target. With a worse one, such as a

@@ -36,7 +36,7 @@ _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rat
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind: its name, its class in lancedb, its type in Lance, and its options.
+    """A kind of vector index: its name, its lancedb class, its type in Lance, and its options.
 
     ``refine`` is the number of candidates per hit whose vectors Lance reads, because the codes do
     not distinguish them; None if the codes do.
@@ -77,7 +77,7 @@ BY_TYPE = {kind.type: kind for kind in KINDS.values()}
 
 
 def named(kind: object) -> str:
-    """Return the name of a kind, or "auto"; raise InvalidArgumentError for other values."""
+    """Return ``kind`` if it is a kind's name or "auto"; otherwise raise InvalidArgumentError."""
     if kind != AUTO and (not isinstance(kind, str) or kind not in KINDS):
         raise InvalidArgumentError("kind", kind, "one of " + ", ".join([AUTO, *KINDS]))
     return kind
@@ -150,7 +150,7 @@ def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[
 
 
 def config_of(kind: str, plan: Mapping[str, int], rows: int, metric: str) -> Any:
-    """Return the arguments of lancedb's ``create_index``.
+    """Return lancedb's configuration for a build.
 
     Lance gets the size of partitions instead of their number: it stores the size with the index and
     applies it in each ``optimize``. Without it, the first ``optimize`` joined 343 partitions into

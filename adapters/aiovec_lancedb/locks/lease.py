@@ -24,7 +24,7 @@ _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """A lease on a table's upkeep: an object in the bucket that names the holder and the end.
+    """A lease on a table's upkeep: an object in the bucket with its holder and the time it ends.
 
     It only saves work: upkeep is correct even while another process does it too. So the times may
     come from different clocks, and a holder that loses the lease continues.

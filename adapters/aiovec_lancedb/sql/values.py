@@ -44,7 +44,7 @@ _ARROW_TYPES: dict[Kind, str] = {
 
 
 def name(column: str) -> str:
-    """Return a column's name in SQL. Schema allows no backtick in it."""
+    """Return a column's name in SQL. The schema allows no backticks in names."""
     return f"`{column}`"
 
 
@@ -113,7 +113,7 @@ def like(value: str, pattern: str, *, ignore_case: bool, negate: bool) -> str:
         written = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         written = written.replace(ANY_TEXT, "%").replace(ANY_CHARACTER, "_")
         return f"{value} {no(negate)}LIKE {text(written)}"
-    # Lance's ILIKE folds case by another Unicode version.
+    # Lance's ILIKE folds case by a different Unicode version.
     body = pattern.strip(ANY_TEXT)
     begin = "" if pattern.startswith(ANY_TEXT) else "^"
     end = "" if pattern.endswith(ANY_TEXT) else "$"
@@ -167,8 +167,8 @@ class PayloadValue:
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
         """Return SQL for the part of ``sql`` that the group in ``pattern`` matches.
 
-        It is NULL below an array. If no key needs that check, ``sql`` is returned as it is, unless
-        ``always``.
+        It is NULL below an array. If no key requires that check, return ``sql`` unchanged, unless
+        ``always`` is set.
         """
         if not self._objects and not always:
             return sql
@@ -255,7 +255,7 @@ def _json_text(value: str) -> str:
 
 
 def _forms_in_json(value: Value) -> list[str]:
-    """Return regular expressions for the JSON texts that mean ``value``."""
+    """Return regular expressions for the JSON texts that represent ``value``."""
     if isinstance(value, str):
         return [_escaped(_json_text(value))]
     if isinstance(value, bool):

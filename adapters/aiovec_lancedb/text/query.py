@@ -140,7 +140,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
 
 
 def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
-    """Return queries such that a row that matches any of the clauses matches at least one."""
+    """Return queries such that a row that matches any clause matches at least one query."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:

@@ -68,7 +68,7 @@ _FULL_FILE = 1_048_576
 _NEVER = timedelta(days=36_500)
 # A minimum age for calls that must keep only the newest version. With 0, Lance logs a warning.
 _AT_ONCE = timedelta(milliseconds=1)
-# A time before every version's.
+# A time before any version.
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
 # a request.
@@ -79,7 +79,7 @@ _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
 # The number of surplus versions above which upkeep removes them.
 _VERSIONS_OVER = 16
-# The most rows that an index may leave out before a compaction adds them; scanning so few is fast.
+# The most rows that an index may leave out before a compaction adds them; scanning them is fast.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
 # The most bytes that a compaction rewrites while writers wait, which takes less than a second. A
 # larger compaction is first tried while they write.
@@ -223,7 +223,7 @@ class Upkeep:
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, self.name, exc)
         except Exception as exc:  # noqa: BLE001 - the next pass tries again after any error
-            if is_read_only(exc):  # a process without the right to write has nothing to do
+            if is_read_only(exc):  # a process without write permission has nothing to do
                 return
             later = _AFTER_FAILURE
             text = "upkeep of the table %r failed and will be tried again: %s"
