@@ -106,7 +106,8 @@ async def check_watched(
 ) -> None:
     """Raise the errors that watching these sources would raise. Copies nothing."""
     for watching in _watched(store, sources):
-        await watching.check()
+        feed = await watching._open_feed()
+        await feed.close()
 
 
 def _watched(

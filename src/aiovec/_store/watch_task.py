@@ -97,11 +97,6 @@ class Watching(NotCopied, Hints):
                     key="base",
                 )
 
-    async def check(self) -> None:
-        """Raise the errors that entering would raise for the source or options. Copies nothing."""
-        feed = await self._open_feed()
-        await feed.close()
-
     @property
     def table(self) -> str:
         """The table of the store."""
