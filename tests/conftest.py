@@ -15,14 +15,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# The tests start hundreds of processes. Where no bytecode may be kept beside the code, as in many
-# containers, each would compile all that it imports: keep it in a folder of its own then.
+# The tests start hundreds of processes. If bytecode must not be written next to the code, as in
+# many containers, each process would compile all its imports. So write it to a separate folder.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
     sys.pycache_prefix = str(Path(__file__).parents[1] / "build" / "bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
-# No setting of who runs the tests reaches one.
+# Hide the aiovec settings of the environment from the tests.
 for _name in [*os.environ]:
     if _name.upper().startswith("AIOVEC_") and _name != "AIOVEC_LOOP":
         del os.environ[_name]
@@ -33,13 +33,13 @@ from tests.harness.blocking import watching  # noqa: E402 - behind what rewrites
 from tests.harness.cases import cases_of  # noqa: E402 - behind what rewrites the asserts
 from tests.harness.tiers import leaves_out  # noqa: E402 - behind what rewrites the asserts
 
-import aiovec  # noqa: E402 - behind what rewrites the asserts
+import aiovec  # noqa: E402 - after register_assert_rewrite
 
-# A shell has its background jobs ignore interrupts, and the processes that tests start inherit it.
+# Background jobs of a shell ignore interrupts, and so would the processes that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes is a matter of the machine and of what else it does.
+# The time of an example depends on the machine and its load.
 hypothesis.settings.register_profile(
     "aiovec", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -48,7 +48,7 @@ hypothesis.settings.load_profile("aiovec")
 TIERS = ("slow", "soak")
 _WHOLLY_SLOW = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.(slow|soak)\b", re.MULTILINE)
 _MINUTES = pytest.StashKey[float]()
-# What a skipped test or module says that needs packages which ``make test`` does not install.
+# The reasons of tests and modules that are skipped because ``make test`` installs no such packages.
 _WANTING = re.compile(r"needs (aiovec\[|llm|the wheels|the packages|psycopg)|could not import")
 
 
@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no file whose tests are all of the higher tiers, unless ``-m`` or its name asks."""
+    """Ignore files that have only tests of higher tiers, unless ``-m`` or the name selects them."""
     named = any(argument.endswith(".py") for argument in config.args)
     if named or collection_path.suffix != ".py" or not leaves_out(config):
         return None
@@ -67,8 +67,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the higher tiers, unless ``-m`` or a test's own id asks for them, and
-    for ``--minutes`` the campaigns that cannot be cut short; begin with the longest campaigns."""
+    """Leave out tests of higher tiers, unless ``-m`` or a test's id selects them. With
+    ``--minutes``, leave out campaigns that cannot be shortened. Sort by the length of campaigns."""
     left_out: set[pytest.Item] = set()
     if leaves_out(config):
         left_out = {item for item in items if any(map(item.get_closest_marker, TIERS))}
@@ -77,11 +77,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
-    items.sort(key=minutes_of, reverse=True)  # the longest campaign first
+    items.sort(key=minutes_of, reverse=True)  # the longest campaigns first
 
 
 def minutes_of(item: pytest.Item) -> float:
-    """Return about how many minutes a campaign takes on two cores; 0 for other tests."""
+    """Return the approximate minutes that a campaign takes on two cores; 0 for other tests."""
     return float(sum(mark.kwargs.get("minutes", 0) for mark in item.iter_markers("soak")))
 
 
@@ -95,7 +95,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str:
-    """Say beforehand how long the campaigns take."""
+    """Report before the run how long the campaigns take."""
     campaigns = sum(1 for item in items if minutes_of(item))
     minutes = config.option.minutes or config.stash[_MINUTES]
     about = f"{campaigns} campaigns, about {minutes:.0f} minutes; --minutes cuts them short"
@@ -106,7 +106,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter,
 ) -> Generator[None, object, object]:
-    """Say last what was left out for want of large packages, and what runs it."""
+    """Report at the end which tests were skipped for lack of packages, and what runs them."""
     result = yield
     skipped = terminalreporter.stats.get("skipped", [])
     if left := sum(1 for report in skipped if _WANTING.search(str(report.longrepr))):
@@ -130,7 +130,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Let the cases of a table go on behind one that fails."""
+    """Let the cases of a test continue after one that fails."""
     with cases_of(pyfuncitem):
         return (yield)
 
@@ -152,8 +152,8 @@ def _no_blocking_call(blocking_calls: list[str]) -> Iterator[None]:
 
 @pytest.fixture
 def seeds(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Iterator[int]]]:
-    """Count the rounds of a campaign by their seeds: up to so many, or until its part of
-    ``--minutes`` is over. A failure shows the last one, and ``--seed`` goes on with it."""
+    """Yield the seeds of a campaign's rounds, up to a number or until its share of ``--minutes`` is
+    over. A failure shows the last seed, and ``--seed`` starts with it."""
     options = request.config.option
     seed = int.from_bytes(os.urandom(3)) if options.seed is None else options.seed
     seconds = math.inf

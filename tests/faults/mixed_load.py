@@ -2,8 +2,8 @@
 
     python -m tests.faults.mixed_load TARGET
 
-Each line of the standard input is a seed and the seconds of a round. Behind each round, and behind
-the store's end, it prints what the process holds.
+Each line of the standard input has a seed and the seconds of a round. After each round, and after
+the store is closed, the program prints the resources that the process holds.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ WORDS = [
 
 
 def text(chance: random.Random, count: int) -> str:
-    """Return words of which few are frequent, as in a language."""
+    """Return random words, of which a few are frequent, as in a language."""
     return " ".join(WORDS[int(len(WORDS) ** chance.random()) - 1] for _ in range(count))
 
 
 def held() -> dict[str, int]:
-    """Return the process's descriptors, those of removed files among them, threads and MiB of
-    private memory."""
+    """Return the process's numbers of descriptors, of descriptors of removed files, of threads, and
+    of MiB of private memory."""
     links = []
     for name in os.listdir("/proc/self/fd"):
-        if int(name) < 3:  # what the process was given
+        if int(name) < 3:  # the standard streams
             continue
         try:
             link = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:  # the listing's own
+        except OSError:  # the descriptor of the listing itself
             continue
         if not link.startswith("/dev/"):
             links.append(link)
@@ -83,8 +83,8 @@ async def one_call(store: VectorStore, chance: random.Random) -> None:
 
 
 async def one_round(store: VectorStore, seed: int, seconds: float) -> tuple[int, int]:
-    """Let eight tasks call the store; return the number of calls, and of those that found it
-    busy."""
+    """Let eight tasks call the store; return the number of calls, and of calls that failed with
+    StoreBusyError."""
     ends = time.monotonic() + seconds
     count = busy = 0
 
@@ -94,7 +94,7 @@ async def one_round(store: VectorStore, seed: int, seconds: float) -> tuple[int,
             count += 1
             try:
                 await one_call(store, chance)
-            except StoreBusyError:  # on a machine that does much else
+            except StoreBusyError:  # possible on a busy machine
                 busy += 1
 
     await asyncio.gather(*(calls(random.Random(f"{seed} {n}")) for n in range(8)))

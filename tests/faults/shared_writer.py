@@ -1,9 +1,9 @@
-"""One of several processes that read and write one store at once.
+"""One of several processes that read and write one store at the same time.
 
     python -m tests.faults.shared_writer TARGET FOLDER NUMBER PROCESSES ROUNDS
 
-What it was told to be done it appends to ``FOLDER/NUMBER.done``, one id a line, at once. Its
-neighbour reads that file and searches for the newest of these ids: it has to find it.
+It appends the ids of acknowledged rows to ``FOLDER/NUMBER.done`` immediately, one per line. Its
+neighbour reads that file and searches for the newest id, which it must find.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Process:
         ids = [f"p{self.number}/{start}-{n}" for n in range(self.random.choice([2, 4, 30]))]
         await self.store.insert(TABLE, [row(id, 1) for id in ids])
         self.rows |= dict.fromkeys(ids, 1)
-        # The first of them stays for ever: the neighbour may search for it at any time.
+        # The first row is never deleted, because the neighbour may search for it at any time.
         self.done.write(f"{ids[0]}\n".encode())
         again, gone = ids[: len(ids) // 2], ids[len(ids) // 2 + 1 :: 3]
         await self.store.upsert(TABLE, [row(id, 2) for id in again])
@@ -60,7 +60,7 @@ class Process:
             del self.rows[id]
 
     async def race(self, number: int) -> None:
-        """All processes insert the same ids: of each, one process succeeds."""
+        """Insert the same id in all processes: only one of them succeeds."""
         try:
             await self.store.insert(TABLE, [row(f"race/{number}", self.number)])
         except DuplicateIdError:
@@ -68,7 +68,7 @@ class Process:
         self.won.append(f"race/{number}")
 
     async def look_at_neighbour(self) -> None:
-        """What another process was told to be done is found by a search that starts now."""
+        """Check that a search finds the newest acknowledged row of another process."""
         lines = await asyncio.to_thread(self.neighbour.read_bytes)
         ids = lines[: lines.rfind(b"\n") + 1].decode().split()
         if ids:
@@ -79,7 +79,7 @@ class Process:
             self.seen += 1
 
     async def run(self, rounds: int, processes: int) -> None:
-        # Each process makes its file first, or some would be done before others begin.
+        # Wait until each process has created its file, so that all run at the same time.
         folder = self.neighbour.parent
         await until(lambda: len(list(folder.glob("*.done"))) == processes)
         for n in range(rounds):

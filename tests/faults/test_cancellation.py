@@ -1,4 +1,4 @@
-"""Calls that are cancelled at any await: done as a whole or not at all, and the store goes on."""
+"""Calls that are cancelled at any await are done completely or not at all."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_every_call_stopped_in_every_way_is_done_or_not(tmp_path: Path, ki
 async def test_stopped_calls_leave_no_thread_file_or_memory_behind(
     tmp_path: Path, kind: str
 ) -> None:
-    """They leave no thread, no open file and no memory behind. Lance's own threads come and go."""
+    """They leave nothing behind. Small differences are allowed for Lance's own threads."""
     delays = [0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016]
     process, held = psutil.Process(), []
     for how in (*STOPS, *STOPS):
@@ -68,7 +68,7 @@ async def test_stopped_calls_leave_no_thread_file_or_memory_behind(
 
 
 async def test_an_alteration_cancelled_as_its_wait_ends_is_not_done(tmp_path: Path) -> None:
-    """It waits for a call that an alteration by another store has overtaken."""
+    """The alteration waits for a call that an alteration by another store has overtaken."""
     begun, going_on = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     class Gated:
@@ -100,7 +100,7 @@ async def test_an_alteration_cancelled_as_its_wait_ends_is_not_done(tmp_path: Pa
 
 @pytest.mark.slow
 async def test_large_calls_that_wait_take_little_memory(tmp_path: Path) -> None:
-    """Rows are looked at when the call has its turn: 100 calls would make 200 MiB of them."""
+    """Rows are converted when it is the call's turn; all 100 calls would need 200 MiB."""
     path, config = tmp_path / "notes.db", tmp_path / "aiovec.toml"
     config.write_text("[retrieval.sqlite]\nwrite_queue = 2\nbusy_timeout = 600\n")
     values = np.random.default_rng(1).standard_normal((1024, 512))  # not of the type that is kept
@@ -144,5 +144,5 @@ async def test_a_cancelled_opening_or_close_leaves_nothing_open(tmp_path: Path, 
         await store.insert(TABLE, [row(f"{at}", at)])
         await stopped_at(store.close(), at, STOPS["once"])
         await store.close()
-    # No restore could replace a store that somebody has open.
+    # A restore could not replace a store that is still open.
     await aiovec.restore(tmp_path / "copy", target, overwrite=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.harness.processes import run_python
 
-# Prints how the child ended, what each call in it came to, and the parent's rows. A child that
-# hangs is ended by the alarm.
+# This program prints how the child ended, the result of each of its calls, and the parent's rows.
+# The alarm ends a child that hangs.
 FORK = """
 import asyncio, json, os, signal, sys, warnings
 import aiovec

@@ -1,4 +1,4 @@
-"""A full disk: StoreFullError, and what was acknowledged stays."""
+"""A full disk causes StoreFullError, and acknowledged rows are kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def large(id: str, megabytes: int) -> dict[str, Any]:
 
 
 def text_of(id: str, megabytes: int) -> str:
-    """A text that cannot be compressed by much."""
+    """Return a text that hardly compresses."""
     return b64encode(random.Random(id).randbytes(megabytes * (3 << 18))).decode()
 
 
@@ -56,7 +56,7 @@ async def test_a_full_disk_gives_an_error_and_loses_no_acknowledged_row(
     async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA)
         await to_thread(filler.write_bytes, bytes(9 << 20))
-        for n in range(100):  # until there is no room
+        for n in range(100):  # until the disk is full
             try:
                 await store.insert(TABLE, [large(f"r{n}", 1)])
             except StoreFullError:
@@ -74,7 +74,7 @@ async def test_a_full_disk_gives_an_error_and_loses_no_acknowledged_row(
             assert caught.value.target == store.target
             assert caught.value.reason
         await check_kept(store, kept)
-        # A call that needs too much harms no other that shares its commit.
+        # A call that needs too much space does not affect others that share its commit.
         await to_thread((small_disk / "last").unlink)
         await to_thread(os.truncate, filler, 5 << 20)
         outcomes = await asyncio.gather(
@@ -96,7 +96,7 @@ async def test_a_full_disk_gives_an_error_and_loses_no_acknowledged_row(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, kind: str) -> None:
-    """The error names the place that is full, and nothing is left there."""
+    """The error names the full place, and no files are left there."""
     source, target = target_in(tmp_path, kind), target_in(small_disk, kind)
     filler = small_disk / "filler"
     async with aiovec.connect(source) as store:
@@ -126,7 +126,7 @@ async def test_no_room_for_a_store_or_a_copy(small_disk: Path, tmp_path: Path, k
 async def test_a_full_disk_makes_no_write_wait_for_a_migration_for_ever(
     small_disk: Path, kind: str
 ) -> None:
-    """The pause of the migration is over, but there is no room to end it."""
+    """The migration's pause is over, but there is no space to record its end."""
     target, full = target_in(small_disk, kind), small_disk / "full"
     async with aiovec.connect(target) as store:
         await store.create_table(TABLE, SCHEMA)

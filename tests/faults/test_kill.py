@@ -1,5 +1,5 @@
-"""A process that is killed at any moment leaves every call as a whole or not at all, and what it
-acknowledged; what it did not, it can repeat under a key."""
+"""If a process is killed, each call is done completely or not at all, and acknowledged calls are
+kept. Calls that were not acknowledged can be repeated under a key."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def rows_of(target: str) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_a_killed_import_goes_on_by_the_same_command(tmp_path: Path) -> None:
-    """With ``--upsert``; what it left are whole rows of the file."""
+    """The command has ``--upsert``. The killed import left only complete rows of the file."""
     file, folder = tmp_path / "rows.jsonl", tmp_path / "place"
     folder.mkdir()
     wanted = {f"r{n}": n for n in range(3000)}

@@ -1,4 +1,4 @@
-"""A mixed load holds no more after an hour than after a quarter of it, on every backend."""
+"""A mixed load holds no more resources after an hour than after 15 minutes, on every backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKIO = 200
 @pytest.mark.soak(minutes=ROUNDS)
 @pytest.mark.timeout(2 * ROUNDS * SECONDS)
 def test_a_long_run_holds_no_more_and_more(tmp_path: Path, seeds: Seeds) -> None:
-    """Neither descriptors nor threads nor private memory, and no file that was removed."""
+    """Descriptors, threads and private memory do not grow, and no removed file stays open."""
     processes = {
         kind: python(
             "-m", "tests.faults.mixed_load", target_in(tmp_path, kind),
@@ -50,7 +50,7 @@ def test_a_long_run_holds_no_more_and_more(tmp_path: Path, seeds: Seeds) -> None
         with case(kind):
             assert closed["removed"] == 0
             assert closed["descriptors"] <= begun["descriptors"]
-            # A process alone gets StoreBusyError only where its own writes wait for busy_timeout.
+            # The only process gets StoreBusyError only if its own writes wait for busy_timeout.
             calls, busy = (sum(each[name] for each in rounds) for name in ("calls", "busy"))
             assert 100 * busy <= calls
             warm = min(WARM, len(rounds) // 2)

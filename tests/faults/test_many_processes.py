@@ -1,4 +1,4 @@
-"""Several processes create, read and write one store at once: nobody fails, nothing is lost."""
+"""Several processes create, read and write one store: no call fails, and no row is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiovec import Schema
 
 
 def run_together(module: list[str], several: list[list[str]]) -> list[str]:
-    """Run the processes at once; what each of them printed."""
+    """Run the processes at the same time, and return the output of each."""
     processes = [
         python(*module, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for arguments in several

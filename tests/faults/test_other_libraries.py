@@ -1,8 +1,8 @@
-"""Another process, with an older SQLite, opens and closes the file beside us.
+"""Another process, with an older SQLite, opens and closes the file while this process uses it.
 
-Before 3.51 SQLite deletes the WAL of a store when it closes it last, and it knows from the locks
-on the file alone whether somebody else has it open. POSIX drops the locks of a process when that
-closes any descriptor of the file.
+SQLite before 3.51 deletes the WAL when it closes the file as the last process, and knows only from
+the file's locks whether another process has it open. POSIX drops all locks that a process has on a
+file when the process closes any descriptor of the file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ db.close()
 
 
 def touched_by_others(path: Path) -> None:
-    """Other processes open the file, run a statement, and close it."""
+    """Let other processes open the file, run a statement, and close it."""
     ways = [[sys.executable, "-c", PYTHON]]
     if command := shutil.which("sqlite3"):
         ways.append([command])
@@ -51,7 +51,7 @@ def touched_by_others(path: Path) -> None:
 
 
 async def test_rows_survive_another_library_beside_us(tmp_path: Path) -> None:
-    """Whatever this process does with the file, its locks stay and its WAL stays."""
+    """Whatever this process does with the file, it keeps its locks, and the WAL stays."""
     path = tmp_path / "notes.db"
     store = await aiovec.connect(path)
     await store.create_table(TABLE, SCHEMA)

@@ -1,4 +1,4 @@
-"""A store that nobody closed warns, and never keeps the process from ending."""
+"""A store that is not closed causes a warning, and never keeps the process from ending."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ asyncio.run(main())
 
 
 def run(code: str, *arguments: str) -> tuple[str, str]:
-    """What the code printed and what it complained of, when its process has ended."""
+    """Run code in another process, and return its standard output and standard error."""
     done = run_python("-X", "dev", "-c", COMMON + code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -55,7 +55,7 @@ def test_the_process_ends_with_calls_in_flight(tmp_path: Path, kind: str) -> Non
         async with aiovec.connect(target) as store:
             return await store.count("t", "id = 'a'")
 
-    assert asyncio.run(count()) == 1  # what was acknowledged is there
+    assert asyncio.run(count()) == 1  # the acknowledged row exists
 
 
 AT_EXIT = """

@@ -1,4 +1,4 @@
-"""A cluster of Ray on this machine, with its own token."""
+"""A Ray cluster on this machine, with its own token."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def missing() -> list[str]:
 
 
 class Cluster:
-    """Nodes with one processor each, usable only with the token.
+    """Nodes with one CPU each, usable only with the token.
 
-    The folder's path must be short, for it holds sockets.
+    The folder's path must be short, because the folder contains sockets.
     """
 
     def __init__(self, folder: Path, nodes: int) -> None:
@@ -114,7 +114,7 @@ class Cluster:
 
 @contextmanager
 def suppressed_end() -> Iterator[None]:
-    """A process may end while it is looked at."""
+    """Ignore errors if a process ends while it is inspected."""
     try:
         yield
     except (psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):

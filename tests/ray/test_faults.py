@@ -74,7 +74,7 @@ async def test_a_load_into_a_failing_bucket_adds_all_rows_or_none(
         async with opened(url, storage_options=bucket.options) as store:
             ids = await ids_in(store, "docs")
             assert len(ids) == len(set(ids)) == (0 if code else ALL)
-            if code:  # it was abandoned, so others may write
+            if code:  # the load was abandoned, so other writers may write
                 await store.insert("docs", [{"id": "x", "embedding": [1.0] * 384}])
                 await store.delete("docs", ["x"])
         proxy.disarm()
@@ -90,7 +90,7 @@ async def test_a_load_into_a_failing_bucket_adds_all_rows_or_none(
 async def test_a_driver_killed_during_the_commit_adds_all_rows_or_none(
     cluster: Cluster, parts: Path, bucket: Bucket, tmp_path: Path, done: bool
 ) -> None:
-    """Whether or not the bucket has the new version, the driver never hears of it."""
+    """The driver never gets the bucket's answer, whether or not the new version was written."""
     url = bucket.new_url()
     config = tmp_path / "aiovec.toml"
     load = ("import", "--table", "docs", parts / "*.parquet", "--config", config)

@@ -1,4 +1,4 @@
-"""Loads by the workers of a cluster: all rows once or none, whatever fails or is killed."""
+"""Loads by a cluster's workers add all rows once or none, whatever fails or is killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOADED_BEFORE = "imported 0 rows from 8 files (parquet) into docs"
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files with 20,000 rows: ``r0`` to ``r19999``, whose numbers are in ``n``."""
+    """Return a folder of files with 20,000 rows: ``r0`` to ``r19999``, with ``n`` 0 to 19999."""
     folder = tmp_path_factory.mktemp("parts")
     for number in range(FILES):
         write(folder / f"p{number}.parquet", number * ROWS, ROWS)
@@ -86,7 +86,7 @@ def test_a_repeated_load_adds_nothing(cluster: Cluster, parts: Path, tmp_path: P
 
 
 def test_a_corrected_file_of_equal_length_is_another_load(cluster: Cluster, tmp_path: Path) -> None:
-    """It is refused while the old rows exist."""
+    """The load fails while the old rows exist."""
     target, path = f"lancedb://{tmp_path / 's'}", tmp_path / "a.jsonl"
     lines = "".join(f'{{"id": "r{n}", "embedding": [1, 0], "n": {100 + n}}}\n' for n in range(5))
     path.write_text(lines)
@@ -130,7 +130,7 @@ def test_a_second_load_adds_only_new_ids_in_one_commit(
         assert store.find("docs", limit=2 * ROWS) == rows
         assert store.insert("docs", [{"id": "other", "embedding": [1.0] * DIM}]) == 1
         assert len(store.versions("docs")) >= versions
-    write(tmp_path / "r0.parquet", 0, 1)  # which was deleted
+    write(tmp_path / "r0.parquet", 0, 1)  # the row that was deleted
     load = (*LOAD, *rest, tmp_path / "r0.parquet", "-s", target)
     code, said = cluster.run(*load)
     assert code == 0, said
@@ -149,7 +149,7 @@ WORDS = aiovec.Field(str, text=True)
 
 
 def test_workers_build_keyword_indexes_as_one_process(cluster: Cluster, tmp_path: Path) -> None:
-    """Their searches return the rows that LanceDB's own index returns."""
+    """Searches in their indexes return the same rows as searches in LanceDB's own index."""
     long = "w" * 60
     texts = [f"the word{n % 7} of résumés {long if n == 5 else ''} number {n}" for n in range(4000)]
     questions: list[tuple[str, dict[str, object]]] = [
@@ -201,7 +201,7 @@ def test_workers_build_an_index_for_upkeep(cluster: Cluster, parts: Path, tmp_pa
         vector = [50.0, *[0.0] * (DIM - 1)]
         store.insert("docs", [{"id": "new", "embedding": vector}])
         assert store.search("docs", vector, limit=1)[0].id == "new"
-        store.optimize("docs")  # this process's upkeep maintains the index
+        store.optimize("docs")  # this process maintains the index
         (index,) = store.indexes("docs")
         assert (index.kind, index.rows_unindexed) == ("ivf_rq", 0)
         assert store.stats("docs").details["unindexed_ids"] == 0
@@ -269,7 +269,7 @@ def check_kills(cluster: Cluster, parts: Path, tmp_path: Path, role: str, rounds
         code, said = cluster.run(*load)
         assert code == 0, said
         check_all(target)
-        # The files of the killed loads are gone: these are those of one load.
+        # The files of the killed loads are gone; only one load's files are left.
         assert len(data_files(folder)) == FILES, (role, number)
         shutil.rmtree(folder)
 

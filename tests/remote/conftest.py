@@ -42,7 +42,7 @@ def opens(proxy: Proxy, tmp_path: Path) -> Opens:
         head = f'[retrieval]\nbackend = "remote"\nremote_url = "{proxy.url}"\n[retrieval.remote]\n'
         (tmp_path / "aiovec.toml").write_text(head + "\n".join(lines))
         async with aiovec.connect(config=tmp_path / "aiovec.toml") as store:
-            await store.count("notes")  # so that the next request is the test's
+            await store.count("notes")  # the next request is then the test's first
             yield store
 
     return opened

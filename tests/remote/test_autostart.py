@@ -1,4 +1,4 @@
-"""A server that the remote backend starts, shares, restarts and lets end when idle."""
+"""Tests of a server that the remote backend starts, shares and restarts; it ends when idle."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Place:
         return pid
 
     def kill(self) -> None:
-        """Kill the servers; one may just have ended by itself."""
+        """Kill the servers; a server may have ended in the meantime."""
         for pid in self.servers():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -77,7 +77,7 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
-    made.kill()  # they would also end by themselves
+    made.kill()  # do not wait until they end when idle
 
 
 APP = """
@@ -107,7 +107,7 @@ def test_processes_share_one_server_that_ends_after_them(place: Place) -> None:
             assert app.stdout is not None
             assert app.stdout.readline() == "done\n", app.communicate()[1]
         deadline = time.monotonic() + START
-        while len(place.servers()) > 1:  # surplus servers end at once
+        while len(place.servers()) > 1:  # surplus servers end immediately
             assert time.monotonic() < deadline
             time.sleep(0.05)
         place.server()
@@ -128,7 +128,7 @@ async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started
     place: Place, monkeypatch: pytest.MonkeyPatch, kills: int
 ) -> None:
     monkeypatch.setenv("AIOVEC_RETRIEVAL__REMOTE__RECONNECT_TIMEOUT", "90")
-    place.write(idle_timeout=60.0)  # it ends by the kills alone
+    place.write(idle_timeout=60.0)  # only the kills end the server
     rows: dict[str, int] = {}
     calls, over = 0, False
 
@@ -164,7 +164,7 @@ async def test_no_write_is_lost_or_doubled_when_the_server_is_killed_and_started
             await until(lambda: calls >= least)
             over = True
         assert {row.id: row["n"] for row in await store.find("notes", limit=100_000)} == rows
-        # The next connect starts a server with the settings that the file has now.
+        # The next connect starts a server with the current settings of the file.
         await asyncio.to_thread(place.write, max_rows=5)
         async with aiovec.connect(config=place.config) as other:
             assert await other.count("notes") == len(rows)
@@ -183,7 +183,7 @@ async def test_connect_says_why_the_server_cannot_start(place: Place) -> None:
 async def test_no_other_user_can_open_the_folder_of_a_server(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tempfile.TemporaryDirectory() as runtime:  # short, as the path of a socket must be
+    with tempfile.TemporaryDirectory() as runtime:  # the path of a socket must be short
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         async with aiovec.connect(config=place.config) as store:
             assert await store.tables() == []

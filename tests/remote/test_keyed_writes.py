@@ -1,6 +1,6 @@
-"""Writes whose answers are lost, late or refused, or which are cancelled: each is done once or not.
+"""Writes that are cancelled, or whose answers are lost or late: each is done once or not at all.
 
-A model says after each write what the table must hold, and the store behind the proxy is read.
+After each write, the store behind the proxy is read and compared with a model of the table.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def lost_and_refused(proxy: Proxy, _: str) -> None:
 
 
 def restarted(proxy: Proxy, url: str) -> None:
-    """Lose the answer, and let the server open the store anew before the retry."""
+    """Lose the answer, and let the server reopen the store before the retry."""
     close = urllib.request.Request(f"{url}/close", method="POST")
 
     async def meddle(_: Request, ask: Callable[[], Awaitable[bytes]], __: object) -> bool:
@@ -218,7 +218,7 @@ async def test_a_store_without_keys_never_writes_twice(server: Server, tmp_path:
     pytest.importorskip("lancedb")
     async with Proxy(server.url("lancedb", tmp_path)) as proxy, aiovec.connect(proxy.url) as store:
         await store.create_table("notes", SMALL)
-        assert await store.count("notes") == 0  # so that the next request is the insert
+        assert await store.count("notes") == 0  # the next request is then the insert
         proxy.cut(0)
         with pytest.raises(OutcomeUnknownError, match="requested before") as caught:
             await store.insert("notes", small_rows(2))

@@ -1,4 +1,4 @@
-"""Reads whose answers are lost, late, slow or refused for now; exports and closed connections."""
+"""Reads with lost, late, slow or temporarily refused answers; exports, and closed connections."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_silent_server_is_asked_once_only(proxy: Proxy, opens: Opens) ->
 
 
 async def test_an_answer_that_drips_ends_at_the_timeout(proxy: Proxy, opens: Opens) -> None:
-    """Although each byte comes within ``idle_timeout``."""
+    """This holds although each byte arrives within ``idle_timeout``."""
     whole = http(b'{"count": 10}' + b" " * 100_000)
 
     def dripping(begin: int) -> Meddling:

@@ -30,7 +30,7 @@ TOML = '[retrieval]\nbackend = "remote"\nremote_url = "{}"\n[retrieval.remote]\n
 
 
 async def answering(*answers: bytes) -> tuple[asyncio.Server, str]:
-    """Start a server that answers each request with these bytes, and ends."""
+    """Start a server that answers each request with these bytes, and closes the connection."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -170,7 +170,7 @@ async def test_an_answer_without_end_is_refused(
     async def endless(_: object, __: object, client: asyncio.StreamWriter) -> bool:
         nonlocal sent
         client.write(b"HTTP/1.1 200 x\r\ncontent-type: application/json\r\n\r\n")
-        while sent < 2**26:  # far more than waits on the way
+        while sent < 2**26:  # far more than fits into the buffers
             client.write(b" " * 2**16)
             sent += 2**16
             await client.drain()
@@ -239,7 +239,7 @@ async def test_a_read_only_store_sends_no_write(proxy: Proxy) -> None:
 
 
 async def test_creating_an_existing_table_sends_no_write(proxy: Proxy, opens: Opens) -> None:
-    """Apps call it at their start, also with a key for reading only."""
+    """Apps make this call when they start, even with a read-only key."""
     async with opens() as store:
         schema = await store.schema("notes")
         before = len(proxy.requests)

@@ -44,7 +44,7 @@ def test_a_migration_to_a_server_and_back_keeps_the_rows(
 
 
 def test_an_infinity_that_json_would_carry_is_refused(url: str) -> None:
-    """As the table of a client's differences says. Rows of one form go as Arrow."""
+    """The docs list this difference of the client. Rows with the same keys are sent as Arrow."""
     row: dict[str, Any] = {"id": "a", "embedding": [1, 0], "x": float("inf")}
     with aiovec.sync.connect(url) as store:
         store.create_table("notes", Schema(2, fields={"x": float}))
@@ -61,7 +61,7 @@ def test_an_infinity_that_json_would_carry_is_refused(url: str) -> None:
 
 def test_commands_work_on_server(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which no call asks
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # no call uses it
     monkeypatch.delenv("no_proxy", raising=False)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "schema.json").write_text(SCHEMA.to_json())

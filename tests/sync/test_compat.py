@@ -1,4 +1,4 @@
-"""The older face with collections of points."""
+"""Tests of the older interface, with collections of points."""
 
 from __future__ import annotations
 

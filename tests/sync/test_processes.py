@@ -1,4 +1,4 @@
-"""Processes with a store without await that fork, or end without closing."""
+"""Processes with a synchronous store that fork, or end without closing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def run(program: str, *arguments: object) -> tuple[int, str, str]:
     done = subprocess.run(
-        # Python warns of forking where threads run, which is what is tried here.
+        # Python warns when a process with threads forks, which these tests do.
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, *map(str, arguments)],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The store without await: the same methods, from any thread and beside any event loop."""
+"""The synchronous store has the same methods, for any thread, with or without an event loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _public(cls: type) -> set[str]:
 
 def test_the_faces_have_the_same_methods() -> None:
     assert _public(sync.VectorStore) == _public(aiovec.VectorStore)
-    # There the name and the store are slots, here they are not.
+    # In ``aiovec.Table``, name and store are slots; in ``sync.Table``, they are not.
     assert _public(sync.Table) | {"name", "store"} == _public(aiovec.Table)
     for blocking, face in ((sync.VectorStore, aiovec.VectorStore), (sync.Table, aiovec.Table)):
         for name in _public(face):
@@ -81,7 +81,7 @@ def test_export_is_a_plain_iterator(store: sync.VectorStore) -> None:
     assert sum(b.num_rows for b in store.export("notes", after=cursor)) == 15 - first.num_rows
     with pytest.raises(TableNotFoundError):
         next(store.export("nosuch"))
-    for _ in range(20):  # more than may be open at once, and each is left early
+    for _ in range(20):  # more than can be open at the same time; each ends early
         next(store.export("notes", batch_size=1))
     assert store.count("notes") == 15
 
@@ -100,7 +100,7 @@ class Lazy:
 
 
 def test_iterables_are_read_in_the_callers_thread(store: sync.VectorStore) -> None:
-    """The store may be used in them."""
+    """The iterables may use the store."""
     assert store.insert("notes", Lazy(lambda: small_rows(3, start=store.count("notes")))) == 3
     assert ids_of(store.get("notes", Lazy(lambda: ["r0000", "r0002"]))) == ["r0000", "r0002"]
     store.create_table("copy", SMALL)
@@ -179,7 +179,7 @@ def test_an_interrupt_cancels_the_call(store: sync.VectorStore) -> None:
 # An interrupt within the callback of a weak reference, which cannot raise it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_at_any_moment_hangs_no_call(store: sync.VectorStore) -> None:
-    """Wherever they arrive, also while a call is begun: no call hangs, and the store stays open."""
+    """Even if an interrupt arrives while a call starts, no call hangs, and the store stays open."""
 
     class Interrupt(BaseException):
         pass
@@ -314,7 +314,7 @@ async def test_a_cancelled_call_of_aio_has_ended(store: sync.VectorStore) -> Non
 async def test_a_call_of_aio_that_meets_the_stores_end_ends_too(
     store: sync.VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread of its caller may be slow, so that the store's loop never begins it."""
+    """The caller's thread may be so slow that the store's loop never starts the call."""
     check = store._portal._check
 
     def check_slowly() -> None:

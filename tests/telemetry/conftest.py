@@ -1,4 +1,4 @@
-"""The real SDK with exporters in memory, set up after the import of aiovec, as in an app."""
+"""The real SDK with in-memory exporters, set up after the import of aiovec, as in an app."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-# A process can have one of each.
+# A process can have only one of each.
 _EXPORTER = InMemorySpanExporter()
 _READER = InMemoryMetricReader()
 
@@ -36,7 +36,7 @@ class Spans:
 
 
 class Metrics:
-    """The values of the instruments, summed since the first test: select one store's."""
+    """The values of the instruments, summed since the first test; select those of one store."""
 
     def points(self, name: str, **attributes: object) -> list[Any]:
         """Return the points of a metric with at least these attributes; ``__`` stands for a dot."""

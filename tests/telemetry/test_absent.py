@@ -56,5 +56,5 @@ def run(code: str, *arguments: object, cwd: Path) -> str:
 
 
 def test_an_app_sets_telemetry_up_after_it_opened_a_store(tmp_path: Path) -> None:
-    """Until then, nothing of it is imported."""
+    """Until then, no part of OpenTelemetry is imported."""
     assert run(TOUR, tmp_path / "notes.db", cwd=tmp_path) == "count notes\n"

@@ -35,7 +35,7 @@ async def exported(store: VectorStore, **options: Any) -> list[Any]:
     return [batch async for batch in store.export("notes", batch_size=2, **options)]
 
 
-# A call, and the number of its rows or None.
+# Calls, each with the number of its rows, or None.
 CALLS: dict[str, tuple[Call, int | None]] = {
     "tables": (lambda s: s.tables(), None),
     "backup": (lambda s: s.backup("SECRET-path.db"), None),
@@ -57,7 +57,7 @@ CALLS: dict[str, tuple[Call, int | None]] = {
 
 @pytest.fixture
 async def notes(tmp_path: Path, spans: Spans) -> AsyncIterator[VectorStore]:
-    """A store with five rows in the table ``notes``."""
+    """Yield a store with five rows in the table ``notes``."""
     async with aiovec.connect(tmp_path / "store.db") as opened:
         await opened.create_table("notes", SCHEMA)
         await opened.insert("notes", ROWS)
@@ -107,7 +107,7 @@ async def test_each_call_makes_its_span_and_is_timed(
                 assert not span.events
                 (duration,) = measured.points("db.client.operation.duration", **labels)
                 assert duration.count == 1 + (name == "insert")
-                filled = len(ROWS) if name == "insert" else 0  # by the test itself
+                filled = len(ROWS) if name == "insert" else 0  # by the fixture
                 points = measured.points("aiovec.rows", **labels)
                 assert [point.sum for point in points] == [] if rows is None else [rows + filled]
 
@@ -134,7 +134,7 @@ async def test_a_failed_call_records_only_the_class_of_its_error(
             "db.client.operation.duration", **{**place(notes), "error.type": error.__name__}
         )
     spans.forget()
-    await notes.drop_table("absent", missing_ok=True)  # which was expected
+    await notes.drop_table("absent", missing_ok=True)  # an expected error inside the call
     assert spans.only().status.status_code is StatusCode.UNSET
 
 
@@ -164,7 +164,7 @@ def test_calls_without_await_are_children_of_their_caller(tmp_path: Path, spans:
 async def test_an_export_lasts_as_long_as_its_iteration(
     notes: VectorStore, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also if it is left early."""
+    """This holds even if the iteration ends early."""
     with HERE.start_as_current_span("caller") as caller:
         batches = notes.export("notes", batch_size=2)
         for _ in range(3):
@@ -186,7 +186,7 @@ async def test_an_export_lasts_as_long_as_its_iteration(
 
 
 class Letters:
-    """Embeds the length of a text; hangs on the text ``wait`` and fails on ``bad``."""
+    """An embedder of a text's length, which hangs on the text ``wait`` and fails on ``bad``."""
 
     model, dim = "a-model", 2
 
@@ -225,7 +225,7 @@ async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Met
         (took,) = measured.points("db.client.operation.duration", **own)
         assert took.count == 2
         spans.forget()
-        await store.search("notes", [1.0, 2.0])  # with a vector nothing is embedded
+        await store.search("notes", [1.0, 2.0])  # a vector is not embedded
         assert spans.only().name == "search notes"
         spans.forget()
         with pytest.raises(EmbeddingError, match="a secret text"):
@@ -252,7 +252,7 @@ async def test_embedding_gets_a_span(tmp_path: Path, spans: Spans, measured: Met
 async def test_no_span_and_no_metric_holds_a_users_data(
     tmp_path: Path, spans: Spans, measured: Metrics
 ) -> None:
-    """No row, id, vector, filter or model, whatever fails."""
+    """They never contain a row, id, vector, filter or model, even if a call fails."""
     number = 73571357.0
     path = tmp_path / "store.db"
     async with aiovec.connect(path) as store:

@@ -41,7 +41,7 @@ def error_of(*arguments: object) -> str:
 
 
 def refused(path: Path, store: Path, *options: object, table: str = "notes") -> str:
-    """Import a file that is refused, and return the error."""
+    """Run an import that must fail, and return the error."""
     finished = run("import", path, "-s", store, "--table", table, *options)
     assert_one_error(finished)
     return finished.err
@@ -54,7 +54,7 @@ def assert_one_error(finished: Finished) -> None:
 
 
 def rejected(path: Path) -> dict[Any, tuple[str | None, str]]:
-    """Return the id and the reason of each reject of a file by its place."""
+    """Return the id and the reason of each reject of a file, by its place in the file."""
     rejects = {}
     for line in path.with_name(f"{path.name}.rejects.jsonl").read_text("utf-8").splitlines():
         entry = json.loads(line)

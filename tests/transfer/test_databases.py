@@ -1,4 +1,4 @@
-"""SQLite databases of other programs, which still have them open."""
+"""Tests of imports from SQLite databases that other programs still have open."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_older_collection_keeps_ids_payloads_and_model(db: Any, path: Path, s
 
 
 def test_named_keys_of_a_payload_become_fields(db: Any, path: Path, store: Path) -> None:
-    """By ``--text`` and ``--index``, as collections have no columns."""
+    """The options ``--text`` and ``--index`` name the keys, because collections have no columns."""
     points: list[dict[str, Any]] = [
         {"page": "the cat sat", "year": 2001, "mixed": "x"},
         {"page": "a dog", "year": None, "mixed": 1},
@@ -126,7 +126,7 @@ def test_each_collection_of_llm_becomes_a_table(db: Any, path: Path, store: Path
     with sync.connect(store) as opened:
         assert opened.count("my-notes", "payload.n = 1") == 1
         assert [hit.id for hit in opened.search_text("my-notes", "cat")] == ["a"]
-    # One collection by its name; the table itself as any column of BLOBs.
+    # Name one collection; then import the table itself, like any column of BLOBs.
     assert bring(table(path, "other"), store)["rows"] == 1
     db.execute("UPDATE embeddings SET content_blob = x'01' WHERE collection_id = 2")
     facts = bring(table(path, "other"), store, "--upsert", code=1)
@@ -177,7 +177,7 @@ def test_a_vec0_table_is_imported_without_bad_vectors(db: Any, path: Path, store
 
 
 def test_the_other_vectors_of_a_vec0_table_are_named(db: Any, path: Path, store: Path) -> None:
-    """The first that can be imported is."""
+    """The first vectors that can be imported are imported."""
     db.execute("CREATE VIRTUAL TABLE small USING vec0(e int8[4], b bit[8], +vector TEXT)")
     row = (b"\x01\xff\x7f\x80", b"\x01", "v")
     db.execute("INSERT INTO small (e, b, vector) VALUES (vec_int8(?), vec_bit(?), ?)", row)

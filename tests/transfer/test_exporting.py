@@ -30,7 +30,7 @@ def out(folder: Path) -> Path:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Limit the size of files that this process writes, as a full disk does."""
+    """Limit the size of files that this process writes, to simulate a full disk."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -66,7 +66,7 @@ def test_an_export_replaces_a_file_only_with_overwrite(store: Path, out: Path) -
     assert contents(out) == {"notes.jsonl": "mine"}
     assert run("export", "-s", store, "notes", path, "--overwrite").code == 0
     assert sorted(contents(out)) == ["notes.jsonl", "notes.jsonl.schema.json"]
-    # The schema of an export without vectors would be that of the file before it.
+    # An export without vectors has no schema, so the schema of the previous file is removed.
     assert run("export", "-s", store, "notes", path, "--select", "year", "--overwrite").code == 0
     assert contents(out) == {"notes.jsonl": ""}
 

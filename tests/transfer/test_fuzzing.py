@@ -19,7 +19,7 @@ NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 
 
 def sound_files(folder: Path) -> dict[str, bytes]:
     made("sound.db", EVERY_KIND, rows_of_every_kind(40))
-    # Not Parquet: pyarrow ends the process where some of its metadata are damaged.
+    # Leave out Parquet: some damaged metadata makes pyarrow end the process.
     for name in ("a.arrow", "a.arrows", "a.jsonl", "b.csv"):
         assert run("export", "-s", "sound.db", "notes", folder / name).code == 0
     db = connect(folder / "vec0.db")
@@ -34,7 +34,7 @@ def sound_files(folder: Path) -> dict[str, bytes]:
 
 
 def mutated(sound: bytes, rng: random.Random) -> bytes:
-    """Return the bytes with one to four faults, many of them at an end."""
+    """Return the bytes with one to four faults, many of them near the beginning or the end."""
     data = bytearray(sound)
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.choice((rng.randrange(len(data)), rng.randrange(400), -1 - rng.randrange(400)))

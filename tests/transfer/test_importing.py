@@ -81,7 +81,7 @@ CELLS: list[tuple[str, str]] = [
     ("b,,1", "the vector"),
     ('b,"[NaN,0]",1', "the vector has nan in it"),
     ('b,"[1,0]",' + "9" * 30, "field 'year'"),
-    # Only JSON is a vector.
+    # A vector must be valid JSON.
     *((f'd,"{cell}",1', "the vector") for cell in ("[.5,1]", "[+1,1]", "[01,1]", "[1.,1]", "[]")),
     ('c,"[0,1]",', ""),
 ]
@@ -186,7 +186,7 @@ def test_a_line_that_is_too_long_stops_the_import(folder: Path, store: Path) -> 
         file.write('{"id": "long", "text": "' + "x" * 2**24 + '"}\n')
     error = refused(path, store)
     assert "line 10003 is longer than 16,777,216 bytes" in error
-    made(store, Schema(2))  # so that no types are inferred first
+    made(store, Schema(2))  # with a schema, no types are inferred first
     error = refused(path, store)
     assert "line 10003 is longer than 16,777,216 bytes" in error
     assert "kept before that: 10,000 rows of 'notes'" in error
@@ -219,14 +219,14 @@ def test_two_processes_import_each_row_of_a_new_table_once(folder: Path, store: 
         finished = run_process(
             "import", path, "-s", store, "--table", "notes", "--json", "--allow-rejects"
         )
-        # An import without a row left is an error.
+        # An import fails if all its rows exist already.
         assert finished.code == 0 or f"the first: {EXISTS}" in finished.err, finished.err
         return finished.json["tables"][0] if finished.code == 0 else {"created": False, "rows": 0}
 
     with ThreadPoolExecutor() as pool:
         facts = list(pool.map(imported, paths))
     assert sum(table["rows"] for table in facts) == len(rows_of(store)) == 3_000
-    # The process that makes the table fails if the other one has imported every row.
+    # The process that creates the table fails if the other process has imported every row.
     created = sum(table["created"] for table in facts)
     assert created == 1 or (created == 0 and {table["rows"] for table in facts} == {0, 3_000})
     listed = [path for path in paths if path.with_name(f"{path.name}.rejects.jsonl").exists()]
@@ -283,7 +283,7 @@ def test_a_file_without_a_good_row_creates_no_store(folder: Path, store: Path) -
     assert "--upsert replaces the rows that exist" in error
 
 
-# The table it goes to
+# The target table
 
 
 def test_rows_are_added_to_an_existing_table_by_its_schema(folder: Path, store: Path) -> None:
@@ -356,7 +356,7 @@ def test_an_ambiguous_vector_column_has_to_be_named(
         path = written(folder / "lists", rows)
         assert "with --vector-column" in refused(path, store, table="lists")
     assert bring(path, store, "--vector-column", "left", table="lists")["rows"] == 1
-    # The table says which list is its vector, whatever another one is called.
+    # The table's schema names the vector, even if another list has a usual name.
     made(store, Schema(2, vector="emb"), table="own")
     rows = [{"id": id, "embedding": [9.5, 9.5], "emb": [0.5, 1.5]} for id in "ab"]
     assert bring(written(folder / "own", rows), store, table="own")["rows"] == 2
@@ -395,7 +395,7 @@ def test_columns_of_any_type_become_fields_or_payload(folder: Path, store: Path)
             "price": "1.50", "parts": {"a": [1]}, "odd name": "p",
             "at night": "2024-06-21T22:00:00.000000Z",
         }  # fmt: skip
-        with sync.connect(store) as opened:  # filters compare such text as moments
+        with sync.connect(store) as opened:  # filters compare text in this form as datetimes
             assert opened.count(to, F.payload["at night"] == midsummer) == 1
 
 
@@ -485,7 +485,7 @@ def test_quotes_within_unquoted_cells_are_text(folder: Path, store: Path) -> Non
         assert bring(path, store, *options, table=table)["rows"] == 3
         texts = {id: row["t"] for id, row in rows_of(store, table).items()}
         assert texts == {"1": '19" monitor', "2": "plain", "3": "two\nlines"}
-    # A quote that begins a cell swallows the rest, whatever quotes stand before it.
+    # An unclosed quote at the beginning of a cell swallows the rest, even after other quotes.
     for end in ('4,"[1,0]","open\n5,,x\n', '4,"[1,0],open\n5,[1,0]\n', '4,"[1,0]","'):
         path.write_text("id,embedding,t\n" + "\n".join([*lines, end]))
         assert "a quote is opened and never closed" in refused(path, store, table="open")
@@ -540,7 +540,7 @@ def test_update_sets_the_columns_of_a_file_in_existing_rows(folder: Path, store:
     assert np.array_equal(after["a"].vector, [1.0, 0.0])
     columns = {"id": ["a", "b"], "label": ["p", None], "embedding": [[0.0, 1.0]] * 2}
     pq.write_table(pa.table(columns), folder / "labels.parquet")
-    command[1:3] = [folder / "labels.parquet"]  # the only table
+    command[1:3] = [folder / "labels.parquet"]  # leave out the table: there is only one
     assert "updated 2 rows of notes" in run(*command).out
     after = rows_of(store)
     assert [after[id]["label"] for id in "ab"] == ["p", None]

@@ -47,7 +47,7 @@ def there_and_back(
                 assert row.vector is other.vector
             else:
                 assert row.vector.tobytes() == other.vector.tobytes()
-            # Equality takes 1 for 1.0 and for True.
+            # Compare the repr, because 1 == 1.0 == True.
             assert repr(sorted(row.fields.items())) == repr(sorted(other.fields.items()))
 
 
@@ -70,7 +70,7 @@ def test_rows_of_every_kind_come_back_on_lancedb(folder: Path) -> None:
 def test_hostile_ids_and_hard_numbers_are_imported_to_the_bit(folder: Path) -> None:
     bits = np.random.default_rng(5).integers(0, 2**32, (len(HOSTILE_IDS), 4), dtype=np.uint32)
     vectors = bits.view(np.float32)
-    # Keep only components that every store takes.
+    # Keep only components that every store accepts.
     vectors[~(np.abs(vectors) < 1e15)] = -0.0
     vectors[:, 0] = 1 / 3
     vectors[0] = np.array([-0.0, 1e-45, 1e15, 0.1], dtype=np.float32)
@@ -125,7 +125,7 @@ def test_lines_and_cells_are_written_as_documented(folder: Path, store: Path) ->
     first, _ = (folder / "rows.jsonl").read_text("utf-8").splitlines()
     assert json.loads(first) == full | {"seen": seen}
     assert Schema.from_json((folder / "rows.jsonl.schema.json").read_text("utf-8")) == schema
-    with sync.connect(store) as opened:  # a line is what insert takes
+    with sync.connect(store) as opened:  # insert accepts a line
         opened.create_table("again", schema)
         assert opened.insert("again", [json.loads(first)]) == 1
     assert (

@@ -1,4 +1,4 @@
-"""``aiovec import`` of rows whose vectors are made of a text: again, only what changed."""
+"""``aiovec import`` of rows whose vectors are computed from a text; later only of changed rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.transfer.support import assert_rejects, error_of, jsonl, rows_of, sch
 from aiovec import Embed, Field, Schema, sync
 
 BOTH = pytest.mark.parametrize("target", ["store.db", "lancedb://store.lance"])
-# As SQLAlchemy makes them, and as Django does.
+# Tables as SQLAlchemy and Django create them.
 SHOP = """
 CREATE TABLE articles (
     id INTEGER NOT NULL, title VARCHAR(80) NOT NULL, body TEXT, author_id INTEGER,
@@ -55,7 +55,7 @@ def article(db: sqlite3.Connection, id: int, body: str | None) -> None:
 
 
 def imported(source: object, target: object, *options: object, code: int = 0) -> Any:
-    """Import texts of a body, and return the facts about the table."""
+    """Import rows with their text in ``body``, and return the facts about the table."""
     embed = () if "--embed" in options else ("--embed", "body")
     done = run("import", source, "-s", target, "--embedder", "demo", "--json", *embed, *options)
     assert done.code == code, done.err
@@ -249,7 +249,7 @@ def test_only_rows_of_this_source_are_replaced_and_deleted(
     assert done["deleted"] == 3
     assert imported("app.db#articles", "store.db", "--delete-all")["deleted"] == 3
     assert set(rows_of("store.db", "articles")) == {"1", "2", "own", "more"}
-    # A row that cannot be read, and does not say which it is, may be one that seems to be gone.
+    # An unreadable row without a known id may be one of the rows that seem to be gone.
     path = jsonl(folder / "more.jsonl", ["{broken", {"id": "x", "body": "new"}])
     options = ("--table", "articles", "--embed", "body", "--embedder", "demo", "--delete")
     error = error_of("import", path, "-s", "store.db", *options)
@@ -378,7 +378,7 @@ def test_texts_that_the_model_cuts_off_are_named(
 def test_an_app_writes_while_its_rows_are_embedded(
     db: sqlite3.Connection, folder: Path, mode: str
 ) -> None:
-    """An import stores a snapshot, and holds no lock that a writer would meet."""
+    """An import reads a snapshot, and holds no lock that would block a writer."""
     db.execute(f"PRAGMA journal_mode = {mode}")
     (folder / "slow.py").write_text(
         "import pathlib, time, aiovec\n"

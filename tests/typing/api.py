@@ -1,6 +1,6 @@
 """Every public call as a user types it. mypy and pyright check this file, and a test runs it.
 
-A line that ends in ``type: ignore`` must be refused: both checkers report one that is not needed.
+Type checkers must reject each line with ``type: ignore``: both report unused ignore comments.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ def without_async(target: Path) -> None:
 
 
 async def refused(store: aiovec.VectorStore, number: int, text: str) -> None:
-    """Never run: what both checkers must refuse."""
+    """Make calls that both checkers must reject. This function never runs."""
     await store.insert("notes", number)  # type: ignore[arg-type]
     await store.insert("notes", text)  # type: ignore[arg-type]
     await store.insert("notes", [number])  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""The types of the public calls, and the same calls run."""
+"""Check the types of the public calls, and run the same calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_pyright_accepts_every_call_and_refuses_what_is_wrong() -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with the packages of the product, as pip would install them."""
+    """Return a folder with the packages of the product, as pip would install them."""
     for folder in ("src", "adapters", "migrate"):
         shutil.copytree(HERE.parents[1] / folder, tmp_path / "site", dirs_exist_ok=True)
     return tmp_path / "site"
@@ -45,7 +45,7 @@ def stated_types(package: str, site: Path) -> dict[str, bool]:
     """Return for each public name of a package whether its type is stated."""
     pytest.importorskip("basedpyright", reason="it comes with the extra dev")
     (site / "empty").mkdir()
-    # Pyright looks at packages that are installed for the Python of PATH only.
+    # Pyright only checks packages that are installed for the Python in PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [sys.executable, "-m", "basedpyright", "--ignoreexternal", "--outputjson"]
     done = subprocess.run(
@@ -61,15 +61,15 @@ def stated_types(package: str, site: Path) -> dict[str, bool]:
 
 
 def test_public_types_are_stated_and_not_inferred(site: Path) -> None:
-    """Type checkers infer differently."""
+    """Type checkers infer types differently."""
     stated = stated_types("aiovec", site)
     assert len(stated) > 1_000
     assert [name for name, is_stated in stated.items() if not is_stated] == []
 
 
 def test_the_types_of_the_bridges_are_stated_also_without_the_frameworks(site: Path) -> None:
-    """As parts of one package, since pyright looks at one in a run. A class without its base does
-    not count as stated."""
+    """The bridges become parts of one package, because pyright checks one package in a run. A class
+    whose base is not installed does not count as stated."""
     (site / "parts").mkdir()
     (site / "parts" / "py.typed").touch()
     (site / "parts" / "__init__.py").touch()
@@ -91,7 +91,7 @@ def test_the_programs_of_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "async def f() -> None:\n" + indent(own_vectors, "    "), "utf-8"
     )
-    # As the product is checked: what mypy keeps of it serves both.
+    # Use the product's options, so that mypy can use the same cache.
     command = [sys.executable, "-m", "mypy", "--strict", *map(str, tmp_path.glob("*.py"))]
     done = subprocess.run(
         command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=280, check=False
