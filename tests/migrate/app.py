@@ -1,10 +1,10 @@
-"""An app that goes on reading and writing while its store is migrated, and a log of what it did.
+"""An app that reads and writes while its store is migrated, and the log of its writes.
 
     python -m tests.migrate.app CONFIG FOLDER NAME REST
 
-It works on rows of its own until its standard input ends, resting up to REST seconds between two
-writes. Behind each write it reads the row, and now and then all of its rows. The log has a line
-before and behind each write, so that what a killed app has written is known but for one write.
+It works on its own rows until its standard input ends, and pauses up to REST seconds between two
+writes. After each write it reads the row, and sometimes all its rows. The log has a line before and
+after each write, so that the writes of a killed app are known, except perhaps the last one.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from aiovec import MigrationError, OutcomeUnknownError, Record, StoreBusyError, 
 
 TABLE = "notes"
 ROWS = 12
-# The row for the table of the app's own, which comes and goes.
+# The name of the log entry for the app's own table, which it creates and drops.
 OWN = "own"
 
 
 def values(id: str, version: int) -> dict[str, object]:
-    """The row of a version, which tells what it must be."""
+    """Return the row of a version: the id and the version determine all its values."""
     drawn = np.random.default_rng([version, *id.encode()])
     made = drawn.standard_normal(DIM).astype(np.float32)
     return {"id": id, "embedding": made, "name": id.partition("/")[0], "year": version}
 
 
 class Log:
-    """Of each row its versions: a positive one was written, a negative one was a delete."""
+    """The versions of each row: positive numbers for writes, negative ones for deletes."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.file = folder / f"{name}.log"
         self.known: dict[str, list[int]] = {}
-        """Versions that a row may have: the one acknowledged last, and any begun behind it."""
+        """Versions that a row may have: the last acknowledged one, and later ones that began."""
         self.acknowledged = 0
         self.read()
 
@@ -78,7 +78,7 @@ class App:
         return [f"{self.name}/{n}" for n in range(ROWS)]
 
     async def begin(self) -> None:
-        """Find all as it was left, whichever store that is in by now."""
+        """Check that the rows are as the log says, whichever store they are in now."""
         records = {record.id: record["year"] for record in await self.store.get(TABLE, self.ids)}
         for id, seen in self.log.known.items():
             if not id.endswith(OWN):
@@ -109,7 +109,7 @@ class App:
                 assert await by(TABLE, [row]) == 1
             else:
                 assert await self.store.insert(TABLE, [row]) == 1
-        except StoreBusyError:  # others were stopped, or slow, for longer than it waits
+        except StoreBusyError:  # another process was stopped or slow for longer than the timeout
             await asyncio.to_thread(self.log.write, "refused", id, version)
         else:
             if delete:
@@ -125,14 +125,14 @@ class App:
         assert count == len(self.now), f"{self.name} counts {count}, not {len(self.now)}"
 
     def check(self, actual: list[Record], ids: list[str]) -> None:
-        """Check that rows are read as they were written last."""
+        """Check that these rows are as they were last written."""
         wanted = {id: self.now[id] for id in ids if id in self.now}
         assert {record.id: record["year"] for record in actual} == wanted
         for record in actual:
             assert np.array_equal(record.vector, values(record.id, record["year"])["embedding"])
 
     async def make_or_drop(self) -> None:
-        """A table of its own; refused while a migration is open."""
+        """Create or drop the app's own table, which is refused while a migration is open."""
         id, table = f"{self.name}/{OWN}", f"{self.name}_{OWN}"
         self.last += 1
         exists = table in await self.store.tables()
@@ -143,7 +143,7 @@ class App:
                 await self.store.drop_table(table)
             else:
                 await self.store.create_table(table, aiovec.Schema(2))
-        except OutcomeUnknownError:  # one began while it was committed: either may be true
+        except OutcomeUnknownError:  # a migration began during the commit, so it may be done or not
             pass
         except MigrationError:
             await asyncio.to_thread(self.log.write, "refused", id, version)
@@ -152,7 +152,7 @@ class App:
 
 
 async def problems(store: VectorStore, logs: list[Log]) -> list[str]:
-    """Where a store is not what the logs of apps that have ended say."""
+    """Return the differences between a store and the logs of apps that have ended."""
     wrong = []
     tables = set(await store.tables())
     rows = {row.id: row for row in await store.find(TABLE, limit=10_000, include_vector=True)}

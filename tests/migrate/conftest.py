@@ -1,4 +1,4 @@
-"""The command as a user runs it."""
+"""A fixture that runs the command like a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run() -> Run:
-    """``aiovec migrate`` with these arguments: its exit code, and what it wrote to both streams."""
+    """Return a function that runs ``aiovec migrate``; it returns the exit code and both outputs."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         done = command.run("migrate", *arguments)

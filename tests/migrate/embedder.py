@@ -1,11 +1,11 @@
-"""Embedders that a TOML names by ``kind = "tests.migrate.embedder:NAME"``."""
+"""Embedders that a TOML file names as ``kind = "tests.migrate.embedder:NAME"``."""
 
 from __future__ import annotations
 
 failing = False
-"""True if the service of ``new`` is down behind the first texts."""
+"""True if the service of ``new`` fails after the first texts."""
 seen: list[str] = []
-"""The texts that ``new`` was asked for."""
+"""The texts that ``new`` was asked to embed."""
 
 
 async def old(texts: list[str]) -> list[list[float]]:

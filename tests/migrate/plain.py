@@ -1,4 +1,4 @@
-"""A backend of another package, without "moves" and "changes": a SQLite file that can do less."""
+"""A third-party backend without the abilities "moves" and "changes", based on a SQLite file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Shared by the tests of the migration: a TOML that knows both stores, rows, what is in a store,
-and a stop at any step of the migrator."""
+"""Shared code of the migration tests: a TOML file with both stores, rows, the contents of a store,
+and ways to stop the migrator at any step."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from aiovec import AiovecError, MigrationError, Schema, VectorStore
 from aiovec_migrate import Options, Report
 
 WAYS = {"there": ("sqlite", "lancedb"), "back": ("lancedb", "sqlite")}
-"""Both directions in which a TOML can switch."""
+"""The source and the target of a switch in both directions."""
 THERE_FIRST, BACK_FIRST = (
     pytest.mark.parametrize("way", [first, pytest.param(other, marks=pytest.mark.slow)])
     for first, other in (WAYS, list(WAYS)[::-1])
 )
-"""Tests of both directions, one of which is enough each day."""
+"""Marks that test both directions; one of them is a slow test."""
 FILES = {"sqlite": "notes.db", "lancedb": "notes.lance"}
 """The names that ``write_toml`` gives each backend's store."""
 SWITCH = Options(switch=True)
 
 Contents = dict[str, tuple[str, dict[str, dict[str, Any]]]]
-"""Of each table its schema as JSON, and its rows by their ids."""
+"""The schema of each table as JSON, and its rows by id."""
 
 
 def write_toml(folder: Path, backend: str, *, lancedb: str = "notes.lance", more: str = "") -> Path:
-    """A TOML that knows a SQLite file and a LanceDB folder beside it."""
+    """Write a TOML file that names a SQLite file and a LanceDB folder next to it."""
     config = folder / "aiovec.toml"
     config.write_text(
         "# where the app's vectors are\n"
@@ -52,13 +52,13 @@ def write_toml(folder: Path, backend: str, *, lancedb: str = "notes.lance", more
 
 
 def named(config: Path) -> str:
-    """The backend that the TOML names."""
+    """Return the backend that the TOML file selects."""
     backend: str = tomllib.loads(config.read_text("utf-8"))["retrieval"]["backend"]
     return backend
 
 
 def place_of(config: Path, backend: str) -> str:
-    """The store of one backend, as one opens it without the TOML."""
+    """Return the target of a backend's store, to open it without the TOML file."""
     path = str(config.with_name(FILES[backend]))
     return path if backend == "sqlite" else f"lancedb://{path}"
 
@@ -69,7 +69,7 @@ def rows(prefix: str, count: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 async def fill(store: VectorStore, *tables: str, count: int = 40, schema: Schema = SMALL) -> None:
-    """Tables with rows, some of which do not stand where they were inserted."""
+    """Create tables with rows, some of which are not where they were inserted."""
     for table in tables:
         await store.create_table(table, schema)
         if count:
@@ -79,7 +79,7 @@ async def fill(store: VectorStore, *tables: str, count: int = 40, schema: Schema
 
 
 async def a_store(folder: Path, backend: str, *tables: str, **options: Any) -> Path:
-    """The TOML of a store with rows."""
+    """Create a store with rows, and return its TOML file."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     config = await asyncio.to_thread(write_toml, folder, backend)
     async with aiovec.connect(config=config) as store:
@@ -88,18 +88,18 @@ async def a_store(folder: Path, backend: str, *tables: str, **options: Any) -> P
 
 
 async def switched(config: Path, target: str, **more: Any) -> Report:
-    """A run that leads the stores of the TOML to this backend."""
+    """Run a migration that switches the TOML file to this backend; return its report."""
     if (step := more.pop("step", None)) is not None:
         more["_step"] = step
     options = {"config": config, "options": SWITCH, **more}
     return await aiovec_migrate.run(None, target, **options)
 
 
-# What is in a store
+# The contents of a store
 
 
 async def contents(store: VectorStore) -> Contents:
-    """All that is in a store, vectors bit by bit and payloads as JSON values."""
+    """Return the contents of a store, with exact vectors, and payloads as JSON values."""
     result: Contents = {}
     for table in await store.tables():
         schema = await store.schema(table)
@@ -127,7 +127,7 @@ async def contents_at(target: Path | str | None = None, *, config: Path | None =
 
 
 def assert_same(wanted: Contents, actual: Contents) -> None:
-    """Fail with the ids that differ."""
+    """Check that contents are equal; fail with the rows that differ."""
     assert sorted(wanted) == sorted(actual)
     for table in wanted:
         (schema, expected), (other_schema, present) = wanted[table], actual[table]
@@ -137,18 +137,18 @@ def assert_same(wanted: Contents, actual: Contents) -> None:
 
 
 class Scene:
-    """A store with rows, which a TOML leads to the other backend, in a folder of its own."""
+    """A store with rows in its own folder, whose TOML file is switched to the other backend."""
 
     def __init__(self, folder: Path, way: str = "there") -> None:
         self.folder, self.config = folder, folder / "aiovec.toml"
         self.source, self.target = WAYS[way]
         self.wanted: Contents = {}
-        """What the store in use must hold."""
+        """The expected contents of the store in use."""
         self.lost = ""
         """The backend whose store was moved away."""
 
     async def begin(self, step: str | None = None, *tables: str) -> None:
-        """Fill the store, and switch; or let the run stop at the step."""
+        """Fill the store, and switch it, or stop the run at the step."""
         await a_store(self.folder, self.source, *tables)
         self.wanted = await contents_at(config=self.config)
         if step is None:
@@ -163,7 +163,7 @@ class Scene:
         *,
         error: type[AiovecError] = MigrationError,
     ) -> None:
-        """Check that a call, or the same command again, ends with an error of these words."""
+        """Check that a call, or the same command again, fails with an error that matches."""
         with pytest.raises(error, match=words):
             await (call or switched(self.config, self.target))
 
@@ -180,7 +180,7 @@ class Scene:
         await asyncio.to_thread(move)
 
     async def find_again(self) -> None:
-        """Move it back, over what took its place."""
+        """Move the lost store back, replacing files in its place."""
 
         def move() -> None:
             for path in self.folder.glob(FILES[self.lost] + "*"):
@@ -191,7 +191,7 @@ class Scene:
         await asyncio.to_thread(move)
 
     async def is_whole(self, backend: str) -> None:
-        """Check that the TOML names the backend, whose store holds all that is wanted."""
+        """Check that the TOML file selects the backend, whose store has the expected contents."""
         assert named(self.config) == backend
         assert_same(self.wanted, await contents_at(config=self.config))
 
@@ -204,7 +204,7 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """An error at a step."""
+    """Raises StoppedError at a step."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -215,7 +215,7 @@ class Stop:
 
 
 class At:
-    """Does something the first time that a migrator comes to a step."""
+    """Does some work when a migrator first reaches a step."""
 
     def __init__(self, step: str, work: Callable[[], Awaitable[object]]) -> None:
         self.step = step
@@ -234,13 +234,13 @@ Begin = Callable[[Callable[[str], Awaitable[None]]], Coroutine[Any, Any, Any]]
 
 
 async def stopped_at(step: str, begin: Begin) -> None:
-    """Begin what fails at the step."""
+    """Begin a migration that fails at the step."""
     with pytest.raises(StoppedError):
         await begin(Stop(step))
 
 
 async def cancelled_at(step: str, begin: Begin) -> None:
-    """Begin what stands still at the step, and cancel it there, twice."""
+    """Begin a migration that hangs at the step, and cancel it there twice."""
     reached = asyncio.Event()
 
     async def stand_still(name: str) -> None:
@@ -258,6 +258,6 @@ async def cancelled_at(step: str, begin: Begin) -> None:
 
 
 def victim(config: Path, target: str, step: str) -> subprocess.Popen[bytes]:
-    """A migrator in a process of its own, which kills itself at the step, as by ``kill -9``."""
+    """Start a migrator in another process, which kills itself at the step, as by ``kill -9``."""
     stored = json.dumps([str(config), target, step])
     return subprocess.Popen([sys.executable, "-m", "tests.migrate.victim", stored])

@@ -1,4 +1,4 @@
-"""The switch: who waits and for how long, who follows, what calls it off, and the way back."""
+"""Tests of the switch: which calls wait and how long, which apps follow, and what cancels it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ from .support import (
 async def test_writers_wait_and_are_led_to_the_new_store(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writes up to the pause arrive. A write that waits through it is done in the new store,
-    or, where a store was opened by its path, nowhere: nothing under the old generation commits.
-    Who is held on the old place is told the new one: by a path, a TOML of its own, or a variable.
+    """Writes before the pause are copied. A write that waits through the pause is done in the new
+    store or, if its store was opened by path, fails: nothing commits in the old store. Apps that
+    cannot follow, because of a path, another TOML file or a variable, get the new place in an
+    error.
     """
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
@@ -75,7 +76,7 @@ async def test_writers_wait_and_are_led_to_the_new_store(
                 waiting.append(asyncio.ensure_future(by_path.insert("notes", rows("stray", 3))))
                 await asyncio.sleep(0.1)
                 assert not any(task.done() for task in waiting)
-                assert await app.count("notes") == 40  # readers do not wait
+                assert await app.count("notes") == 40  # reads do not wait
 
         now = asyncio.get_running_loop().time
         began = now()
@@ -87,7 +88,7 @@ async def test_writers_wait_and_are_led_to_the_new_store(
         with pytest.raises(StoreMovedError):
             await waiting[1]
         assert app.backend_name == target
-        # All follow: also who was idle, or opened for reading only; or had the target open.
+        # All stores follow, even if they were idle or read-only, or had the target open.
         assert await reader.count("notes") == await idle.count("notes") == 43
         assert reader.backend_name == target
         with pytest.raises(aiovec.UnsupportedError, match="read_only=True"):
@@ -107,7 +108,7 @@ async def test_writers_wait_and_are_led_to_the_new_store(
     ids = (await contents_at(config=config))["notes"][1].keys()
     assert len([id for id in ids if id.startswith(("last/", "waited/", "idle/"))]) == 7
     assert not [id for id in ids if id.startswith("stray/") or id == "r/20"]
-    # The mark stays until it is forgotten; then the old rows are there.
+    # The mark stays until it is forgotten; then the old rows can be read.
     status = await aiovec_migrate.status(config=config)
     assert status is not None
     assert (status.state, status.is_open, status.tables) == ("moved", False, {"notes": (40, 44)})
@@ -139,14 +140,14 @@ async def test_a_reader_follows_though_the_migrator_died_behind_the_mark(
             MigrationError, match=f"still names the old store; add --config {config}"
         ):
             await aiovec_migrate.run(*stores, **more)
-    # It was decided, so it is completed also where the run is not asked for a switch.
+    # The switch was decided, so a run completes it even without the option.
     await aiovec_migrate.run(None, target, config=config)
     assert named(config) == target
 
 
 @pytest.mark.slow
 async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None:
-    """Writers go on, and it is tried again; after the last attempt the command fails in words."""
+    """Writers continue, and the run tries again; after the last attempt, the command fails."""
     config = await a_store(tmp_path, "sqlite")
     wanted = await contents_at(config=config)
     stuck, pauses, again = True, 0, asyncio.Event()
@@ -185,7 +186,7 @@ async def test_a_pause_that_lasts_too_long_is_called_off(tmp_path: Path) -> None
 
 
 async def spoil(folder: Path, change: str) -> None:
-    """Another program loses the row r/4 in the target, or the app's last change of r/3."""
+    """Remove the row r/4 from the target, or undo the app's last change of r/3 there."""
     table = await (await lancedb.connect_async(folder / "notes.lance")).open_table("notes")
     if change == "row":
         await table.delete("id = 'r/4'")
@@ -203,7 +204,7 @@ async def spoil(folder: Path, change: str) -> None:
 async def test_no_app_is_switched_to_a_target_that_lost_what_came_last(
     tmp_path: Path, lost: str, step: str, words: str
 ) -> None:
-    """The pause counts the rows, and compares each row that it writes."""
+    """During the pause, the run counts the rows, and compares each row that it writes."""
     config = await a_store(tmp_path, "sqlite")
     events: list[str] = []
     paused = False
@@ -229,7 +230,7 @@ async def test_no_app_is_switched_to_a_target_that_lost_what_came_last(
 
 
 async def test_a_pause_that_a_writer_ended_is_no_switch(tmp_path: Path) -> None:
-    """As a writer does that waited for the limit, while the migrator was stopped."""
+    """A writer ends the pause after its time limit, while the migrator is stopped."""
     config = await a_store(tmp_path, "sqlite")
 
     async def end() -> None:
@@ -262,7 +263,7 @@ async def test_a_pause_that_a_writer_ended_is_no_switch(tmp_path: Path) -> None:
 async def test_switch_that_the_source_does_not_confirm_is_completed_by_the_same_command(
     tmp_path: Path, way: str, done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection breaks at the switch, done or not, and cannot be asked which. Apps go on."""
+    """The connection breaks at the switch, so it is unknown whether it was done. Apps continue."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     place = await asyncio.to_thread(find_place, config=config)
@@ -334,7 +335,7 @@ def replacing(old: str, new: str) -> Callable[[Path], object]:
 
 
 def _no_warning(event: Event) -> None:
-    """It would say that the switch is tried again, with another pause, though it cannot succeed."""
+    """Fail on a warning: it would mean that a switch that cannot succeed is tried again."""
     assert event.kind != "warning", event
 
 
@@ -348,7 +349,7 @@ EDITS: dict[str, Callable[[Path], object]] = {
 async def test_a_table_of_rows_that_meets_the_switch_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store has moved between the commits of the table and of its rows."""
+    """The store moves between the commit of the table and the commit of its rows."""
     config = await a_store(tmp_path, "sqlite")
     place = await asyncio.to_thread(find_place, config=config)
     kind = type(await asyncio.to_thread(place.create))
@@ -378,7 +379,7 @@ async def test_a_toml_edited_during_a_run_misleads_no_app(tmp_path: Path) -> Non
                 with pytest.raises(AiovecError, match=r"(?s)cannot switch: .*Apps still use"):
                     await switched(config, "lancedb", step=at, listener=_no_warning)
                 assert at.met
-                assert at.last == f"cut-over:{last}"  # at the first look no writer waits yet
+                assert at.last == f"cut-over:{last}"  # at the first check, no writer waits yet
                 await asyncio.to_thread(config.write_text, before)
                 status = await aiovec_migrate.status(config=config)
                 assert status is not None
@@ -388,7 +389,7 @@ async def test_a_toml_edited_during_a_run_misleads_no_app(tmp_path: Path) -> Non
             assert not (tmp_path / "other.lance").exists()
             await asyncio.to_thread(config.write_text, before)
     wanted = await contents_at(config=config)
-    # Behind the mark the file is not changed, and its apps find no empty store.
+    # After the mark, the file is not changed, and its apps find no empty store.
     at = At("cut-over:moved", lambda: asyncio.to_thread(EDITS["another target"], config))
     with pytest.raises(MigrationError, match=r"other\.lance.*write that address back"):
         await switched(config, "lancedb", step=at)
@@ -402,7 +403,7 @@ async def test_a_toml_edited_during_a_run_misleads_no_app(tmp_path: Path) -> Non
 
 
 async def test_a_toml_that_names_the_target_already_is_no_switch(tmp_path: Path) -> None:
-    """Somebody has edited it, and the rows are in the other store."""
+    """Someone has edited the file, and the rows are in the other store."""
     config = await a_store(tmp_path, "sqlite")
     await asyncio.to_thread(EDITS["another backend"], config)
     with pytest.raises(MigrationError, match="there is no store; if a switch led"):
@@ -412,7 +413,7 @@ async def test_a_toml_that_names_the_target_already_is_no_switch(tmp_path: Path)
 
 @pytest.mark.slow
 async def test_a_store_whose_mark_was_forgotten_is_not_switched_to(tmp_path: Path) -> None:
-    """The one that was left became a store of its own while a run led back into it."""
+    """The old store became independent while a run was moving the rows back into it."""
     config = await a_store(tmp_path, "sqlite")
     await switched(config, "lancedb")
     forget = At("cut-over:ready", lambda: aiovec_migrate.forget("sqlite", config=config))
@@ -454,7 +455,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_an_open_store_imports_the_driver_of_the_target_before_the_switch(
     tmp_path: Path, way: str, module: str
 ) -> None:
-    """So that no call behind the switch waits for it, not even that of a reader."""
+    """Otherwise a call after the switch, even a read, would wait for the import."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     app = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Whom a migration keeps from the store that it fills, and what becomes of what others do there."""
+"""Tests of which writers a migration keeps out of the store that it fills."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ CLOSED = r"copies the rows of .* into this store, .* no one else can write here"
 
 @THERE_FIRST
 async def test_nobody_else_writes_until_the_run_is_over(tmp_path: Path, way: str) -> None:
-    """An app that somebody leads there by hand too early reads, and cannot write; nor can one that
-    had the store open before."""
+    """An app that is switched by hand too early can read but not write, and so can an app that had
+    the store open before."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     wanted = await contents_at(config=config)
@@ -62,7 +62,7 @@ async def test_nobody_else_writes_until_the_run_is_over(tmp_path: Path, way: str
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_abort_keeps_a_target_that_had_tables(tmp_path: Path, way: str) -> None:
-    """Its users wait for the end of the run; what was copied beside theirs is for them to drop."""
+    """Its users wait for the end of the run, and must drop the copied tables themselves."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     async with aiovec.connect(place_of(config, target)) as other:

@@ -1,4 +1,4 @@
-"""The store in use, over which neither a run nor a repair writes."""
+"""Neither a run nor a repair overwrites the store in use."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .support import a_store, assert_same, contents_at, place_of, rows, switched
 
 
 async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
-    """Behind a switch it is the target, whose newer rows rightly differ; also when the old store is
-    one of its own again."""
+    """After a switch, the target is in use, and its newer rows rightly differ. This holds even
+    after the old store has become independent."""
     config = await a_store(tmp_path, "sqlite")
     await switched(config, "lancedb")
     async with aiovec.connect(config=config) as store:
@@ -34,7 +34,7 @@ async def test_the_store_in_use_is_never_written_over(tmp_path: Path) -> None:
     assert (result.missing, result.extra, result.different) == (1, 1, 2)
     with pytest.raises(MigrationError, match="in use"):
         await aiovec_migrate.verify(config=config, repair=True)
-    # The other way round the copy is behind, which a run brings up to date.
+    # In the other direction, the copy is outdated, and a run updates it.
     assert not (await aiovec_migrate.verify("lancedb", "sqlite", config=config)).in_use
     await aiovec_migrate.forget(old)
     assert not (await aiovec_migrate.verify(old, new)).in_use
@@ -74,7 +74,7 @@ async def test_a_switch_to_a_store_without_marks_is_over_when_the_file_names_it(
 
 
 async def test_a_copy_that_is_in_use_by_now_is_not_written_over(tmp_path: Path) -> None:
-    """Somebody has named it in the TOML file by hand."""
+    """Someone has selected the copy in the TOML file by hand."""
     config = await a_store(tmp_path, "sqlite")
     await aiovec_migrate.run(None, "lancedb", config=config)
     await asyncio.to_thread(write_toml, tmp_path, "lancedb")
@@ -100,7 +100,7 @@ async def test_no_command_makes_a_store_for_a_name_that_is_wrong(tmp_path: Path)
 
 
 async def test_the_notes_of_a_table_come_along(tmp_path: Path) -> None:
-    """A follower of a source goes on by its note, so it must not be of an earlier time."""
+    """A watch continues from its note, so the note must not be outdated."""
     config = await a_store(tmp_path, "sqlite")
 
     async def noted(change: dict[str, str | None]) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""A store that was lost, replaced or damaged in the middle of a migration: nobody is led astray,
-and a command leads out."""
+"""If a store is lost, replaced or damaged during a migration, no app uses a wrong store, and a
+command repairs the situation."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Harm = Callable[[Scene], Awaitable[object]]
 
 
 def lost(end: str, count: int | None = None) -> Harm:
-    """Move the store of this end away; another one takes its place, if ``count`` is a number of
-    rows: below 0 it has no tables."""
+    """Return a harm that moves the store of this end away. If ``count`` is a number of rows,
+    another store replaces it; below 0, that store has no tables."""
 
     async def lose(scene: Scene) -> Contents | None:
         backend = getattr(scene, end)
@@ -55,16 +55,16 @@ def lost(end: str, count: int | None = None) -> Harm:
 
 
 async def moved(scene: Scene) -> None:
-    """The folder of both stores gets another name."""
+    """Rename the folder of both stores."""
     scene.folder = await asyncio.to_thread(scene.folder.rename, scene.folder.with_name("two"))
     scene.config = scene.folder / "aiovec.toml"
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stopped, or None for a switch that was done; what then came of a store; of each
-    command that is refused the words; the commands that lead out, the last of which may warn; the
-    end whose store holds all rows then; and whether apps are led there."""
+    """The step at which a run stopped, or None for a completed switch; the harm to a store; the
+    error of each command that fails; the commands that repair it, the last of which may warn; the
+    end whose store has all rows afterwards; and whether apps are switched to it."""
 
     step: str | None
     harm: Harm
@@ -74,7 +74,7 @@ class State:
     warns: str = ""
     leads: bool = True
     follows: bool = False
-    """An app that was opened before the commands goes on behind them."""
+    """True if an app that was opened before the commands continues after them."""
 
 
 STRANGE = {
@@ -107,7 +107,7 @@ STATES = {
     "the target is another midway": State(
         "copy:written", lost("target", 7), {"run": "already has 6 rows"}, "find run", "target"
     ),
-    # The copy may be the only one.
+    # The copy may be the only one left.
     "the source has an empty table": State(
         "cut-over:ready", lost("source", 0), {"run": r"replaced or restored.* migrate\s+abort"},
         "abort", "target", "are kept", leads=False,
@@ -132,7 +132,7 @@ STATES = {
     ],
 )
 async def test_command_leads_out_where_store_was_lost(tmp_path: Path, way: str, name: str) -> None:
-    """What is refused makes and changes nothing."""
+    """A command that fails creates and changes nothing."""
     state, scene = STATES[name], Scene(tmp_path / "one", way)
     await scene.begin(state.step)
     other = await state.harm(scene)

@@ -1,5 +1,5 @@
-"""An app goes on while its store is migrated: no call of it fails, no write that was acknowledged
-is lost, and no reader sees a wrong row or misses one."""
+"""An app continues while its store is migrated: no call fails, no acknowledged write is lost, and
+no read returns a wrong row or misses one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from aiovec import MigrationError
 from .app import App, Log, problems
 from .support import SWITCH, THERE_FIRST, WAYS, a_store, named, switched, victim
 
-# A busy machine may need more than a few attempts to keep to the pause.
+# A busy machine may need many attempts to finish within the pause.
 PATIENT = replace(SWITCH, attempts=30)
 
 
 @THERE_FIRST
 async def test_an_app_reads_and_writes_through_a_migration(tmp_path: Path, way: str) -> None:
-    """Two stores with a worker each."""
+    """Two stores each have one app."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source)
     async with AsyncExitStack() as stack:
@@ -37,7 +37,7 @@ async def test_an_app_reads_and_writes_through_a_migration(tmp_path: Path, way: 
         running = [asyncio.ensure_future(app.run()) for app in apps]
 
         async def writes(count: int) -> None:
-            """Until each has written so many times more."""
+            """Wait until each app has made ``count`` more writes."""
             enough = [app.last + count for app in apps]
             while any(app.last <= last for app, last in zip(apps, enough, strict=True)):
                 assert not any(task.done() for task in running)
@@ -68,7 +68,7 @@ sys.stdin.read()
 async def test_a_run_waits_longer_than_a_call_for_a_busy_target(
     tmp_path: Path, released: bool
 ) -> None:
-    """Or says at last that the same command goes on."""
+    """If the target stays busy, the run fails in the end, and says how to continue."""
     config = await a_store(tmp_path, "sqlite")
     text = await asyncio.to_thread(config.read_text)
     await asyncio.to_thread(config.write_text, f"{text}[retrieval.sqlite]\nbusy_timeout = 0.3\n")
@@ -101,7 +101,7 @@ async def test_a_run_waits_longer_than_a_call_for_a_busy_target(
 
 
 class Apps:
-    """Processes that write and read, each its own rows."""
+    """Processes that each write and read their own rows."""
 
     def __init__(self, config: Path, names: list[str], rest: float) -> None:
         self.config, self.rest = config, rest
@@ -129,7 +129,7 @@ class Apps:
             raise AssertionError(f"{name} ended with {self.running[name].poll()}: {text[-3000:]}")
 
     async def writes(self, count: int) -> None:
-        """Until each has written so many times more."""
+        """Wait until each process has made ``count`` more writes."""
         for name, log in self.logs.items():
             await asyncio.to_thread(log.read)
             enough = log.acknowledged + count
@@ -139,7 +139,7 @@ class Apps:
                 await asyncio.to_thread(log.read)
 
     async def end(self) -> None:
-        """Let all come to their end, and compare what they wrote with what is in the store."""
+        """End all processes, and compare their logs with the store."""
         for name, process in self.running.items():
             self.check(name)
             await asyncio.to_thread(process.communicate, timeout=240)
@@ -158,7 +158,7 @@ class Apps:
 async def test_apps_and_migrators_that_are_killed_lose_and_double_nothing(
     tmp_path: Path, seeds: Seeds
 ) -> None:
-    """There and back again and again, while apps are killed and stopped, and the migrator dies."""
+    """Migrate there and back repeatedly, while apps and migrators are killed or stopped."""
     chance = random.Random()
     steps: list[str] = []
 
@@ -194,7 +194,7 @@ async def test_apps_and_migrators_that_are_killed_lose_and_double_nothing(
                 dying = victim(config, target, chance.choice(steps))
                 await asyncio.to_thread(dying.wait, 240)
             if named(config) == source and chance.random() < 0.2:
-                with suppress(MigrationError):  # there is none, or it is too late
+                with suppress(MigrationError):  # no migration is open, or it is too late
                     await aiovec_migrate.abort(config=config)
             await switched(config, target, options=PATIENT)
             hitting.cancel()

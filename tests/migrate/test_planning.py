@@ -1,4 +1,4 @@
-"""A plan tells of both sides, and looking leaves no trace."""
+"""A plan describes both stores, and planning changes nothing."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ async def a_store_of(target: str | Path, count: int = 3, **tables: Schema) -> st
 
 
 def look_at(folder: Path) -> dict[str, tuple[int, bytes | None]]:
-    """All that lies below a folder, and what it holds.
+    """Return the modification time and the contents of everything in a folder.
 
-    But for the folders in which LanceDB's readers, as every reader, say that they read.
+    The folders in which LanceDB's readers announce themselves are left out.
     """
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
@@ -57,7 +57,7 @@ def look_at(folder: Path) -> dict[str, tuple[int, bytes | None]]:
 
 
 async def problems(*ends: Any, **options: Any) -> str:
-    """The problems of a plan, with which a run ends too; empty if the run can start."""
+    """Return the problems of a plan, with which a run fails too; empty if the run can start."""
     plan = await aiovec_migrate.plan(*ends, **options)
     assert plan.ok == (not plan.problems)
     assert (plan.lines()[-1] == "ready to run") == plan.ok
@@ -103,7 +103,7 @@ async def test_a_target_that_a_run_cannot_fill_is_refused_unchanged(tmp_path: Pa
             assert re.search(f"table 'notes': .*{expected}", await problems(source, target))
             assert await contents_at(target) == before
             assert await aiovec_migrate.status(source, target) is None
-    # An empty table is filled, and no other table comes along.
+    # An empty table is filled, and no other table is copied.
     await a_store_of(source, second=NOTES)
     target = await a_store_of(tmp_path / "empty.db", 0, notes=NOTES)
     await aiovec_migrate.run(source, target, options=Options(tables=("notes",)))
@@ -158,14 +158,14 @@ async def test_a_switch_that_would_mislead_apps_is_refused(
     await asyncio.to_thread(write_toml, tmp_path, "lancedb")
     assert "not the source" in await problems("sqlite", "lancedb", config=config, options=SWITCH)
     await asyncio.to_thread(write_toml, tmp_path, "sqlite")
-    # What only a variable of this process says leads no app that starts without it.
+    # A variable of this process does not switch apps that start without it.
     variable = "AIOVEC_RETRIEVAL__LANCEDB_URL"
     monkeypatch.setenv(variable, f"{tmp_path}/another.lance")
     problem = await problems(None, "lancedb", config=config, options=SWITCH)
     assert f"{variable} sets the backend 'lancedb' to" in problem
     assert await problems(None, "lancedb", config=config) == ""
     monkeypatch.delenv(variable)
-    # Nobody's tables come along.
+    # The target has a table of another owner.
     await a_store_of(target, others=NOTES)
     assert "others" in await problems(None, "lancedb", config=config, options=SWITCH)
     assert await problems(None, "lancedb", config=config) == ""

@@ -1,4 +1,4 @@
-"""A change of the embedding model on the way, by an embedder of the TOML."""
+"""A migration can change the embedding model, with an embedder in the TOML file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def delete(config: Path, id: str) -> None:
 
 
 async def use(config: Path, backend: str) -> dict[str, Any]:
-    """Write and search texts in the store in use; its vectors by their ids."""
+    """Write and search texts in the store in use, and return its vectors by id."""
     async with aiovec.connect(config=config) as store:
         assert store.backend_name == backend
         schema = await store.schema("notes")
@@ -68,7 +68,7 @@ async def use(config: Path, backend: str) -> dict[str, Any]:
 
 
 async def vectors(config: Path) -> dict[str, Any]:
-    """The vectors of the store in use by their ids."""
+    """Return the vectors of the store in use by id."""
     async with aiovec.connect(config=config) as store:
         records = await store.find("notes", limit=200, include_vector=True)
     return {row.id: None if row.vector is None else row.vector.tolist() for row in records}
@@ -76,7 +76,7 @@ async def vectors(config: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["there", pytest.param("back", marks=pytest.mark.slow)])
 def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> None:
-    """There by one model, and back by the other."""
+    """One model is used there, and the other on the way back."""
     source, target = WAYS[way]
     config = write_toml(tmp_path, source, more=EMBEDDERS)
     asyncio.run(a_store(config))
@@ -84,7 +84,7 @@ def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> No
     code, out, _ = run("plan", *given)
     assert code == 0
     assert "2 rows of the table 'notes' have no 'body'" in out
-    # A row that has a vector and no text is not passed over.
+    # A row with a vector but no text is not skipped.
     code, _, err = run("run", *given)
     assert code == 1
     assert "'none'" in err
@@ -109,7 +109,7 @@ def test_every_vector_is_computed_anew(run: Run, tmp_path: Path, way: str) -> No
     assert result == {
         **wanted, "neither": None, "since": pytest.approx(embedder.vector("written since")),
     }  # fmt: skip
-    # Back by the old model: only what was written since is computed.
+    # Back with the old model: only vectors of rows written since are computed.
     code, _, err = run(
         "run", "--config", config, "--to", source, "--switch", "--embedder", "default"
     )
@@ -147,7 +147,7 @@ def test_an_embedding_that_would_be_passed_over_is_refused(run: Run, tmp_path: P
     assert code == 1
     assert "model is 'old', not 'new'" in out
     back = ["--config", config, "--to", "sqlite", "--switch", *embedded]
-    for _ in range(2):  # the same command again has nothing to do
+    for _ in range(2):  # the repeated command has nothing to do
         code, out, err = run("run", *back)
         assert code == 0, err
         assert "switched: apps use" in out

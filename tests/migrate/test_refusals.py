@@ -1,4 +1,4 @@
-"""What a run says that cannot come to its end, and that the same command goes on afterwards."""
+"""Errors of runs that cannot finish, after which the same command can continue."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_more_different_rows_than_can_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_source_without_marks_is_moved_only_at_rest(url: str, tmp_path: Path) -> None:
-    """Its changes are in no feed, so the rows are compared until nobody writes."""
+    """The source has no change feed, so the rows are compared until no app writes."""
     target, number = str(tmp_path / "copy.db"), 0
 
     async def write(step: str) -> None:
@@ -124,7 +124,7 @@ async def test_a_source_without_marks_leads_no_app_away(url: str, tmp_path: Path
 async def test_a_disk_that_just_fits_is_too_small(
     small_disk: Path, tmp_path: Path, target: str
 ) -> None:
-    """The app would be switched to a store in which it cannot write."""
+    """Otherwise the app would be switched to a store to which it cannot write."""
     source = place_of(await a_store(tmp_path, "sqlite"), "sqlite")
     place = f"lancedb://{small_disk}/{target}" if "lance" in target else str(small_disk / target)
     plan = await aiovec_migrate.plan(source, place)

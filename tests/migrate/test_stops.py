@@ -1,5 +1,5 @@
-"""A migrator that stops at any of its steps, in both directions: nothing is lost or doubled, one
-store is in use, the same command goes on, and one command leads out of every state."""
+"""A migrator stops at any of its steps, in both directions: no row is lost or doubled, one store is
+in use, the same command continues, and one command resolves every state."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from .support import (
 
 
 class Run(Scene):
-    """A store that is written behind each stop."""
+    """A store to which an app writes after each stop."""
 
     async def stop(self, step: str, how: str) -> None:
-        """Let a run stop at the step. Then nobody waits for it, and what is written counts."""
+        """Stop a run at the step. Afterwards, an app can write without waiting."""
         stop = stopped_at if how == "error" else cancelled_at
         async with aiovec.connect(config=self.config) as app:
             await stop(step, lambda at: switched(self.config, self.target, step=at))
@@ -56,7 +56,7 @@ class Run(Scene):
         self.wanted = await contents(app)
 
     async def end(self, command: str) -> None:
-        """Give the command, or the one that is named where it is too late for an abort."""
+        """Run the command, or the one that the error names if it is too late to abort."""
         used = self.target
         if command == "abort":
             try:
@@ -72,7 +72,7 @@ class Run(Scene):
         await self.check(used)
 
     async def check(self, used: str) -> None:
-        """All rows are in the one store that is in use; who opens the other is told so."""
+        """Check that the store in use has all rows, and that the other one says so."""
         await self.is_whole(used)
         async with aiovec.connect(config=self.config) as app:
             assert app.backend_name == used
@@ -90,7 +90,7 @@ _steps: list[str] = []
 
 
 async def all_steps(folder: Path) -> list[str]:
-    """All steps of a run that nobody stops; they are the same in both directions."""
+    """Return all steps of a complete run; they are the same in both directions."""
 
     async def note(step: str) -> None:
         if step not in _steps:
@@ -107,7 +107,7 @@ async def all_steps(folder: Path) -> list[str]:
     "turn", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))]
 )
 async def test_one_command_leads_out_of_every_state(tmp_path: Path, way: str, turn: int) -> None:
-    """Each turn stops at an eighth of the steps, by an error or cancelled, and ends each once."""
+    """Each turn stops runs at an eighth of the steps, by an error or a cancellation."""
     master = tmp_path / "master"
     await a_store(master, WAYS[way][0])
     steps = await all_steps(tmp_path / "steps")
@@ -130,7 +130,7 @@ async def test_one_command_leads_out_of_every_state(tmp_path: Path, way: str, tu
      ("there", "cut-over:moved")],
 )  # fmt: skip
 async def test_a_killed_migrator_goes_on(tmp_path: Path, way: str, step: str) -> None:
-    """In the middle of the copy, in the pause, which the writers end, and behind the mark."""
+    """It is killed during the copy, during the pause, which the writers end, or after the mark."""
     run = Run(tmp_path, way)
     await a_store(tmp_path, run.source)
     dying = victim(run.config, run.target, step)
@@ -144,7 +144,7 @@ async def test_a_killed_migrator_goes_on(tmp_path: Path, way: str, step: str) ->
 
 
 async def test_a_run_that_goes_on_adds_what_is_missing(tmp_path: Path) -> None:
-    """LanceDB adds rows in a fraction of the time in which it merges them."""
+    """LanceDB adds rows in a fraction of the time that it needs to merge them."""
     config = await a_store(tmp_path, "sqlite", count=100)
     await stopped_at("copy:written", lambda at: switched(config, "lancedb", step=at))
     async with aiovec.connect(config=config) as app:
@@ -180,7 +180,7 @@ async def test_an_open_run_refuses_what_is_another(tmp_path: Path) -> None:
     assert not (tmp_path / "c.db").exists()
     await switched(config, "lancedb")
     assert named(config) == "lancedb"
-    assert not (await switched(config, "lancedb")).tables  # it is done, and nothing is left to do
+    assert not (await switched(config, "lancedb")).tables  # nothing is left to do
     with pytest.raises(MigrationError, match=r"has moved to .*notes\.lance"):
         await aiovec_migrate.run(place_of(config, "sqlite"), elsewhere)
     with pytest.raises(MigrationError, match="notes"):
@@ -196,7 +196,7 @@ async def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 async def test_two_migrators_at_once(tmp_path: Path) -> None:
-    """The second is told so and changes nothing."""
+    """The second one fails and changes nothing."""
     config = await a_store(tmp_path, "sqlite")
     met = []
 
@@ -221,8 +221,8 @@ async def test_two_migrators_at_once(tmp_path: Path) -> None:
 async def test_a_copy_that_has_let_go_is_brought_up_to_date(
     tmp_path: Path, way: str, step: str
 ) -> None:
-    """Without a switch; also where it was killed between the two stores. A table that the app has
-    dropped since is dropped, but none that somebody else made in the copy."""
+    """The run makes no switch, and may have been killed between the two stores. It drops a table
+    that the app has dropped since, but no table that someone else created in the copy."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source, "notes", "dropped")
     with pytest.raises(StoppedError):

@@ -1,4 +1,4 @@
-"""Whole runs between real stores: everything arrives as it was, there and back."""
+"""Complete runs between real stores: everything is unchanged, there and back."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TABLES: dict[str, tuple[Schema, list[dict[str, Any]]]] = {
             )
         ],
     ),
-    # Vectors that are missing, and the sign of a zero.
+    # Missing vectors, and a negative zero.
     "nullable": (
         Schema(2, metric="l2", vector_nullable=True, payload=False),
         [{"id": f"r{n}", "embedding": None if n % 3 else [-0.0, n]} for n in range(30)],
@@ -80,7 +80,7 @@ async def fill_all(target: Path | str) -> None:
 async def test_every_value_survives_a_move_there_and_back_to_the_bit(
     tmp_path: Path, route: str
 ) -> None:
-    """With every kind of value and of table; in full also between stores of one kind."""
+    """The stores have every kind of value and of table, and may be of the same kind."""
     places = [str(tmp_path / "first.db")]
     places += [f"lancedb://{tmp_path}/{n}" if n in "ac" else f"{tmp_path}/{n}.db" for n in route]
     await fill_all(places[0])
@@ -98,7 +98,8 @@ async def test_every_value_survives_a_move_there_and_back_to_the_bit(
 
 @BACK_FIRST
 async def test_rows_written_during_a_run_arrive(tmp_path: Path, way: str) -> None:
-    """At every step up to the comparison; behind the run the source can be altered again."""
+    """Rows are written at every step up to the comparison. After the run, the source's schemas can
+    be altered again."""
     kind = WAYS[way][0]
     config = await a_store(tmp_path, kind)
     target = f"lancedb://{tmp_path}/copy"
@@ -136,7 +137,7 @@ async def test_events_name_each_phase_and_its_progress(tmp_path: Path) -> None:
 
 
 async def test_a_copy_is_brought_up_to_date_by_the_same_command(tmp_path: Path) -> None:
-    """Only what differs is written, and what only the copy has goes; tables as well as rows."""
+    """Only differing rows are written, and rows that only the copy has are removed."""
     config = await a_store(tmp_path, "sqlite")
     target = f"lancedb://{tmp_path}/copy"
     await aiovec_migrate.run(None, target, config=config)
@@ -155,7 +156,7 @@ async def test_a_copy_is_brought_up_to_date_by_the_same_command(tmp_path: Path) 
         assert [table.removed for table in report.tables] == [3, 0]
         assert "3 rows only in the target were removed" in "\n".join(report.lines())
         assert_same(await contents_at(config=config), await contents_at(target))
-        # A field of which the copy knows nothing.
+        # A field that the copy does not have yet.
         await store.add_field("notes", "added", Field(str))
         await aiovec_migrate.run(None, target, config=config)
     assert_same(await contents_at(config=config), await contents_at(target))
@@ -194,8 +195,8 @@ async def test_tables_are_neither_made_nor_altered_nor_dropped_midway(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_way_back_is_a_run_in_the_other_direction(tmp_path: Path, way: str) -> None:
-    """It keeps what was written and made since, also where it stopped and was aborted in between;
-    then there again, with one store open all the time."""
+    """It keeps later writes and tables, even if it was stopped and aborted in between. Then the
+    rows move there again, with one store open all the time."""
     source, target = WAYS[way]
     config = await a_store(tmp_path, source, "notes", "dropped")
     async with aiovec.connect(config=config) as store:

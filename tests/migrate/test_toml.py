@@ -1,4 +1,4 @@
-"""The flip of ``[retrieval] backend``: one line is replaced, and nothing else changes."""
+"""A switch replaces the line ``backend`` of ``[retrieval]``, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAMPLE = Path(__file__).parents[2] / "config" / "aiovec.toml"
 
 
 async def there_and_back(config: Path, text: bytes) -> tuple[bytes, bytes]:
-    """The file behind a switch, and behind the way back."""
+    """Return the TOML file after a switch, and after the switch back."""
     await asyncio.to_thread(config.write_bytes, text)
     for place in ("notes.db", "notes.lance"):
         assert not config.with_name(place).exists()
@@ -44,7 +44,7 @@ async def there_and_back(config: Path, text: bytes) -> tuple[bytes, bytes]:
     ("before", "after"),
     [
         (LAYOUT, ("'sqlite' # or", "'lancedb' # or")),
-        # Without the line the backend is SQLite.
+        # Without the line, the backend is SQLite.
         pytest.param(
             "# nothing\n[retrieval] # the store\n",
             ("store\n", 'store\nbackend = "lancedb"\n'),
@@ -60,13 +60,13 @@ async def test_one_line_is_replaced(tmp_path: Path, before: str, after: tuple[st
     text = before[:at] + places + before[at:]
     after_switch, after_return = await there_and_back(config, text.encode())
     assert after_switch == text.replace(*after, 1).encode()
-    # A line that was missing names the old backend now.
+    # If the line was missing, it now names the old backend.
     assert after_return in (text.encode(), after_switch.replace(b'"lancedb"', b'"sqlite"'))
 
 
 @pytest.mark.slow
 async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
-    """Behind a link too, where the real file is replaced and keeps its mode."""
+    """If the path is a link, the file that it leads to is replaced, and keeps its mode."""
     sample = await asyncio.to_thread(SAMPLE.read_bytes)
     real, link = tmp_path / "real.toml", tmp_path / "aiovec.toml"
     real.touch(0o640)
@@ -89,7 +89,7 @@ async def test_the_sample_file_is_flipped_in_one_line(tmp_path: Path) -> None:
 async def test_the_command_says_what_to_write_if_it_cannot_change_the_file(
     tmp_path: Path, reason: str
 ) -> None:
-    """Apps follow the mark all the same, those that start later too."""
+    """Apps follow the mark anyway, even if they start later."""
     config = await a_store(tmp_path, "sqlite")
     if reason == "no line":
         text = "retrieval = { backend = 'sqlite', sqlite_path = 'notes.db', lancedb_url = 'n' }\n"

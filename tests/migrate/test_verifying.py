@@ -1,4 +1,4 @@
-"""The comparison of two stores: what differs is named."""
+"""The comparison of two stores names the rows that differ."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ async def test_every_kind_of_difference_is_named(tmp_path: Path, names: tuple[st
         8: {"tags": list(reversed(source[8]["tags"] or ["p", "q"]))},
         9: {"nested": {**source[9]["nested"], "number": 9.0}},
         10: {"late": None},
-        # Two rows that are swapped have the same values in all.
+        # Swap two rows, so that all values exist in both stores.
         12: {**source[13], "id": source[12]["id"]},
         13: {**source[12], "id": source[13]["id"]},
     }
-    # In another order, without three and with three of its own.
+    # The target has another order, lacks three rows, and has three others.
     target = [{**row, **different.get(n, {})} for n, row in enumerate(source[:57])][::-1]
     target += [{**source[0], "id": id} for id in ("new", "r", "zz")]
     missing = [row["id"] for row in source[57:]]
@@ -73,7 +73,7 @@ async def test_every_kind_of_difference_is_named(tmp_path: Path, names: tuple[st
     assert sorted(result.extra_ids) == ["new", "r", "zz"]
     assert sorted(result.different_ids) == [f"r{n:04}" for n in different]
     assert "3 missing, 3 only in the target, 11 different" in report.lines()[1]
-    # Nothing says that these rows come from the source.
+    # Nothing shows that these rows come from the source.
     with pytest.raises(MigrationError, match="already has 60 rows"):
         await aiovec_migrate.verify(*ends, repair=True)
 
@@ -87,7 +87,7 @@ async def test_few_ids_are_named_and_all_counted(tmp_path: Path) -> None:
 
 
 async def test_tables_of_another_shape(tmp_path: Path) -> None:
-    """What cannot be compared is told; an index makes no row another."""
+    """Tables that cannot be compared are named; an index makes no difference."""
     model = Schema(4, model="m", fields=SMALL.fields)
     field = Schema(4, fields={"name": Field(str, index="btree"), "year": int})
     rows = small_rows(10)
@@ -122,7 +122,7 @@ async def test_tables_of_another_shape(tmp_path: Path) -> None:
 
 
 async def test_verify_counts_a_doubled_row_as_different(tmp_path: Path) -> None:
-    """As another program may leave it."""
+    """Another program may leave such a row."""
     config = await a_store(tmp_path, "sqlite")
     await aiovec_migrate.run(None, "lancedb", config=config)
     db = await lancedb.connect_async(tmp_path / "notes.lance")
@@ -136,7 +136,7 @@ async def test_verify_counts_a_doubled_row_as_different(tmp_path: Path) -> None:
 async def test_a_table_dropped_during_a_comparison_is_named(
     tmp_path: Path, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report has it beside the tables that were compared."""
+    """The report lists it with the tables that were compared."""
     tables: Tables = {name: (SMALL, small_rows(20)) for name in ("a", "b", "c")}
     ends = await a_pair(tmp_path, names, tables, tables)
 

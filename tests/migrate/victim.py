@@ -1,4 +1,4 @@
-"""A migrator in a process of its own, which kills itself at a step.
+"""A migrator in a separate process, which kills itself at a step.
 
 python -m tests.migrate.victim '["CONFIG", "TARGET", "STEP"]'
 """
