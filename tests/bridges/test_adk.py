@@ -1,4 +1,4 @@
-"""``AiovecMemoryService``, as the memory of ADK's agents and tools uses it."""
+"""``AiovecMemoryService``, as ADK's agents and tools use it."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_with_an_embedder_memories_are_found_by_meaning_and_newer_ones_pre
     async with AiovecMemoryService(tmp_path / "memory.db", **options) as service:
         await service.add_session_to_memory(session(*facts))
         assert (await texts(service, "where does Ana live?"))[0] == "Ana now lives in Lisbon."
-        assert await texts(service, "living") != []  # by parts of words
+        assert await texts(service, "living") != []  # the search matches parts of words
         await service.delete_memory(**ANA, memory_id="new")
         assert await texts(service, "where does Ana live?") == ["Ana lives in Paris."]
     async with aiovec.connect(tmp_path / "memory.db", embedder="demo") as store:

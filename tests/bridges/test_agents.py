@@ -1,7 +1,7 @@
 """Agent frameworks that speak the Model Context Protocol, each with its own client.
 
-One at a time is installed, as `nox -s agents` does: they want different versions of each other's
-packages. The lines are those of examples/agent_memory/README.md.
+`nox -s agents` installs one at a time, because they need different versions of the same packages.
+The tested code is from examples/agent_memory/README.md.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ FILTERS: list[tuple[dict[str, Any], str]] = [
     ({"$not": {"n": 2}}, "acd"),
     ({"$nor": [{"n": 1}, {"lang": "de"}]}, "cd"),
     ({"n": {"$not": {"$gte": 2}}}, "ad"),
-    # Nothing is above or below None, and nothing equals NaN.
+    # No value is above or below None, and no value equals NaN.
     ({"n": {"$lte": None}}, ""),
     ({"n": {"$between": [None, 2]}}, ""),
     ({"n": {"$in": [1, math.nan]}}, "a"),
@@ -253,7 +253,7 @@ class Counted(Closable):
 
     @blocking(acount)
     def count(self) -> Any:
-        """As ``acount``."""
+        """Like ``acount``."""
 
     @in_store
     async def awrite(self) -> str:
@@ -264,7 +264,7 @@ class Counted(Closable):
 
     @blocking(awrite)
     def write(self) -> Any:
-        """As ``awrite``."""
+        """Like ``awrite``."""
 
 
 async def test_a_blocking_method_looks_like_its_coroutine_method(store: sync.VectorStore) -> None:
@@ -283,7 +283,7 @@ async def test_a_blocking_method_looks_like_its_coroutine_method(store: sync.Vec
 
 
 async def test_a_method_runs_in_the_thread_of_the_store_that_it_awaits(tmp_path: Path) -> None:
-    """Also if it calls another such method."""
+    """This holds even if it calls another method of this kind."""
     mine = threading.current_thread().name
     async with Counted(tmp_path / "x.db") as counted:
         assert await counted.awrite() == await asyncio.to_thread(counted.write) != mine
@@ -327,7 +327,7 @@ async def test_a_target_is_opened_by_the_first_call_and_closed(tmp_path: Path) -
 
 
 def test_a_bridge_that_is_closed_during_a_call_ends_both(tmp_path: Path) -> None:
-    """Also if the call goes on to its next part meanwhile."""
+    """This holds even if the call begins another call while the bridge closes."""
     begun = threading.Event()
 
     class Held(Counted):
@@ -341,7 +341,7 @@ def test_a_bridge_that_is_closed_during_a_call_ends_both(tmp_path: Path) -> None
 
         @blocking(acount_slowly)
         def count_slowly(self) -> Any:
-            """As ``acount_slowly``."""
+            """Like ``acount_slowly``."""
 
     with Held(tmp_path / "x.db") as held, ThreadPoolExecutor() as threads:
         held.write()
@@ -354,7 +354,7 @@ def test_a_bridge_that_is_closed_during_a_call_ends_both(tmp_path: Path) -> None
     assert not (tmp_path / "x.db-wal").exists()
 
 
-# A bridge, its first arguments, a call with and without await, its arguments and its result.
+# A bridge, its first arguments, a call with await and the same without, its arguments and result.
 BRIDGES: list[tuple[str, list[Any], tuple[str, str], list[Any], Any]] = [
     ("aiovec_crewai.AiovecStorage", [], ("asearch", "search"), [[1.0, 0.0]], []),
     (

@@ -1,4 +1,4 @@
-"""The bridge to CrewAI: a storage of memories, also under CrewAI's own ``Memory``."""
+"""The bridge to CrewAI: a storage of memories, alone and with CrewAI's own ``Memory``."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_memories_are_updated_touched_and_deleted(ours: AiovecStorage) -> None:
     ours.reset("/crews")
     assert ids(ours.list_records()) == ["c"]
     ours.reset()
-    ours.save([memory("e", "/", [1.0, 2.0, 3.0])])  # of another model
+    ours.save([memory("e", "/", [1.0, 2.0, 3.0])])  # a vector of another model
     for true in ({}, {"$or": [{}, {"who": "bo"}]}):
         with pytest.raises(InvalidArgumentError, match="metadata_filter"):
             ours.delete(metadata_filter=true)

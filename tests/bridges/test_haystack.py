@@ -36,7 +36,7 @@ def document_store(store: sync.VectorStore) -> AiovecDocumentStore:
 
 
 class _Equal:
-    """Documents come back by their ids, with vectors in float32."""
+    """Compares documents sorted by id, with vectors in float32."""
 
     @staticmethod
     def assert_documents_are_equal(received: list[Document], expected: list[Document]) -> None:
@@ -187,7 +187,7 @@ async def test_each_retriever_returns_the_best_documents(ours: AiovecDocumentSto
 async def test_documents_are_made_outside_of_the_apps_loop(
     ours: AiovecDocumentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10,000 of them take four times as long as a call may hold up the loop."""
+    """Creating 10,000 documents takes four times as long as a call may block the loop."""
     makers: set[threading.Thread] = set()
     monkeypatch.setattr(Document, "__post_init__", lambda _: makers.add(threading.current_thread()))
     assert await ours.filter_documents_async()

@@ -1,4 +1,4 @@
-"""The bridge to LangChain: LangChain's own suites, and the methods that they leave out."""
+"""The bridge to LangChain: LangChain's own suites, and tests of methods that they do not cover."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 
 
 class Letters(Embeddings):
-    """A vector that counts the letters a, b and c."""
+    """Embeds a text as its counts of the letters a, b and c."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         return [[text.count(letter) + 0.01 for letter in "abc"] for text in texts]

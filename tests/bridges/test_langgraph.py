@@ -1,4 +1,4 @@
-"""The bridge to LangGraph, compared with LangGraph's own store in memory."""
+"""The bridge to LangGraph, compared with LangGraph's own in-memory store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 def letters(texts: list[str]) -> list[list[float]]:
-    """A vector that counts the letters a, b and c."""
+    """Return vectors that count the letters a, b and c."""
     return [[text.count(letter) + 0.01 for letter in "abc"] for text in texts]
 
 
@@ -77,7 +77,7 @@ def keys(items: Any) -> list[Any]:
 
 
 def drawn(chance: random.Random) -> dict[str, Any]:
-    """Draw the value of an item, with up to five texts to search. LangGraph's has no equal ones."""
+    """Draw the value of an item, with up to five different texts to search."""
     texts = chance.sample(WORDS, 5)
     value: dict[str, Any] = {"text": texts[0], "title": texts[1], "tags": texts[2:]}
     value |= {"n": chance.choice([1, 2, 3.5, "4", None]), "live": chance.random() < 0.5}
@@ -96,7 +96,7 @@ def test_it_answers_as_langgraphs_own_store_in_memory(store: sync.VectorStore, s
             each.put(namespace, f"k{number}", value, index=index)
             if number % 4 == 3:
                 each.delete(namespace, f"k{number}")
-    for listing in LISTINGS:  # first, as LangGraph's also lists searched namespaces
+    for listing in LISTINGS:  # first, because LangGraph's store also lists searched namespaces
         assert ours.list_namespaces(**listing) == theirs.list_namespaces(**listing), listing
     assert ours.get(("no",), "k0") is theirs.get(("no",), "k0") is None
     for item in theirs.search((), limit=100):

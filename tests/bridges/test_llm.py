@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 class Model(llm.EmbeddingModel):
-    """Vectors without meaning: each text has its own; the empty vector of "zero" is zero."""
+    """A model with meaningless vectors: each text has a different one, and "zero" a zero vector."""
 
     def __init__(self, dim: int, model_id: str = "") -> None:
         self.model_id, self.dim = model_id or f"test-{dim}", dim
@@ -48,7 +48,7 @@ class Models:
     def register_embedding_models(self, register) -> None:  # type: ignore[no-untyped-def]
         register(Model(8))
         register(Model(5))
-        register(Model(384, "sentence-transformers/all-MiniLM-L6-v2"))  # of the page
+        register(Model(384, "sentence-transformers/all-MiniLM-L6-v2"))  # the docs use it
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def embed(collection: str, *rows: str, model: str = "test-8", store: bool = True
 
 
 def answers(*question: str) -> list[str]:
-    """Return the ids of an answer that equals that of ``llm similar``."""
+    """Check that the answer is the same as that of ``llm similar``, and return its ids."""
     theirs, ours = run("similar", *question), run("aiovec", "similar", *question)
     assert ours == theirs
     return [json.loads(line)["id"] for line in ours.splitlines()]
@@ -176,7 +176,7 @@ def test_words_of_the_stored_content_rank_with_the_vectors(user: Path) -> None:
     assert set(ids("-c", "question", "-w", "hats", "-n", "2")) == {"wool hats", *near}
     assert ids("--words", "wool hats", "-n", "1") == ["wool hats"]
     assert "wool hats" in ids("text 3", "--words", "hats", "-n", "2")
-    assert "zero" in ids("-c", "question", "-w", "zero")  # which has no cosine
+    assert "zero" in ids("-c", "question", "-w", "zero")  # it has no cosine
     assert "zero" not in ids("-c", "question", "-n", "1000")
 
 

@@ -1,4 +1,4 @@
-"""``aiovec mcp``, called by the official client in process, over standard input and HTTP."""
+"""``aiovec mcp``, called by the official client in process, over standard input, and over HTTP."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_a_hit_has_one_measure_of_few_digits(tmp_path: Path) -> None:
             (hit, *_) = (await call(client, "search", table="articles", query="red fox", by=by))[
                 "hits"
             ]
-            # A score means nothing without the others.
+            # Fused scores mean nothing alone, so only keyword searches show a score.
             measure = "_score" if by == "text" else "_distance"
             assert set(hit) == {"id", measure, "title", "year"}
             assert len(f"{hit[measure]:g}".replace(".", "").strip("0")) <= 4
@@ -201,7 +201,7 @@ async def test_tables_are_described_searched_and_listed(tmp_path: Path) -> None:
 
 
 async def test_a_search_without_a_table_takes_the_only_one(tmp_path: Path) -> None:
-    """The memory does not count, unless it is all that the agent may read."""
+    """The memory does not count, unless it is the only table that the agent may read."""
     async with client_of(tmp_path, writes=True) as client:
         await call(client, "remember", text="Ana likes the fox.", id="memory")
         for id in [hit["id"] for hit in (await call(client, "search", query="fox"))["hits"]]:
@@ -346,7 +346,7 @@ async def test_a_user_sees_and_changes_only_their_memories(tmp_path: Path, decla
             mine = await call(of_ana, "remember", text="Ana likes wool.", id="taste")
             await call(of_ana, "remember", text="Ana likes snow.", facts={"user": "ana"})
             other = await call(of_ben, "remember", text="Ben likes wool.", id="taste")
-            for id in (mine["id"], "taste", other["id"]):  # none replaces a memory of Ana
+            for id in (mine["id"], "taste", other["id"]):  # none of these replaces Ana's memories
                 await call(of_ben, "remember", text="Ben likes silk.", id=id)
             assert "leave the fact 'user' out" in await error_of(
                 of_ben, "remember", text="x", facts={"user": "ana"}
@@ -460,7 +460,7 @@ async def test_the_command_serves_standard_input_and_writes_only_if_allowed(tmp_
 
 @pytest.mark.slow
 async def test_several_assistants_use_one_memory_at_once(tmp_path: Path) -> None:
-    """Each client starts a server of its own, and a hook runs the command beside them."""
+    """Each client starts its own server, and a hook runs the command at the same time."""
     arguments = ["-m", "aiovec", "mcp", "-s", "agent.db", "--allow-writes", "--embedder", "demo"]
     server = StdioServerParameters(command=sys.executable, args=arguments, cwd=tmp_path)
 
@@ -489,7 +489,7 @@ async def test_several_assistants_use_one_memory_at_once(tmp_path: Path) -> None
 async def test_a_signal_closes_the_store(
     tmp_path: Path, options: tuple[str, ...], number: signal.Signals
 ) -> None:
-    """Also while a folder is watched, and the client keeps standard input open."""
+    """This holds even while a folder is watched and the client keeps standard input open."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("# Words")
     command = [sys.executable, "-m", "aiovec", "mcp", "-s", "agent.db", "--embedder", "demo"]
@@ -532,7 +532,7 @@ def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
         by_words = run(*served)
     assert (done.code, f"cannot listen at port {port}: " in done.err) == (1, True)
     assert "--port 0" in done.err
-    # A memory that is made without an embedder has none for ever.
+    # A memory that is created without an embedder never gets one.
     assert ["--embedder" in one.err for one in (done, by_words)] == [False, True]
 
 

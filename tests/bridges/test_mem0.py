@@ -1,4 +1,4 @@
-"""The bridge to mem0: its ``Memory`` over the provider "aiovec"."""
+"""The bridge to mem0: its ``Memory`` with the provider "aiovec"."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANA: dict[str, Any] = {"filters": {"user_id": "ana"}}
 
 
 class Embedder:
-    """Stands in for a model: texts that share words are near."""
+    """Replaces a model: texts with common words are near each other."""
 
     class config:  # noqa: N801 - as mem0 reads it
         embedding_dims = DIM

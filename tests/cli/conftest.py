@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> Path:
-    """A store with the table ``notes``."""
+    """Return a store with the table ``notes``."""
     path = folder / "notes.db"
     with sync.connect(path) as vectors:
         vectors.create_table("notes", SCHEMA)
@@ -55,7 +55,7 @@ def store(folder: Path) -> Path:
 
 @pytest.fixture
 def config(folder: Path, store: Path) -> Path:
-    """A TOML file in another folder, whose sqlite store is ``store``."""
+    """Return a TOML file in another folder, whose sqlite store is ``store``."""
     path = folder / "elsewhere" / "my.toml"
     path.parent.mkdir()
     path.write_text('[retrieval]\nbackend = "sqlite"\nsqlite_path = "../notes.db"\n', "utf-8")
@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def old(folder: Path) -> Path:
-    """A database of another program with a vec0 table and BLOBs."""
+    """Return another program's database, with a vec0 table and BLOBs."""
     path = folder / "old.db"
     db = connect(path)
     db.execute(
@@ -102,7 +102,7 @@ def numbered(start: int, count: int, **others: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def parts(folder: Path) -> Path:
-    """Three files in three formats, with ten rows each."""
+    """Return a folder with three files in three formats, with ten rows each."""
     path = folder / "parts"
     path.mkdir()
     table = pa.Table.from_pylist(numbered(0, 10))

@@ -1,4 +1,4 @@
-"""aiovec advise: measurements, verdicts by thresholds, and no change of the store."""
+"""aiovec advise: measurements, verdicts by thresholds, and no changes to the store."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_growth_is_computed_from_a_field_of_times(run: Run, folder: Path) -> Non
         assert (advice["young"]["passed"], advice["young"]["verdict"]) == (["rows_a_day"], "stay")
         assert 0.13 < advice["old"]["rows_a_day"] < 0.14
         assert advice["empty"]["rows_a_day"] is advice["empty"]["p95_ms"] is None
-        # The verdict looks ahead, unless this machine is so busy that the table is slow already.
+        # The verdict is a prediction, unless this machine is so busy that the table is slow now.
         soon = (*by, "--rows", "1", "--p95-ms", "10", "--lancedb-ms", "0")
         (young,) = advised(run, "-s", path, "young", *soon)["tables"]
         days = young["rows"] * (10 / young["p95_ms"] - 1) / young["rows_a_day"]

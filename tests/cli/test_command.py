@@ -87,7 +87,7 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(run: Run, store: Path, fold
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-# A command line, and the cure that its error names.
+# Command lines, each with the cure that its error names.
 CURES = {
     "tables n.db": "write -s n.db",
     "serve n.db": "write -s n.db",

@@ -1,4 +1,4 @@
-"""aiovec doctor: facts, findings with their cures, and no change of any file."""
+"""aiovec doctor: facts, findings with their cures, and no changes to files."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ EMBEDDERS = {
 def test_doctor_lists_each_embedder_with_what_it_lacks(
     run: Run, config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key is never shown, and nothing is embedded."""
+    """Keys are never shown, and no text is embedded."""
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("SOME_KEY", "sk-secret-123456")
@@ -189,7 +189,7 @@ def test_doctor_lists_each_embedder_with_what_it_lacks(
 
 @pytest.mark.slow
 def test_a_broken_pyarrow_is_named_with_the_cure(store: Path, folder: Path) -> None:
-    """As pyarrow 26 fails beside NumPy 1."""
+    """For example, pyarrow 26 fails with NumPy 1."""
     (folder / "site/pyarrow").mkdir(parents=True)
     reason = "pyarrow requires NumPy 2.0 or newer"
     (folder / "site/pyarrow/__init__.py").write_text(f"raise ImportError({reason!r})", "utf-8")

@@ -1,4 +1,4 @@
-"""Commands of other packages: listed, run, and harmless when broken."""
+"""Commands of other packages are listed and run, and do no harm if they are broken."""
 
 from __future__ import annotations
 

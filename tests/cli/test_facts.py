@@ -61,7 +61,7 @@ def test_info_describes_the_store_and_its_tables(run: Run, store: Path, folder: 
 
 def test_optimize_reports_each_table(run: Run, store: Path) -> None:
     assert run("info", "-s", store, "--json").json["tables"][0]["last_optimize"] is None
-    assert "optimized" not in facts_of(run("info", "-s", store).out)  # LanceDB does not know
+    assert "optimized" not in facts_of(run("info", "-s", store).out)  # it is null
     finished = run("optimize", "-s", store)
     assert (finished.code, finished.err) == (0, "")
     assert finished.out.startswith("optimized notes in ")

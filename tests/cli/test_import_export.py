@@ -1,4 +1,4 @@
-"""aiovec import and export as a user types them; tests/transfer has formats and rows."""
+"""aiovec import and export as a user types them; tests/transfer tests formats and rows."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_rejected_row_makes_the_exit_code_1(run: Run, folder: Path) -> None:
 def test_the_database_of_another_program_is_copied_on_request_and_never_changed(
     run: Run, old: Path, folder: Path
 ) -> None:
-    """The rest is shown by docs/how-to/from-other-stores.md, whose commands are run."""
+    """Another test runs the commands of docs/how-to/from-other-stores.md, which cover the rest."""
     before = old.read_bytes()
     finished = run("import", f"{old}#items", "-s", "new.db")
     advice = "--backup COPY copies it first"

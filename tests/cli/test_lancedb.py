@@ -1,4 +1,4 @@
-"""The command on a LanceDB store: facts, findings, indexes and upkeep."""
+"""The command on a LanceDB store: facts, findings, indexes and maintenance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY = 400
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of LanceDB with the table ``notes``; tests must not change it."""
+    """Return a LanceDB folder with the table ``notes``; tests must not change it."""
     path = tmp_path_factory.mktemp("lance") / "notes.lance"
     with sync.connect(f"lancedb://{path}") as store:
         store.create_table("notes", SCHEMA)
@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lance(made: Path, folder: Path) -> Path:
-    """A copy that a test may change."""
+    """Return a copy that a test may change."""
     return Path(shutil.copytree(made, folder / "notes.lance"))
 
 
@@ -121,7 +121,7 @@ def test_an_index_is_built_replaced_and_dropped(run: Run, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_optimize_runs_in_rounds_past_a_failing_table(run: Run, lance: Path, folder: Path) -> None:
-    """Once without ``--every``, and then in rounds."""
+    """The command runs once without ``--every``, and then in rounds."""
     target = f"lancedb://{lance}"
     with sync.connect(target) as store:
         for n in range(8):

@@ -1,4 +1,4 @@
-"""aiovec migrate as a user types it; tests/migrate has the migrations."""
+"""aiovec migrate as a user types it; tests/migrate tests the migrations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rows_of(target: str | Path) -> list[Any]:
 
 @pytest.fixture
 def toml(folder: Path, store: Path) -> Path:
-    """A TOML file whose sqlite store has a table and whose lancedb store does not exist yet."""
+    """Return a TOML file whose sqlite store has a table, and whose lancedb store does not exist."""
     path = folder / "my.toml"
     path.write_text(
         '# mine\n[retrieval]\nbackend = "sqlite"  # now\n'
@@ -81,7 +81,7 @@ def test_a_migration_switches_the_toml_file_and_back(run: Run, toml: Path, store
     late = run("migrate", "abort", *here)
     assert (late.code, "no migration is open: the last one switched" in late.err) == (1, True)
     wanted = rows_of("lancedb://new.lance")
-    back = run("migrate", "run", *here, "--to", "sqlite", "--switch", "--json")  # an event a line
+    back = run("migrate", "run", *here, "--to", "sqlite", "--switch", "--json")  # JSON lines
     assert back.code == 0, back.err
     events = [json.loads(line) for line in back.out.splitlines()]
     assert events[0] == {"kind": "phase", "phase": "marking"}

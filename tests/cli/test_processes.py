@@ -105,7 +105,7 @@ def test_a_process_imports_only_what_it_needs(store: Path) -> None:
             assert done.stderr == "set()\n"
 
 
-# A package that is not installed, a command that needs it, and the cure.
+# Missing packages, each with a command that needs it, and the cure.
 MISSING = [
     ("lancedb", "create t --dim 2 -s lancedb://t.lance", 'pip install "aiovec[lancedb]"'),
     ("lancedb", "doctor", 'pip install "aiovec[lancedb]"'),
@@ -139,7 +139,7 @@ def test_a_terminal_gets_colours_and_progress(store: Path, folder: Path) -> None
     assert code == 0
     assert "\t" not in written
     assert re.search(r"\x1b\[1m *score", written)
-    assert "\x1b[31mred" not in written  # text of a row does not colour the terminal
+    assert "\x1b[31mred" not in written  # escape codes in a row's text do not reach the terminal
     assert "3 hits in " in written
     (folder / "rows.jsonl").write_bytes(ROW)
     code, written = on_a_terminal("import", "rows.jsonl", "-s", "new.db")
@@ -148,7 +148,7 @@ def test_a_terminal_gets_colours_and_progress(store: Path, folder: Path) -> None
 
 
 def beside_progress(error: str) -> list[str]:
-    """Return the lines of an error output without those of a slow export's progress."""
+    """Return the lines of an error output without a slow export's progress."""
     return [line for line in error.splitlines() if not line.startswith("exporting")]
 
 
@@ -201,14 +201,14 @@ def test_progress_is_lines_without_a_terminal(store: Path) -> None:
 
 @posix_only
 def test_an_export_is_piped_into_an_import(run: Run, store: Path, folder: Path) -> None:
-    assert run("export", "-s", store, "notes", "notes.csv").code == 0  # with its schema beside it
+    assert run("export", "-s", store, "notes", "notes.csv").code == 0  # and its schema file
     ended, out, error = in_a_shell(
         "aiovec export notes - -s notes.db --format jsonl --json 2> said | { cat; echo broken; } | "
         "aiovec import - -s new.db --format jsonl --table notes --json "
         "--schema notes.csv.schema.json"
     )
     assert ended == 1, error
-    said = (folder / "said").read_text("utf-8")  # of the export, whose standard output is the rows
+    said = (folder / "said").read_text("utf-8")  # the export's stderr; its stdout has the rows
     assert json.loads(said[said.index("{") :])["rows"] == 4  # after its progress, if it is slow
     (table,) = json.loads(out)["tables"]
     assert (table["name"], table["rows"], table["rejected"]) == ("notes", 4, 1)
@@ -219,7 +219,7 @@ def test_an_export_is_piped_into_an_import(run: Run, store: Path, folder: Path) 
 
 @posix_only
 def test_a_strict_import_reads_standard_input_twice(folder: Path) -> None:
-    """It reads its input twice."""
+    """The first pass checks the rows, and the second one imports them."""
     (folder / "rows.jsonl").write_bytes(ROW)
     command = "aiovec import - -s n.db --format jsonl --table t --strict"
     ended, _, error = in_a_shell(f"{{ cat rows.jsonl; echo broken; }} | {command}")

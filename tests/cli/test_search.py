@@ -49,14 +49,14 @@ def test_a_search_shows_chosen_fields_in_one_line_each(run: Run, store: Path) ->
     assert (none.code, none.lines) == (0, [["score", "id"]])
     finished = run("search", "-s", store, "notes", "--like", "a", "--select", "body")
     bodies = {line[1]: line[2] for line in finished.lines[1:]}
-    assert bodies["b"] == "zweite Zeile"  # stored text stays in its line,
+    assert bodies["b"] == "zweite Zeile"  # stored text stays on its line,
     assert bodies["c"] == "third \N{REPLACEMENT CHARACTER}[31mred"  # does nothing to a terminal,
     assert bodies["d"] == "x" * 1000  # and is whole in a pipe
 
 
 @pytest.fixture
 def texts(folder: Path) -> Path:
-    """A TOML file with an embedder, whose store has texts, one without a vector."""
+    """Return a TOML file with an embedder, whose store has texts, and a row without a vector."""
     path = folder / "texts.toml"
     path.write_text(
         '[retrieval]\nsqlite_path = "texts.db"\n[retrieval.embedders.default]\nkind = "demo"\n'

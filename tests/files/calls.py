@@ -1,4 +1,4 @@
-"""Reads and writes of the table of ``tests.harness.scripts``, by name."""
+"""Read and write calls on the table of ``tests.harness.scripts``, by name."""
 
 from __future__ import annotations
 

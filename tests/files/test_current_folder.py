@@ -34,7 +34,7 @@ async def test_a_relative_store_stays_in_its_folder_when_the_current_one_changes
         await store.optimize("t")
         assert sum([len(batch) async for batch in store.export("t")]) == 10
         assert os.listdir(other) == []
-        if os.name == "nt":  # Windows removes no folder that is in use
+        if os.name == "nt":  # Windows cannot remove a folder that is in use
             return
         other.rmdir()
         assert await store.insert("u", ROWS) == 10

@@ -1,4 +1,4 @@
-"""Read-only stores, also on read-only media."""
+"""Read-only stores, including stores on read-only media."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sealed() -> Iterator[Callable[[Path, Path], None]]:
 
 
 async def check_reads(store: VectorStore, copy: Path) -> None:
-    """Make every reading call, and back the store up."""
+    """Make every read call, and back up the store."""
     assert store.read_only
     assert store.supports("read-only")
     await store.ping()
@@ -85,7 +85,7 @@ async def check_refusals(store: VectorStore) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_read_only_store_reads_and_writes_nothing(tmp_path: Path, kind: str) -> None:
-    """Its files stay as they were."""
+    """Its files do not change."""
     target = await fill(tmp_path, kind)
     before = await to_thread(contents, tmp_path)
     async with aiovec.connect(target, read_only=True) as store:
@@ -93,7 +93,7 @@ async def test_a_read_only_store_reads_and_writes_nothing(tmp_path: Path, kind: 
         await check_refusals(store)
     after = await to_thread(contents, tmp_path)
     assert {name: after.get(name) for name in before} == before
-    # SQLite needs these to read while others may write.
+    # SQLite needs these files to read while other processes may write.
     others = {name for name in after.keys() - before.keys() if not name.startswith("copy")}
     assert others <= {"store.db-shm", "store.db-wal"}
     async with aiovec.connect(target) as store:
@@ -118,7 +118,7 @@ async def test_a_store_on_a_read_only_medium_is_read(
             await aiovec.connect(target_in(medium, kind))
         return
     async with aiovec.connect(target_in(medium, kind)) as store:
-        assert await store.count(TABLE) == 2  # reading needs no right to write
+        assert await store.count(TABLE) == 2  # reading needs no write permission
         assert {hit.id for hit in await store.search(TABLE, QUERY)} == {"a", "b"}
         with pytest.raises(StorePermissionError, match="Read-only"):
             await store.insert(TABLE, [row("c", 3)])
@@ -165,7 +165,7 @@ async def test_a_long_read_beside_a_writer_ends_or_names_keep_versions(
 async def test_a_wal_on_a_read_only_medium_is_read_or_refused(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:
-    """Also if some rows are in the WAL alone."""
+    """This holds even if some rows are only in the WAL."""
     source = Path(await fill(tmp_path, "sqlite"))
     for ends in (("", "-wal", "-shm"), ("", "-wal")):
         folder = tmp_path / f"{len(ends)} files"
@@ -185,7 +185,7 @@ async def test_a_wal_on_a_read_only_medium_is_read_or_refused(
 
 
 async def test_a_reader_beside_a_writer_sees_each_acknowledged_write(tmp_path: Path) -> None:
-    """It blocks no write."""
+    """The reader blocks no write."""
     target = await fill(tmp_path, "sqlite")
     async with aiovec.connect(target, read_only=True) as reader, aiovec.connect(target) as store:
         for n in range(10):
@@ -197,7 +197,7 @@ async def test_a_reader_beside_a_writer_sees_each_acknowledged_write(tmp_path: P
 async def test_a_reader_notices_a_writer_that_it_cannot_lock_out(
     tmp_path: Path, sealed: Callable[[Path, Path], None]
 ) -> None:
-    """The file was opened as one that nobody changes; no answer may be wrong."""
+    """The file was opened as immutable, but no answer may be wrong."""
     folder, medium = tmp_path / "folder", tmp_path / "medium"
     await to_thread(folder.mkdir)
     target = await fill(folder, "sqlite")

@@ -28,7 +28,7 @@ OF_ANOTHER = "another application, or one that aiovec did not create"
 
 
 def in_sqlite(path: Path, *statements: str) -> None:
-    """Run statements behind aiovec's back."""
+    """Run statements without aiovec."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         for statement in statements:
             db.execute(statement)
@@ -53,7 +53,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a closed store, to be copied."""
+    """Return the file of a closed store, for tests to copy."""
     path = tmp_path_factory.mktemp("whole") / "notes.db"
 
     async def make() -> None:
@@ -90,7 +90,7 @@ async def test_a_foreign_file_is_refused_unchanged(tmp_path: Path) -> None:
             await to_thread(path.parent.mkdir)
             await to_thread(make, path)
             await refused(path, message)
-            # No connection is left open, so the file can be moved.
+            # No connection stays open, so the file can be moved.
             await to_thread(path.rename, path.with_name("kept"))
             async with aiovec.connect(path) as store:
                 assert await store.tables() == []
@@ -105,12 +105,12 @@ async def test_a_file_of_a_newer_layout_is_refused_unchanged(tmp_path: Path, who
 
 
 def in_schema(statement: str) -> tuple[str, ...]:
-    """Statements that put another one into the schema, as that of a table."""
+    """Return statements that write another statement into the schema, as a table's."""
     entry = f"INSERT INTO sqlite_master VALUES ('table', 'v', 'v', 0, '{statement}')"
     return "PRAGMA writable_schema = ON", entry
 
 
-# SQL that would run, for ever or in memory without bound, in calls on the table that it is in.
+# SQL in a table's schema that would run forever, or use unlimited memory, in calls on the table.
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT"
 ROWS = f'"{TABLE}.rows"'
 HOSTILE = {
@@ -244,7 +244,7 @@ asyncio.run(main())
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 async def test_a_file_beside_the_wal_of_another_is_refused(tmp_path: Path) -> None:
-    """As after a kill and a backup copied by hand: nobody can say which rows count."""
+    """After a kill, a backup was copied by hand, so it is unknown which rows are valid."""
     path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
     async with aiovec.connect(path) as store:
         await store.create_table(TABLE, SCHEMA)
@@ -276,7 +276,7 @@ async def test_a_folder_a_pipe_or_a_foreign_file_is_refused(tmp_path: Path) -> N
         await aiovec.connect(f"lancedb://{tmp_path}/file")
     if hasattr(os, "mkfifo"):
         await to_thread(os.mkfifo, tmp_path / "notes.db")
-        with pytest.raises(CorruptStoreError, match="not a file"):  # without waiting for its writer
+        with pytest.raises(CorruptStoreError, match="not a file"):  # it waits for no writer
             await aiovec.connect(tmp_path / "notes.db")
 
 

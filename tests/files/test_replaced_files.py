@@ -1,5 +1,5 @@
-"""A store that is replaced or removed under an open one is noticed: nothing is acknowledged into
-files that no name leads to, and no empty store is made in their place."""
+"""An open store notices if its files are replaced or removed: it acknowledges no write to unlinked
+files, and creates no empty store in their place."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def renamed(path: Path) -> None:
 
 
 def replaced(path: Path) -> None:
-    """Replace the store by a copy of it."""
+    """Replace the store with a copy of it."""
     renamed(path)
     elsewhere = path.with_name("elsewhere")
     (shutil.copytree if elsewhere.is_dir() else shutil.copy)(elsewhere, path)
@@ -116,7 +116,7 @@ async def test_a_reader_follows_newer_copies(tmp_path: Path, kind: str) -> None:
                 if served.is_dir():
                     await to_thread(served.rename, tmp_path / f"old{count}")
                     with pytest.raises(StoreReplacedError):
-                        await reader.count(TABLE)  # nothing is there for now
+                        await reader.count(TABLE)  # there is no store at the moment
                 await to_thread(os.replace, tmp_path / "next", served)
                 counts = await asyncio.gather(*(reader.count(TABLE) for _ in range(5)))
                 assert counts == [count] * 5
@@ -129,7 +129,7 @@ async def test_a_reader_follows_newer_copies(tmp_path: Path, kind: str) -> None:
 
 
 async def test_a_link_that_was_switched_is_noticed(tmp_path: Path) -> None:
-    """As deployments do."""
+    """Deployments switch links in this way."""
     for name in ("one.db", "two.db"):
         await (await filled(str(tmp_path / name))).close()
     link = tmp_path / "notes.db"
@@ -143,7 +143,7 @@ async def test_a_link_that_was_switched_is_noticed(tmp_path: Path) -> None:
 
 
 async def test_writes_while_the_file_is_replaced_are_refused_or_kept(tmp_path: Path) -> None:
-    """Each acknowledged write is in the file that had the name at that time."""
+    """Each acknowledged write is in the file that was at the path at that time."""
     path = tmp_path / "notes.db"
     await (await filled(str(path))).close()
     await to_thread(shutil.copy, path, tmp_path / "other.db")

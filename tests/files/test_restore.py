@@ -1,5 +1,5 @@
-"""A backup is of one moment, and is put in the place of a store as a whole or not at all, never
-under a running process."""
+"""A backup is a snapshot. A restore replaces a store completely or not at all, and never while a
+process uses the store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_backup_is_of_one_moment(tmp_path: Path, kind: str) -> None:
-    """It may lack only the last row that a writer was adding to both tables."""
+    """It may lack only the last row that a writer was inserting into both tables."""
     async with aiovec.connect(target_in(tmp_path, kind)) as store:
         await store.create_table("one", SCHEMA)
         await store.create_table("two", SCHEMA)
@@ -209,7 +209,7 @@ def foreign(path: Path) -> None:
 
 
 async def test_a_restore_checks_the_backup_and_the_target_first(tmp_path: Path) -> None:
-    """So a mistyped target is not replaced."""
+    """Therefore a mistyped target is not replaced."""
     path, backup = tmp_path / "notes.db", tmp_path / "backup.db"
     await backed_up(str(path), backup)
     torn = Path(await to_thread(shutil.copy, backup, tmp_path / "torn.db"))
@@ -264,7 +264,7 @@ async def test_a_restore_that_fails_leaves_the_store_as_it_was(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions, and links need some")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nobody_else_reads_a_backup_or_what_was_restored(tmp_path: Path, kind: str) -> None:
-    """The umask and the file's own permissions hold; a link leads to the restored store."""
+    """The umask and the file's permissions apply; a link leads to the restored store."""
     target, backup = target_in(tmp_path, kind), tmp_path / "backup"
     private = 0o600 if kind == "sqlite" else 0o700
     umask = os.umask(0o077)

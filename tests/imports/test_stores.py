@@ -1,6 +1,7 @@
-"""`aiovec import` of other libraries' stores: each row comes as its library returns it.
+"""`aiovec import` of other libraries' stores imports each row as its library returns it.
 
-Each store is made in another process, as a user's is: what a library keeps in memory is not there.
+Each store is made in another process, like a user's store, so that this process has no part of it
+in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tests.transfer.support import error_of
 import aiovec
 from aiovec import Field, Record, Schema, sync
 
-# The libraries warn of their own future, and some leave files open.
+# The libraries emit deprecation warnings, and some leave files open.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 COUNT, DIM = 2_500, 8
@@ -58,7 +59,7 @@ def elsewhere(make: Callable[..., None], *args: Any, needs: str) -> None:
 
 
 def bring(source: str, *options: str) -> Finished:
-    gc.collect()  # what a client of an earlier test left open is closed here, not on the loop
+    gc.collect()  # close files of earlier tests' clients here, not on the event loop
     return run("import", source, "-s", "new.db", "--json", *options)
 
 
@@ -130,7 +131,7 @@ def test_chroma_collections_keep_ids_vectors_and_documents(store: Any) -> None:
         for m, text in zip(METADATA, TEXTS, strict=True)
     ]
     assert_rows(rows, IDS, VECTORS, wanted)
-    done = bring("chroma")  # all of them; the empty one is named
+    done = bring("chroma")  # all collections; the empty one is reported
     assert {each["name"]: each["rows"] for each in done.json["tables"]}["bare"] == 1
     assert "left out, without dense vectors: empty" in done.err
     assert "it has: embedding (none yet)" in error_of(
@@ -313,7 +314,7 @@ def test_a_shard_of_qdrant_edge_keeps_its_points(store: Any) -> None:
 
 
 def test_the_first_of_several_qdrant_edge_vectors_is_imported(folder: Path) -> None:
-    names = list("hgfedcba")  # the shard keeps them in no order
+    names = list("hgfedcba")  # the shard does not keep their order
     elsewhere(make_edge, names, needs="qdrant_edge")
     done = bring("qdrant-edge:shard", "--allow-rejects")
     wanted = [f"the vectors {name} (dense)" for name in sorted(names)[1:]]
@@ -398,7 +399,7 @@ LINK = UUID(int=5)
 
 
 def save_local(count: int, factory: str = "Flat", removed: int | None = None) -> None:
-    """Write what LangChain's FAISS writes, whose package is no longer maintained."""
+    """Write the files of LangChain's FAISS, whose package is no longer maintained."""
     import faiss
     from langchain_core.documents import Document
 
@@ -414,7 +415,7 @@ def save_local(count: int, factory: str = "Flat", removed: int | None = None) ->
         index.add(VECTORS[:count])
     if removed is not None:
         index.remove_ids(np.array([removed]))
-    # A pickle names the class, which is found by the name of its module.
+    # A pickle names the class by its module and its name.
     home = "langchain_community.docstore.in_memory"
     docstore = type("InMemoryDocstore", (), {"__module__": home})()
     docstore._dict = texts
@@ -603,7 +604,7 @@ def test_a_table_of_postgresql_is_a_source_of_texts(server: Any, store: Any) -> 
     assert "no table 'post'; the tables are: glad, posts" in error_of(
         "import", f"{url}#post", *embed
     )
-    # Python has no such time.
+    # Python has no infinite time.
     server.execute("INSERT INTO posts (lang, nr, body, at) VALUES ('-', 4, 'ever', 'infinity')")
     assert again(code=1) == {"new": 2, "empty": 1, "rejected": 1}
     server.execute("DELETE FROM posts WHERE nr = 4")
@@ -700,7 +701,7 @@ def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any
 
 
 def test_pgvector_may_be_in_any_schema_and_a_table_out_of_reach(postgres: Any, store: Any) -> None:
-    """As on Supabase, for a role that may only read, and with an index of an expression."""
+    """This is common on Supabase. The role may only read, and an index is on an expression."""
     postgres.execute(
         """CREATE SCHEMA apart; CREATE SCHEMA shown; CREATE SCHEMA hidden;
         CREATE TABLE shown.long (id int PRIMARY KEY, e vector);
@@ -742,7 +743,7 @@ def test_an_unreachable_postgresql_is_named_without_its_password(folder: Path) -
 async def test_a_password_with_special_characters_is_in_no_error(
     password: str, folder: Path
 ) -> None:
-    """Nor in the error's cause, which a server logs when an app cannot start."""
+    """It is not in the error's cause either, which a server logs when an app cannot start."""
     pytest.importorskip("psycopg", reason="needs psycopg (nox -s imports)")
     url = f"postgresql://app:{password}@localhost:1/x#docs"
     async with aiovec.connect(folder / "s.db", embedder="demo") as store:
@@ -758,7 +759,7 @@ async def test_a_password_with_special_characters_is_in_no_error(
 async def test_a_table_of_postgresql_is_followed_without_an_open_transaction(
     server: Any, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A migration of the table would wait for it, and the app for the migration."""
+    """A migration of the table would wait for the transaction, and the app for the migration."""
     server.execute("CREATE TABLE goods (id int PRIMARY KEY, about text)")
     server.execute("INSERT INTO goods SELECT n, 'thing ' || n FROM generate_series(1, 40) n")
     activity = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"

@@ -1,4 +1,4 @@
-"""An app with a table in SQLite, and what a store has of it."""
+"""An app with a SQLite table, and functions that read its copy in a store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = "title TEXT, body TEXT, tag TEXT UNIQUE, author INT"
 
 
 class App:
-    """Writes to ``app.db#articles`` as apps do."""
+    """Writes to ``app.db#articles`` like an app."""
 
     def __init__(
         self, folder: Path, shape: str = "id", journal: str = "wal", seed: int = 0
@@ -80,7 +80,7 @@ class App:
         )
 
     def write(self) -> None:
-        """Change something, in a way that an app may."""
+        """Make a random change that an app could make."""
         number, kind = self.chance.randrange(60), self.chance.random()
         key = self.key(number)
         if kind < 0.4:
@@ -117,7 +117,7 @@ class App:
 
 
 async def contents(store: aiovec.VectorStore, table: str = "articles") -> dict[str, Any]:
-    """Return the rows by their ids. A field that only an older table had is null."""
+    """Return the rows by id, without nulls: a field that only an older table had is null."""
     return {
         row.id: {
             name: list(value) if name == "embedding" else value
@@ -129,7 +129,7 @@ async def contents(store: aiovec.VectorStore, table: str = "articles") -> dict[s
 
 
 async def imported(app: App, folder: Path, *options: str) -> dict[str, Any]:
-    """Return what a first import of the table as it is now gives."""
+    """Return the rows that a first import of the current table stores."""
     folder.mkdir()  # noqa: ASYNC240
     with closing(sqlite3.connect(folder / "app.db")) as copy:
         app.db.backup(copy)

@@ -1,6 +1,6 @@
-"""An app on Django whose table is watched: ``python django_app.py FOLDER JOURNAL``.
+"""A Django app whose table is watched: ``python django_app.py FOLDER JOURNAL``.
 
-A migration makes the table anew, as Django does on SQLite, so its triggers are gone.
+A migration recreates the table, as Django does on SQLite, so the triggers are lost.
 """
 
 from __future__ import annotations

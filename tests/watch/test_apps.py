@@ -1,4 +1,4 @@
-"""Apps, servers and moves with a store that follows a table."""
+"""Apps, servers and migrations with a store that follows a table."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
             assert (state["source"], state["waiting"], state["error"]) == (app.source, 0, "")
             (facts,) = (await client.get("/health")).json()["watching"]
             assert facts == {"ready": True, "waiting": 0, "seconds": 0.0, "failing": False}
-            with monkeypatch.context() as patch:  # anyone may ask, but not the app's database
+            with monkeypatch.context() as patch:  # requests do not reach the app's database
                 patch.setattr(type(watching), "state", None)
                 assert (await client.get("/health")).json()["watching"] == [facts]
             assert (await client.get("/ready")).json() == {"ready": True}
@@ -118,7 +118,7 @@ async def test_metrics_of_a_table_with_two_sources_show_the_worse(app: App, tmp_
 
 
 async def test_what_is_unknown_is_not_told_as_well(app: App, tmp_path: Path) -> None:
-    """While the first copy cannot be made, and when the source cannot be read any more."""
+    """This holds while the first copy fails, and after the source has become unreadable."""
     is_down = True
 
     def embed(texts: list[str]) -> list[list[float]]:
@@ -235,7 +235,7 @@ async def test_servers_follow_a_source(command: str, app: App, tmp_path: Path) -
     arguments += ["--port", "0"] if command == "serve" else ["--http", "--port", "0"]
     async with aiovec.connect(tmp_path / "s.db", embedder="demo") as store:
         async with aiovec.watch(store, app.source, embed="body") as watching:
-            await watching.caught_up()  # the table says afterwards what is embedded, and how
+            await watching.caught_up()  # the schema then says what is embedded
         process = await asyncio.create_subprocess_exec(*arguments, stderr=subprocess.PIPE)
         try:
             app.upsert(3, "served")

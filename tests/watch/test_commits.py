@@ -1,4 +1,4 @@
-"""What the app's own transactions notice of a follower: nothing."""
+"""A watch does not disturb the app's own transactions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODES = ("wal", "delete")
 
 
 async def followed(app: App, transactions: Callable[[], Any], until: Callable[[], str]) -> None:
-    """Run transactions of the app while its table is followed, and then see the last of them."""
+    """Run the app's transactions while its table is watched, and check that the last arrived."""
     async with (
         aiovec.connect(app.path.parent / "s.db", embedder="demo") as store,
         aiovec.watch(store, app.source, embed="body") as watching,
@@ -38,7 +38,7 @@ async def followed(app: App, transactions: Callable[[], Any], until: Callable[[]
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_transactions_that_read_and_then_write_never_fail(mode: str, tmp_path: Path) -> None:
-    """A second writer would make some fail with SQLITE_BUSY_SNAPSHOT, or as a deadlock."""
+    """With a second writer, some would fail with SQLITE_BUSY_SNAPSHOT, or because of a deadlock."""
     with closing(App(tmp_path, journal=mode)) as app:
 
         def transactions() -> None:
@@ -47,7 +47,7 @@ async def test_transactions_that_read_and_then_write_never_fail(mode: str, tmp_p
                 for number in range(400):
                     db.execute("BEGIN")
                     db.execute("SELECT count(*) FROM articles").fetchone()
-                    time.sleep(0.001)  # in which a second writer would commit
+                    time.sleep(0.001)  # a second writer would commit now
                     db.execute("UPDATE articles SET body = ? WHERE id = 1", (f"{number}",))
                     db.execute("COMMIT")
                 assert db.execute("PRAGMA data_version").fetchone() == version
@@ -63,7 +63,7 @@ async def test_sessions_of_sqlalchemy_never_fail(mode: str, begins: bool, tmp_pa
 
     with closing(App(tmp_path, journal=mode)) as app:
         engine = create_engine(f"sqlite:///{app.path}")
-        if begins:  # as sqlite3.connect(autocommit=False), which Python 3.12 has
+        if begins:  # like sqlite3.connect(autocommit=False) in Python 3.12
 
             @event.listens_for(engine, "connect")
             def connected(connection: Any, _: object) -> None:
@@ -87,7 +87,7 @@ async def test_sessions_of_sqlalchemy_never_fail(mode: str, begins: bool, tmp_pa
 
 @pytest.mark.parametrize("mode", MODES)
 def test_blocks_of_django_never_fail(mode: str, tmp_path: Path) -> None:
-    """In a process of its own, since Django's settings are global."""
+    """The app runs in a separate process, because Django's settings are global."""
     pytest.importorskip("django")
     program = Path(__file__).with_name("django_app.py")
     command = [sys.executable, str(program), str(tmp_path), mode]

@@ -1,4 +1,4 @@
-"""Sources are read as they were committed."""
+"""Only committed rows of a source are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import aiovec
 
 pytestmark = pytest.mark.arrow
 
-# Writes pages of a transaction to the file, and is killed within it.
+# This program writes pages of a transaction to the file, and is killed before it commits.
 KILLED = """
 import os, signal, sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -31,7 +31,7 @@ ROWS = 2000
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
-    """A database whose app was killed within a transaction that had reached the file."""
+    """Return a database whose app was killed in a transaction after it had written to the file."""
     path = tmp_path / "app.db"
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE articles (id INTEGER PRIMARY KEY, body TEXT, vector BLOB)")

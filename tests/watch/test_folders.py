@@ -1,4 +1,4 @@
-"""A folder of documents, and a store that follows it."""
+"""A store follows a folder of documents."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_saves_moves_and_removals_are_followed(store: VectorStore, notes: 
     write(notes / "0.md", "plainly")
     await until_found(store, "plainly", "0.md")
     await until_found(store, "word0")
-    write(notes / "1.md.part~", "renamed")  # as editors save
+    write(notes / "1.md.part~", "renamed")  # save like an editor
     os.replace(notes / "1.md.part~", notes / "1.md")
     await until_found(store, "renamed", "1.md")
     os.rename(notes / "2.md", notes / "two.md")
@@ -120,7 +120,7 @@ async def test_folders_that_would_delete_the_rows_of_each_other_are_refused(
         with pytest.raises(ConfigError, match=r"the same base ''.*with another base"):
             async with aiovec.watch(store, source):
                 pass
-    # As in another process.
+    # This store is like one in another process.
     async with aiovec.connect(tmp_path / "s.db", embedder="demo") as other_store:
         with pytest.raises(ConfigError, match=r"another process.*same base ''.*another base"):
             async with aiovec.watch(other_store, tmp_path / "more"):
@@ -313,5 +313,5 @@ async def test_one_source_of_an_app_is_as_good_as_a_list(
 async def test_a_change_of_gitignore_is_followed_at_once(store: VectorStore, notes: Path) -> None:
     await until_found(store, "word1", "1.md")
     (notes / ".gitignore").write_text("1.md\n")
-    async with asyncio.timeout(30):  # the next look without an event is after a minute
+    async with asyncio.timeout(30):  # without an event, the next check is after a minute
         await until_found(store, "word1")

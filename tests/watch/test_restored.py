@@ -1,4 +1,4 @@
-"""A database that is emptied, restored or overtaken, as its follower finds it."""
+"""Watches of databases that are emptied, restored, or replaced by a backup with other changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.arrow
 
 
 def emptied(app: App) -> None:
-    """As fixtures of tests and reset commands do, which ask for the names of all tables."""
+    """Empty all tables, including the queue, like test fixtures and reset commands."""
     tables = app.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     app.db.execute("BEGIN")
     for (name,) in tables:
@@ -34,7 +34,7 @@ def emptied(app: App) -> None:
 
 def emptied_and_filled(app: App) -> None:
     emptied(app)
-    for number in range(40):  # in the order in which it was filled at first
+    for number in range(40):  # in the original order
         app.upsert(number)
 
 
@@ -61,7 +61,7 @@ def restored(app: App) -> None:
 
 
 def overtaken(app: App) -> None:
-    """As many changes are made to the backup as the follower has seen, before it looks again."""
+    """Make as many changes to the backup as the watch has seen, and replace the database."""
     with closing(sqlite3.connect(backup_of(app), isolation_level=None)) as backup:
         for number in range(20, 40):
             backup.execute("UPDATE articles SET body = 'other' WHERE id = ?", (number,))
@@ -128,7 +128,7 @@ def watch(store: VectorStore, app: App) -> aiovec.Watching:
 
 
 async def check(watching: aiovec.Watching, store: VectorStore, app: App) -> None:
-    """Check that nothing is said to be well before it is, and that it is in the end."""
+    """Check that the watch reports no success too early, and that the rows are equal in the end."""
     rows = {str(id): body for id, body in app.db.execute("SELECT id, body FROM articles")}
     for wait in (False, True):
         if wait:
@@ -141,7 +141,7 @@ async def check(watching: aiovec.Watching, store: VectorStore, app: App) -> None
 async def test_a_commit_that_a_power_cut_took_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The follower is killed before it could say that it had applied the commit."""
+    """The watch is killed before it could record that it had applied the commit."""
     with closing(App(tmp_path, journal="delete")) as app:
         async with opened(tmp_path) as store:
             async with watch(store, app) as watching:

@@ -1,4 +1,4 @@
-"""Sources that are watched and are no table of SQLite."""
+"""Watched sources that are not SQLite tables."""
 
 from __future__ import annotations
 

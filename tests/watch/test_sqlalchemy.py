@@ -1,4 +1,4 @@
-"""An app on SQLAlchemy's async session whose table is watched."""
+"""An app with SQLAlchemy's async session, whose table is watched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of an app's SQLite database, and a store that follows it."""
+"""A store follows a table of an app's SQLite database."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def opened(folder: Path) -> Any:
 async def test_a_watched_table_is_what_a_first_import_gives(shape: str, tmp_path: Path) -> None:
     with closing(App(tmp_path, shape, journal="wal" if shape != "two" else "delete")) as app:
         async with opened(tmp_path) as store:
-            for part in range(3):  # also of what is written while nobody follows
+            for part in range(3):  # rows are also written while no watch runs
                 for _ in range(30):
                     app.write()
                 async with aiovec.watch(store, app.source, **WATCH) as watching:
@@ -216,8 +216,8 @@ async def test_a_row_that_replace_removes_by_another_constraint_goes_with_the_ne
 
 
 def run_apart(arguments: list[Any]) -> int:
-    """Run a command in a process of its own: another SQLite library must not open the app's file
-    in this one."""
+    """Run a command in a separate process: another SQLite library must not open the app's file in
+    this process."""
     import subprocess
     import sys
 
@@ -290,12 +290,12 @@ async def test_the_state_is_told_while_the_app_holds_its_lock(tmp_path: Path) ->
                 state = await watching.state()
                 return state.seconds > 1 and state.waiting is None
 
-            async with asyncio.timeout(3):  # a lock of the app is waited for longer
+            async with asyncio.timeout(3):  # the watch waits longer than this for the app's lock
                 await until(is_behind)
             app.db.execute("COMMIT")
             await watching.caught_up()
             assert await store.count("articles") == 40
-            app.db.execute("BEGIN EXCLUSIVE")  # which keeps readers waiting, too
+            app.db.execute("BEGIN EXCLUSIVE")  # this makes readers wait, too
             async with asyncio.timeout(3):
                 assert (await watching.state()).waiting is None
             app.db.execute("COMMIT")
@@ -401,7 +401,7 @@ async def test_a_watch_without_a_size_goes_on_with_that_of_an_earlier_one(
         assert len(before) > 42
         async with aiovec.watch(store, app.source) as watching:
             await watching.caught_up()
-            # No row was noted again, and the next ones are cut alike.
+            # No row was queued again, and the next rows are cut in the same way.
             assert (await contents(store), app.db.execute(made).fetchall()) == (before, queue)
             app.upsert(2, "word. " * 50)
             await watching.caught_up()
@@ -444,7 +444,7 @@ async def _has(store: VectorStore, rows: int) -> bool:
 
 @pytest.mark.parametrize("way", ["view", "query", "read-only"])
 async def test_what_can_have_no_trigger_is_compared(way: str, app: App, tmp_path: Path) -> None:
-    app.db.execute("PRAGMA journal_mode=delete")  # in which a reader keeps writers waiting
+    app.db.execute("PRAGMA journal_mode=delete")  # in this mode, a reader makes writers wait
     app.db.execute("CREATE VIEW short AS SELECT id, title, body FROM articles WHERE author < 4")
     options: dict[str, Any] = {**WATCH, "every": 0.1, "table": "articles", "id_column": "id"}
     source = app.source
@@ -495,7 +495,7 @@ async def test_a_text_that_the_embedder_refuses_keeps_no_other_row_of_a_view_wai
         await watching.caught_up()
         assert await store.count("short") == 39
 
-        async def is_set_aside() -> bool:  # each comparison names it anew
+        async def is_set_aside() -> bool:  # each comparison reports it again
             return list((await watching.state()).refused) == ["7"]
 
         await until(is_set_aside)
@@ -517,7 +517,7 @@ async def test_a_source_that_cannot_be_watched_says_why(
     source: str, options: dict[str, Any], says: str, app: App, tmp_path: Path
 ) -> None:
     app.db.execute("CREATE TABLE plain (title TEXT, body TEXT)")
-    if source == "theirs":  # a folder with a store of LanceDB, as for an import
+    if source == "theirs":  # a folder with a LanceDB store, which can be imported
         db = pytest.importorskip("lancedb").connect(tmp_path / source)
         db.create_table("docs", [{"id": "a", "body": "x", "vector": [1.0, 2.0]}])
     if "plain" in source:
@@ -562,7 +562,7 @@ async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Pat
 
 
 async def test_a_table_that_is_older_than_the_queue_is_compared(app: App, tmp_path: Path) -> None:
-    """The store's file is an earlier backup, or new; the app makes its table before it watches."""
+    """The store's file is an older backup or new, and the app creates the table first."""
     made: aiovec.Schema | None = None
     for step in ("first", "restored", "removed"):
         if step == "restored":
@@ -601,7 +601,7 @@ async def test_stores_share_a_queue_until_stop_removes_it(app: App, tmp_path: Pa
     done = await asyncio.to_thread(run, "import", app.path, "--dry-run")
     assert "The tables are: articles" in done.err
     assert "aiovec_queue" not in done.err
-    stop = ["watch", f"{app.path}#ARTICLES", "--stop"]  # SQLite's names are without case
+    stop = ["watch", f"{app.path}#ARTICLES", "--stop"]  # SQLite's names ignore case
     done = await asyncio.to_thread(run, *stop, "--dry-run", "--json")
     assert len(done.json["removed"]) == 7
     done = await asyncio.to_thread(run, *stop)
@@ -635,7 +635,7 @@ async def test_a_text_that_is_set_aside_is_named_and_tried_again_after_a_restart
         ):
             await watching.caught_up()
             await until(lambda: _has(store, 39 if refuses else 40))  # noqa: B023
-            # The row is stored before it is no longer named.
+            # The row is stored shortly before the state stops naming it.
             await until(lambda: _refuses(watching, ["7"] if refuses else []))  # noqa: B023
 
 
@@ -682,7 +682,7 @@ async def test_every_is_a_number_above_0(every: Any, app: App, tmp_path: Path) -
 
 
 async def test_a_file_that_is_being_written_loses_no_rows(tmp_path: Path) -> None:
-    """As by a nightly job: most of its rows are gone for a while."""
+    """While a nightly job writes the file, for example, most of its rows are missing."""
     file = tmp_path / "goods.csv"
 
     def write(rows: int) -> None:
@@ -710,7 +710,7 @@ async def test_a_file_that_is_being_written_loses_no_rows(tmp_path: Path) -> Non
         write(40)
         await watching.caught_up()
         assert (await store.count("goods"), embedded) == (40, 40)
-        write(10)  # and stays so
+        write(10)  # and the file stays like this
         await watching.caught_up()
         assert await store.count("goods") == 10
 
