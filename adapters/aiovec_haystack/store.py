@@ -197,7 +197,7 @@ class AiovecDocumentStore(Closable):
 
     @in_store
     async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
-        """Return the least and the greatest value of a metadata key, as "min" and "max"."""
+        """Return the smallest and the largest value of a metadata key, as "min" and "max"."""
         for field in map(str, self._bridge.fields(metadata_field.removeprefix("meta."))):
             bounds = await self._bridge.read(partial(Table.bounds, field=field), None)
             if bounds is not None:

@@ -136,7 +136,7 @@ def _id_of(rows: Any, i: int) -> str | None:
 
 
 def _with_text(table: pa.Table, schema: Schema, embed: Embed) -> BoolArray:
-    """Return which rows have a vector, or a text to compute it from."""
+    """Return a mask of the rows that have a vector, or a text to compute it from."""
     length = pc.fill_null(pc.binary_length(table.column(embed.field)), 0)
     missing = pc.and_(table.column(schema.vector).is_null(), pc.equal(length, 0))
     return np.asarray(pc.invert(missing), dtype=np.bool_)

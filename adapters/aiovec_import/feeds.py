@@ -138,7 +138,7 @@ class SourceFeed(Feed):
         return True
 
     async def _bring(self, job: SyncImport, chunks: Iterator[Chunk]) -> int:
-        """Bring the items of a reader's chunks into the store; return their number."""
+        """Store the items of a reader's chunks; return their number."""
         count = 0
         while (part := await in_thread(job.following, chunks)) is not None:
             count += len(part[0])
@@ -148,7 +148,7 @@ class SourceFeed(Feed):
     async def _apply(
         self, job: SyncImport, items: Sequence[Item], rejects: Sequence[Reject] = ()
     ) -> None:
-        """Bring items into the store; set aside a text if the embedder rejects only this text."""
+        """Store items; set a text aside if the embedder rejects it but accepts others."""
         await in_thread(self._tell, rejects)
         try:
             async with aclosing(job.changes(self.store, items)) as changes:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 async def run_import(
     at: At, job: Import, embedder: str | None, *, allow_rejects: bool = False
 ) -> Shown:
-    """Run an import to its end, and report the results."""
+    """Run an import and report the results."""
     began, done = time.perf_counter(), False
     try:
         target = await _imported(at, job, embedder)

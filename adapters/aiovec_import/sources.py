@@ -54,7 +54,7 @@ class RejectsFile:
         self.path = path
         self.say = say
         self.place: str = str(path)
-        """The place of the list, for messages."""
+        """The path of the list, or "standard error", for messages."""
         self.count: int = 0
         self._file: IO[str] | None = None
 
@@ -92,7 +92,7 @@ class RejectsFile:
 
 
 NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
-"""A list for updates, which have no rejects, and for feeds, which log what they set aside."""
+"""For imports that write no list: updates have no rejects, and feeds log theirs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -357,9 +357,9 @@ class SyncImport(Import):
     async def rows_without(
         self, store: VectorStore, has: Callable[[str], bool]
     ) -> tuple[dict[str, str], int]:
-        """Map the ids of rows whose items the source no longer has to the names of the items.
+        """Return a map from row ids to item names, for items that the source no longer has.
 
-        Also return the number of items in the table that imports of this source stored.
+        Also return the number of items that imports of this source have stored in the table.
         """
         gone, own = {}, Seen()
         select = [] if self.cutter is None else [self._ref("source")]

@@ -45,13 +45,13 @@ class WriteOperation(ABC):
     """The number of rows it adds to a commit; ``ALONE`` if it needs a separate commit."""
 
     changes_schema: bool = False
-    """True if an open migration refuses it."""
+    """True if an open migration refuses this write."""
 
     by_hand: bool = False
-    """True if a store that is being filled refuses it: all writes except upkeep's."""
+    """True if a store that is being filled refuses this write. It accepts only those of upkeep."""
 
     fills: bool = False
-    """True if it belongs to an engine's load, or ends it: a load refuses other writes."""
+    """True if this write belongs to an engine's load, or ends it: a load refuses other writes."""
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
         """Return whether this may join the group of an earlier ``other``.

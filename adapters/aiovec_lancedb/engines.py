@@ -142,7 +142,7 @@ class Filling:
                 with self._session.guarded:
                     await commit()
             except AiovecError:
-                # If the rows exist, only the answer was lost.
+                # If the rows exist, only the response was lost.
                 if await (await self._checked()).rows() == self.before:
                     raise
         await self._sweep()  # remove files of workers that died

@@ -84,7 +84,7 @@ _BEFORE_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
      "{message}"),
     ("^(?-i:Table '.*' already exists|Dataset already exists)", LanceTableExistsError, "{message}"),
     (r"(Connection|Table)( \S+)? is closed", StoreClosedError, ""),
-    # The answer to a commit was lost.
+    # The response to a commit was lost.
     (r"commit result for version \d+ is unknown|commit may or may not have been applied",
      OutcomeUnknownError, "{message}"),
     (("No space left|Disk quota exceeded|File too large|not enough space"

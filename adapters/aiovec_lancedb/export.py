@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # The most rows in a batch.
 _MOST_ROWS = 4096
-# The approximate bytes of a batch. Lance prepares some batches ahead.
+# The approximate size of a batch, in bytes. Lance prepares some batches ahead.
 _BATCH_BYTES = 4 * 2**20
 _CURSOR = b"@"
 _EXPECTED = "the cursor of a batch that this store exported"
@@ -83,7 +83,7 @@ class Export:
     async def batches(
         self, after: bytes | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Yield batches of ``batch_size`` rows, or of fewer large rows, each with its cursor."""
+        """Yield batches of ``batch_size`` rows, or fewer large rows, each with its cursor."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         async with self.versions.session.reading(self.handle) as table:

@@ -111,15 +111,17 @@ class RowsOperation(WriteOperation):
     direct: Callable[[Snapshot], Awaitable[int]] | None
     size: int
     by_rows: bool = False
-    """True if it is applied in memory even when it is the only one: to merge a column of one row
-    among 40,000, Lance reads them all, which takes 340 ms."""
+    """True if the write is applied in memory even when it is the only one: to merge a column of one
+    row among 40,000, Lance reads all rows, which takes 340 ms."""
 
     by_hand = True
 
     @property
     def repeatable(self) -> bool:
-        """True if it may be applied in memory in a bucket, where it is retried if other writers
-        were faster. A change of several rows may not: readers could see only some of its changes.
+        """True if the write may be applied in memory in a bucket.
+
+        There it is retried if another writer commits first. It is False for a change of several
+        rows: readers could see only some of its changes.
         """
         return self.kind != "change" or len(self.named) == 1
 

@@ -144,7 +144,7 @@ class Snapshot:
         return indexes
 
     async def stats(self) -> Mapping[str, Any]:
-        """Return Lance's statistics of the version, such as its number of bytes."""
+        """Return Lance's statistics of the version, such as its size in bytes."""
         sizes: Mapping[str, Any] = await self._once("stats", self.lance.stats)
         return sizes
 

@@ -78,7 +78,7 @@ async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> N
     LanceDB's ``create_table`` checks for the table, checks again when it commits, and overwrites a
     table that another process has created in between, even one with rows. So the version is created
     in a local folder, and its only file, the manifest, is put into the bucket by one conditional
-    write. Afterwards the caller checks who created the table: this works even if the answer was
+    write. Afterwards the caller checks who created the table: this works even if the response was
     lost, or if upkeep has already removed the first version of another process's table.
     """
     with session.guarded:
@@ -261,7 +261,7 @@ async def _check_out(table: Snapshot, version: int) -> None:
 async def _index_now_or_later(
     session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index existing columns. If that fails, upkeep does it: the call itself has succeeded."""
+    """Index existing columns. If that fails, upkeep does it later: the call has succeeded."""
     with suppress(AiovecError, StaleTableError):
         lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)

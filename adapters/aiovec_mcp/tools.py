@@ -321,7 +321,7 @@ class Tools:
         return self._store.table(table)
 
     async def _expiry_field(self) -> str:
-        """Return the field by which memories expire."""
+        """Return the name of the field with the time at which memories expire."""
         for name, field in (await self._schema()).fields.items():
             if field.expires:
                 return name

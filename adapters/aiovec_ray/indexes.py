@@ -12,7 +12,7 @@ from aiovec_lancedb.engines import TablePlace
 
 from .fragments import dataset_of
 
-# The least and the most rows of a compacted file: few enough that each worker gets files, and that
+# The least and most rows of a compacted file: few enough that each worker gets files, and that
 # upkeep makes no larger files.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, under lancedb's names; LanceDB builds the others.

@@ -338,7 +338,7 @@ class RemoteBackend(Backend):
     # Inside
 
     async def _ask(self, request: Request, read: Callable[[Any], _T]) -> _T:
-        """Send a request, and return the result of ``read`` for its answer."""
+        """Send a request, and return the result of ``read`` for its response."""
         return (await self._client.ask(request, read))[0]
 
     async def _on(
@@ -361,7 +361,7 @@ class RemoteBackend(Backend):
 
 
 def _nothing(_: Any) -> None:
-    """Ignore the content of an answer."""
+    """Ignore the content of a response."""
 
 
 def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
@@ -444,7 +444,7 @@ def _ends(schema: Schema, ref: Ref, answer: Any) -> tuple[Value, Value] | None:
 
 
 def _known(kind: type[_T], answer: Mapping[str, Any], **facts: object) -> _T:
-    """Build a dataclass from an answer, ignoring keys that newer servers add."""
+    """Build a dataclass from a response, ignoring keys that newer servers add."""
     given = {to_snake(name): value for name, value in answer.items()} | facts
     return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Requests to a server: retries, cancellation, and the meaning of answers."""
+"""Requests to a server: retries, cancellation, and the meaning of responses."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _PART = 256 * 1024
 # client cannot know whether the server read it.
 _KEEP_ALIVE = 4.0
 # The timeout of a call grows by one second per this many bytes of the request and of the
-# answer.
+# response.
 _PACE = 16 * 1024
-# Unread bytes of an answer at which the connection pauses. With aiohttp's default of 64 KiB, each
+# Unread bytes of a response at which the connection pauses. With aiohttp's default of 64 KiB, each
 # batch of an export takes dozens of iterations of the event loop.
 _BUFFER = 512 * 1024
 _DONE = frozenset({200, 201, 204})
@@ -72,9 +72,9 @@ class Request:
     """The state that the table must be in; otherwise the server refuses the call."""
     writes: bool = False
     long: bool = False
-    """True if it has no timeout until its answer begins."""
+    """True if the call has no timeout until the response begins."""
     once: bool = False
-    """True if it must fail without a retry if the server cannot be reached."""
+    """True to fail without a retry if the server cannot be reached."""
 
 
 class Client:
@@ -96,7 +96,7 @@ class Client:
         self._writes: set[asyncio.Future[None]] = set()
 
     async def ask(self, request: Request, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Call the server; return the result of ``read`` for its answer, and the table's state.
+        """Call the server; return the result of ``read`` for its response, and the table's state.
 
         ``read`` gets JSON, rows or None. A write gets a key, so that it is done only once.
         """
@@ -121,8 +121,8 @@ class Client:
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there.
 
-        Retries if the answer is lost or the server is busy, but not if no server listens: then the
-        write has ended, too.
+        Retries if the response is lost or the server is busy, but not if no server listens: then
+        the write has ended, too.
         """
         call = _Call(self, Request("DELETE", f"/writes/{key}"))
         with contextlib.suppress(Exception):
@@ -169,7 +169,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def response(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and yield its answer; raise an error if it is not successful."""
+        """Send a request, and yield its response; raise an error if it is not successful."""
         url, path, headers, request = self._url, None, call.headers, call.request
         if self.autostart is not None:
             server = await self.autostart.server()
@@ -211,7 +211,7 @@ class Client:
             raise NoAnswerError(reason, again, sent=not isinstance(exc, unsent)) from exc
 
     def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
-        """Return the error for an answer that does not fit the call."""
+        """Return the error for a response that does not fit the call."""
         if writes:
             return OutcomeUnknownError(self.target, f"the server's answer cannot be used: {exc}")
         return not_a_server(self.target, f"its answer cannot be used: {exc}")
@@ -263,7 +263,7 @@ class _Call:
             self.headers["Idempotency-Key"] = self.key
 
     async def answer(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Return the server's answer; retry as often as allowed."""
+        """Return the server's response; retry as often as allowed."""
         while True:
             try:
                 return await self.read(read)
@@ -279,7 +279,7 @@ class _Call:
                 raise
 
     async def read(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Make one attempt, and return its answer, decoded and read."""
+        """Make one attempt, and return its response, decoded and read."""
 
         def came(size: int) -> None:
             self.time.reschedule((self.time.when() or 0.0) + size / _PACE)
@@ -302,7 +302,7 @@ class _Call:
         return value, response.headers.get("ETag", "").strip('"')
 
     def go_on(self) -> None:
-        """Restart the timeout for the rest of an answer whose headers have arrived."""
+        """Restart the timeout for the rest of a response whose headers have arrived."""
         now = asyncio.get_running_loop().time()
         self.time.reschedule(now + self._client.settings.idle_timeout)
 

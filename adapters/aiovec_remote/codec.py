@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: JSON, and Arrow with the JSON in its schema's metadata.
+"""Bodies of requests and responses: JSON, and Arrow with the JSON in its schema's metadata.
 
 The server's types are trusted: a wrong type is a bug in the server. Encode and decode large bodies
 in a thread.
@@ -26,7 +26,7 @@ from aiovec.errors import InvalidArgumentError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 LONGEST_ANSWER = 2**30
-"""The most bytes of an answer or an exported batch. By default, servers send up to 256 MiB."""
+"""The most bytes of a response or an exported batch. By default, servers send up to 256 MiB."""
 # The end of an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -81,7 +81,7 @@ def _check_length(nbytes: int) -> None:
 async def read_body(
     response: aiohttp.ClientResponse, came: Callable[[int], object] = lambda _: None
 ) -> bytearray:
-    """Read the body of an answer; ``came`` is called with the size of each part."""
+    """Read the body of a response; call ``came`` with the size of each part."""
     data = bytearray()
     _check_length(response.content_length or 0)
     while part := await response.content.readany():
@@ -92,7 +92,7 @@ async def read_body(
 
 
 def decode(content_type: str, data: bytearray) -> Any:
-    """Decode an answer: JSON, or rows, which Arrow validates."""
+    """Decode a response: JSON, or rows, which Arrow validates."""
     try:
         if content_type == JSON:
             return json.loads(data)

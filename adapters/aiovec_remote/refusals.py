@@ -1,4 +1,4 @@
-"""Errors in a server's answers, translated to aiovec's errors."""
+"""Errors in a server's responses, translated to aiovec's errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
 """The condition for a retry: the server is reachable, or has room for the call. The last two allow
-no retry: the server's timeout ended the call, or its answer came too slowly."""
+no retry: the server's timeout ended the call, or its response came too slowly."""
 
 
 class NoAnswerError(Exception):
@@ -37,7 +37,7 @@ class NoAnswerError(Exception):
 
 
 async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, writes: bool) -> None:
-    """Raise the error for an unsuccessful answer; ``size`` is the length of the request's body."""
+    """Raise the error for an unsuccessful response; ``size`` is the length of the request body."""
     status = response.status
     if response.content_type != MEDIA_TYPE:
         text = f"HTTP {status} with {response.content_type}"

@@ -26,9 +26,9 @@ class RemoteSettings(BackendSettings):
     idle_timeout: float = key(120.0, at_least=1, at_most=86_400)
     """Seconds without a byte from the server after which a call fails.
 
-    The same limit applies to a request until its answer begins, and again to the answer; each gets
-    one more second per 16 KiB. Inherently long calls, such as index builds, have no limit until
-    their answer begins."""
+    The same limit applies to a request until its response begins, and again to the response; each
+    gets one more second per 16 KiB. Inherently long calls, such as index builds, have no limit
+    until their response begins."""
 
     reconnect_timeout: float = key(10.0, at_least=0, at_most=86_400)
     """Seconds for which a call retries while the server cannot be reached, for example during its

@@ -1,4 +1,4 @@
-"""Bodies of answers as JSON and as Arrow IPC streams, whole or in parts."""
+"""Bodies of responses as JSON and as Arrow IPC streams, whole or in parts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Parts = AsyncGenerator[bytes, None]
 
 
 _MEASURES = ("_score", "_distance")
-# The most bytes of an answer that are passed to the connection in one piece.
+# The most bytes of a response that are passed to the connection in one piece.
 _PART = 256 * 1024
 
 Answers = Sequence[Results[Hit] | Results[Record]]
@@ -55,11 +55,11 @@ def dump(value: object) -> bytes:
 
 
 async def values_response(value: object, status: int, headers: Mapping[str, str]) -> Response:
-    """Answer with values other than rows."""
+    """Respond with values other than rows."""
 
     def text() -> bytes:
         body = dump(value)
-        if len(body) > _PART:  # a short answer is never refused: the call may have written
+        if len(body) > _PART:  # a short response is never refused: the call may have written
             BOUNDS.get().check_bytes(len(body))
         return body
 
@@ -74,9 +74,9 @@ def camel_case(value: Any) -> dict[str, Any]:
 async def rows_response(
     call: Call, name: str, answers: Answers, *, of_many: bool = False
 ) -> Response:
-    """Answer with rows, as ``{name: [...]}`` or, if Accept prefers it, as Arrow.
+    """Respond with rows, as ``{name: [...]}`` or, if Accept prefers it, as Arrow.
 
-    With ``of_many``, the answer has the rows of each query, in order, as ``{"results": [{name:
+    With ``of_many``, the response has the rows of each query, in order, as ``{"results": [{name:
     [...]}, ...]}``. In Arrow, the column ``_query`` has the number of each row's query, counted
     from 0.
     """
@@ -94,7 +94,7 @@ async def rows_response(
 async def found_response(
     call: Call, options: dict[str, Any], method: str, name: str = "hits"
 ) -> Response:
-    """Answer with the rows that a method of the store returns for these options."""
+    """Respond with the rows that a method of the store returns for these options."""
     rows = await getattr(call.store, method)(call.table, **bounded(options))
     return await rows_response(call, name, [rows])
 
@@ -194,9 +194,9 @@ def _ranks(row: Hit | Record) -> dict[str, Any]:
 
 
 class Streamed(StreamingResponse):
-    """An answer produced as fast as its client reads, until the client disconnects.
+    """A response produced as fast as its client reads, until the client disconnects.
 
-    A late error closes the connection, so the client sees that the answer is incomplete.
+    A late error closes the connection, so the client sees that the response is incomplete.
     """
 
     @classmethod
@@ -224,7 +224,7 @@ class Streamed(StreamingResponse):
 
 
 async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
-    """Answer with all rows of an export with these options."""
+    """Respond with all rows of an export with these options."""
     kind = call.answer_type(STREAMS)
     cursors = options.pop("cursors", False)
     if "after" in options:

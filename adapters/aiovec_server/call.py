@@ -99,7 +99,7 @@ class Call:
         return text
 
     def answer_type(self, offered: Sequence[str]) -> str:
-        """Return the media type of the answer: the first in Accept that is also in ``offered``.
+        """Return the media type of the response: the first in Accept that is also in ``offered``.
 
         The default is the first of ``offered``.
         """

@@ -1,7 +1,7 @@
-"""Limits of a request: its body, rows, answer and time, and the number of calls in progress.
+"""Limits of a request: its body, rows, response and time, and the number of calls in progress.
 
 The server sets them for each of its requests; endpoints in a user's own app have none. The store
-counts the bytes of rows while it reads them, so it stops early if the answer becomes too large.
+counts the bytes of rows while it reads them, so it stops early if the response becomes too large.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _MOST_COMPARED = 10_000
 
 
 class ByteBudget:
-    """A number of bytes shared by all bodies, or by all answers, in progress."""
+    """A number of bytes shared by all bodies, or by all responses, in progress."""
 
     def __init__(self, nbytes: int) -> None:
         self._free = nbytes
-        self._lock = threading.Lock()  # a lock, because large answers are built in threads
+        self._lock = threading.Lock()  # a lock, because large responses are built in threads
 
     def reserve(self, nbytes: int) -> bool:
         """Reserve bytes; return False if fewer are left."""
@@ -57,13 +57,13 @@ class Bounds:
     nbytes: int
     budget: ByteBudget
     held: int | None = 0
-    """Bytes reserved for the answer; None after the request."""
+    """Bytes reserved for the response; None after the request."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
-        """Refuse an answer that is larger than a body may be.
+        """Refuse a response that is larger than a body may be.
 
-        Also reserves the bytes from the budget of all answers until the request ends. After that,
+        Also reserves the bytes from the budget of all responses until the request ends. After that,
         it reserves nothing, even if a thread continues to read for other requests.
         """
         if nbytes > self.nbytes:
@@ -104,12 +104,12 @@ def check_rows(count: int, name: str = "rows") -> None:
 
 
 def cut(limit: int, queries: int = 1) -> int:
-    """Return the number of rows to request per query: at most one more than the answer may have."""
+    """Return the number of rows to request per query: at most one more than a response may have."""
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
 def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str = "") -> None:
-    """Refuse an answer with more rows or values per query than allowed."""
+    """Refuse a response with more rows or values per query than allowed."""
     most = BOUNDS.get().rows // max(1, queries)
     if count > most:
         reason = f"The answer has more than {most:,} {unit}, the limit of this server. Ask for "
@@ -137,7 +137,7 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
 
 _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
-"""The numbers of bodies and answers of the largest size that may be in memory at the same time."""
+"""The numbers of bodies and responses of the largest size that may be in memory at once."""
 
 _QUEUE_SECONDS = 2.0
 """Seconds that a call waits for a free slot."""
@@ -220,10 +220,10 @@ def _length_of(scope: Scope) -> int | None:
 
 
 class _Exchange:
-    """The messages of one request and its answer, under one deadline.
+    """The messages of one request and its response, under one deadline.
 
-    The body has to arrive at a minimum rate. Then the call's timeout runs until the answer begins.
-    The client may read the answer at any speed.
+    The body has to arrive at a minimum rate. Then the call's timeout runs until the response
+    begins. The client may read the response at any speed.
     """
 
     deadline: asyncio.Timeout

@@ -1,4 +1,4 @@
-"""Models that check and describe bodies, query strings and answers."""
+"""Models that check and describe bodies, query strings and responses."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _MOST_REMOVED, _MOST_BOOSTS = 2_000, 16
 class Model(BaseModel):
     """A JSON object or a query string.
 
-    Keys are in camelCase; unknown keys are refused. A field is named like the store's argument that
-    it sets.
+    Keys are in camelCase; unknown keys are refused. Each field has the name of the store
+    argument that it sets.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -393,7 +393,7 @@ class SearchLike(_Near):
     not_like: Ids | None = _maybe("The ids of rows to search away from.")
 
 
-# Answers: these models only describe them
+# Responses: these models only describe them
 
 
 class Record(BaseModel):
@@ -438,7 +438,7 @@ class Health(BaseModel):
 
 
 def _answer(name: str, /, **keys: Any) -> Any:
-    """Return the model of an answer that has these keys."""
+    """Return the model of a response that has these keys."""
     fields: dict[str, Any] = {key: (kind, ...) for key, kind in keys.items()}
     return create_model(name, **fields)
 

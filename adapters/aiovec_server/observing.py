@@ -35,7 +35,7 @@ STOPPING = "aiovec_stopping"
 """Name of a flag in the app's state: the server is stopping and cancels the calls in progress."""
 
 _UNKNOWN = "(none)"  # the label for a request without a route
-_CLIENT_GONE = 499  # the status if the client disconnected before an answer was sent
+_CLIENT_GONE = 499  # the status if the client disconnected before a response was sent
 _OF_CALLERS = ("traceparent", "tracestate")
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -165,7 +165,7 @@ class Observing:
             with called_by({name: text for name, text in callers.items() if 0 < len(text) <= 512}):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:
-            # Raise it to the outer app or server, which sends its own answer.
+            # Raise it to the outer app or server, which sends its own response.
             if not getattr(scope["app"].state, STOPPING, False):
                 raise
             if not status:

@@ -66,7 +66,7 @@ class WriteKeys:
     async def answer(
         self, request: Request, act: Callable[[Request], Awaitable[_T]], *, writes: bool
     ) -> _T:
-        """Return the answer of ``act``, if the table is in the state that If-Match names.
+        """Return the response of ``act``, if the table is in the state that If-Match names.
 
         If the request ``writes``, it is done under its key.
         """

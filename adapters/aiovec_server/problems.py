@@ -1,4 +1,4 @@
-"""Errors of HTTP requests, and the answer to every error."""
+"""Errors of HTTP requests, and the response to every error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHANGED = (
 class RequestError(Exception):
     """An error in the HTTP request or in the server itself, not in the store.
 
-    ``accepted`` lists the accepted media types; ``headers`` go into the answer.
+    ``accepted`` lists the accepted media types; ``headers`` go into the response.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RequestError(Exception):
 
 
 async def response_of(error: Exception, request: str, store: VectorStore | None = None) -> Response:
-    """Return the answer to any error, as problem+json (RFC 9457).
+    """Return the response to any error, as problem+json (RFC 9457).
 
     Faults of the server are logged with the request's id.
     """
@@ -63,6 +63,6 @@ def problem_response(
     more: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return a problem as an answer, with additional members and headers."""
+    """Return a problem as a response, with additional members and headers."""
     body = problem.body() if more is None else pydantic_core.to_json({**problem.to_dict(), **more})
     return Response(body, problem.status, {**problem.headers(), **(headers or {})})

@@ -181,17 +181,17 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not a request; during an answer, close the connection instead."""
+        """Refuse bytes that are not a request; during a response, close the connection instead."""
         if self._is_answering():
             self.transport.abort()
         elif not self._too_large:
             super().send_400_response(msg)
 
     def _refuse_head(self) -> None:
-        """Refuse a head that is too large; after a head or during an answer, close the connection.
+        """Refuse a head that is too large; after a head or during a response, close the connection.
 
         A refusal leaves the connection open: if it were closed, a client that still sends might
-        never read the answer.
+        never read the response.
         """
         if self._head_since is None or self._is_answering():
             self.transport.abort()
@@ -217,7 +217,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _is_answering(self) -> bool:
-        """Return whether a request waits for its answer; ``cycle`` is the latest request."""
+        """Return whether a request waits for its response; ``cycle`` is the latest request."""
         return self.cycle is not None and not self.cycle.response_complete
 
 

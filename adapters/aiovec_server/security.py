@@ -186,7 +186,7 @@ def origins_of(settings: ServerSettings) -> list[str]:
 
 
 def cors(settings: ServerSettings) -> list[Middleware]:
-    """Return the middleware that lets the pages of the configured origins read answers."""
+    """Return the middleware that lets the pages of the configured origins read responses."""
     if not settings.cors_origins:
         return []
     chosen = Middleware(

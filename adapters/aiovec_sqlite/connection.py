@@ -287,7 +287,7 @@ class Connection(aiosqlite.Connection):
             raise
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run the work to its end, even if the caller is cancelled, and return its result."""
+        """Run the work to completion, even if the caller is cancelled, and return its result."""
         done = self._submit(lambda: work(self._open_here(Ticket(self._uninterrupted))))
         try:
             return await done

@@ -98,10 +98,10 @@ class IndexQuery:
 
 
 class Lists(Protocol):
-    """The rows that each clause of a query matches."""
+    """The rows that match each clause of a query."""
 
     def best(self, *, some: bool) -> Scored:
-        """Return the best rows that all clauses match, or with ``some`` at least one."""
+        """Return the best rows that match all clauses, or with ``some`` at least one."""
 
 
 class SnapshotWords(Protocol):

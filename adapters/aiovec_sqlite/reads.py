@@ -546,7 +546,7 @@ def _of_column(values: Sequence[Any], ref: Ref, table: TableLayout) -> Sequence[
 
 
 def _of_payload(value: Any, *, is_int: bool = False) -> Value:
-    """Return the value as it was written; ``sorted_value`` describes the booleans."""
+    """Return the payload's value for a ``sorted_value``, in which booleans are BLOBs."""
     if isinstance(value, bytes):
         return value == b"\x01"
     # 1 and 1.0 are the same value, and either may be returned.

@@ -1,7 +1,7 @@
 """The text index of a table: an FTS5 table over a view of the rows, updated by triggers.
 
 The schema lists the fields that an index must cover, and ``aiovec_text`` the existing indexes.
-``advance`` builds the missing index in short write transactions, of which the first also changes
+``advance`` builds the missing index in short write transactions; the first one also changes
 the schema. A cancelled or killed build continues where it stopped. During a build, triggers skip
 the rows that the build has not reached. A complete index answers the searches that need no other
 field until its successor is complete too.
@@ -399,8 +399,10 @@ def rename_table(tx: Transaction, old: str, new: str) -> None:
 
 
 def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
-    """Merge some segments of the index; return True if more are left. Each commit adds
-    segments."""
+    """Merge some of the segments that commits add to the index.
+
+    Returns True if more are left.
+    """
     for index in indexes_of(tx.db, name):
         if index.ready:
             before = tx.db.total_changes
@@ -413,7 +415,7 @@ def merge_some(tx: Transaction, name: str, *, first: bool) -> bool:
 
 
 def size_of(db: sqlite3.Connection, index: TextIndex) -> int:
-    """Return the approximate bytes of an index."""
+    """Return the approximate size of an index in bytes."""
     pages, rows = db.execute(
         f"SELECT (SELECT count(*) FROM {index.shadow('idx')}), "
         f"(SELECT count(*) FROM {index.shadow('docsize')})"
@@ -422,7 +424,7 @@ def size_of(db: sqlite3.Connection, index: TextIndex) -> int:
 
 
 def details_of(db: sqlite3.Connection, table: TableLayout) -> tuple[int, Mapping[str, Any]]:
-    """Return the approximate bytes of a table's indexes, and details for ``stats``."""
+    """Return the approximate size in bytes of a table's indexes, and details for ``stats``."""
     if not wanted_fields(table.schema):
         return 0, {}
     indexes = indexes_of(db, table.name)

@@ -68,7 +68,7 @@ async def run(
     listener: Listener = unheard,
     _step: Step = no_step,
 ) -> Report:
-    """Bring all rows of the source to the target, or continue a run that was killed.
+    """Copy all rows from the source to the target, or continue a run that was killed.
 
     ``source`` and ``target`` are each a target or the name of a backend in the TOML; if ``source``
     is None, it is the TOML's current backend. With ``Options(switch=True)``, apps use the target
@@ -104,8 +104,8 @@ async def run(
 class Status:
     """A migration, as the marks in the stores show it.
 
-    ``state`` is the source's, or "filling" if only the target has a mark. ``tables`` has the number
-    of rows of each table in the source and in the target, None for a missing table.
+    ``state`` is the state of the source, or "filling" if only the target has a mark. ``tables`` has
+    the number of rows of each table in the source and in the target, None for a missing table.
     """
 
     run: str

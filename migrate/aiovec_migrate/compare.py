@@ -1,4 +1,4 @@
-"""Find the rows in which two tables differ, and bring the differences over.
+"""Find the rows in which two tables differ, and copy the differences.
 
 Both tables are streamed at the same time, and memory keeps two hashes of each row (``hashes``), 16
 bytes. Tables with more rows than ``Limits.compared_rows`` are read several times, each time for

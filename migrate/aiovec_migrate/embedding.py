@@ -1,9 +1,9 @@
 """Change the embedding model during a migration: compute every row's vector from a text.
 
 Vectors of two models in one table cannot be compared, and no search would notice. So a row with a
-vector and no text stops the run with its id; the run can continue once the row has a text or is
-deleted. A row with neither text nor vector, which ``vector_nullable`` allows, has no vector in the
-new table.
+vector and no text stops the run with an error that has the row's id; the run can continue once the
+row has a text or is deleted. A row with neither text nor vector, which ``vector_nullable`` allows,
+has no vector in the new table.
 """
 
 from __future__ import annotations

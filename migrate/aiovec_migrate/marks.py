@@ -115,7 +115,7 @@ async def fill(
 ) -> None:
     """Act for a run that copies the rows of ``source`` into this store, which is not in use.
 
-    ``generation`` is the source's, and ``fresh`` says that this store has no tables yet.
+    ``generation`` is that of the source; ``fresh`` means that this store has no tables yet.
 
     When this returns, no other write is in progress. Until the mark is removed, or the run has
     switched apps to this store (``Backend.arrive``), writes of every other backend object raise

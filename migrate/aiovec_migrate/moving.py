@@ -1,4 +1,4 @@
-"""Move one table: bring its rows over, follow its changes, and verify it."""
+"""Move one table: copy its rows, follow its changes, and verify it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class TableMove:
         return self.source.name
 
     async def bring(self) -> int:
-        """Bring all rows to the target; return how many differed, or were copied.
+        """Copy all rows to the target; return how many differed, or were copied.
 
         If the target's table is empty, all rows are copied. Otherwise they are compared, and the
-        differences are written. The next ``catch_up`` brings over later changes.
+        differences are written. The next ``catch_up`` copies later changes.
         """
         self.verified = False
         return await repeated(self._bring, self.source, self.target)
@@ -198,10 +198,10 @@ class TableMove:
     async def settle(self) -> None:
         """Apply the newest changes, and compare the suspects again.
 
-        Raises MigrationError if one still differs.
+        Raises MigrationError if a row still differs.
 
-        Every change is compared when it is applied, so a suspect that is written again stays one
-        only if it still differs then.
+        Every change is compared when it is applied, so a suspect that is written again stays a
+        suspect only if it differs then.
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()

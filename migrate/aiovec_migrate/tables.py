@@ -92,7 +92,7 @@ def everything(schema: Schema, *, vector: bool = True) -> Columns:
 
 
 async def row_bytes(*tables: OpenTable) -> int:
-    """Return the approximate bytes of a row in memory, for the table with the largest rows."""
+    """Return the approximate bytes in memory of a row of the table with the largest rows."""
     sizes = []
     for table in tables:
         stats = await table.do(table.backend.stats)

@@ -165,7 +165,7 @@ def _backend_of(file: Path, document: dict[str, Any]) -> str:
 
 
 def _replace(file: Path, content: bytes, edited: bytes) -> None:
-    """Put the edited content in the file's place, in one step and with its mode and owner."""
+    """Replace the file with the edited content in one step; keep its mode and owner."""
     new = file.with_name(f".{file.name}.new")
     try:
         # The file may hold secrets, so nobody else may read the new one until its mode is right.

@@ -23,7 +23,7 @@ LARGE = "text-embedding-3-large"
 
 
 class Late:
-    """An embedder of which no object was made."""
+    """An embedder class that is not instantiated."""
 
     model, dim = "late", 2
 

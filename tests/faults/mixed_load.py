@@ -31,7 +31,7 @@ WORDS = [
 
 
 def text(chance: random.Random, count: int) -> str:
-    """Return random words, of which a few are frequent, as in a language."""
+    """Return random words; a few are frequent, as in a natural language."""
     return " ".join(WORDS[int(len(WORDS) ** chance.random()) - 1] for _ in range(count))
 
 

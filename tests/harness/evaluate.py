@@ -124,7 +124,7 @@ def counted(
 def ends_of(
     rows: Iterable[_Row], ref: Ref, value: Callable[[_Row, Ref], object]
 ) -> tuple[Value, Value] | None:
-    """Return the least and the greatest value, as the call ``Bounds`` returns them."""
+    """Return the smallest and the largest value, as the call ``Bounds`` returns them."""
     keyed = [(_sort_key(given), given) for given in (value(row, ref) for row in rows)]
     valued: list[Any] = [pair for pair in keyed if pair[0] is not None]
     if not valued:

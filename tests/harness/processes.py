@@ -23,7 +23,7 @@ def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def run_python(
     *arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run another Python process to its end, with ``env`` added to its environment."""
+    """Run another Python process to completion, with ``env`` added to its environment."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT, env={**os.environ, **(env or {})},

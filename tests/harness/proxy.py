@@ -1,4 +1,4 @@
-"""A proxy in front of a server, which lets a test change, delay or drop answers.
+"""A proxy in front of a server, which lets a test change, delay or drop responses.
 
 It parses only as much HTTP as it needs to separate the messages.
 """
@@ -49,7 +49,7 @@ class Proxy:
         self.requests: list[Request] = []
         self.meddled = 0
         self.closed = asyncio.Event()
-        """Set when a client disconnects while its answer is held."""
+        """Set when a client disconnects while its response is held."""
 
     async def __aenter__(self) -> Proxy:
         self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
@@ -76,7 +76,7 @@ class Proxy:
         self._armed.clear()
 
     def cut(self, *lengths: int) -> None:
-        """Let the server answer the next requests, but cut each answer to the given length."""
+        """Let the server answer the next requests, but cut each response to the given length."""
 
         def cutting(length: int) -> Meddling:
             async def meddle(_: Request, ask: Callable[[], Awaitable[bytes]],
@@ -101,7 +101,7 @@ class Proxy:
         self.arm(*map(answering, answers))
 
     def hold(self, *, ask: bool = False) -> asyncio.Event:
-        """Send no answer to the next request; with ``ask``, the server handles it first.
+        """Send no response to the next request; with ``ask``, the server handles it first.
 
         Return an event that is set when the request has arrived and, with ``ask``, was handled."""
         came = asyncio.Event()

@@ -447,7 +447,7 @@ async def test_a_build_that_is_cancelled_closed_or_dropped(tmp_path: Path) -> No
         assert await kinds(store) == ["ivf_flat"]
 
 
-# Tables of which many rows are equal
+# Tables with many equal rows
 
 
 async def _equal_rows(store: VectorStore, distinct: int, metric: Metric = "cosine") -> Any:

@@ -1,4 +1,4 @@
-"""Made-up answers, which no aiovec server gave to the request."""
+"""Made-up responses, which no aiovec server gave to the request."""
 
 from __future__ import annotations
 

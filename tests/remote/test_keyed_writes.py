@@ -1,4 +1,4 @@
-"""Writes that are cancelled, or whose answers are lost or late: each is done once or not at all.
+"""Writes that are cancelled, or whose responses are lost or late, are done once or not at all.
 
 After each write, the store behind the proxy is read and compared with a model of the table.
 """
@@ -86,7 +86,7 @@ def lost_and_refused(proxy: Proxy, _: str) -> None:
 
 
 def restarted(proxy: Proxy, url: str) -> None:
-    """Lose the answer, and let the server reopen the store before the retry."""
+    """Lose the response, and let the server reopen the store before the retry."""
     close = urllib.request.Request(f"{url}/close", method="POST")
 
     async def meddle(_: Request, ask: Callable[[], Awaitable[bytes]], __: object) -> bool:

@@ -1,4 +1,4 @@
-"""Reads with lost, late, slow or temporarily refused answers; exports, and closed connections."""
+"""Reads with lost, late, slow or temporarily refused responses; exports; closed connections."""
 
 from __future__ import annotations
 

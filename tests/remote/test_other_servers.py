@@ -1,4 +1,4 @@
-"""Other programs, hostile answers, refused keys and certificates, and invalid addresses."""
+"""Other programs, hostile responses, refused keys and certificates, and invalid addresses."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def ipc(table: pa.Table, **options: Any) -> bytes:
 
 
 class Client(httpx.AsyncClient):
-    """A client whose failures show the request and the answer."""
+    """A client whose failures show the request and the response."""
 
     async def ok(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
         answer = await self.request(method, path, **options)
@@ -117,7 +117,7 @@ class Wrapped:
 class Connection:
     """One request as an ASGI server passes it to the app, from a client as slow as a test wants.
 
-    The client reads the head of its answer at once, and a part of its body each time that
+    The client reads the head of its response at once, and a part of its body each time that
     ``reads`` is released; from the start as many as it likes, unless it is ``slow``.
     """
 
@@ -165,7 +165,7 @@ class Connection:
         self.begun.set()
 
     async def status(self) -> int:
-        """Wait for the app to end the request; return its status, or 0 without an answer."""
+        """Wait for the app to end the request; return its status, or 0 without a response."""
         await self.task
         return int(self.sent[0]["status"]) if self.sent else 0
 

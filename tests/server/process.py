@@ -34,7 +34,7 @@ class Served:
     def call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """Send a request and return the JSON of its answer."""
+        """Send a request and return the JSON of its response."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -45,7 +45,7 @@ class Served:
         return json.loads(text) if text else None
 
     def text(self, request: urllib.request.Request | str) -> str:
-        """Send a request, or GET a path, and return the text of the answer."""
+        """Send a request, or GET a path, and return the text of the response."""
         whole = self.url + request if isinstance(request, str) else request
         with urllib.request.urlopen(whole, timeout=START) as answer:
             return str(answer.read(), "utf-8")

@@ -99,7 +99,7 @@ def test_a_request_with_two_ends_runs_nothing_behind_it(server: Served) -> None:
         begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json", line)
         for body in (b"0\r\n\r\n", b"5\r\n{}   \r\n0\r\n\r\n"):
             codes = statuses(exchange(server, begin + body + behind, close=False))
-            assert codes in ([400], [501], []), (line, body)  # or closed without an answer
+            assert codes in ([400], [501], []), (line, body)  # or closed without a response
     begin = head(server, "POST", "/tables/notes/search", "Content-Type: application/json",
                  "Transfer-Encoding: chunked")  # fmt: skip
     for body in (b"-1\r\n\r\n", b"FFFFFFFFFFFFFFFFFF\r\nx", b"0x2\r\n{}\r\n0\r\n\r\n", b"zz\r\n"):
@@ -203,7 +203,7 @@ def test_a_connection_without_a_request_is_closed(server: Served) -> None:
 
 
 def test_bytes_after_a_request_never_change_its_answer(server: Served) -> None:
-    """Their own answers follow, or the connection ends."""
+    """Their own responses follow, or the connection ends."""
     find = post(server, "/tables/notes/find", "{}")
     whole = exchange(server, find).partition(b"\r\n\r\n")[2].partition(b"HTTP/")[0]
     assert b"a/b" in whole

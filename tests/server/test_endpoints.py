@@ -1,4 +1,4 @@
-"""The REST endpoints: their arguments, answers and errors."""
+"""The REST endpoints: their arguments, responses and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def client() -> AsyncIterator[Client]:
         yield made
 
 
-# Method, path below /tables, body, status, answer; None stands for any answer.
+# Method, path below /tables, body, status, response; None stands for any response.
 Step = tuple[str, str, Any, int, Any]
 WIDE = aiovec.Schema.context_vectors().to_dict()
 NEW = [{"id": "note-0", "embedding": [0, 1, 0], "new": 1}]

@@ -1,4 +1,4 @@
-"""Answers are bounded while they are built: a small request cannot fill the memory."""
+"""Responses are bounded while they are built: a small request cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_request_or_an_answer_of_too_many_rows_gets_422() -> None:
 
 
 async def test_unread_answers_together_are_bounded() -> None:
-    """Slow clients hold their answers until a new one gets 503."""
+    """Slow clients hold their responses until a new one gets 503."""
     app = create_app(":memory:", settings=ServerSettings(max_body_mb=1))
     async with serving(app) as client:
         await client.ok("POST", "/tables", 201, json={"name": "t", "schema": SCHEMA})
@@ -105,7 +105,7 @@ async def test_unread_answers_together_are_bounded() -> None:
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "other requests" in refused.json()["detail"]
         for connection in waiting:
-            for _ in range(100):  # parts of an answer
+            for _ in range(100):  # parts of a response
                 connection.reads.release()
             assert await connection.status() == 200
         assert len((await client.ok("POST", "/tables/t/find", json={}))["records"]) == 30

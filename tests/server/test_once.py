@@ -1,4 +1,4 @@
-"""Requests with ``Idempotency-Key``: a repeated one is done once and gets the same answer."""
+"""Requests with ``Idempotency-Key``: a repeated one is done once and gets the same response."""
 
 from __future__ import annotations
 

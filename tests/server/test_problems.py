@@ -18,7 +18,7 @@ from aiovec_server import create_app
 
 E = errors
 
-# Texts of drivers that an answer must not show.
+# Texts of drivers that a response must not show.
 TEXTS = (
     "cannot open /srv/hidden/notes.db", "'/srv/hidden dir/notes.db' is locked",
     "at s3://user:pass@hidden/x?sig=abcdefgh", "at lancedb:///srv/hidden",
@@ -29,7 +29,7 @@ TEXTS = (
 
 
 async def answers(failures: list[BaseException]) -> list[httpx.Response]:
-    """Return the answers to searches that fail with these errors, one after the other."""
+    """Return the responses to searches that fail with these errors, one after the other."""
     waiting = list(failures)
 
     async def search(*_: Any, **__: Any) -> Any:

@@ -34,7 +34,7 @@ def true_distance(row: list[int], query: list[int], metric: Metric) -> Decimal:
     if metric == "dot":
         return -Decimal(product) * unit**2
     lengths = sum(a * a for a in row) * sum(b * b for b in query)
-    # sin² / (1 + cos), of which neither part cancels.
+    # sin² / (1 + cos), where neither part cancels.
     sine = Decimal(lengths - product**2) / Decimal(lengths)
     cosine = Decimal(product) / Decimal(lengths).sqrt()
     return 1 - cosine if cosine < 0 else sine / (1 + cosine)

@@ -32,7 +32,7 @@ _WORDS = ("wool", "hat", "cap", "yarn", "loom", "felt")
 
 
 def _rows(count: int = 60) -> list[dict[str, Any]]:
-    """Rows of which about half hold each word, with lengths that give each its own score."""
+    """Rows with lengths that give each its own score; about half of them contain each word."""
     chance = random.Random(8)
     return [
         {

@@ -20,7 +20,7 @@ MEASURED_HITS = 10
 """The number of hits of each search that measures the recall."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
-"""Limits on users' questions: fewer measure the recall too roughly, and more are not kept."""
+"""The fewest of users' queries that can measure the recall, and the most that are kept."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origins of the questions that measure an index."""
@@ -142,7 +142,7 @@ def with_effort(query: Any, effort: Effort) -> Any:
 
 @lru_cache(maxsize=256)
 def tuned_of(text: bytes) -> Tuned:
-    """Return the note in the metadata; an empty one if it is unreadable."""
+    """Return the ``Tuned`` in the column's metadata; an empty one if it cannot be read."""
     try:
         return Tuned.model_validate_json(text)
     except ValidationError:

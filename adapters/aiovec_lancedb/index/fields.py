@@ -32,7 +32,7 @@ def config_of(field: Field) -> Any:
 
 
 def text_config(analyzer: str) -> Any:
-    """Return lancedb's configuration of a keyword index: words of any length, even stop words.
+    """Return lancedb's configuration of a keyword index: words of any length, including stop words.
 
     The index stores positions, which phrases need.
     """

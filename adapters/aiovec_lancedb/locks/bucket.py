@@ -92,7 +92,7 @@ class Bucket:
 
     def put(self, path: str, content: bytes, mode: Any = "create") -> bool:
         """Write an object; return False if another process has changed it, or if an earlier request
-        of this call, whose answer was lost, has written it."""
+        of this call, whose response was lost, has written it."""
         with self._translated():
             try:
                 obstore.put(self._store, path, content, mode=mode)

@@ -164,7 +164,7 @@ def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | No
 
 
 def _group(clause: TextClause, schema: Schema) -> Group:
-    """Return queries, one of which matches any row with the clause; none for a short clause."""
+    """Return queries; each row with the clause matches at least one. Empty for a short clause."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:

@@ -187,7 +187,7 @@ async def _matching(
 async def _cut(
     table: Snapshot, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
 ) -> pa.Table:
-    """Return the best of ``rows``, of which there is one more than the limit.
+    """Return the best of ``rows``, which has one row more than the limit.
 
     Rows with equal scores are ordered by id, but Lance returns arbitrary ones of them. If the limit
     separates equal rows, this lets Lance rank more rows, without their columns, until it has all

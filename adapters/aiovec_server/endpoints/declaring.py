@@ -1,4 +1,4 @@
-"""Declarations of endpoints: arguments, answers, routes, and the OpenAPI document."""
+"""Declarations of endpoints: arguments, responses, routes, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Endpoint:
     handler: Handler
     answer: type[BaseModel] | None = None
     kinds: Sequence[str] = (JSON,)
-    """The media types of the answer."""
+    """The media types of the response."""
     query: type[Model] | None = Model
     """The model of the query string; with None, the query string is ignored."""
     body: Any = None
@@ -56,9 +56,9 @@ class Endpoint:
     """An example of a JSON body."""
     status: int = 200
     reads: bool = False
-    """True if it only reads, though its method is not GET."""
+    """True if the endpoint only reads, though its method is not GET."""
     open: bool = False
-    """True if it needs no API key."""
+    """True if the endpoint needs no API key."""
     long: bool = False
     """True if its time depends on the table's size: its timeout is 30 days, and it ends early only
     if the client disconnects."""
@@ -183,7 +183,7 @@ def _check_slashes(request: Request) -> None:
         raise RequestError(404, "no endpoint has this path, because it has an encoded slash in it")
 
 
-# The OpenAPI document, generated from the endpoints and the models of their bodies and answers
+# The OpenAPI document, generated from the endpoints and the models of their bodies and responses
 
 _BYTES = {"type": "string", "format": "binary"}
 _KEY = {"type": "string", "pattern": "^[!-~]{1,200}$"}

@@ -74,9 +74,9 @@ def _with_removed(row: Any) -> Any:
 async def export_records(call: Call, options: dict[str, Any]) -> Response:
     """Stream all records, or the records that a filter selects.
 
-    The answer is one snapshot of the table; the server streams it in constant memory. In Arrow, the
-    custom metadata of each batch has its cursor as bytes under `aiovec.cursor`; pass it to `after`
-    in URL-safe Base64. Use POST for a filter that is too long for a URL.
+    The response is one snapshot of the table; the server streams it in constant memory. In Arrow,
+    the custom metadata of each batch has its cursor as bytes under `aiovec.cursor`; pass it to
+    `after` in URL-safe Base64. Use POST for a filter that is too long for a URL.
     """
     return await exported_response(call, options)
 
@@ -103,7 +103,7 @@ async def count_records(call: Call, options: dict[str, Any]) -> Any:
 async def get_records(call: Call, options: dict[str, Any]) -> Response:
     """Read records by their ids.
 
-    The answer is in the order of the ids. Absent ids are left out.
+    The response is in the order of the ids. Absent ids are left out.
     """
     records = await call.store.get(call.table, _listed(options.pop("ids")), **options)
     return await rows_response(call, "records", [records])
@@ -176,7 +176,7 @@ async def distinct_values(call: Call, options: dict[str, Any]) -> Any:
 
 @reads("bounds", models.Ends, models.Bounds, {"field": "year"})
 async def bounds_of_values(call: Call, options: dict[str, Any]) -> Any:
-    """Read the least and the greatest value of a field.
+    """Read the smallest and the largest value of a field.
 
     Both are null if every value is null.
     """

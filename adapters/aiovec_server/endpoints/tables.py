@@ -30,8 +30,8 @@ TABLES_AT_ONCE = 4
 async def health(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the store can be reached.
 
-    The answer is at most a second old. If the server watches sources, `watching` lists the state of
-    each.
+    The response is at most a second old. If the server watches sources, `watching` lists the state
+    of each.
     """
     state, store, now = call.request.app.state, call.store, time.monotonic()
     if not hasattr(state, "aiovec_health"):
@@ -43,7 +43,7 @@ async def health(call: Call, options: dict[str, Any]) -> Any:
     return await asyncio.shield(look)
 
 
-# Seconds for which an answer is reused. Anyone may ask without a key, and each ping costs several
+# Seconds for which a response is reused. Anyone may ask without a key, and each ping costs several
 # requests on object storage, and one to each watched source.
 _REMEMBERED = 1.0
 
@@ -51,7 +51,7 @@ _REMEMBERED = 1.0
 async def _health_of(store: VectorStore) -> dict[str, Any]:
     await store.ping()
     facts = {"status": "ok", "backend": store.backend_name, "version": __version__}
-    # The answer omits the sources' names, because anyone may ask.
+    # The response omits the sources' names, because anyone may ask.
     watching = [
         {
             "ready": state.ready,
@@ -68,7 +68,7 @@ async def _health_of(store: VectorStore) -> dict[str, Any]:
 async def ready(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the first copy of every watched source is complete.
 
-    The status is 503 until then. The answer is at most a second old.
+    The status is 503 until then. The response is at most a second old.
     """
     watching = (await health(call, options)).get("watching", [])
     if copying := sum(not each["ready"] for each in watching):
@@ -92,8 +92,8 @@ async def describe_store(call: Call, options: dict[str, Any]) -> Any:
 async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
     """Cancel a write by its `Idempotency-Key`.
 
-    When the answer arrives, the write has ended, either done as a whole or not at all. A write that
-    has not arrived yet will not begin.
+    When the response arrives, the write has ended, either done as a whole or not at all. A write
+    that has not arrived yet will not begin.
     """
     await call.writes.cancel(str(key_name([call.last_segment("key")])))
 

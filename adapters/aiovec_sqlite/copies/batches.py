@@ -32,7 +32,7 @@ class Searched(Protocol):
 
     @property
     def ready(self) -> bool:
-        """True if it can answer now."""
+        """True if the table can answer now."""
 
     @property
     def by_file(self) -> bool:

@@ -331,7 +331,7 @@ class _Archive:
 
 
 def _pptx(data: bytes) -> Iterator[str]:
-    """Yield an empty title, since slides have none, then each slide in order, with its notes."""
+    """Yield an empty title (presentations have none), then each slide in order, with its notes."""
     archive = _Archive(data)
     yield ""
     show = "ppt/presentation.xml"

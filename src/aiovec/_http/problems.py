@@ -51,7 +51,7 @@ class Problem:
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
     begun: bool = False
-    """True if the call was interrupted, so that a write may have been done."""
+    """True if the call was interrupted, so a write may have taken effect."""
 
     @classmethod
     def plain(cls, status: int, detail: str, *, retry_after: int | None = None) -> Problem:

@@ -95,7 +95,7 @@ Rows: TypeAlias = Iterable[Row | Frame] | AsyncIterable[Row | Frame] | Frame | M
 """Rows for ``insert`` and ``upsert``: an iterable of rows or frames, a frame, or columns."""
 
 Id: TypeAlias = str | int | UUID | np.integer[Any]
-"""An id: text, a whole number (which stands for its digits) or a UUID."""
+"""An id: text, a whole number (converted to its digits) or a UUID."""
 
 Ids: TypeAlias = Id | Iterable[Id]
 """One id or several."""

@@ -204,8 +204,8 @@ def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
 def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:
     """Map sorted values to a scale from ``first`` for the first value to ``last`` for the last.
 
-    The scale of n values is at least ``parts / n`` of the first value long, so the last value may
-    lie before its end.
+    The scale is at least ``parts / n`` of the first of the n values long, so the last value may
+    not reach its end.
     """
     if not values or values[0] == values[-1]:
         return [first] * len(values)

@@ -64,7 +64,7 @@ async def opened(active: ActiveBackend, name: str) -> OpenTable:
 
 
 class ExpiringTable(OpenTable):
-    """A table whose rows expire, with only the rows that exist when the attempt begins.
+    """A table whose rows expire. Calls use only rows that have not expired when the attempt begins.
 
     Both the clock and the row's time are cut to whole seconds: no row is seen after its time, and
     calls within one second have equal filters, so backends can reuse masks and counts.
@@ -85,7 +85,7 @@ class ExpiringTable(OpenTable):
         return self._not_before(self._moment, where)
 
     def _not_before(self, moment: datetime, where: Expr | None) -> Expr:
-        """Return a bound filter for rows that existed at a moment."""
+        """Return a bound filter for rows that had not expired at a moment."""
         alive = any_of([IsNull(self._at), Compare(self._at, ">=", moment)])
         return alive if where is None else all_of([where, alive])
 
@@ -123,7 +123,7 @@ class ExpiringTable(OpenTable):
         return await hop(cost_of(*every), finish, every)
 
     def _wider(self, queries: Sequence[Query], limit: int, moment: datetime | None) -> list[Query]:
-        """Return the queries with this limit, and a filter for rows that existed at ``moment``."""
+        """Return the queries with this limit, for rows that had not expired at ``moment``."""
         read = self._with_times(queries[0].columns).metered(limit * len(queries))
         wider = [replace(query, limit=limit, columns=read) for query in queries]
         if moment is None:

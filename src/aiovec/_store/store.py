@@ -798,7 +798,7 @@ class VectorStore(NotCopied, Hints):
     async def bounds(
         self, table: str, field: str, where: Where = None
     ) -> tuple[Value, Value] | None:
-        """Return the least and the greatest value of a field, or None if all are null.
+        """Return the smallest and the largest value of a field, or None if all are null.
 
         ``field`` is a field without lists, "id" or a payload key. Values are ordered as by
         ``find(order_by=…)``: in a payload key, numbers come before text.

@@ -31,7 +31,7 @@ _AUTHORISES = (
     r"|access[-_]key(?:[-_]id)?|account[-_]key|secret(?:[-_][\w-]*)?|password|authorization)\Z"
 )
 _VALUE_OF_PAIR = r"(?i)(\s*[\"']?)(?:(?:bearer|basic)\s+)?[^&\s\"'),}]+"
-# The parts of a request that a server repeats in its answer if it cannot verify the signature.
+# The parts of a request that a server repeats in its response if it cannot verify the signature.
 _ECHO = r"<(AWSAccessKeyId|StringToSign\w*|CanonicalRequest\w*|SignatureProvided)>[^<]*"
 
 # Options without secrets. A message may need their values.

@@ -47,7 +47,7 @@ class Update:
     """Set fields and change the payload in the rows that both ``ids`` and ``where`` select.
 
     ``ids`` are distinct; None for either selects every row. With ``vector``, each row gets this
-    vector; in tables with ``vector_nullable``, a vector of NaN removes the row's. If
+    vector; in tables with ``vector_nullable``, a vector of NaN removes the stored one. If
     ``payload.apply`` raises for a row, nothing is changed. The result is the number of rows.
     """
 
@@ -63,9 +63,9 @@ class UpdateRows:
     """Give each row its own values, by its id; the result is the number of rows that existed.
 
     The ids are distinct across all ``parts``. A part has the fields to set, and the vectors unless
-    they stay; a vector of NaN removes the row's. ``payloads`` changes the payloads of all rows of a
-    part, or of none. Missing ids are skipped; with ``strict``, they raise InvalidRowError, and
-    nothing is changed.
+    they stay unchanged; a vector of NaN removes a row's vector. ``payloads`` changes the payloads
+    of all rows of a part, or of none. Missing ids are skipped; with ``strict``, they raise
+    InvalidRowError, and nothing is changed.
     """
 
     parts: Sequence[Batch]

@@ -282,7 +282,7 @@ class GroupCommit(Generic[_Write]):
     def _is_wanted(self) -> bool:
         """Remove the calls whose callers have left; return whether any call still waits.
 
-        None of the removed calls' work was kept: they had not begun, or were waiting again.
+        A removed call has written nothing: it had not begun, or was waiting for a retry.
         """
         calls, self._waiting = self._waiting, deque()
         for call in calls:

@@ -1,4 +1,4 @@
-"""Conditions of a call from another process: the table's state, the write's key, the answer's size.
+"""Conditions of a call from another process: the table's state, the write's key, the response size.
 
 A server runs its clients' calls within ``calling``. A call for one state of a table fails if the
 table is in another state; a write with a key is done once, however often it is requested; a read

@@ -58,14 +58,14 @@ class ServerSettings(Section):
     """MiB of a request's body, at most; a larger one gets status 413."""
 
     max_rows: int = key(100_000, at_least=1, at_most=1_000_000_000)
-    """Rows, ids or queries in a request, and rows or hits in an answer, at most; more get status
+    """Rows, ids or queries in a request, and rows or hits in a response, at most; more get status
     422."""
 
     timeout: float = key(120.0, above=0, at_most=86_400)
     """Seconds that a call may take; then it is cancelled with status 504.
 
-    No limit applies to calls that take as long as the table is large, such as an index build,
-    `optimize` or a drop, nor to a streamed export while its client reads."""
+    No limit applies to calls whose time grows with the table, such as an index build, `optimize`
+    or a drop, nor to a streamed export while its client reads."""
 
     max_calls: int = key(256, at_least=1, at_most=1_000_000)
     """Concurrent calls, at most; more wait up to 2 s, then get status 429 with Retry-After."""
@@ -81,7 +81,7 @@ class ServerSettings(Section):
     Also the longest pause before a request's body."""
 
     send_timeout: float = key(300.0, above=0, at_most=86_400)
-    """Seconds that a client may take to read a part of an answer, 100 KiB to a few MiB."""
+    """Seconds that a client may take to read a part of a response, 100 KiB to a few MiB."""
 
     keep_alive: float = key(75.0, above=0, at_most=86_400)
     """Seconds that a connection without a request stays open."""
@@ -103,9 +103,9 @@ class ServerSettings(Section):
     All processes of a user with this file share it, by a socket that other users cannot open."""
 
     start_timeout: float = key(30.0, above=0, at_most=3600)
-    """Seconds that such a server may take to start."""
+    """Seconds that an autostarted server may take to start."""
 
     idle_timeout: float = key(60.0, above=0, at_most=31_536_000)
-    """Seconds without a request after which such a server stops; the next call starts one.
+    """Seconds without a request after which an autostarted server stops; the next call starts one.
 
     A server that you start stops only if you pass --idle-timeout."""

@@ -310,7 +310,7 @@ async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 
 async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end, even if the caller is cancelled, and return its result.
+    """Run a coroutine to completion, even if the caller is cancelled, and return its result.
 
     A cancellation is raised when the work has ended.
     """

@@ -25,7 +25,7 @@ TEXTS = Schema(fields={"body": Field(str, text=True)}, embed=Embed("body"))
 
 
 def notes() -> list[dict[str, Any]]:
-    """Return the rows of the table ``notes``, of which the odd ones have a key in the payload."""
+    """Return the rows of the table ``notes``; the odd ones have a key in the payload."""
     return [
         {
             "id": f"n{n:02}", "embedding": [n, 40 - n, 1], "title": f"note {n}", "year": 2000 + n,
