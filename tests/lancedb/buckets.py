@@ -1,4 +1,4 @@
-"""An S3 server in a process of its own, and what a store needs to reach it."""
+"""An S3 server in a separate process, and the options that a store needs to reach it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ KEY_ID = "AKIDEXAMPLE00000001"
 
 
 class Bucket:
-    """A server with a bucket: where new stores may lie, and the options by which to reach them."""
+    """A server with a bucket: URLs for new stores, and the options to reach them."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._numbers = itertools.count()
 
     def new_url(self) -> str:
-        """A place where nothing is yet."""
+        """Return a URL at which no store exists yet."""
         return f"s3://{BUCKET}/store{next(self._numbers)}"
 
     def put(self, url: str, path: str, content: bytes) -> None:
-        """Write an object of a store beside its clients."""
+        """Write an object of a store without its client."""
         store = S3Store.from_url(
             url, access_key_id=KEY_ID, secret_access_key=SECRET, region="eu-central-1",
             endpoint=self.endpoint, client_options={"allow_http": True},
@@ -48,13 +48,13 @@ class Bucket:
             "aws_endpoint": self.endpoint,
             "allow_http": "true",
             "timeout": "30s",  # a busy machine may take long to answer
-            # Soon told what fails.
+            # Report failures soon.
             "client_max_retries": "1",
         }
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same as LanceDB reads it from the environment."""
+        """The same options as environment variables of LanceDB."""
         return {
             "AWS_ACCESS_KEY_ID": KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -64,7 +64,7 @@ class Bucket:
         }
 
 
-# One server for all tests of a process, made by the first that borrows it.
+# One server for all tests of a process, started by the first test that uses it.
 _servers = ExitStack()
 atexit.register(_servers.close)
 _shared: Bucket | None = None
@@ -73,9 +73,9 @@ _lent = False
 
 @contextmanager
 def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
-    """Lend a server with one empty bucket; not ``open_to_all``, it knows nobody's credentials.
+    """Yield a server with one empty bucket. Unless ``open_to_all``, it accepts no credentials.
 
-    The server is the same each time, since one takes a second to start, unless it is lent already.
+    It is the same server each time, because a start takes a second, unless that one is in use.
     """
     global _shared, _lent
     if _lent or not open_to_all:
@@ -96,7 +96,7 @@ def s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
 
 @contextmanager
 def _new_s3_server(*, open_to_all: bool = True) -> Iterator[Bucket]:
-    """Start a server that ends behind the block."""
+    """Start a server that ends after the block."""
     environment = {} if open_to_all else {"INITIAL_NO_AUTH_ACTION_COUNT": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.lancedb.s3_server"],

@@ -1,4 +1,4 @@
-"""Fixtures that several of these tests begin with."""
+"""Fixtures of the LanceDB backend's tests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from aiovec import VectorStore
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[VectorStore]:
-    """A store in a folder, whose tables get no vector index but what they are told."""
+    """Yield a store in a folder, whose tables get a vector index only on request."""
     async with opened(tmp_path / "store", index="none") as store:
         yield store

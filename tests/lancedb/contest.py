@@ -1,8 +1,8 @@
-"""Two processes whose tasks write to the same rows of one table at once, with calls of every kind.
+"""Two processes whose tasks write to the same rows of one table, with calls of every kind.
 
     python -m tests.lancedb.contest TARGET NAME ROUNDS
 
-Each says "ready", waits for a line, and tells at last which of its inserts were accepted.
+Each prints "ready", waits for a line, and prints at the end which of its inserts were accepted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def write(target: str, me: str, rounds: int) -> list[str]:
 
 
 def outputs_of_two(target: str, rounds: int, environment: Mapping[str, str]) -> list[str]:
-    """Run a module in two processes, which begin at once; return what each says at its end."""
+    """Run this module in two processes at the same time; return the last output of each."""
     writers = [
         python(
             "-m", "tests.lancedb.contest", target, name, str(rounds),

@@ -1,4 +1,4 @@
-"""Tables of clustered vectors, and questions that are none of them."""
+"""Tables of clustered vectors, and questions that are not in the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = Schema(DIM, fields={"number": int, "kind": str})
 
 
 def clustered(rows: int, seed: int) -> npt.NDArray[np.float32]:
-    """Vectors around the same forty centres, whatever the seed."""
+    """Return vectors around forty centres, which are the same for each seed."""
     centres = np.random.default_rng(0).standard_normal((40, DIM))
     chance = np.random.default_rng(seed)
     near = centres[chance.integers(0, len(centres), rows)]
@@ -25,11 +25,11 @@ def clustered(rows: int, seed: int) -> npt.NDArray[np.float32]:
 VECTORS = clustered(10_000, seed=1)
 QUESTIONS = clustered(60, seed=2)
 FEW = {"questions": clustered(64, seed=5)}
-"""Options of an index whose recall is measured soon, for tests that ask for nothing else of it."""
+"""Options of an index whose recall is quickly measured, for tests that need no more of it."""
 
 
 def rows(first: int, last: int) -> dict[str, Any]:
-    """The rows with these numbers, as columns."""
+    """Return the rows with these numbers, as columns."""
     numbers = np.arange(first, last)
     return {
         "id": [f"r{number}" for number in numbers],
@@ -40,14 +40,14 @@ def rows(first: int, last: int) -> dict[str, Any]:
 
 
 async def filled(store: VectorStore, count: int = ROWS) -> None:
-    """Make the table ``notes`` with so many of the rows."""
+    """Create the table ``notes`` with the first ``count`` rows."""
     await store.create_table("notes", SCHEMA)
     await store.insert("notes", rows(0, count))
 
 
 async def true_recall(store: VectorStore, questions: Any = QUESTIONS, **options: Any) -> float:
-    """Return what part of the true nearest the searches for all questions find: of rows that are
-    as far as the last of them, any."""
+    """Return the share of the true nearest rows that searches for all questions find. Rows that are
+    as far away as the last true one count, too."""
     exact = await store.search_many("notes", questions, select=[], exact=True)
     hits = await store.search_many("notes", questions, select=[], **options)
     shares = []

@@ -1,9 +1,9 @@
-"""An S3 server on loopback, which lives until its standard input ends.
+"""An S3 server on loopback, which runs until its standard input ends.
 
     python -m tests.lancedb.s3_server
 
-It prints its address as one line. It does one request after another: moto looks at the condition of
-a write and then writes, and between the two another thread may write, which S3 excludes.
+It prints its address on one line. It handles one request after another: moto first checks the
+condition of a write and then writes; another thread could write in between, which S3 rules out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import FakeKey
 from werkzeug.serving import make_server
 
-# Bytes of an object from which on a part of it is read alone: moto reads all of it for each part.
+# Size in bytes from which only a part of an object is read: moto reads all of it for each part.
 _LARGE = 2**20
 
 

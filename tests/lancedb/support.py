@@ -1,4 +1,4 @@
-"""Shared by the tests of LanceDB: stores with settings of their own, and other processes."""
+"""Shared code of the LanceDB tests: stores with settings, and helpers."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ async def backend_on(target: Path | str) -> AsyncIterator[Any]:
 
 
 async def ids_in(store: VectorStore, table: str = "notes") -> list[str]:
-    """Return every id of a table, by an export, in their order."""
+    """Return all ids of a table, sorted, from an export."""
     return sorted(
         [id async for batch in store.export(table) for id in batch.column("id").to_pylist()]
     )
 
 
 async def details(store: VectorStore, name: str) -> Any:
-    """Return one of the details in the statistics of the table ``notes``."""
+    """Return a detail from the statistics of the table ``notes``."""
     return (await store.stats("notes")).details.get(name)
 
 
 async def listed(folder: Path) -> list[str]:
-    """Return the names of what lies in a folder."""
+    """Return the names in a folder, sorted."""
     return await to_thread(lambda: sorted(path.name for path in folder.iterdir()))
 
 
 @contextmanager
 def lance_calls() -> Iterator[Counter[str]]:
-    """Count the calls of lancedb's tables and queries on this thread, by the methods' names.
+    """Count the calls of lancedb's tables and queries on this thread, by method name.
 
     ``to_batches`` is one query.
     """

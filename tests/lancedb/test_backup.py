@@ -1,4 +1,4 @@
-"""A backup is of one moment, and leaves nothing where it does not come to its end."""
+"""A backup is a snapshot, and leaves nothing behind if it does not finish."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = Schema(DIM, fields={"number": int, "kind": str, "body": aiovec.Field(str
 
 
 async def indexed(store: VectorStore) -> None:
-    """Make a table with rows of several commits, deleted ones, and indexes of three kinds."""
+    """Create a table with rows of several commits, deleted rows, and indexes of three kinds."""
     await store.create_table("notes", TEXTS)
     for first in (0, 500):
         columns = rows(first, first + 500)
@@ -36,7 +36,7 @@ async def indexed(store: VectorStore) -> None:
 
 
 async def facts(store: VectorStore) -> object:
-    """Return what the table's indexes are, and what is found by them."""
+    """Return the table's indexes, and the results of searches that use them."""
     infos = [(info.name, info.kind, info.recall) for info in await store.indexes("notes")]
     words = [hit.id for hit in await store.search_text("notes", "words 700")]
     late = [hit.id for hit in await store.search_text("notes", "late")]
@@ -47,7 +47,7 @@ async def facts(store: VectorStore) -> object:
 
 @pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
 async def test_a_copy_has_the_indexes_of_the_store(tmp_path: Path, place: str) -> None:
-    """Also one that is only read, where no upkeep could make them."""
+    """This includes a read-only copy, in which maintenance cannot build them."""
     with s3_server() if place == "bucket" else nullcontext() as bucket:
         target = tmp_path / "store" if bucket is None else bucket.new_url()
         options = {} if bucket is None else {"storage_options": bucket.options}
@@ -73,7 +73,7 @@ async def test_a_copy_has_the_indexes_of_the_store(tmp_path: Path, place: str) -
 
 
 async def test_a_damaged_index_is_no_part_of_a_copy(tmp_path: Path) -> None:
-    """The rows are what counts: upkeep builds it anew."""
+    """The rows matter, and maintenance rebuilds the index."""
     async with opened(tmp_path / "store", index="none") as store:
         await filled(store, 1000)
         await store.create_index("notes", "ivf_flat", **FEW)
@@ -88,7 +88,7 @@ async def test_a_damaged_index_is_no_part_of_a_copy(tmp_path: Path) -> None:
 
 
 async def test_a_cursor_of_what_came_behind_a_backup_is_refused(tmp_path: Path) -> None:
-    """A copy has versions of the same numbers, of other rows."""
+    """The copy has versions with the same numbers but other rows."""
     target = f"lancedb://{tmp_path / 'store'}"
     async with opened(tmp_path / "store") as store:
         await store.create_table("notes", SMALL)
@@ -114,7 +114,7 @@ async def test_a_store_in_memory_has_no_files_to_copy(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_backup_is_whole_or_leaves_nothing(tmp_path: Path) -> None:
-    """It is there or not when the call returns, and appears at no later time."""
+    """It exists or not when the call returns, and never appears later."""
     async with opened(tmp_path / "s") as store:
         for name in ("notes", "other"):
             await store.create_table(name, SMALL)

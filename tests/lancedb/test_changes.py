@@ -1,4 +1,4 @@
-"""The change feed where the history of a table ends."""
+"""The change feed after a table's history has ended."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .support import backend_on, lance_calls, opened
 
 
 async def ids_of(backend: Any, since: int) -> tuple[list[str], list[str]]:
-    """Return the ids of what was written and deleted after a change number."""
+    """Return the ids of the rows written and deleted after a change number."""
     page = await backend.changes(await backend.open_table("notes"), since)
     assert page.complete
     return sorted(page.upserted.column("id").to_pylist()), sorted(page.deleted)
 
 
 async def test_revert_ends_the_change_numbers(tmp_path: Path) -> None:
-    """What it changed back has no number, so nobody may go on after an older one."""
+    """The reverted changes have no numbers, so no reader may continue from an older number."""
     async with opened(tmp_path / "s") as store, backend_on(tmp_path / "s") as backend:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(5))
@@ -49,8 +49,8 @@ async def test_revert_ends_the_change_numbers(tmp_path: Path) -> None:
         assert await ids_of(backend, 0) == (["r0000", "r0001", "r0003", "r0004"], [])
 
 
-# Reverts a table in one folder after the other, each with a fault further away, until none is met.
-# One process for all, as loading LanceDB takes long; where it is killed, the next one goes on.
+# This reverts a table in one folder after another, with later and later faults, until none occurs.
+# One process does all, because loading LanceDB takes long; if it is killed, the next continues.
 REVERT = """
 import asyncio, os, sys
 from pathlib import Path
@@ -80,7 +80,7 @@ asyncio.run(main(root, version, error, skips))
 
 
 async def reverts(root: Path, version: int, error: int, skips: list[int]) -> dict[int, str]:
-    """Return what became of the reverts with faults after so many calls: done, failed or killed."""
+    """Return each revert's outcome, by the calls before its fault: done, failed or killed."""
     environment = syscalls.environment(root, root / "control")
     outcomes: dict[int, str] = {}
     while left := skips[len(outcomes) :]:
@@ -102,7 +102,7 @@ async def reverts(root: Path, version: int, error: int, skips: list[int]) -> dic
 async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
     tmp_path: Path, error: int
 ) -> None:
-    """The caller is told what is so, and a follower has the table's rows or begins anew."""
+    """The caller gets the true outcome, and a follower has the table's rows or starts again."""
     followed, skips = {}, list(range(0, 30, 3))
     for skip in skips:
         folder = tmp_path / str(skip)
@@ -138,7 +138,7 @@ async def test_a_revert_that_fails_at_any_step_says_so_and_misleads_no_follower(
 
 
 async def test_numbers_end_where_one_backup_is_restored_twice(tmp_path: Path) -> None:
-    """Both times the same history goes on, each in a way of its own."""
+    """The same history continues twice, in different ways."""
     async with opened(tmp_path / "s") as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(5))
@@ -173,14 +173,14 @@ async def test_an_open_migration_keeps_the_versions_that_its_changes_need(tmp_pa
 
 
 async def test_pages_are_planned_together(tmp_path: Path) -> None:
-    """A page takes what it returns: of all rows one look is enough for many pages."""
+    """The cost of a page depends on its rows: one query plans many pages."""
     async with opened(tmp_path / "s", index="none") as store, backend_on(tmp_path / "s") as other:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(2000))
         handle = await other.open_table("notes")
 
         async def follow(number: int) -> tuple[int, list[str], list[str], int]:
-            """Return what comes behind a number, and the pages that it took."""
+            """Return the changes after a number, and the number of pages."""
             written: list[str] = []
             deleted: list[str] = []
             for pages in range(1, 100):

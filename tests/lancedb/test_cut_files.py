@@ -1,5 +1,5 @@
-"""Files that a full or failing disk cuts short: no commit is acknowledged that refers to one, and a
-table with a damaged file can be led back."""
+"""Files that a full or failing disk cuts short: no commit that refers to one is acknowledged, and a
+table with a damaged file can be reverted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.processes import output_of
 import aiovec
 from aiovec import CorruptStoreError, Field, Schema, VectorStore
 
-# More than 5,000 deleted rows of one file are a bitmap, fewer a list.
+# More than 5,000 deleted rows of one file are stored as a bitmap, fewer as a list.
 MANY = 6_000
 
 # Each call is tried once for each of these numbers, of the write to a kind of file that fails.
@@ -76,7 +76,7 @@ def row(n: int) -> dict[str, Any]:
 
 
 def large() -> list[dict[str, Any]]:
-    """Return rows that are written in several parts."""
+    """Return rows so large that they are written in several parts."""
     return [{**row(-n), "body": random.Random(n).randbytes(2**19).hex()} for n in range(1, 20)]
 
 
@@ -118,7 +118,7 @@ def cut(folder: Path, pattern: str) -> Path:
 
 
 def doctor(folder: Path) -> dict[str, Any]:
-    """Return what ``aiovec doctor`` finds about the table."""
+    """Return the finding of ``aiovec doctor`` about the table."""
     findings = run("doctor", "-s", f"lancedb://{folder}", "--json").json["findings"]
     [result] = [finding for finding in findings if finding["subject"] == "table notes"]
     return dict(result)
@@ -126,7 +126,7 @@ def doctor(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("part", ["_deletions/*", "_indices/*/page_data.lance"])
 def test_the_doctor_finds_a_damaged_file(tmp_path: Path, part: str) -> None:
-    """Which the disk has damaged later. An earlier version can be read, or the index built anew."""
+    """The disk damaged it later. An earlier version can be read, or the index can be rebuilt."""
 
     async def damage() -> int:
         await filled(tmp_path, 200)
@@ -195,7 +195,7 @@ async def test_a_damaged_table_can_be_dropped(tmp_path: Path) -> None:
 
 
 async def test_old_partial_files_are_removed_and_young_ones_stay(tmp_path: Path) -> None:
-    """But not what another one may just be writing."""
+    """Another process may still be writing a young file."""
     await filled(tmp_path, 10)
     old, young = (tmp_path / "notes.lance/data" / f"{name}.lance#1" for name in ("old", "young"))
     for path in (old, young):

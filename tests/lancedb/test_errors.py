@@ -1,4 +1,4 @@
-"""Errors that LanceDB raises without a type come out as the errors that they are."""
+"""LanceDB's untyped errors become specific errors of aiovec."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ def garble(file: Path) -> None:
 
 
 def newer(file: Path) -> None:
-    """Damage the version of the file's format, in its footer."""
+    """Damage the format version in the file's footer."""
     content = bytearray(file.read_bytes())
     content[-6] ^= 64
     file.write_bytes(content)
 
 
 def shift(file: Path) -> None:
-    """Damage the place of a column's metadata; the footer has the place of the table of them."""
+    """Damage the offset of a column's metadata, in the table to which the footer points."""
     content = bytearray(file.read_bytes())
     content[int.from_bytes(content[-32:-24], "little") + 4] ^= 64
     file.write_bytes(content)
 
 
 def crash(file: Path) -> None:
-    """Damage a file so that Lance's threads panic, which lancedb tells by a class of its own."""
+    """Damage a file so that Lance's threads panic, for which lancedb has a separate error class."""
     file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_lzst"))
 
 
@@ -147,7 +147,7 @@ async def test_calls_to_a_removed_table_say_that_it_does_not_exist(tmp_path: Pat
 
 @pytest.mark.slow
 async def test_a_table_dropped_by_another_store_while_it_is_read(tmp_path: Path) -> None:
-    """Its files vanish under the reader, which is no damage."""
+    """The table's files disappear while they are read, which is not reported as damage."""
     async with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:
         for turn in range(5):
             await store.create_table("notes", SMALL)
@@ -169,7 +169,7 @@ async def test_remains_of_dropped_tables_are_removed_and_nothing_else(tmp_path: 
     for folder in (left, *others, tmp_path / "elsewhere"):
         folder.mkdir()
         (folder / "file").write_text("x")
-    if os.name != "nt":  # links need a privilege there
+    if os.name != "nt":  # links need a privilege on Windows
         link = place / f".link.{'f' * 32}.dropped"
         link.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     async with opened(place) as store:
@@ -207,7 +207,7 @@ async def test_a_write_protected_folder(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are locked in another way there")
 async def test_a_write_gives_up_after_busy_timeout(tmp_path: Path) -> None:
-    """Another process holds the locks of the folder, here played by its files."""
+    """The test locks the folder's files like another process."""
     import fcntl
 
     await filled(tmp_path / "s", 10)
@@ -240,8 +240,8 @@ async def test_an_unreadable_mark_of_a_migration_is_reported(tmp_path: Path) -> 
 async def test_nobody_knows_if_a_migration_copies_a_table_made_while_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Behind its commit the creation reads a mark of the migration, or one that is unreadable.
-    Later changes are refused."""
+    """After its commit, the creation reads the mark of the migration, or an unreadable mark. Later
+    changes are refused."""
     create = lancedb.AsyncConnection.create_table
     with s3_server() if place == "bucket" else nullcontext() as bucket:
         target = tmp_path / "s" if bucket is None else bucket.new_url()
@@ -280,7 +280,7 @@ async def test_nobody_knows_if_a_migration_copies_a_table_made_while_it_begins(
 async def test_a_write_that_other_commits_overtake_is_repeated_until_its_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And at least five times."""
+    """It is repeated at least five times."""
     await filled(tmp_path / "s", 10)
     delete, conflicts = lancedb.AsyncTable.delete, 0
 

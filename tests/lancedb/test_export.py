@@ -1,4 +1,4 @@
-"""Cursors of exports that come from outside."""
+"""Export cursors that callers have changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiovec import InvalidArgumentError, VectorStore
 
 
 async def test_garbled_cursors_are_refused_or_go_on_where_they_say(store: VectorStore) -> None:
-    """Whatever a cursor is, no row comes twice, and LanceDB's own error never comes out."""
+    """With any cursor, no row is returned twice, and no error of LanceDB itself is raised."""
     await store.create_table("notes", SMALL)
     await store.insert("notes", small_rows(60))
     for cursor in (b"@", b"@{}", b"@" + b"[" * 100_000, b"@\xff", b"+\xff", b"?"):

@@ -1,4 +1,4 @@
-"""The load of an engine holds other writers off. Here LanceDB itself stands for the workers."""
+"""An engine's load keeps other writers out. In these tests, LanceDB itself acts as the workers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_nobody_else_writes_until_the_commit(
 async def test_a_second_load_starts_is_killed_and_continues_as_the_first(
     backend: Any, other: VectorStore, tmp_path: Path
 ) -> None:
-    """Into a table with rows: it begins, is killed and goes on as the first one."""
+    """Into a table with rows, it starts, is killed and continues like the first load."""
     handle = await backend.open_table("notes")
     await other.insert("notes", small_rows(5, start=100))
     since = await backend.change_number(handle)
@@ -101,7 +101,7 @@ async def test_a_second_load_starts_is_killed_and_continues_as_the_first(
         assert again.rows == 25
     async with backend.filling(handle, "third", nothing) as third:
         await add()
-        # Killed behind its commit: the rows are in, and the same run says so.
+        # Killed after its commit: the rows are stored, and the same run reports it.
     async with backend.filling(handle, "third", nothing) as again:
         assert again.rows == 45
     async with backend.filling(handle, "fourth", nothing) as fourth:
@@ -135,7 +135,7 @@ async def test_a_killed_load_continues_or_is_dropped(
 
 
 async def test_revert_gives_up_a_load(backend: Any, other: VectorStore, tmp_path: Path) -> None:
-    """To the version before it: what is left of it cannot commit any more."""
+    """After a revert to the version before the load, its workers can no longer commit."""
     handle = await backend.open_table("notes")
     await other.insert("notes", small_rows(3, start=100))
     [*_, before] = await other.versions("notes")

@@ -1,4 +1,4 @@
-"""Files and folders of others, such as those of a file manager, beside the store's own."""
+"""Foreign files and folders, such as those of a file manager, next to the store's own."""
 
 from __future__ import annotations
 

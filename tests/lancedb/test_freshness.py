@@ -1,4 +1,4 @@
-"""Every read sees what was acknowledged before it began, whichever store wrote it."""
+"""Every read sees all writes acknowledged before it began, whichever store made them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .support import lance_calls, opened
 
 @pytest.fixture
 async def two(tmp_path: Path) -> AsyncIterator[tuple[VectorStore, VectorStore]]:
-    """One store that reads and one that writes."""
+    """Yield a store that reads and a store that writes."""
     async with opened(tmp_path / "s") as reader, opened(tmp_path / "s") as writer:
         await writer.create_table("notes", SMALL)
         yield reader, writer
@@ -90,7 +90,7 @@ async def test_read_freshness_hides_only_writes_of_other_stores(tmp_path: Path) 
 
 
 async def test_a_read_that_failed_lets_the_next_ones_be_fresh(tmp_path: Path) -> None:
-    """Not each of them opens the table until the time is over."""
+    """They do not each open the table again until the time is over."""
     async with opened(tmp_path / "s") as store:
         await store.create_table("notes", SMALL)
         await store.insert("notes", small_rows(3))

@@ -1,4 +1,4 @@
-"""Vector indexes: every kind is built, in the foreground and by itself, and never hides a row."""
+"""Vector indexes: every kind is built, on request or automatically, and never hides a row."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def matching(store: VectorStore, question: Any, **options: Any) -> list[st
 )
 async def test_an_index_of_each_kind(store: VectorStore, kind: str) -> None:
     await filled(store)
-    # One of so many partitions has too few of the nearest.
+    # With this many partitions, one partition has too few of the nearest rows.
     options = {"num_partitions": 200} if kind == "ivf_flat" else {}
     await store.create_index("notes", kind, **options, **FEW)
     (info,) = await store.indexes("notes")
@@ -109,7 +109,7 @@ async def test_refused_index_options_are_answered_with_accepted_ones(store: Vect
     await store.create_table("notes", Schema(DIM, fields={"number": int, "kind": str}))
     with pytest.raises(InvalidArgumentError, match="no rows"):
         await store.create_index("notes", "ivf_flat")
-    await store.create_index("notes")  # "auto": one will come with the rows
+    await store.create_index("notes")  # "auto": an index is built once there are enough rows
     await store.insert("notes", rows(0, 300))
     unaccepted: list[tuple[Any, dict[str, Any], str]] = [
         ("ivf", {}, "ivf_pq"),
@@ -179,7 +179,7 @@ async def test_unmeasured_hits_have_distances_near_the_true_ones(
 
 @pytest.mark.slow
 async def test_efforts_beyond_all_reason_take_no_memory(store: VectorStore) -> None:
-    """Lance ends the process where it cannot have what ``refine`` asks for."""
+    """Lance ends the process if it cannot allocate the memory for ``refine``."""
     await filled(store, 300)
     for kind in (None, "hnsw_sq"):
         if kind is not None:
@@ -219,7 +219,7 @@ async def test_filters_whose_rows_lie_together(store: VectorStore) -> None:
 
 @pytest.mark.parametrize("kind", ["ivf_rq", pytest.param("hnsw_sq", marks=pytest.mark.slow)])
 async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore, kind: str) -> None:
-    """Only one that finds too few is, and then all its rows are found."""
+    """Only a filter that finds too few rows is counted, and then all its rows are found."""
     await filled(store)
     await store.create_index("notes", kind, **FEW)
     for where, rows_of_it, counts in (
@@ -238,12 +238,12 @@ async def test_a_filter_is_not_counted_before_it_is_searched(store: VectorStore,
             assert counts == 0 or got == exact
 
 
-# By itself
+# Automatic indexes
 
 
 @pytest.mark.slow
 async def test_auto_takes_a_graph_where_it_is_built_soon(tmp_path: Path) -> None:
-    """Its searches cost less at the same recall, also of lengths that codes cannot have."""
+    """Its searches cost less at the same recall, even for dimensions that codes do not support."""
     async with opened(tmp_path / "s", index="none", index_from=500) as store:
         await filled(store, 500)
         await store.create_index("notes", "auto")

@@ -1,5 +1,5 @@
-"""What the tests of the SQLite backend share: stores, rows that tell what they must be, and
-checks of the file behind aiovec's back."""
+"""Shared code of the SQLite backend's tests: stores, rows with predictable values, and checks of
+the file without aiovec."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ SCHEMAS = {
 
 
 def vector(id: str, version: int, dim: int = DIM) -> np.ndarray:
-    """The vector that a row must have: other bits for every id and version."""
+    """Return the vector that a row must have; it differs for each id and version."""
     seed = int.from_bytes(hashlib.blake2b(f"{id}\0{version}".encode(), digest_size=8).digest())
     return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a row must hold: the write of its vector, and the write of its fields."""
+    """The expected versions of a row: of its vector, and of its fields."""
 
     vector_version: int
     version: int
@@ -68,7 +68,7 @@ class State:
         return {"id": id, "embedding": made, **self.fields(id, owner)}
 
     def problems(self, record: aiovec.Record, owner: str | None) -> list[str]:
-        """Where a record is not what it must be."""
+        """Return the differences between a record and this state."""
         wanted = self.fields(record.id, owner)
         stored = {k: v for k, v in record.fields.items() if v is not None or k in wanted}
         wrong = []
@@ -81,7 +81,7 @@ class State:
 
 @asynccontextmanager
 async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorStore]:
-    """A store with other settings than the default ones."""
+    """Open a store with these settings, and close it after the block."""
     store = await open_store(target, **settings)
     try:
         yield store
@@ -90,7 +90,7 @@ async def opened(target: Path | str, **settings: Any) -> AsyncIterator[VectorSto
 
 
 async def open_store(target: Path | str, **settings: Any) -> VectorStore:
-    """Open a store with other settings than the default ones."""
+    """Open a store with these settings."""
     name = "AIOVEC_RETRIEVAL__SQLITE__{}"
     before = {name.format(key.upper()): str(value) for key, value in settings.items()}
     kept = {key: os.environ.get(key) for key in before}
@@ -107,7 +107,7 @@ async def open_store(target: Path | str, **settings: Any) -> VectorStore:
 
 @contextmanager
 def memory_for_copies(nbytes: int) -> Iterator[None]:
-    """Let stores that are opened here see a machine with four times as much memory."""
+    """Let stores opened in the block see a machine with four times ``nbytes`` of memory."""
     values, known = {"SC_PHYS_PAGES": 4 * nbytes, "SC_PAGE_SIZE": 1}, os.sysconf
     with mock.patch.object(os, "sysconf", lambda name: values.get(name) or known(name)):
         yield
@@ -115,7 +115,7 @@ def memory_for_copies(nbytes: int) -> Iterator[None]:
 
 @asynccontextmanager
 async def backend_on(path: Path) -> AsyncIterator[Any]:
-    """Another backend on a store's file, for what only migrations and servers call."""
+    """Open another backend on a store's file, for calls of migrations and servers."""
     plugin = await asyncio.to_thread(plugin_of, "sqlite")
     backend = await asyncio.to_thread(plugin.create, str(path), plugin.settings())
     await backend.open()
@@ -141,22 +141,22 @@ async def whole_table(store: VectorStore, table: str) -> dict[str, dict[str, Any
 
 
 async def rows_of(batches: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """In a thread, since Arrow may read time zones from files."""
+    """Return the rows of batches by id; in a thread, because Arrow may read time-zone files."""
     return await asyncio.to_thread(
         lambda: {row["id"]: row for batch in batches for row in batch.to_pylist()}
     )
 
 
-# Behind aiovec's back: plain SQL on the file
+# Plain SQL on the file, without aiovec
 
 
 def sql(path: Path) -> closing[sqlite3.Connection]:
-    """A plain connection with sqlite-vec."""
+    """Open a plain connection with sqlite-vec, which is closed after the block."""
     return closing(vec0.connect(path))
 
 
 def check_file(path: Path) -> dict[str, int]:
-    """integrity_check, and each ordinary table against its vec0 table; the rows of each table."""
+    """Run integrity_check, compare ordinary tables with vec0 tables, and return the row counts."""
     counts = {}
     with sql(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -214,7 +214,7 @@ print("free", flush=True)
 
 
 class LockHolder:
-    """Another process that holds the write lock of a file until it is told to let go."""
+    """Another process that holds the write lock of a file until it is told to release it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Searches that were asked to be approximate: by bits and by prefixes."""
+"""Approximate searches, with bits or with prefixes of vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.sqlite.support import opened
 from aiovec import Field, Schema, Tuning
 
 ROWS, DIM = 3_000, 128
-# Filters, and the number that is above those of all rows that each selects.
+# Filters, each with an upper bound of ``n`` in the rows that it selects.
 WHERES = ((None, ROWS), ("n < 1500", 1_500), ("of = 'a' AND n < 2500", 2_500), ("of = 'a'", 2_800))
 
 
 def vectors() -> Any:
-    """As embeddings are: of some topics, and with the first components the most telling."""
+    """Return vectors like embeddings: with topics, and with the largest variance at the start."""
     rng = np.random.default_rng(1)
     topics = rng.standard_normal((60, DIM))
     made = topics[rng.integers(0, 60, ROWS)] + 0.6 * rng.standard_normal((ROWS, DIM))
@@ -36,7 +36,7 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
         made = {"id": [f"{n}" for n in numbers], "embedding": rows, "n": numbers}
         await store.insert("t", made | {"of": ["a" if n < 2_800 else "b" for n in numbers]})
         result = wanted = 0
-        for turn in range(2):  # from the file, and once it is in memory
+        for turn in range(2):  # from the file, and then from memory
             for number in range(turn, 200, 10):
                 # Of few rows all are measured.
                 where, below = WHERES[number // 10 % len(WHERES)]
@@ -55,7 +55,7 @@ async def test_most_of_the_nearest_are_found_and_truly_measured(tmp_path: Path, 
         every = Tuning(oversample=1e308, dims=None if tuning is None else tuning.dims)
         hits = await store.search("t", rows[0], tuning=every, limit=100)
         assert hits == await store.search("t", rows[0], exact=True, limit=100)
-        # What was just written is found, and what was deleted is not.
+        # A search finds rows that were just written, and no deleted ones.
         await store.upsert("t", [{"id": "new", "embedding": 2 * rows[7], "n": -1, "of": "b"}])
         await store.delete("t", "7")
         (hit,) = await store.search("t", rows[7], limit=1, tuning=tuning)

@@ -1,4 +1,4 @@
-"""Searches against NumPy in float64: whatever the table, the query, the filter and the moment."""
+"""Searches of various tables, with various queries and filters, compared with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from aiovec.backend import Metric
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
-NOISE = 1e-12  # what float64 leaves open, as a part of the vectors' size
+NOISE = 1e-12  # the rounding error of float64, relative to the vectors' size
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A table: how its rows are made, and how it is searched."""
+    """The kind of a table: its rows, and how it is searched."""
 
     kind: str
     metric: Metric
@@ -41,7 +41,7 @@ class Shape:
         return np.resize(made, (count, self.dim))  # cosine takes no vectors of zeros
 
 
-# The tables that are mapped are large enough for a scan file.
+# The tables with ``mapped`` are large enough for a scan file.
 SHAPES = (
     Shape("near ties", "cosine", 800, count=1_200, partition=True, mapped=True),
     Shape("norms of all sizes", "l2", 17, in_memory=False),
@@ -101,7 +101,7 @@ class Twin:
         self.rows |= {row["id"]: row for row in rows}
 
     async def change(self) -> None:
-        """Write in every way that there is."""
+        """Write with every kind of call."""
         ids = sorted(self.rows)
         gone = [str(id) for id in self.rng.choice(ids, min(50, len(ids) // 2), replace=False)]
         await self.store.delete("t", gone)
@@ -126,7 +126,7 @@ class Twin:
 
 
 class Truth:
-    """The distances of all rows that are there now."""
+    """The distances of all current rows."""
 
     def __init__(self, twin: Twin, query: Any) -> None:
         present = [row for row in twin.rows.values() if row["embedding"] is not None]
@@ -138,7 +138,7 @@ class Truth:
         self._sizes = dict(zip(self._rows, sizes.tolist(), strict=True))
 
     def check(self, hits: Sequence[Hit], where: str | None, limit: int) -> None:
-        """The nearest in their order, with true distances; equals by id, any at the limit."""
+        """Check that the hits are the nearest in order, with true distances; equal ones by id."""
         selects = WHERES[where]
         nearest = sorted(
             (self._distances[id], id) for id, row in self._rows.items() if selects(row)
@@ -156,7 +156,7 @@ class Truth:
 
 
 def _distances(rows: Matrix, point: Matrix, metric: Metric) -> tuple[Matrix, Matrix]:
-    """The distances, and the sizes of what each was made of."""
+    """Return the distances, and the size of the numbers behind each."""
     lengths = np.linalg.norm(rows, axis=1)
     length = np.linalg.norm(point)
     if metric == "l2":
@@ -168,7 +168,7 @@ def _distances(rows: Matrix, point: Matrix, metric: Metric) -> tuple[Matrix, Mat
 
 
 async def compare(twin: Twin, store: VectorStore, disk: VectorStore) -> None:
-    """Ask for many things at once, and for some in one call; and once from the disk."""
+    """Make many searches concurrently, some in one call, and one from the disk."""
     query = twin.query()
     searches = [(where, limit) for where in WHERES for limit in (10, 300)]
     searches += [(None, 1), (None, 4_100), ("owner = 'b'", 4_100), (None, 20_000)]
@@ -192,7 +192,7 @@ async def compare(twin: Twin, store: VectorStore, disk: VectorStore) -> None:
         [(hit.distance, hit.id) for hit in await each.search("t", query, limit=60)]
         for each in (store, disk)
     ]
-    last = near[0][-1][0]  # of rows as far as the last one any may come
+    last = near[0][-1][0]  # of rows as far away as the last one, any may be returned
     assert [hit for hit in near[0] if hit[0] != last] == [hit for hit in near[1] if hit[0] != last]
 
 

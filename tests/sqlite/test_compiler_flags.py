@@ -11,7 +11,7 @@ import pytest
 from tests.harness.processes import output_of
 
 KERNEL = Path(__file__).resolve().parents[2] / "adapters/aiovec_sqlite/copies/kernel"
-# In the place of the scan: a sum that fast arithmetic simplifies, and a product that it fuses.
+# This replaces the scan: a sum that fast arithmetic would simplify, and a product it would fuse.
 ARITHMETIC = """
 __attribute__((visibility("default"))) double sum(double a, double b) { return (a + b) - a; }
 __attribute__((visibility("default"))) double fused(double a, double b) { return a * a - b; }

@@ -1,4 +1,4 @@
-"""Rows that another program removed, and tables that it damaged: told, or answered rightly."""
+"""If another program has removed rows or damaged tables, calls fail or return right answers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def remove(path: Path, table: str, number: int) -> None:
 async def test_a_row_with_one_half_gone_is_never_mistaken_for_another(
     tmp_path: Path, table: str, scan: str
 ) -> None:
-    """No search tells another row, or another's distance; one that would find it tells damage."""
+    """No search returns another row or its distance; a search that would find the row fails."""
     path = tmp_path / "a.db"
     await filled(path)
     refused = 0
@@ -69,7 +69,7 @@ async def test_a_row_with_one_half_gone_is_never_mistaken_for_another(
     async with opened(path, scan=scan) as store:
         if scan == "auto":
             await ready(store, "t")
-        remove(path, table, 5)  # of the tenant "b"
+        remove(path, table, 5)  # a row of the tenant "b"
         for limit in (1, 7, ROWS):
             for where in (None, "tenant = 'a'", "tenant = 'b'"):
                 await asyncio.gather(*(check(store, n, limit, where) for n in (4, 5, 6)))
@@ -94,7 +94,7 @@ async def test_a_row_with_one_half_gone_is_never_mistaken_for_another(
 async def test_a_vector_without_a_length_hides_no_other_row(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its codes would spoil the bound of all, so the file answers."""
+    """Its codes would spoil the bound for all rows, so searches read the file."""
     path = tmp_path / "a.db"
     await filled(path)
     with sql(path) as db:
@@ -112,7 +112,7 @@ async def test_a_vector_without_a_length_hides_no_other_row(
         await until(refused)
 
 
-# In a process of its own, since what it looks for ends the process.
+# This runs in a separate process, because a failure would crash the process.
 CALLS = """
 import asyncio, sys
 import aiovec
@@ -146,7 +146,7 @@ DAMAGES = (
 
 @pytest.mark.slow
 async def test_a_table_in_which_vec0_finds_no_row(tmp_path: Path) -> None:
-    """sqlite-vec would crash at it, and the process with it."""
+    """sqlite-vec would crash, and so would the process."""
     paths = [tmp_path / f"{number}.db" for number, _ in enumerate(DAMAGES)]
     for path, damage in zip(paths, DAMAGES, strict=True):
         store = await open_store(path)

@@ -1,4 +1,4 @@
-"""Which SQLite is taken, and what is said where none can load extensions."""
+"""Which SQLite library is used, and the error if none can load extensions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.harness.processes import output_of
 
-pytestmark = pytest.mark.slow  # each starts a Python of its own
+pytestmark = pytest.mark.slow  # each test starts another Python process
 
-# Blocks a module as if it were not installed; sqlite3 as many Pythons ship it.
+# This blocks a module as if it were not installed, and makes sqlite3 like that of many Pythons.
 WITHOUT = """
 import sys
 for name in {blocked!r}:
@@ -54,7 +54,7 @@ def test_sqlite_vec_is_missing(tmp_path: Path) -> None:
     came = outcome(WITHOUT.format(blocked=["sqlite_vec"], plain=False), tmp_path)
     assert came["error"] == "ExtensionUnavailableError"
     assert "pip install sqlite-vec" in str(came["cure"])
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 0  # nothing was begun
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 0  # nothing was written
 
 
 def test_pythons_own_sqlite3_serves_where_it_can(tmp_path: Path) -> None:

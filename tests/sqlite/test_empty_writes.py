@@ -1,4 +1,4 @@
-"""A write of no rows, as a backend's caller may send one, harms no other in its commit."""
+"""A write without rows, which a backend's caller may send, harms no other write in its commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""export: one snapshot, constant memory, and a cursor that goes on behind each batch."""
+"""Exports: one snapshot, constant memory, and a cursor to continue after each batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_an_export_that_is_left_lets_go_of_its_snapshot(tmp_path: Path) ->
             return int(log - done)
 
     async def held() -> int:
-        """WAL frames that a checkpoint cannot bring into the file, for a reader needs others."""
+        """Return the WAL frames that a checkpoint cannot copy, because a reader is in its way."""
         return await asyncio.to_thread(look)
 
     async def free() -> bool:
@@ -61,14 +61,14 @@ async def test_an_export_that_is_left_lets_go_of_its_snapshot(tmp_path: Path) ->
             break
         gc.collect()
         await until(free)
-        for _ in range(20):  # more than may be open at once
+        for _ in range(20):  # more than can be open at the same time
             async with aclosing(store.export("notes", batch_size=10)) as export:
                 await anext(export)
                 await store.upsert("notes", rows("c", 10))
             assert await free()
         left = store.export("notes", batch_size=10)
         await anext(left)
-    # The last connection has gone, so SQLite has removed its WAL, and the file may be moved.
+    # The last connection is closed, so SQLite has removed its WAL, and the file can be moved.
     assert await names_in(path.parent) == ["notes.db"]
     with pytest.raises(StoreClosedError):
         await anext(left)
@@ -76,7 +76,7 @@ async def test_an_export_that_is_left_lets_go_of_its_snapshot(tmp_path: Path) ->
 
 
 async def test_an_export_that_holds_a_gibibyte_of_wal_ends(tmp_path: Path) -> None:
-    """A cursor goes on behind the last batch. The WAL only looks so large here."""
+    """A cursor continues after the last batch. The test only simulates the size of the WAL."""
     path = tmp_path / "notes.db"
     async with opened(path) as store:
         await store.create_table("notes", SCHEMAS["plain"])

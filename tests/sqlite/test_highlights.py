@@ -1,4 +1,4 @@
-"""Highlights of many hits of many words: each hit's own words are marked, and no others."""
+"""Highlights of many hits with many words: each hit has its own words marked, and no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import aiovec
 from aiovec import Field, Schema
 
 SCHEMA = Schema(2, fields={"title": Field(str, text=True), "body": Field(str, text=True)})
-# More than the highlights of which are made at once.
+# More rows than the number whose highlights are made together.
 ROWS = 600
 
 

@@ -1,4 +1,4 @@
-"""Behind a large insert, a table in memory is still searched there, or soon again."""
+"""After a large insert, a table in memory is still searched there, or soon again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_searches_behind_large_inserts_are_answered_in_memory(tmp_path: Pa
 
 @pytest.mark.slow
 async def test_a_copy_that_fell_far_behind_catches_up(tmp_path: Path) -> None:
-    dim, rows = 1024, 7_000  # more than a search brings in
+    dim, rows = 1024, 7_000  # more rows than a search loads itself
     rng = np.random.default_rng(3)
     async with aiovec.connect(tmp_path / "a.db") as store:
         await store.create_table("notes", Schema(dim))

@@ -1,4 +1,4 @@
-"""The mark of a migration in a SQLite file, beyond what the contract suite holds it to."""
+"""The mark of a migration in a SQLite file: tests besides those of the contract suite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row(id: str, n: int = 0) -> dict[str, Any]:
 
 
 def write_state(path: Path, key: str, value: str | None) -> None:
-    """Write what another program, or another version, may have written."""
+    """Write a value like another program, or another version of aiovec."""
     with sql(path) as db:
         db.execute("INSERT OR REPLACE INTO aiovec_state VALUES (?, ?)", (key, value))
 
@@ -61,7 +61,7 @@ async def test_a_pause_is_no_part_of_the_time_for_a_turn_to_write(tmp_path: Path
 
 
 async def test_a_file_with_a_mark_of_an_earlier_version_is_heeded(tmp_path: Path) -> None:
-    """It has no generation, which counts as the first of all."""
+    """The mark has no generation, which counts as the lowest one."""
     path = tmp_path / "a.db"
     async with aiovec.connect(path) as store:
         await store.create_table("notes", SCHEMA)
@@ -90,7 +90,7 @@ MARKS = (
 
 
 async def test_an_unreadable_mark_is_reported_and_can_be_removed(tmp_path: Path) -> None:
-    """A malformed pause let writers wait for ever."""
+    """With a malformed pause, writers would wait forever."""
     path = tmp_path / "a.db"
     async with aiovec.connect(path) as store, backend_on(path) as moves:
         await store.create_table("notes", SCHEMA)

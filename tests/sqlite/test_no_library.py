@@ -1,4 +1,4 @@
-"""Without the native library every search is answered from the file, and doctor says so."""
+"""Without the native library, every search reads the file, and doctor reports it."""
 
 from __future__ import annotations
 

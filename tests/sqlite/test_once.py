@@ -1,4 +1,4 @@
-"""Keys of writes as they lie in the file, and where they go with it."""
+"""Keys of writes in the file and in its copies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def store(path: Path) -> AsyncIterator[VectorStore]:
 
 
 async def test_a_key_is_kept_with_its_write(store: VectorStore, path: Path, tmp_path: Path) -> None:
-    """Also in a backup, and for a store that only reads."""
+    """It is kept in a backup, too, and by a read-only store."""
     await store.insert("notes", [row("plain")])
     assert keys_in(path) == []
     for _ in range(2):
@@ -71,7 +71,7 @@ async def test_a_key_is_kept_with_its_write(store: VectorStore, path: Path, tmp_
 
 
 async def test_store_that_was_left_still_knows_its_outcomes(store: VectorStore, path: Path) -> None:
-    """The write was done before the switch, so it is in the other store; it is not done again."""
+    """The write was done before the switch, so the other store has it; it is not repeated."""
     with keyed("k"):
         await store.insert("notes", [row("a")])
     async with backend_on(path) as moves:
@@ -85,12 +85,12 @@ async def test_store_that_was_left_still_knows_its_outcomes(store: VectorStore, 
 
 
 async def test_outcome_of_write_before_switch_is_not_known(store: VectorStore, path: Path) -> None:
-    """The keys of earlier writes are in the store that was left."""
+    """The keys of earlier writes are in the old store."""
     async with backend_on(path) as moves:
         await moves.arrive("run", 1)
     with keyed("k", retried=True), pytest.raises(aiovec.OutcomeUnknownError):
         await store.insert("notes", [row("a")])
-    with keyed("k"):  # nobody says that it is a repeat
+    with keyed("k"):  # the call is not marked as a retry
         assert await store.insert("notes", [row("a")]) == 1
 
 

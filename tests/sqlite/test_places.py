@@ -1,4 +1,4 @@
-"""Names of files and of fields that need care, and SQLite's own limits."""
+"""Difficult names of files and fields, and SQLite's own limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_a_path_that_is_no_utf_8(tmp_path: Path) -> None:
 
 
 async def test_names_that_sqlite_keeps_for_itself(tmp_path: Path) -> None:
-    """A backup of such a name would be removed when the store beside it is opened."""
+    """A backup with one of these names would be removed when the store next to it is opened."""
     async with aiovec.connect(tmp_path / "a.db") as store:
         await store.create_table("notes", Schema(4))
         for end in ("-wal", "-shm", "-journal"):
@@ -58,7 +58,7 @@ async def test_places_where_nothing_can_lie(tmp_path: Path) -> None:
 
 
 async def test_nothing_that_users_write_becomes_sql(tmp_path: Path) -> None:
-    """Texts, payload keys and the names of tables and fields that are SQL."""
+    """Texts, payload keys and names of tables and fields may look like SQL."""
     path = tmp_path / "a.db"
     schema = Schema(4, fields={"order": str, "rowid": str, "vec0": str})
     async with aiovec.connect(path) as store:

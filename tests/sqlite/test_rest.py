@@ -1,4 +1,4 @@
-"""Stores that wait for calls take few threads and files, and answer as before."""
+"""Idle stores keep few threads and open files, and answer as before."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ asyncio.run(main())
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts its files in /proc")
 def test_waiting_stores_keep_no_threads_and_four_files_each(tmp_path: Path) -> None:
-    """An export that waits goes on in its snapshot."""
+    """An export that waits continues in its snapshot."""
     done = run_python("-c", WAITING, tmp_path)
     assert done.stdout == "30\n", done.stderr

@@ -1,4 +1,4 @@
-"""Scan files: processes share them, and no row comes from one that is not the table's."""
+"""Scan files: processes share them, and no row is read from another table's file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from aiovec.backend.context import CallContext, calling
 from aiovec.backend.files import try_lock
 from aiovec.errors import StoreClosedError
 
-# 600 KiB of vectors and codes, where tables of 300 KiB and more get a scan file.
+# 600 KiB of vectors and codes; in these tests, tables of 300 KiB and more get a scan file.
 ROWS, DIM, TABLE = 1_800, 64, "notes"
 NAME = "a.db"
-# The end of the name of a file that is another program's.
+# The end of the name of another program's file.
 FOREIGN = "0" * 32
 
 
@@ -62,7 +62,7 @@ def scan_files(folder: Path) -> list[Path]:
 
 
 async def kept(store: VectorStore, folder: Path, count: int = 1) -> None:
-    """Search until so many scan files lie there that the store counts on."""
+    """Search until the folder has ``count`` scan files that the store uses."""
 
     async def is_there() -> bool:
         for name in await store.tables():
@@ -85,7 +85,7 @@ async def searched(store: VectorStore, table: str = TABLE) -> dict[str, Any]:
 
 
 async def check(store: VectorStore, table: str = TABLE) -> None:
-    """Each search must find what a scan of an export finds, with the same fields."""
+    """Check that searches find the same rows as a scan of an export, with the same fields."""
     ids: list[str] = []
     numbers: list[int] = []
     blocks = []
@@ -106,7 +106,7 @@ async def check(store: VectorStore, table: str = TABLE) -> None:
 
 @pytest.fixture(scope="module")
 def made(small_scan_files: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store with a scan file, to be copied."""
+    """Return the folder of a store with a scan file, for tests to copy."""
     folder = tmp_path_factory.mktemp("made")
 
     async def make() -> None:
@@ -168,7 +168,7 @@ async def test_private_memory_alone_is_bounded(folder: Path) -> None:
     async with store:
         await check(store)
         assert (await searched(store))["searched"] == "in memory"
-        for number in range(10):  # a sixteenth of the memory is for the masks of filters
+        for number in range(10):  # the masks of filters get a sixteenth of the memory
             await store.search(TABLE, [1.0] * DIM, where=f"n > {number}")
             assert 0 < (await store.stats(TABLE)).scan_memory <= 4 * 2**10
         await store.insert(TABLE, rows_of(200, 4))  # 66 KiB: what is private is too much
@@ -185,7 +185,7 @@ async def test_private_memory_alone_is_bounded(folder: Path) -> None:
 async def test_tables_too_small_for_a_file_share_the_memory_and_leave_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that nobody has searched for a minute makes room, one that outgrows the memory too."""
+    """A table leaves the memory if it was not searched for a minute, or if it grows too large."""
 
     async def memory() -> list[bool]:
         return [(await store.stats(name)).scan_memory > 0 for name in ("red", "blue")]
@@ -250,7 +250,7 @@ async def test_a_copy_of_a_table_that_another_process_dropped_is_let_go(tmp_path
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done to a closed store with a scan file; and whether that file still counts."""
+    """A change to a closed store with a scan file, and whether the file is still valid."""
 
     name: str
     act: Callable[[Path], Awaitable[None]]
@@ -258,7 +258,7 @@ class Attack:
 
 
 async def _changed(path: Path, **settings: Any) -> None:
-    """Rows come and go where no scan file is looked at."""
+    """Change rows in a store that uses no scan file."""
     async with opened(path, scan="disk", **settings) as store:
         await store.delete(TABLE, where="n < 5")
         await store.upsert(TABLE, rows_of(5, 0, first=20) | {"embedding": vectors_of(5, 7)})
@@ -306,7 +306,7 @@ async def _recreated(folder: Path) -> None:
             ).fetchone()
         await store.drop_table(TABLE)
         await create(store, seed=9)
-    with sql(folder / NAME) as db:  # as an earlier version leaves it
+    with sql(folder / NAME) as db:  # like an earlier version
         db.execute("INSERT INTO aiovec_state VALUES (?, ?)", (f"scan:{TABLE}", token))
         db.commit()
 
@@ -328,7 +328,7 @@ async def _vacuumed(folder: Path) -> None:
 
 
 async def _of_another_table(folder: Path) -> None:
-    """The files of two tables change places, as their tokens do."""
+    """Swap the scan files of two tables by their tokens."""
     async with opened(folder / NAME) as store:
         await create(store, "others", seed=5)
         await kept(store, folder, 2)
@@ -362,7 +362,7 @@ def _flipped(place: int) -> Callable[[Any, int], None]:
 
 
 def _told(facts: dict[str, Any]) -> Callable[[Path], Awaitable[None]]:
-    """A file with other facts in its head, whose digest the store's token names."""
+    """Return an attack that changes the facts in the file's head, with a matching token."""
 
     async def act(folder: Path) -> None:
         (path,) = scan_files(folder)
@@ -500,7 +500,7 @@ async def test_scan_file_has_stores_permissions_and_foreign_files_stay(tmp_path:
 
 @contextmanager
 def written_elsewhere(folder: Path) -> Iterator[None]:
-    """A scan file that another process is writing: loads wait for its end."""
+    """Simulate a scan file that another process is writing, so that loads wait for it."""
     path = folder / f"{NAME}-scan-{'1' * 32}"
     with path.open("w+b") as file:
         file.write(b"aiovec scan file")
@@ -520,7 +520,7 @@ async def test_searches_that_wait_for_a_load_are_answered_by_the_file(folder: Pa
             details = await searched(store)
             assert details["searched"] == "from the file"
         await check(store)
-        await kept(store, folder)  # what a killed process left has gone
+        await kept(store, folder)  # the file of a killed process was removed
 
 
 async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> None:
@@ -536,7 +536,7 @@ async def test_close_fails_the_searches_that_wait_for_a_load(folder: Path) -> No
 
 
 async def test_searches_do_not_wait_for_a_writer_that_has_stopped(folder: Path) -> None:
-    """Or for the lock that a killed writer's child has inherited."""
+    """Nor do they wait for a lock that a killed writer's child has inherited."""
     scan_files(folder)[0].unlink()
     with written_elsewhere(folder):
         async with opened(folder / NAME, busy_timeout=1) as store:
@@ -595,7 +595,7 @@ async def test_a_store_restored_over_another_removes_its_files(folder: Path) -> 
 
 
 def _zeroed(file: Any, size: int) -> None:
-    """The vectors, which lie at the end."""
+    """Overwrite the vectors, which are at the end, with zeros."""
     length = 4 * DIM * ROWS
     file.seek(size - length)
     file.write(bytes(length))

@@ -1,4 +1,4 @@
-"""Searches at once: the first ones of a file that was just opened, and those of several tables."""
+"""Concurrent searches: the first ones of a newly opened file, and searches of several tables."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ async def test_many_first_searches_wait_for_the_table_to_be_loaded(tmp_path: Pat
         searches = (store.search("notes", vector, limit=1) for vector in vectors[:QUERIES])
         assert [hits[0].id for hits in await asyncio.gather(*searches)] == wanted
         answered = (await store.stats("notes")).details["searches"]["searches"]
-        assert 0 < answered < QUERIES  # the file answered the first
+        assert 0 < answered < QUERIES  # the first searches read the file
 
 
 async def test_few_groups_take_few_searches_however_many_rows(tmp_path: Path) -> None:
-    """More groups are wanted than there are: nobody reads the whole table to learn it."""
+    """If more groups are requested than exist, the search does not read the whole table."""
     vectors = np.random.default_rng(1).standard_normal((ROWS, DIM)).astype("f4")
     rows = {
         "id": [str(row) for row in range(ROWS)], "embedding": vectors,
@@ -98,7 +98,7 @@ async def test_a_small_search_waits_for_no_large_one_of_its_scan(tmp_path: Path)
             ended.append(number)
             assert (hits[0].id, len(hits)) == (str(number), limit)
 
-        # The first is answered by itself, the others together.
+        # The first search runs alone, and the others run together.
         await asyncio.gather(
             search(0, ROWS // 2), search(1, ROWS), search(2, 5_000), search(3, ROWS), search(4, 5)
         )
@@ -107,10 +107,10 @@ async def test_a_small_search_waits_for_no_large_one_of_its_scan(tmp_path: Path)
 
 
 async def test_searches_with_one_of_too_many_bytes_are_repeated_together(tmp_path: Path) -> None:
-    """Not one by one, which would scan the table for each, nor for callers that have gone."""
+    """They are not repeated one by one, nor for callers that have gone."""
     vectors = np.random.default_rng(6).standard_normal((2_000, 8), dtype=np.float32)
     rows = {"id": [str(n) for n in range(2_000)], "embedding": vectors, "n": range(2_000)}
-    parts: Counter[int] = Counter()  # that were read for each search
+    parts: Counter[int] = Counter()  # the number of parts read for each search
     gone = threading.Event()
 
     async with opened(tmp_path / "a.db") as store:

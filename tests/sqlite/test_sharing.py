@@ -1,4 +1,4 @@
-"""One file for many: locks that others hold, stores beside each other, and processes."""
+"""Several users of one file: locks of other processes, several stores, and several processes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_a_read_that_a_slow_close_stops_says_that_the_store_is_closed(
 
 
 async def test_searches_and_writes_at_once(tmp_path: Path) -> None:
-    """A search finds what was acknowledged before it began, and nothing that was deleted then."""
+    """A search finds rows that were acknowledged before it began, and none deleted before."""
     async with aiovec.connect(tmp_path / "notes.db") as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", [row(n) for n in range(2_500)])
@@ -196,7 +196,7 @@ asyncio.run(main())
 
 @pytest.mark.slow
 async def test_searches_that_share_a_scan_have_their_own_vectors(tmp_path: Path) -> None:
-    """Also if some of them count bytes, and so read vectors by row and not during the scan."""
+    """This holds even if some count bytes, and so read vectors by row, not during the scan."""
     vectors = np.random.default_rng(0).standard_normal((45_000, 4)).astype(np.float32)
     columns = {"id": [f"{n}" for n in range(len(vectors))], "embedding": vectors}
 
@@ -250,7 +250,7 @@ async def test_each_write_of_another_process_is_seen_by_the_next_search(tmp_path
 
 
 async def test_the_copies_of_many_tables_keep_to_their_memory(tmp_path: Path) -> None:
-    """One table takes 160 KiB in memory, all of them four times as much as they may."""
+    """One table needs 160 KiB of memory, and all tables four times the limit."""
     names, dim, rows, most = [f"t{n}" for n in range(10)], 128, 250, 400 * 2**10
     vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
     with memory_for_copies(most):
