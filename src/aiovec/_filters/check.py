@@ -1,4 +1,4 @@
-"""Checks a filter against a schema: every name is known, and every literal has its field's type."""
+"""Checks that the names in a filter exist, and that its literals have their fields' types."""
 
 from __future__ import annotations
 
@@ -41,22 +41,23 @@ from .tree import (
 )
 
 _NUMBERS = ("int", "float")
-# The most characters of an ILIKE pattern, and the most items of a list that is compared as a whole:
-# on LanceDB both become regular expressions, which must be compiled.
+# The most characters of an ILIKE pattern, and the most items of a list compared as a whole. LanceDB
+# gets both as regular expressions, which it must compile.
 _LONGEST_REGEX = 1_000
 
 
 def bind(where: object, schema: Schema) -> Expr | None:
     """Return the tree of ``where`` for tables of ``schema``; None if it is None.
 
-    ``where`` is an expression of ``F``, filter text, a tree, a mapping, which means equality, or a
-    list of these, which means AND. An empty mapping or list selects every row, as None does.
+    ``where`` is an expression of ``F``, filter text, a tree, a mapping (equality), or a list of
+    these (AND). An empty mapping or list selects every row, as None does.
 
-    In the returned tree, every name is known, and every literal has exactly its field's type (for a
-    payload key, its own). Equivalent conditions have one form: an IN has two or more distinct
-    values, for a payload key all of one type, and a LIKE has a wildcard before its end.
+    In the returned tree, every name is known, and every literal has exactly its field's type; a
+    literal compared with a payload key keeps its own type. Equivalent conditions have one form: an
+    IN has two or more distinct values, for a payload key all of one type, and a LIKE has a wildcard
+    before its end.
 
-    Raises FilterError; for a condition from text, with its position.
+    Raises FilterError, with the position of a condition that was parsed from text.
     """
     if where is None:
         return None
@@ -75,7 +76,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
 
 
 def _equal(name: str, value: Any) -> Expr:
-    """Return the condition of one entry of a mapping."""
+    """Return the condition that one entry of a mapping stands for."""
     field = F[name]
     several = value if isinstance(value, (list, tuple)) else [value]
     if name.startswith("$") or any(isinstance(each, Mapping) for each in several):
@@ -206,7 +207,7 @@ class _Binder:
             self._fail(leaf, fault, f"{ref} = [...], IS EMPTY, CONTAINS or IS NULL")
         if not _fits_kind(value, kind):
             positions = getattr(leaf, "source", (None, ()))[1]
-            # As in "year AND live".
+            # A field without an operator, as in "year AND live".
             if value is True and positions and positions[0] == positions[-1]:
                 fault = f"{ref} is {kind}, and only a bool field is a condition by itself"
                 self._fail(leaf, fault, f"a comparison, such as {ref} IS NOT NULL")
@@ -236,7 +237,7 @@ class _Binder:
         field = schema.fields.get(ref.name)
         if field is None and ref.name != "id":
             fields = [*schema.fields]
-            # "kind" is not a misspelt "id", but a key of the payload.
+            # Do not take a payload key such as "kind" for a misspelt "id".
             means_id = ref.name.lstrip("_").lower() == "id"
             hint = did_you_mean("id" if means_id else ref.name, ["id"] if means_id else fields)
             if schema.payload and not hint:
@@ -267,14 +268,14 @@ def _in_kind(value: Value, kind: str) -> Value | None:
 
 
 def _kind_of(value: Value) -> str:
-    """Return the kind of fields with values of this type."""
+    """Return the kind of the fields that hold values of this type."""
     if isinstance(value, str):
         return "text"
     return "datetime" if isinstance(value, datetime) else type(value).__name__
 
 
 def _fits_kind(value: Value, kind: str) -> bool:
-    """Return whether a literal can be compared with values of a kind; all numbers compare."""
+    """Return whether a literal can be compared with values of a kind; ints and floats mix."""
     given = _kind_of(value)
     if kind == "payload":
         return given in ("text", "bool", *_NUMBERS)
@@ -310,7 +311,7 @@ def _all(ref: Ref, kind: str, truth: bool) -> Expr:
 
 
 def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
-    """Compare an int field with an int instead of a fraction, with the same result."""
+    """Return an int field's comparison with a float as an equivalent comparison with an int."""
     bound = math.ceil(value) if op in ("<", ">=") else math.floor(value)
     if op in ("=", "!="):
         if bound == value and _is_int64(bound):
@@ -322,9 +323,9 @@ def _compare_int(ref: Ref, op: Operator, value: float) -> Expr:
 
 
 def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
-    """Compare a float field with a float instead of an int, with the same result.
+    """Return a float field's comparison with an int as an equivalent comparison with a float.
 
-    Above 2**53 not every int is a float; then the nearest floats below and above are used.
+    Above 2**53, not every int is a float; the bound is then the nearest float below or above.
     """
     near = float(value)
     if near == value:
@@ -337,7 +338,7 @@ def _compare_float(ref: Ref, op: Operator, value: int) -> Expr:
 
 
 def _simplest_like(ref: Ref, pattern: str, *, ignore_case: bool) -> Expr:
-    """Return LIKE with a pattern, or a condition that means the same and is faster."""
+    """Return LIKE with a pattern, or an equivalent, faster condition."""
     ignore_case = ignore_case and any(len(patterns.same_letter(c)) > 1 for c in pattern)
     body = pattern.rstrip(patterns.ANY_TEXT)
     if ignore_case or patterns.ANY_TEXT in body or patterns.ANY_CHARACTER in body:

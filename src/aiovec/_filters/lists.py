@@ -1,6 +1,6 @@
 """Payload keys within the objects of a list, which filters do not search.
 
-A condition on such a key is null. A filter that selects nothing for this reason is refused.
+A condition on one of these keys is null. A filter that selects nothing for this reason is refused.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def literal(value: str | int | float | bool | datetime) -> str:
 
 
 def checked_value(value: object) -> str | int | float | bool | datetime:
-    """Return a Python value as a literal of exactly one type of filters, or raise FilterError.
+    """Return a Python value as a literal of exactly one filter type, or raise FilterError.
 
     Subclasses and NumPy scalars become plain types, and datetimes are converted to UTC.
     """
@@ -159,7 +159,7 @@ def checked_text(value: object) -> str:
 
 
 def timestamp(value: str) -> datetime:
-    """Return the moment that an RFC 3339 text names, or raise FilterError."""
+    """Return an RFC 3339 text as a datetime, or raise FilterError."""
     if not _TIMESTAMP.match(value):
         raise FilterError(f"{shown(value)} is not a timestamp such as '2024-01-31T12:00:00.5Z'")
     try:
@@ -169,7 +169,7 @@ def timestamp(value: str) -> datetime:
 
 
 def moment_text(value: datetime) -> str:
-    """Return a moment as text for the payload. Such texts sort like their moments."""
+    """Return a moment as text for the payload. These texts sort in the order of their moments."""
     return in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

@@ -39,13 +39,13 @@ Given = Value | date | UUID | Enum
 class FieldRef(Combinable):
     """A field in a filter. Comparing it makes a condition.
 
-    A bool field is a condition itself: ``F.live & (F.year > 2000)``. ``F.payload["a.b"]`` is the
+    A bool field is itself a condition: ``F.live & (F.year > 2000)``. ``F.payload["a.b"]`` is the
     payload's key ``a.b``, and a second pair of brackets goes one level deeper.
     """
 
     __slots__ = ("_ref",)
     __hash__: ClassVar[None] = None  # type: ignore[assignment]  # == returns a condition
-    # Without this, iterating would call __getitem__ with 0, 1, 2 and report the numbers.
+    # Without this, iterating would call __getitem__ with 0, 1, 2 and fail with an error about them.
     __iter__: ClassVar[None] = None
 
     def __init__(self, ref: Ref) -> None:
@@ -120,12 +120,12 @@ class FieldRef(Combinable):
     def like(self, pattern: str, *, escape: str | None = None) -> Expr:
         """Match a pattern: ``%`` is any text, ``_`` one character. Case-sensitive.
 
-        After ``escape``, a single character, every character is literal.
+        ``escape`` is a single character; the character after it is literal.
         """
         return self._like(pattern, escape, ignore_case=False)
 
     def ilike(self, pattern: str, *, escape: str | None = None) -> Expr:
-        """Match like ``like``, ignoring case by Unicode's simple case folding: ß is ẞ, not "ss"."""
+        """Match like ``like``, ignoring case by simple case folding: ß matches ẞ, not "ss"."""
         return self._like(pattern, escape, ignore_case=True)
 
     def contains_text(self, part: str) -> Expr:
@@ -200,7 +200,7 @@ class FieldNames:
         return FieldRef(Ref(name))
 
     def __getitem__(self, name: str) -> FieldRef:
-        """Return the field ``name``; after dots, keys of the payload, as in filter text."""
+        """Return the field or payload key ``name``, written as in filter text."""
         first, *path = literals.names_in(name)
         return FieldRef(Ref(first, tuple(path)))
 

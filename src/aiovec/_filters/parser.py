@@ -43,7 +43,7 @@ _END = "end"
 _A_CONDITION = "a field, a literal, NOT or '('"
 _COMPARED = "one of = != < <= > >="
 _A_LITERAL = "a number, 'text', TRUE, FALSE or TIMESTAMP '...'"
-# A text without wildcards follows these words.
+# Keywords before a text without wildcards.
 _OF_TEXT = {"CONTAINS_TEXT": FieldRef.contains_text, "STARTSWITH": FieldRef.startswith}
 _PREDICATES = ("IN", "BETWEEN", "LIKE", "ILIKE", "CONTAINS", *_OF_TEXT)
 _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
@@ -62,12 +62,12 @@ _R = TypeVar("_R")
 
 
 def where(text: str) -> Expr:
-    """Return a filter text as one closed condition, to combine with those of ``F``.
+    """Return filter text as one closed condition, to combine with conditions made with ``F``.
 
     The text is parsed separately: an OR or a parenthesis in it cannot affect the rest, so
     ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. Numbers are compared
-    exactly: an int field with a fraction, and a float field with any whole number. A FilterError
-    has the position of the error and the input that is valid there.
+    exactly, even an int field with a fraction or a float field with a large whole number. A
+    FilterError has the position of the error and the input that was expected there.
     """
     if not isinstance(text, str):
         raise FilterError(
@@ -156,7 +156,7 @@ class _Parser:
                 return self._build(any_of, terms, position)
 
     def _term(self, position: int) -> Expr:
-        """Parse a condition, perhaps in parentheses, with any number of NOT before it."""
+        """Parse a condition, perhaps in parentheses, after any number of NOTs."""
         negate = False
         while self._take_word("NOT"):
             negate = not negate
@@ -165,7 +165,7 @@ class _Parser:
         return self._build(negated, expr, position) if negate else expr
 
     def _in_parentheses(self, position: int) -> Expr:
-        """Parse the rest of a parenthesis, and an IS [NOT] TRUE or FALSE after it."""
+        """Parse the rest of a condition in parentheses, and any IS [NOT] TRUE or FALSE after it."""
         if self.open == MAX_DEPTH:
             fault = f"more than {MAX_DEPTH} parentheses are open"
             self._refuse(fault, position, "fewer parentheses")
@@ -193,7 +193,7 @@ class _Parser:
     def _build(
         self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
     ) -> _R:
-        """Return ``make(of)``; its FilterError gets the position and the expected input."""
+        """Return ``make(of)``; add the position and the expected input to its FilterError."""
         try:
             return make(of)
         except FilterError as exc:

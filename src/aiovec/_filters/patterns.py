@@ -25,7 +25,7 @@ _SPECIAL = re.compile(r"[%_\\]")
 
 
 def checked_escape(escape: object) -> str:
-    """Return the character of an ESCAPE, or raise FilterError."""
+    """Return the escape, or raise FilterError if it is not a single character."""
     character = literals.checked_text(escape)
     if len(character) != 1:
         raise FilterError(f"ESCAPE takes a single character, not {shown(character)}")
@@ -63,7 +63,7 @@ def written(pattern: str) -> str:
 
 
 def fold_case(text: str) -> str:
-    """Return the text with the same character for a letter in either case."""
+    """Return the text with both cases of each letter mapped to the same character."""
     return text.lower() if text.isascii() else text.translate(_folded())
 
 

@@ -20,12 +20,12 @@ from . import literals, patterns
 Value = str | int | float | bool | datetime
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 
-# SQLite refuses expressions deeper than 1,000; each level here may become about ten.
+# SQLite refuses expressions deeper than 1,000; each level here can become about ten levels there.
 MAX_DEPTH = 64
 # Every literal is a bound parameter; SQLite allows 32,766 of them. A condition without a literal
 # counts as one, so that this bounds the size of the whole tree.
 MAX_LITERALS = 30_000
-# Names in a payload key. SQLite looks each one up in a separate table and joins at most 64.
+# The most names in a payload key. SQLite joins a table for each one, and at most 64 tables.
 MAX_NAMES = 64
 
 _REPR_LENGTH = 1_000
@@ -60,15 +60,14 @@ class Combinable(ABC):
         return negated(self.as_condition())
 
     def is_true(self) -> Expr:
-        """Return the two-valued form: it matches if this is true, and its negation otherwise.
+        """Return a condition that is TRUE if this is true, and FALSE if this is false or null.
 
-        Rows for which this is null, because a field is null, absent or of another type, do not
-        match.
+        A condition is null for rows in which its field is null, absent or of another type.
         """
         return is_true(self.as_condition())
 
     def is_not_true(self) -> Expr:
-        """Return the negation of ``is_true``: false or null."""
+        """Return the negation of ``is_true``: TRUE if this is false or null."""
         return negated(is_true(self.as_condition()))
 
     def __bool__(self) -> bool:
@@ -165,7 +164,7 @@ class Compare(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
-    """``ref`` equals one of ``values``: at least one, and all distinct after ``bind``."""
+    """``ref`` equals one of ``values``, which are never empty, and distinct after ``bind``."""
 
     ref: Ref
     values: tuple[Value, ...]
@@ -224,7 +223,7 @@ class Contains(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class EqualsList(Expr):
-    """The list in ``ref`` has exactly these items; with none, the list is empty."""
+    """The list in ``ref`` has exactly these items, or no items if ``values`` is empty."""
 
     ref: Ref
     values: tuple[Value, ...]
@@ -255,7 +254,7 @@ class IsTrue(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Not(Expr):
-    """Build with ``negated``."""
+    """The negation of ``item``. Build with ``negated``."""
 
     item: Expr
     depth: int = field()
@@ -293,7 +292,7 @@ class Or(Expr):
 
 
 def condition(obj: object) -> Expr:
-    """Return an object as a condition: a condition itself, and for a field ``field = TRUE``."""
+    """Return an object as a condition; a field becomes ``field = TRUE``."""
     if isinstance(obj, Combinable):
         return obj.as_condition()
     cure = "put each comparison in parentheses: (F.year >= 2024) & (F.lang == 'en')"
