@@ -1,7 +1,7 @@
 """Arrow data from outside: validated before anything else reads it, then converted to plain types.
 
 Arrow's functions trust their input: a wrong offset crashes the interpreter or reads other memory,
-and text that is not UTF-8 is stored as it is. So only this module touches an array before
+and text that is not UTF-8 is stored unchanged. So only this module touches an array before
 ``check_table`` or ``check_array`` has accepted it; even ``nbytes`` and slices of nested arrays
 follow offsets. These functions block; large data needs a thread.
 """
@@ -26,8 +26,8 @@ _MOST_TIMES = 512
 # Estimated bytes of a Python value or an offset.
 _VALUE_BYTES = 32
 _AT_ONCE = 1000
-# Extension types whose storage is meaningless alone: months since 1970, or the two bounds of an
-# interval.
+# Extension types whose storage is meaningless without the type: months since 1970, or the two
+# bounds of an interval.
 _NO_VALUES = frozenset({"pandas.period", "pandas.interval"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -85,7 +85,7 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> Float32Array:
     dim = column.type.list_size
     parts = []
     for chunk in _chunks(column):
-        # flatten() would use Arrow's compute functions, and be slow for a single row. The values
+        # flatten() would use Arrow's compute functions, which are slow for a single row. The values
         # of a null list may be null, so they are copied.
         flat = chunk.values.to_numpy(zero_copy_only=not chunk.null_count).reshape(-1, dim)
         part = flat[chunk.offset : chunk.offset + len(chunk)]
@@ -171,7 +171,7 @@ def check_array(array: pa.Array | pa.ChunkedArray, name: str) -> None:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Return whether a type is a number, whole or not."""
+    """Return whether a type is an integer or floating-point type."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
@@ -197,8 +197,8 @@ def unstorable(kind: pa.DataType) -> str:
 def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
     """Return a checked column as one array of the types that this package reads.
 
-    Text is ``utf8``, lists are ``list`` or, of numbers, ``fixed_size_list``; dictionaries and
-    extension types are unpacked. Plain data is not copied.
+    Text becomes ``utf8``, and lists become ``list``, except fixed-size lists of numbers;
+    dictionaries and extension types are unpacked. Plain data is not copied.
     """
     try:
         size = sum(map(_unpacked_bytes, _chunks(column)))
@@ -236,7 +236,7 @@ def _unpacked_bytes(array: pa.Array) -> int:
 
 def _text_lengths(texts: pa.Array) -> Int64Array:
     """Return the number of bytes of each text."""
-    if pa.types.is_string_view(texts.type):  # four numbers each, the first is the length
+    if pa.types.is_string_view(texts.type):  # four numbers each, first the length
         views = np.frombuffer(texts.buffers()[1], np.int32, 4 * (texts.offset + len(texts)))
         lengths = views[4 * texts.offset :: 4].astype(np.int64)
         lengths[texts.is_null().to_numpy(zero_copy_only=False)] = 0

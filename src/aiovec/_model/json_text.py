@@ -15,8 +15,8 @@ class LossyJsonError(ValueError):
 def read_json(text: str) -> Any:
     """Read JSON; raise ValueError if a key occurs twice in an object.
 
-    A number beyond float64 is refused as the value, as one of its items, or in a list in an object.
-    ``Infinity``, which Python writes, is accepted.
+    Also raises ValueError for a number beyond float64 that is the value itself or a member of it,
+    or an item of a list in one of these places. ``Infinity``, which Python writes, is accepted.
     """
     value = _DECODER.decode(text)
     if any(map(_has_infinity, value.values() if isinstance(value, dict) else [value])):
@@ -30,7 +30,7 @@ def json_text(value: Mapping[str, Any]) -> str:
 
 
 def _has_infinity(value: object) -> bool:
-    """Return whether a number, or an item of a list, is infinite."""
+    """Return whether a value is an infinite number, or a list with one."""
     if type(value) is list:
         return math.inf in value or -math.inf in value
     return type(value) is float and math.isinf(value)

@@ -15,8 +15,8 @@ class FieldKind(NamedTuple):
     """A field type.
 
     ``expected`` and ``literal`` describe its values in errors about rows and filters, and ``numpy``
-    has the letters of its NumPy dtype kinds. Rows may also have values of the types in ``also``,
-    and mix in values of the kinds in ``mixes``. For lists, ``item`` is the kind of the items.
+    has the letters of its NumPy dtype kinds. Rows may also have values of the types in ``also`` and
+    of the kinds in ``mixes``. For lists, ``item`` is the kind of the items.
     """
 
     name: Kind
@@ -49,12 +49,12 @@ _INTS = FieldKind("list[int]", list[int], "a list of whole numbers", item=_INT)
 _FLOATS = FieldKind("list[float]", list[float], "a list of numbers", mixes=(_INTS,), item=_FLOAT)
 
 SINGLE = (_TEXT, _INT, _FLOAT, _BOOL, _DATETIME)
-"""The kinds of fields without lists."""
+"""The kinds of single values."""
 
 KINDS = {kind.name: kind for kind in (*SINGLE, _TEXTS, _INTS, _FLOATS)}
 
 BY_TYPE: dict[Any, FieldKind] = {kind.python: kind for kind in KINDS.values()}
-"""The kinds by the Python types of their values."""
+"""The kinds, by the Python type of their values."""
 
 
 def kind_of_dtype(letter: str) -> FieldKind | None:

@@ -1,4 +1,4 @@
-"""Changes of a row's payload: keys to set and keys to remove, at any depth."""
+"""Changes to a row's payload: keys to set and keys to remove, at any depth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMOVE: Final = Remove()
 
 @dataclass(frozen=True, slots=True)
 class PayloadPatch:
-    """An update's changes to the payload of each row: the paths of keys, with a value or REMOVE.
+    """An update's changes to the payload of each row: paths of keys, each with a value or REMOVE.
 
     No path is a prefix of another path.
     """
@@ -40,7 +40,7 @@ class PayloadPatch:
         return bool(self.changes)
 
     def added(self) -> int:
-        """Return the estimated bytes that it adds to a payload."""
+        """Return an estimate of the bytes that the patch adds to a payload."""
         size = 0
         for path, value in self.changes:
             size += 32 + sum(map(len, path))  # 32 bytes for a number and separators
@@ -51,7 +51,7 @@ class PayloadPatch:
     def apply(self, payload: str | None, id: str) -> str | None:
         """Return the new payload of the row ``id`` as JSON text; None if it is empty.
 
-        A path leads through objects; missing and null ones are created. Raises InvalidRowError if
+        To set a value, missing and null objects on its path are created. Raises InvalidRowError if
         another value is on the path, ValueError if ``payload`` is not a JSON object.
         """
         root = json.loads(payload) if payload else {}

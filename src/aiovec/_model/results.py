@@ -34,7 +34,7 @@ _Value = str | int | float | bool | datetime
 
 
 class Counts(Serialized, Mapping[_Value, int]):
-    """A mapping of values to their numbers of rows, the most frequent first.
+    """A mapping of values to numbers of rows, the most frequent value first.
 
     Unlike in a dict, 1 and True are different keys, and so are 0 and False. A negative zero counts
     as 0.0.
@@ -123,7 +123,7 @@ class Results(list[_R], _AsFrames):
     def __init__(
         self, rows: Iterable[_R] = (), *, columns: Mapping[str, Field | None] | None = None
     ) -> None:
-        """Create a list; ``columns`` are the first columns of its table, with their fields."""
+        """Create a list; ``columns`` maps the first columns of its table to their fields."""
         super().__init__(rows)
         self._columns = {} if columns is None else columns
 
@@ -154,7 +154,7 @@ class Results(list[_R], _AsFrames):
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
     def to_numpy(self) -> Float32Array:
-        """Return the vectors as one float32 matrix, with one row each.
+        """Return the vectors as a float32 matrix with a row for each.
 
         Searches return vectors with ``include_vector=True``. Raises InvalidVectorError if a row has
         none.
@@ -209,7 +209,7 @@ class ResultsList(list[Results[Hit]], _AsFrames):
 def result_columns(
     schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
 ) -> dict[str, Field | None]:
-    """Return the first columns of a result with these fields."""
+    """Return the first columns of the table of a result with these fields."""
     columns: dict[str, Field | None] = {"id": None}
     if hits:
         columns.update(dict.fromkeys(_OF_HITS))

@@ -119,8 +119,8 @@ class Field:
     - ``type``: the Python type of its values. ``kind`` is its name in JSON: text, int, float, bool,
       datetime, list[text], list[int] or list[float].
     - ``nullable``: False refuses rows without a value.
-    - ``index``: "btree", or for few different values "bitmap", makes filters fast; not for lists.
-      SQLite has one kind for both.
+    - ``index``: "btree", or "bitmap" for few distinct values, makes filters fast; lists cannot have
+      one. SQLite builds the same index for both.
     - ``partition``: SQLite stores the vectors of each value together, in space for at least 64, and
       a search for the value scans only these. Up to four fields of text or int may have it.
     - ``text``: keyword search covers this text field. SQLite looks at the first 32,768 bytes of a
