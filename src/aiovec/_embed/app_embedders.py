@@ -31,7 +31,7 @@ def embedder(function: Callable[..., Any], /, *, model: str, dim: int | None = N
 
 
 def check_embedders(single: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
-    """Return the embedders of both arguments by their names, or raise ConfigError.
+    """Return the embedders of both arguments by name, or raise ConfigError.
 
     The keys of a mapping are checked when the store opens.
     """
@@ -61,7 +61,7 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
 
 
 def _kind(option: str) -> Mapping[str, object]:
-    """Return the section for an embedder passed as a text."""
+    """Return the settings of an embedder that was passed as text."""
     service, colon, model = option.partition(":")
     if option.startswith("text-embedding-") or (colon and service in _WITH_MODEL):
         kind = service if colon else "openai"

@@ -1,7 +1,8 @@
-"""One embedder of a store. Calls share its requests, which are retried, checked and cached.
+"""One embedder of a store. Calls share its requests, with retries, checks and a cache.
 
 The texts of a call join the request that collects texts for their purpose, if they fit. A request
-collects until a slot for requests is free, and a few milliseconds more while other requests run.
+collects texts until a slot for requests is free, and for a few milliseconds more while other
+requests run.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Batcher:
             raise self.error_of(failure_of(exc), None) from exc
 
     async def learn_dim(self) -> None:
-        """Embed a short text to learn the length of the vectors, which the embedder left open."""
+        """Learn the length of the vectors, which the embedder does not state, from a short text."""
         self.dim = len((await self.embed(["How long is a vector?"], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
@@ -118,7 +119,7 @@ class Batcher:
         return await hop(cost, np.stack, [cached[key] for key in keys])
 
     def close(self, target: str) -> None:
-        """End the running calls with an error; later calls raise it too."""
+        """End the running calls with StoreClosedError; later calls raise it too."""
         self._closed = target
         for request in self._requests:
             request.task.cancel()
@@ -139,8 +140,8 @@ class Batcher:
     def _look_up(
         self, texts: Sequence[str], kind: Purpose
     ) -> tuple[list[bytes], dict[bytes, Float32Array], dict[bytes, int]]:
-        """Return the key of each text, the cached vectors, and the first positions of other
-        texts."""
+        """Return the key of each text, the cached vectors, and the first position of each other
+        text."""
         person = kind.encode()
         cached: dict[bytes, Float32Array] = {}
         missing: dict[bytes, int] = {}
@@ -258,7 +259,7 @@ class Batcher:
         return first | await self._outcomes(dict(items[half:]), kind, until)
 
     async def _with_retries(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
-        """Return the vectors of texts, with retries if they may help, or raise Failure."""
+        """Return the vectors of texts, retrying if that can help, or raise Failure."""
         clock = asyncio.get_running_loop().time
         attempt, pause = 0, _FIRST_PAUSE
         while True:
@@ -316,8 +317,8 @@ class Batcher:
 def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     """Return one row for each of ``count`` texts, or raise Failure with the reason.
 
-    With a ``dim`` of 0, any length is accepted. Rows may contain NaN or infinity, which fails only
-    their texts. An iterator computes its vectors here.
+    If ``dim`` is 0, any length is accepted. Rows with NaN or infinity are returned, because only
+    their texts fail. An iterator computes its vectors here.
     """
     try:
         if isinstance(answer, (Mapping, Set)):

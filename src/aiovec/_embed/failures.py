@@ -1,4 +1,4 @@
-"""Failures of an embedder, and whether a retry may help or a single text is the cause."""
+"""Failures of embedders, which show if a retry may help and if a single text may be the cause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from .._tools.redaction import cleaned, without_secrets
 from ..errors import AiovecError
 
-# Exceptions after which a retry is useless: programming errors and refused values.
+# Exceptions after which a retry is useless: programming errors and rejected values.
 _LASTING = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError,
     NotImplementedError, SyntaxError, TypeError, ValueError,

@@ -1,4 +1,4 @@
-"""Models that run on this machine, by fastembed or sentence-transformers."""
+"""Models that run on this machine, with fastembed or sentence-transformers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """A model that is loaded at its first use; with ``offline``, it is never downloaded.
+    """A model that is loaded at its first use, and never downloaded if ``offline``.
 
-    Called in a thread, one call at a time.
+    The batcher calls it in a thread, one call at a time.
     """
 
     def __init__(self, settings: EmbedderSettings, *, offline: bool = False) -> None:
@@ -43,7 +43,7 @@ class LocalModel:
                 self._loaded = library.SentenceTransformer(self.model, **options)
 
     def tokenizer(self) -> tuple[Any, int | None]:
-        """Return the model's tokenizer without truncation, and the model's limit of tokens.
+        """Return the model's tokenizer without truncation, and the model's token limit.
 
         Each is None if unknown.
         """

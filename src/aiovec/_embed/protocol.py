@@ -1,4 +1,4 @@
-"""The protocol that an app's embedder follows, and tests for its parts."""
+"""The protocol that an app's embedder follows, and functions that inspect an embedder."""
 
 from __future__ import annotations
 

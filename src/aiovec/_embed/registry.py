@@ -127,7 +127,7 @@ class Embedders:
         return whole
 
     async def close(self, target: str) -> None:
-        """End the running calls with an error; later calls raise it too."""
+        """End the running calls with StoreClosedError; later calls raise it too."""
         self._closed = target
         for batcher in self._batchers.values():
             batcher.close(target)
@@ -150,7 +150,7 @@ class Embedders:
     ) -> Batcher:
         """Return an embedder, created at its first use.
 
-        ``of_table`` is the key of a table's own embedder.
+        ``of_table`` is the key of an embedder made from a table's recipe.
         """
         from .batcher import Batcher
 

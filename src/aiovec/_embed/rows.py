@@ -69,7 +69,7 @@ def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Te
 
 
 def with_vectors(rows: Batch, at: Sequence[int], vectors: Float32Array) -> Batch:
-    """Return the rows with vectors at these positions."""
+    """Return the rows, with these vectors for the rows at these positions."""
     matrix = rows.matrix().copy()
     matrix[list(at)] = vectors
     return replace(rows, vectors=matrix)

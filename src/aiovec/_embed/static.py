@@ -32,7 +32,7 @@ _TYPES = {"F16": "<f2", "F32": "<f4"}
 
 
 class StaticModel:
-    """A mapped table of token vectors. Called in a thread; the first call loads the tokenizer."""
+    """A memory-mapped table of token vectors. The first call, in a thread, loads the tokenizer."""
 
     def __init__(self, name: str, settings: EmbedderSettings) -> None:
         self.model = settings.model or BUILT_IN
@@ -46,7 +46,7 @@ class StaticModel:
         try:
             self._vectors = self._mapped()
             self._tokens.stat()
-        except Exception as exc:  # a damaged header may be any JSON
+        except Exception as exc:  # a damaged header can be any JSON
             raise self._unreadable(exc) from exc
         self.dim = int(self._vectors.shape[1])
         if settings.dim not in (0, self.dim):

@@ -187,7 +187,7 @@ def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
         return _between(distances, 1.0, 0.2)
     # Squared Euclidean distances of unit vectors are proportional to their cosine distances.
     scale = [distance**2 for distance in distances] if metric == "l2" else distances
-    # With the parts, two nearly equal rows do not get the greatest and the least share. By
+    # ``parts`` keeps two nearly equal rows from getting the greatest and the least share. By
     # ``bench quality``, 8 and 10 are better than 0 and 16. With more than 8, noise in a list of two
     # is too near the good row (ADR 26).
     return _between(scale, 1.0, 0.2, parts=8)

@@ -16,7 +16,7 @@ from .._model.schema import Schema
 from .._tools.messages import listed, nearest_name
 from ..errors import InvalidArgumentError, InvalidNameError
 
-# For each word of a phrase, an engine reads all rows that have it.
+# For each word of a phrase, the engines read all rows that contain it.
 _MOST_PHRASE_WORDS = 1_000
 
 # NUL, lone surrogates, and the direction marks before words of pasted text. No engine stores the
@@ -47,9 +47,9 @@ _WORD = re.compile(r"[^\W_]+")
 class TextClause:
     """One condition of a keyword search: a word, or words next to each other.
 
-    ``text`` is as typed, for the table's analyzer. A ``field`` of None means any field with
-    ``text=True``. With ``prefix``, the last word is the beginning of a word; ``excluded`` clauses
-    must not match.
+    ``text`` is the text as typed; the table's analyzer splits it. A ``field`` of None means any
+    field with ``text=True``. With ``prefix``, the last word is the beginning of a word;
+    ``excluded`` clauses must not match.
     """
 
     text: str
@@ -59,7 +59,7 @@ class TextClause:
 
 
 def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
-    """Return the distinct clauses of a query, in order; empty if it has no word."""
+    """Return the distinct clauses of a query, in order; none if it has no words."""
     _check_count(text, len(text), 100_000, "characters")
     clauses = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
     # Each clause costs a lookup, and few queries are longer than a paragraph.
@@ -73,7 +73,7 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
     On an ngram table, phrases have no words to count.
     """
     if schema.analyzer == "ngram" or len(text) < 2 * _MOST_PHRASE_WORDS:
-        return  # too short for so many words
+        return  # too short to have that many words
     counts = (sum(1 for _ in _WORD.finditer(clause.text)) for clause in clauses)
     total = sum(count for count in counts if count > 1)
     _check_count(text, total, _MOST_PHRASE_WORDS, "words in phrases")
@@ -107,7 +107,7 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         field, phrase, word = match["field"], match["phrase"], match["word"]
         words = phrase if word is None else word
         if field is not None and field not in fields:
-            # In a longer text, which no person typed, a word before a colon is text.
+            # Nobody types a longer query; in pasted text, a word before a colon is text.
             if len(text) <= 1_000:
                 _check_no_field(field, words, fields, schema)
             words, field = f"{field}:{words}", None

@@ -13,7 +13,7 @@ from itertools import chain
 from .query import TextClause
 
 SNIPPET_GAP = "…"
-# Characters of a snippet, and before its first match.
+# Characters in a snippet, and roughly how many of them precede its first match.
 _CHARACTERS, _BEFORE = 160, 40
 # A word with its combining accents.
 _WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
