@@ -133,7 +133,7 @@ class Bridge:
         return await call(table)
 
     def _note_schema(self, schema: Schema | None) -> None:
-        """Note the schema of the existing table; None makes the next call read it."""
+        """Record the schema of the existing table; None makes the next call read it."""
         self._seen = schema is not None
         self.metric: Metric = (schema or self._schema(1)).metric
 
@@ -150,7 +150,7 @@ class Bridge:
                 columns = self._taken
                 self._note_schema(None)
                 if self._taken != columns:
-                    raise  # the rows have the columns of a table that was dropped
+                    raise  # the rows were made for a table that was dropped
                 length = self.dim or dim
                 if not length:
                     reason = (
@@ -226,9 +226,9 @@ class Closable:
 def in_store(method: _F) -> _F:
     """Make a coroutine method of a ``Closable`` run where its store runs.
 
-    For a store of ``aiovec.connect`` that is the caller's event loop, otherwise the store's thread.
-    Decorate methods that make rows or filters, which need the fields of the table and must not
-    block the caller's loop, and methods that call the bridge several times.
+    A store of ``aiovec.connect`` runs on the caller's event loop, any other store in its own
+    thread. Decorate methods that make rows or filters, which need the fields of the table and must
+    not block the caller's loop, and methods that call the bridge several times.
     """
 
     @wraps(method)
@@ -343,7 +343,7 @@ class DocumentBridge(Bridge):
         return unless_true(metadata_filter(wanted, self.fields))
 
     def fields(self, key: str) -> list[FieldRef]:
-        """Return the fields that a key of a filter can mean; dots may lead into objects."""
+        """Return the fields that a filter's key can mean; its dots may separate nested keys."""
         first, *inner = key.split(".")
         nested = inner and self._stored(first) not in self._declared
         return [self.field(key), *([self.field(first, *inner)] if nested else [])]
@@ -366,7 +366,7 @@ class DocumentBridge(Bridge):
 def _text_of(schema: Schema, wanted: str) -> str:
     """Return the name of the field with the documents' texts.
 
-    It may not be ``wanted``, for example in a table of imported files.
+    The name can differ from ``wanted``, for example in a table of imported files.
     """
     if wanted in schema.fields:
         return wanted
@@ -390,7 +390,7 @@ def table_name(name: str) -> str:
 
 
 def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
-    """Return the fields below ``root`` that a key of a filter can mean; dots may lead further."""
+    """Return the fields below ``root`` that a filter's key can mean; dots may separate keys."""
     nested = root
     for part in key.split("."):
         nested = nested[part]
@@ -403,7 +403,7 @@ def table_without_vectors(fields: Mapping[str, Any]) -> Schema:
 
 
 async def create_memory(table: Table, schema: Schema) -> None:
-    """Create a table with ``embed``; if the store has no embedder, without vectors."""
+    """Create a table with ``embed``, or without vectors if the store has no embedder."""
     try:
         await table.create(schema, exist_ok=True)
     except EmbeddingError as exc:
@@ -418,7 +418,7 @@ def without_zeros(vector: Any) -> Any:
 
 
 def best_search(schema: Schema) -> Literal["text", "vector", "hybrid"]:
-    """Return the best search of a table for a text: by its words, by its vector, or by both."""
+    """Return the best way to search a table for a text: by its words, its vector, or both."""
     if schema.embed is None:
         return "text"
     return "hybrid" if text_fields(schema) else "vector"
@@ -541,7 +541,7 @@ def unless_true(where: Expr) -> Expr | None:
 
 
 def _constant(where: Expr) -> bool | None:
-    """Return the truth of a condition that is the same for every row; None for others."""
+    """Return True or False if the condition has this value for every row, otherwise None."""
     match where:
         case Const(value):
             return value
@@ -580,7 +580,7 @@ def _entry(key: str, value: Any, field: _Meant) -> Expr:
     match key:
         case "$and" | "$or" | "$nor":
             parts = [metadata_filter(operand, field) for operand in _operands(key, value)]
-            if not parts:  # an empty "$and" would select every row, also in a delete
+            if not parts:  # an empty "$and" would select every row, even in a delete
                 raise FilterError(f"{key} takes a list of one filter or more")
             joined = all_of(parts) if key == "$and" else any_of(parts)
             return joined.is_not_true() if key == "$nor" else joined
@@ -601,7 +601,7 @@ def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
 
 
 def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
-    """Return the condition that an operator of a filter holds for any of the fields and a value.
+    """Return the condition that a filter operator holds for any of the fields and the value.
 
     NaN equals nothing. Nothing is above or below NaN and None.
     """
@@ -672,7 +672,7 @@ def _operands(name: str, value: Any) -> Sequence[Any]:
 
 
 def _literal(value: Any) -> Any:
-    """Return a value of a filter in the form of stored metadata; None for NaN."""
+    """Return a filter's value in the form of stored metadata; None for NaN."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         try:
             return float(value)

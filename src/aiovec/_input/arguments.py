@@ -18,15 +18,15 @@ _LONGEST_READ = 0.002
 
 
 def count_of(argument: str, value: object, *, least: int = 1) -> int:
-    """Return a number of rows, a Python or NumPy int, or raise InvalidArgumentError.
+    """Return a number of rows as an int, or raise InvalidArgumentError.
 
-    A number above 2**53, which no table has, becomes 2**53: backends count in 64 bits.
+    A number above 2**53, more rows than any table has, becomes 2**53: backends count in 64 bits.
     """
     return min(whole_number(argument, value, least=least), 2**53)
 
 
 def whole_number(argument: str, value: object, *, least: int) -> int:
-    """Return a Python or NumPy int of at least ``least``, or raise InvalidArgumentError."""
+    """Return a Python or NumPy integer as an int, or raise InvalidArgumentError below ``least``."""
     count = int(value) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise InvalidArgumentError(argument, count, f"a whole number of at least {least}")
@@ -92,7 +92,7 @@ def check_tuning(tuning: Tuning, dim: int) -> None:
 
 
 def check_model(handle: TableHandle, model: str | None) -> None:
-    """Raise ModelMismatchError if the table has another model. A table without one accepts any."""
+    """Raise ModelMismatchError if both the call and the table name a model, and they differ."""
     expected = handle.schema.model
     if model is not None and expected is not None and model != expected:
         raise ModelMismatchError(handle.name, expected, model)

@@ -24,14 +24,15 @@ from ..errors import InvalidRowError
 
 
 class Places(NamedTuple):
-    """The numbers of the rows to which values belong, and the rows' ids if known.
+    """The row numbers of values, for errors, and the rows' ids if known.
 
-    The rows follow each other from ``first``, or are the ``chosen`` ones, counted from ``first``.
+    The rows are consecutive from ``first``, or have the numbers in ``chosen``, counted from
+    ``first``.
     """
 
     ids: Sequence[str] = ()
     first: int = 0
-    chosen: Any = None  # a sequence or an array of numbers of rows
+    chosen: Any = None  # a sequence or an array of row numbers
 
     def of(self, indices: Any) -> Places:
         """Return the places of the values at these indices."""
@@ -81,7 +82,7 @@ def first_fault(
 
 
 def id_texts(ids: Any, first_row: int = 0) -> list[str]:
-    """Return as text the ids in an Arrow column or a sequence of texts, whole numbers and UUIDs."""
+    """Return ids as text, from an Arrow column or a sequence of texts, whole numbers and UUIDs."""
     if is_array(ids):
         if pa.types.is_integer(ids.type):
             ids = ids.cast(pa.utf8())
@@ -288,7 +289,7 @@ MOST_KEYS = MAX_DEPTH + 2
 def payload_column(
     extra: Sequence[Mapping[str, Any] | None], schema: Schema, places: Places | None
 ) -> list[str | None]:
-    """Return the rows' undeclared keys as JSON text; None for a row without any."""
+    """Return each row's undeclared keys as JSON text; None for a row that has none."""
     if not any(extra):
         return [None] * len(extra)
     return [

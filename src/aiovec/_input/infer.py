@@ -30,7 +30,7 @@ USUAL_VECTORS = ("embedding", "vector")
 
 # The kind of values that stay in the payload, and the kind of lists without items.
 _OTHER, _EMPTY = "other", "list[]"
-# The kinds of values in the columns of each kind.
+# For each kind of column, the kinds of values that it can have.
 _COLUMNS = {
     kind.name: {kind.name, *(each.name for each in kind.mixes), *([_EMPTY] if kind.item else ())}
     for kind in KINDS.values()
@@ -51,7 +51,7 @@ class TableOptions:
 
 
 def kinds_in(values: Sequence[Any]) -> set[str]:
-    """Return the kinds of these values; None has no kind."""
+    """Return the kinds of these values. None has no kind."""
     seen = set()
     for type_ in set(map(type, values)) - {type(None)}:
         if issubclass(type_, (list, tuple, np.ndarray)):

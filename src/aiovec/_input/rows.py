@@ -63,7 +63,7 @@ _MOST_CHANGES = 10_000
 NewIds = Literal["never", "if absent", "always"]
 """The rows that get new ids. "if absent": rows without an id, unless they seem to have one under
 another name. "always": every row without an id."""
-# A text without any of these is a single name, which may well be an id.
+# A text without any of these is a single word, so it is probably an id.
 _FILTER_SIGNS = frozenset(" =<>")
 
 
@@ -78,7 +78,7 @@ class Collected:
     form: Literal["rows", "columns", "tables"] = "rows"
 
     def __len__(self) -> int:
-        """The number of rows; for columns, the first one's length, or 0 if it has none."""
+        """Return the number of rows; for columns, the length of the first, or 0 if it has none."""
         if self.form == "rows":
             return len(self.data)
         if self.form == "tables":
@@ -156,8 +156,8 @@ def bytes_to_write(rows: Collected | Batch, schema: Schema) -> int:
 def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> Batch:
     """Check the rows, and return them as a batch.
 
-    Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. Ids
-    may still be repeated. New ids rise in the order of the rows.
+    Raises InvalidRowError, InvalidVectorError or DimensionMismatchError with the row's number. The
+    batch may repeat ids. New ids ascend in the order of the rows.
     """
     if rows.form == "rows":
         mappings = _mappings_of(rows.data, schema)
@@ -236,7 +236,7 @@ def ids_to_delete(ids: Any) -> list[str]:
 def check_new_vectors(ids: Any, vectors: Any, schema: Schema) -> tuple[list[str], Float32Array]:
     """Return the distinct ids and their vectors; the last vector of a repeated id counts.
 
-    Ids that no row can have count as absent, as in every call by ids, and are left out.
+    Ids that no row can have are left out: every call treats them as absent.
     """
     listed = check_ids(ids)
     if len(vectors) != len(listed):
@@ -326,7 +326,7 @@ def _groups_of_rows(items: Sequence[Any], schema: Schema) -> Iterator[_Columns]:
 
 
 def _part(group: _Columns, schema: Schema) -> Batch:
-    """Return the part of an update that a group of rows makes."""
+    """Return a group of rows as one part of an update."""
     ids, columns, extra, places = group
     if not columns and extra[0] is None:
         raise InvalidRowError("the row has only an id, and nothing to set", **located(places, 0))
@@ -489,7 +489,7 @@ def _with_other_name(
 def _wholes(
     rows: Collected, schema: Schema, needed: Sequence[str], new_ids: NewIds = "never"
 ) -> Iterator[_Columns]:
-    """Yield the columns of rows: once if given as columns, else once per table."""
+    """Yield the columns of rows: once for a mapping of columns, else once per table."""
     if rows.form == "columns":
         yield _whole(rows.data, schema, needed, new_ids)
         return
@@ -594,7 +594,7 @@ def _values(name: str, column: Any) -> list[Any]:
 
 
 def _vectors(given: Any, count: int, schema: Schema, places: Places) -> Float32Array:
-    """Return the vectors of rows, with NaN for missing ones, which an embedder may make."""
+    """Return the vectors of rows; missing ones, which an embedder may make, are NaN."""
     in_arrow = is_array(given)
     convert = arrow_matrix if in_arrow else matrix_of
     if not may_lack_vectors(schema):

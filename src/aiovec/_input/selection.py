@@ -34,7 +34,7 @@ _Keys = dict[str, "_Keys | None"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The columns that the backend reads, and the parts that the user gets.
+    """The columns that the backend reads, and the parts of them that the user gets.
 
     ``keys`` maps each selected key of the payload to the selected keys within its value, or to None
     for the whole value. If ``keys`` is None, all of the payload is selected except the ``hidden``
@@ -117,8 +117,8 @@ def select_columns(
     """Return the selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
 
     Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
-    selects every field and the payload. Rows without a selected payload key leave it out.
-    ``whole_payload`` refuses single keys.
+    selects every field and the payload. A row without a selected payload key omits the key. With
+    ``whole_payload``, single payload keys are refused.
     """
     if select is None:
         columns = Columns(tuple(schema.fields), schema.payload, include_vector)

@@ -128,7 +128,7 @@ A text may replace a vector if the table's schema has ``embed``.
 _Condition: TypeAlias = Combinable | str | Mapping[str, Any] | None
 
 Where: TypeAlias = _Condition | Sequence[_Condition]
-"""A filter: a condition made with ``F``, its text, or None for every row.
+"""A filter: a condition made with ``F``, filter text, or None for every row.
 
 A mapping such as ``{"year": 2024}`` means equality; a list as its value means any of the values,
 and None means null. A list of conditions means all of them.
