@@ -198,7 +198,7 @@ class Bridge:
 
 
 class Closable:
-    """A base class for users of a bridge, ``_bridge``. ``with`` and ``async with`` close it."""
+    """A base class for objects with a bridge, ``_bridge``. ``with`` and ``async with`` close it."""
 
     _bridge: Bridge
 
@@ -447,7 +447,7 @@ def relevance(score: float, metric: Metric) -> float:
 def storable(value: Any, name: str = "metadata", *, large: type[str] | None = None) -> Any:
     """Return a metadata value in a form that a payload can store.
 
-    Naive datetimes, times of a day and paths become text, Decimals numbers, NaN and infinity None,
+    Naive datetimes, times of day and paths become text, Decimals numbers, NaN and infinity None,
     sets and tuples lists, arrays lists of numbers, and keys of mappings text. Raises
     InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits; with
     ``large=str``, such integers become text.

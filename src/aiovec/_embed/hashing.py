@@ -77,7 +77,7 @@ def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
     number = 0
     for number, word in enumerate(words, 1):
         features = [b"w" + _encoded(word)]
-        # The n-grams of a very long word would be slow.
+        # Making the n-grams of a very long word would be slow.
         bounded = f"<{word[:40]}>"
         features += [
             b"g" + _encoded(bounded[start : start + size])

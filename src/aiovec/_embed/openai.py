@@ -34,7 +34,7 @@ def key_name_of(settings: EmbedderSettings) -> str:
 
 
 class OpenAIEmbedder:
-    """Calls a service over HTTP. Its connections are closed with the store."""
+    """Calls a service over HTTP. The store closes its connections."""
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self.model = settings.model
@@ -100,9 +100,9 @@ class OpenAIEmbedder:
                         raise Failure(reason, status=answer.status)
                 return answer.status, answer.headers, bytes(body)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            # An address or a header that cannot be sent is a ValueError.
+            # aiohttp raises ValueError for an address or a header that cannot be sent.
             lasting = isinstance(exc, (aiohttp.ClientSSLError, ValueError))
-            # Without a cause: the traceback of the exception has frames that hold the key.
+            # No cause is kept: the exception's traceback has frames that hold the key.
             reason = f"{type(exc).__name__}: {str(exc) or 'no reason given'}"
             failure = Failure(as_reason(reason, self._secrets()), retryable=not lasting)
         raise failure

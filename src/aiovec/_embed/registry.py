@@ -46,7 +46,7 @@ class Embedders:
         self._closed: str | None = None
 
     def give(self, name: str, settings: EmbedderSettings) -> None:
-        """Use this embedder from now on, unless an embedder of this name is already in use."""
+        """Add an embedder with these settings, unless one of this name is already in use."""
         self._of_app[name] = settings
 
     async def check(self, settings: RetrievalSettings) -> None:
@@ -97,7 +97,7 @@ class Embedders:
     async def tokenizer(
         self, schema: Schema, settings: RetrievalSettings
     ) -> tuple[Any, int | None]:
-        """Return the model's tokenizer and token limit; each is None if unknown."""
+        """Return the tokenizer and token limit of a table's model; each is None if unknown."""
         if schema.embed is None or not await self.can_embed(schema, settings):
             return None, None
         embedder = await self.find(schema.embed.using, settings)
@@ -255,7 +255,8 @@ def load(path: str) -> Any:
     """
     from pkgutil import resolve_name
 
-    # At the front, as with python -m: a console script has its own folder there.
+    # The current folder goes first, as with python -m; in a console script, its own folder is
+    # first.
     folder = os.getcwd()
     sys.path.insert(0, folder)
     try:

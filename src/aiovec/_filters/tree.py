@@ -189,7 +189,7 @@ class IsNull(Expr):
 class Like(Expr):
     """LIKE with a pattern whose wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 
-    No other character in it is special. ``ignore_case`` is ILIKE.
+    No other character in it is special. With ``ignore_case``, it is ILIKE.
     """
 
     ref: Ref

@@ -104,7 +104,7 @@ def id_texts(ids: Any, first_row: int = 0) -> list[str]:
 
 
 def is_possible_id(id: str) -> bool:
-    """Return whether a row may have this id."""
+    """Return whether a row can have this id."""
     return 1 <= len(id.encode(errors="replace")) <= MAX_ID_BYTES and "\0" not in id
 
 

@@ -253,7 +253,7 @@ _TYPES = {**{kind.python: kind.name for kind in SINGLE}, list: "list", dict: "ob
 
 
 def count_types(rows: Batch, fields: Mapping[str, Field], counts: dict[str, Counter[str]]) -> int:
-    """Add the types of the rows' values, by field and payload key; return the number of rows."""
+    """Count the types of the rows' values, by field and payload key; return the number of rows."""
     for name, values in rows.fields.items():
         counts[name][fields[name].kind] += len(values) - values.count(None)
     for text in rows.payloads or ():

@@ -86,7 +86,7 @@ FieldValue: TypeAlias = (
 """A value of a field or of the payload."""
 
 Row: TypeAlias = Mapping[str, object] | Model | Dataclass | NamedTuple
-"""One row: ``id``, the vector and the fields, flat. ``Record`` and ``Hit`` are such mappings."""
+"""One row: ``id``, the vector and the fields, flat. ``Record`` and ``Hit`` are accepted too."""
 
 Frame: TypeAlias = ArrowStream | ArrowArray | DataFrame
 """Many rows in one pyarrow, Polars or pandas object."""

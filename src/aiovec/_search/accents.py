@@ -47,7 +47,7 @@ def unaccented(text: str) -> str:
 
 @lru_cache(maxsize=20_000)
 def accented(language: str, word: str) -> str:
-    """Return a word in lower case without accents, except those that its ending usually has."""
+    """Return a lower-case word with only the accents that its ending usually has."""
     word = unaccented(word)
     rule = _rule(language)
     return word if rule is None else rule[0].sub(lambda ending: rule[1][ending[0]], word, count=1)

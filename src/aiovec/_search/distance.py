@@ -13,7 +13,7 @@ import numpy as np
 from .._model.arrays import Float32Array, Float64Array, Int64Array
 from .._model.schema import Metric
 
-# Components measured in one step, and the fewest rows of a step. More would allocate new memory
+# Components measured in one step, and the fewest rows in a step. More would allocate new memory
 # each time. With fewer, threads switch more often and wait for the interpreter (``python -m bench
 # search``).
 _COMPONENTS, _FEWEST_ROWS = 49_152, 16

@@ -134,7 +134,7 @@ class FusedHit(Generic[_K]):
     ranks: Mapping[str, Rank]
 
 
-# The least share of a row with all words, and the greatest share of another row.
+# The least share of a row with all words, and the greatest share of any other row.
 _HALF = 0.5
 
 
