@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .store import SqliteBackend
 else:
-    # Importing it loads the driver, which other backends do not need.
+    # Importing the class loads the SQLite driver, which other backends do not need.
     def __getattr__(name):
         if name != "SqliteBackend":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

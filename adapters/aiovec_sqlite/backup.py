@@ -67,8 +67,11 @@ def backup(db: sqlite3.Connection, ticket: Ticket, path: Path) -> None:
 def restore(
     backup: Path, target: Path, settings: SqliteSettings, *, overwrite: bool
 ) -> Path | None:
-    """Replace ``target`` with a checked copy of ``backup``; return the old file if it is kept."""
-    # A link's target is replaced, because SQLite keeps its other files next to the target.
+    """Replace ``target`` with a checked copy of ``backup``.
+
+    Returns the path at which the old file was kept, or None.
+    """
+    # Replace a symbolic link's target, because SQLite keeps its other files next to the target.
     target = target.resolve()
     if target.exists() and backup.exists() and os.path.samefile(backup, target):
         raise InvalidArgumentError("backup", str(backup), "a file other than the target")
@@ -116,7 +119,7 @@ def restore(
 
 
 def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
-    """Copy with SQLite's backup API, which includes a WAL next to the backup."""
+    """Copy a backup and check the copy. SQLite's backup API also reads a WAL next to the backup."""
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)
@@ -129,10 +132,10 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 
 
 def _count_on_from(partial: Path, newest: int) -> None:
-    """Raise the copy's change number above the replaced store's.
+    """Raise the copy's change number above the number of the replaced store.
 
-    The first writing process raises it by the clock, but a reading process may open the store
-    first, and the clock may have been set back.
+    The first process that opens the store for writing also raises the number, by the clock. But a
+    reading process may open the store first, or the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
@@ -141,9 +144,9 @@ def _count_on_from(partial: Path, newest: int) -> None:
 
 @contextmanager
 def _held_alone(target: Path, *, overwrite: bool) -> Iterator[int | None]:
-    """Lock a file against all other connections, of any process.
+    """Lock a file against the connections of all processes.
 
-    Yields its newest change number, 0 if that is unknown, or None if there is no file.
+    Yields the file's newest change number: 0 if it is unknown, None if the file does not exist.
     """
     if not target.exists() or not target.stat().st_size:
         yield 0 if target.exists() else None
@@ -175,7 +178,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
                 str(target), f"{exc.reason}; pass overwrite=True to replace it anyway"
             ) from exc
     with translated(str(target)):
-        # Use the bare driver: the database to replace may have tables that need any extension.
+        # Connect without sqlite-vec, because another application may have created the database.
         db: sqlite3.Connection = load_driver().connect(str(target), timeout=0, isolation_level=None)
     try:
         # In WAL mode, every connection holds a lock, even between transactions. Exclusive mode
@@ -189,7 +192,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
             raise StoreBusyError(
                 f"{target} is in use by this process or another one; close the store there", 0.0
             ) from exc
-        return None  # damaged: no process can open it, so none has to be locked out
+        return None  # damaged: no process can open it, so no lock is needed
     try:
         # After this, the old file is complete without its WAL, and closing it does not remove the
         # new file's WAL.
@@ -201,7 +204,7 @@ def _alone(target: Path, *, overwrite: bool) -> sqlite3.Connection | None:
 
 
 def _keep(target: Path) -> Path:
-    """Give the old file a second name. A damaged store's remaining WAL moves with it."""
+    """Give the old file a second name, and rename its WAL, which only a damaged store still has."""
     name = f"{target.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S')}"
     kept = target.with_name(name)
     for number in range(2, 1000):
@@ -210,7 +213,7 @@ def _keep(target: Path) -> Path:
             break
         except FileExistsError:
             kept = target.with_name(f"{name}-{number}")
-        except OSError:  # a file system without links: for a moment, the store is missing
+        except OSError:  # a file system without hard links: the store is missing for a moment
             target.rename(kept)
             break
     with suppress(FileNotFoundError):
@@ -219,10 +222,10 @@ def _keep(target: Path) -> Path:
 
 
 def _take_back(kept: Path, target: Path) -> None:
-    """Restore the old file's name, because nothing has replaced the file."""
+    """Rename the kept file back to the target after a failed replacement."""
     with suppress(FileNotFoundError):
         os.rename(f"{kept}-wal", f"{target}-wal")
     os.replace(kept, target)
-    # Renaming a file to another name of the same file does nothing.
+    # If both names are hard links to the same file, the call above changes nothing.
     with suppress(FileNotFoundError):
         kept.unlink()

@@ -1,6 +1,6 @@
-"""SQLite connections, built on aiosqlite, whose work runs in threads that all stores share.
+"""SQLite connections, built on aiosqlite, that run their work in threads shared by all stores.
 
-Reads use a pool of connections. The work of a write gets a ``Transaction``.
+Reads use a pool of connections. The function that does a write's work gets a ``Transaction``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MOST_ROWS_IN_SAVEPOINT = 1000
 
 
 class CancelledWorkError(Exception):
-    """Raised in work on a thread once its caller was cancelled. Never reaches a user."""
+    """Raised inside work on a thread after its caller was cancelled. Never reaches a user."""
 
 
 class Ticket:
@@ -54,7 +54,7 @@ class Ticket:
     def __init__(self, uninterrupted: threading.Lock) -> None:
         self.begun = False
         self.over = False
-        # 1 once the caller was cancelled; native code also reads it.
+        # 1 after the caller was cancelled; native code also reads this flag.
         self.stop = ctypes.c_byte(0)
         # Held by work that must not be interrupted. sqlite-vec crashes if it is interrupted while
         # a connection's first lookup of a row prepares statements.
@@ -69,8 +69,8 @@ class Ticket:
 class _Outcome(asyncio.Future[Any]):
     """The outcome of work on a thread.
 
-    A cancelled task that awaits it continues only after the work has ended, and then gets the
-    cancellation. ``cancel`` calls ``interrupt`` with the loop, which need not be running.
+    If a task is cancelled while it awaits this future, CancelledError is raised only after the work
+    has ended. ``cancel`` calls ``interrupt`` with the loop, which need not be running.
     """
 
     interrupt: Callable[[asyncio.AbstractEventLoop], None] | None = None
@@ -82,7 +82,7 @@ class _Outcome(asyncio.Future[Any]):
 
 
 class _Queue:
-    """One connection's work, done in order, one piece at a time, by any free thread.
+    """A queue of one connection's work, which any free thread does in order, one item at a time.
 
     It replaces aiosqlite's queue, which has its own thread. That thread stops if a waiting call's
     loop is closed, and the process cannot exit while the thread runs.
@@ -90,7 +90,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self._work: deque[tuple[asyncio.Future[Any] | None, Callable[[], Any]]] = deque()
-        # Held while a thread does the work.
+        # Held while a thread does queued work.
         self._running = threading.Lock()
 
     @property
@@ -126,10 +126,10 @@ class Connection(aiosqlite.Connection):
     interleave inside one. So a transaction is one function here, never a row of awaits.
 
     It opens for its first work, closes when idle, and reopens for later work. A ``kept`` connection
-    only frees memory when idle, so other processes see that the file is in use.
+    stays open when idle and only frees memory, so other processes see that the file is in use.
 
     After each read, it calls ``check_file``, so that no result comes from a replaced file. The
-    check also explains failed reads.
+    check's error also explains why a read failed.
     """
 
     def __init__(
@@ -193,19 +193,19 @@ class Connection(aiosqlite.Connection):
             db.close()
 
     def __del__(self) -> None:
-        # The interpreter starts no threads while it exits.
+        # The interpreter cannot start threads while it exits.
         if os.getpid() == self._process and not sys.is_finalizing():
             getattr(super(), "__del__", self.begin_closing)()  # aiosqlite 0.22 warns there
 
     # Closing
 
     async def close(self) -> None:
-        """Close after the running work. It may be called twice, even concurrently."""
+        """Close the connection after the running work. May be called twice, even concurrently."""
         self.begin_closing()
         await asyncio.shield(asyncio.wrap_future(self._closed))
 
     def begin_closing(self) -> None:
-        """Request closing after the running work, without waiting."""
+        """Close the connection after the running work, without waiting until it is closed."""
         if self._closing or os.getpid() != self._process:
             return
         self._closing = True
@@ -229,13 +229,13 @@ class Connection(aiosqlite.Connection):
             self._closed.set_result(None)
 
     async def close_now(self) -> None:
-        """Close, and interrupt the running work repeatedly until it has ended."""
+        """Close the connection, and interrupt the running work repeatedly until it has ended."""
         self.begin_closing()  # first, so that the work knows why it is stopped
         self._ticket.stop.value = 1
         closed = asyncio.wrap_future(self._closed)
         while not closed.done():
             self._interrupt()
-            # Work of several statements needs several interrupts.
+            # Work with several statements may need several interrupts.
             await asyncio.wait({closed}, timeout=_INTERRUPT_EVERY)
         closed.result()
 
@@ -280,7 +280,7 @@ class Connection(aiosqlite.Connection):
                     ticket.over = True
                 self._check_file()
         except Exception as exc:
-            if self._closing:  # which interrupts
+            if self._closing:  # closing interrupts the work
                 raise StoreClosedError(self._target) from exc
             if isinstance(exc, failures()):
                 raise translate(exc, self._target) from exc
@@ -326,7 +326,7 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work, or only this ticket's, unless it is protected."""
+        """Interrupt the running work, or only the ticket's work, unless it is protected."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
@@ -342,8 +342,8 @@ class Connection(aiosqlite.Connection):
 def clear_frames_of(error: BaseException) -> None:
     """Clear the local variables in the tracebacks of an error and its causes.
 
-    Otherwise a cursor among them would be reset on the thread that drops the error: the reset waits
-    for the statement running here, and crashes if this thread is closing the connection.
+    Otherwise the thread that drops the error would reset a cursor among them. The reset would wait
+    for the statement that this thread runs, and crash if this thread is closing the connection.
     """
     left, seen = [error], set[int]()
     while left:
@@ -362,10 +362,10 @@ _INHERITED: set[str] = set()
 
 
 def check_not_inherited(file: str | os.PathLike[str]) -> None:
-    """Raise AiovecError if the file was open in the process that this one was forked from.
+    """Raise AiovecError if the parent process had the file open when it forked this process.
 
-    SQLite remembers a process's locks in memory, which a fork copies, but the child does not get
-    the locks. A connection in the child would work without them.
+    SQLite records a process's locks in memory. A fork copies the record but not the locks, so a
+    connection in the child would work without locks.
     """
     if _INHERITED and os.path.realpath(file) in _INHERITED:
         raise AiovecError(
@@ -399,7 +399,7 @@ class Read(Protocol):
 
 
 class ReaderPool:
-    """At most ``size`` reading connections. In WAL mode they never wait for the writer."""
+    """A pool of up to ``size`` reading connections. In WAL mode they never wait for the writer."""
 
     def __init__(
         self, connect: Callable[[], Connection], target: str, size: int, busy_timeout: float
@@ -430,7 +430,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[Connection, None]:
-        """Yield a connection for reads whose number and time other code limits."""
+        """Yield a connection of the pool. The caller limits the number and time of its reads."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()
@@ -441,7 +441,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield a ``Read`` in one snapshot for long work. It does not count towards ``size``."""
+        """Yield a function for long reads in one snapshot, on a connection beyond ``size``."""
         connection = self._take()
         try:
             await connection.read(_begin_aside, snapshot=False)
@@ -474,7 +474,7 @@ class ReaderPool:
 
 
 def _begin_aside(db: sqlite3.Connection, ticket: Ticket) -> None:
-    """Begin the only read transaction of a connection for long work."""
+    """Begin the read transaction in which a connection for long reads does all its work."""
     _end_transaction(db, ticket)  # left by an earlier call that failed
     db.execute(f"PRAGMA cache_size = {-_ASIDE_CACHE}")
     db.execute("BEGIN")
@@ -493,7 +493,7 @@ class TooLargeForGroupError(Exception):
 class Transaction:
     """A write transaction: the connection, change numbers, and a check for cancellation.
 
-    Calls in one commit share it. ``call`` is the running call, or None while joined calls run.
+    The calls in one commit share it. ``call`` is the running call, or None while joined calls run.
     ``alone`` is true if the commit has only one call.
     """
 
@@ -507,21 +507,21 @@ class Transaction:
         self.call: WriteCall | None = None
 
     def expect(self, rows: int) -> None:
-        """Announce the number of rows before writing the first; many rows get a separate commit.
+        """Announce how many rows the call will write, before it writes the first.
 
-        For each row of vec0, SQLite searches all pages that the savepoint has saved, so 20,000 rows
-        take ten times as long as without a savepoint.
+        Raises TooLargeForGroupError for many rows in a group: for each row of vec0, SQLite searches
+        all pages that the savepoint has saved, so 20,000 rows take ten times as long as without it.
         """
         if rows > _MOST_ROWS_IN_SAVEPOINT and not self.alone:
             raise TooLargeForGroupError
 
     def check(self) -> None:
-        """Raise CancelledWorkError, which rolls back, if the caller was cancelled."""
+        """Raise CancelledWorkError, which undoes the call's work, if the caller was cancelled."""
         if self.call is not None and self.call.gone:
             raise CancelledWorkError
 
     def take(self, count: int = 1) -> int:
-        """Reserve change numbers, which rise and are never reused; return the first."""
+        """Reserve ``count`` ascending change numbers, which are never reused; return the first."""
         first = self.newest + 1
         self.newest += count
         return first

@@ -27,7 +27,7 @@ from .tables import table_names
 
 
 def findings(file: Path | None) -> list[Finding]:
-    """Return the facts about the driver and, if given, about a store's file.
+    """Return the findings about the driver and, unless ``file`` is None, about a store's file.
 
     Opens the file read-only, and does not create it.
     """
@@ -79,7 +79,7 @@ def _name_of(driver: Any) -> str:
 
 
 def _scan() -> Finding:
-    """Report whether searches run in memory. Searches in the file give the same answers."""
+    """Report whether searches run in memory. Searches in the file return the same hits."""
     library = load()
     if library is not None:
         return Finding("searches", f"in memory, with {library.kind}")
@@ -132,9 +132,9 @@ def _cure_of(error: AiovecError) -> str:
 def _uris(path: Path) -> Iterator[str]:
     """Yield URIs for reading the file; the caller tries the second if the first shows a fault.
 
-    A reader of a WAL database leaves files next to it. If there is no WAL, no process uses the
-    store, and SQLite may read the file as immutable. If a process then begins to use the store,
-    the file may look damaged; hence the second URI.
+    Reading a database in WAL mode creates files next to it. If there is no WAL, no process uses the
+    store, so the first URI avoids this by opening the file as immutable. If a process then begins
+    to use the store, the file may look damaged; hence the second URI.
     """
     uri = path.absolute().as_uri()
     if not path.with_name(path.name + "-wal").exists():
@@ -207,7 +207,7 @@ def _table(db: sqlite3.Connection, name: str) -> Finding:
     layout = read_table(db, name)
     if layout is None:
         return Finding(f"table {name}", "was just dropped")
-    # vec0 lists its rows in an ordinary table; counting the vec0 table would read all vectors.
+    # vec0 lists its rows in an ordinary table; counting them in vec0 would read all vectors.
     rowids = layout.rowids
     rows, vectors, apart = db.execute(
         f"SELECT (SELECT count(*) FROM {layout.rows}), (SELECT count(*) FROM {rowids}), "

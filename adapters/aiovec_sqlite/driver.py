@@ -21,9 +21,9 @@ from .sql.folding import count_in
 OLDEST_SQLITE = (3, 38, 0)
 
 OPENING = threading.Lock()
-"""The lock that is held while a connection opens its file, and while code opens a database as an
-ordinary file: closing that file would drop the locks of a connection that opened in between."""
-if hasattr(os, "register_at_fork"):  # otherwise a child might find it locked forever
+"""The lock that is held while a connection opens its file, and while code reads a database as an
+ordinary file: closing it would drop the locks of a connection that opened the file in between."""
+if hasattr(os, "register_at_fork"):  # otherwise a forked child might wait for it forever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
     )
@@ -40,8 +40,8 @@ _CURE = (
 def load_driver() -> Any:
     """Return a module with the interface of ``sqlite3`` that can load extensions.
 
-    This is ``pysqlite3`` if it is installed, because its SQLite is new and loads extensions
-    everywhere; otherwise Python's own ``sqlite3``, if it was built with loadable extensions.
+    This is ``pysqlite3`` if it is installed, because its SQLite is recent and loads
+    extensions on every platform; otherwise Python's own ``sqlite3``, if it can load extensions.
     """
     try:
         driver = importlib.import_module("pysqlite3.dbapi2")
@@ -63,7 +63,7 @@ def load_driver() -> Any:
 
 @functools.lru_cache(maxsize=1)
 def has_fts5() -> bool:
-    """Return whether the driver's SQLite can search by keywords."""
+    """Return whether the driver's SQLite has FTS5, which keyword searches need."""
     driver = load_driver()
     db = driver.connect(":memory:")
     try:
@@ -76,7 +76,7 @@ def has_fts5() -> bool:
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
-    """Return an autocommit connection with sqlite-vec and aiovec's functions, for any thread."""
+    """Return an autocommit connection for any thread, with sqlite-vec and aiovec's functions."""
     driver = load_driver()
     limit_heaps()
     with OPENING:

@@ -59,9 +59,9 @@ class DamageError(Exception):
 
 
 def decodes(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Raise DamageError for a function's errors about stored values.
+    """Make a function raise DamageError if it cannot convert a stored value.
 
-    Tables are STRICT, so a value that cannot be converted is not the value that was written.
+    Tables are STRICT, so a value that cannot be converted is not the value that aiovec wrote.
     """
 
     @wraps(function)
@@ -84,7 +84,7 @@ _TEXT_INDEX = re.compile(r"\.text[0-9]{1,19}(?![0-9])")
 
 
 def names_text_index(message: str) -> bool:
-    """Return whether SQLite's message is about a text index's table."""
+    """Return whether an error message of SQLite names a table of a text index."""
     return _TEXT_INDEX.search(message) is not None
 
 
@@ -179,7 +179,7 @@ def _damaged(target: str, reason: str) -> CorruptStoreError:
 
 
 def _protected(target: str) -> str | None:
-    """Return the file or folder that this process may not write, with advice."""
+    """Return a message about a write-protected file or folder; None if both are writable."""
     path = Path(target)
     effective = os.access in os.supports_effective_ids
     for place in (path, path.resolve().parent):
@@ -197,7 +197,7 @@ def _is_full(target: str) -> bool:
 
 @contextmanager
 def translated(target: str) -> Iterator[None]:
-    """Translate all driver errors."""
+    """Translate the driver's errors that the block raises."""
     try:
         yield
     except AiovecError:
@@ -208,7 +208,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """Name the copy that is being written, not the store, in disk errors."""
+    """Make disk errors name the copy that is being written instead of the store."""
     try:
         with writing_to(path):
             yield
