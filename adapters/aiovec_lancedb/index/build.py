@@ -1,4 +1,4 @@
-"""Build indexes while others write, measure them, and note the results with the table.
+"""Build indexes while others write, measure them, and store the results in the table's metadata.
 
 A build reads one version of the table and commits when it ends. Lance merges it with later writes;
 newer rows are searched without the index until upkeep adds them. So writers never wait for a build.
@@ -39,8 +39,8 @@ SETTLED = timedelta(minutes=10)
 
 
 IndexMaker = Callable[[str, str, Any, str], Awaitable[bool]]
-"""Builds a table's index over a column, from a lancedb configuration, with a name; returns False to
-leave the build to LanceDB."""
+"""A function that builds an index. Its arguments are the table, the column, a lancedb configuration
+and the index's name. It returns False to leave the build to LanceDB."""
 
 MAKER: ContextVar[IndexMaker | None] = ContextVar("aiovec_maker", default=None)
 """An engine's function that builds this task's indexes instead of LanceDB."""
@@ -58,13 +58,13 @@ class Build:
 
 
 async def note(tuned: Tuned, table: Snapshot) -> Snapshot:
-    """Store the note about the vector index with the table; return the table's new version."""
+    """Store ``tuned`` in the vector column's metadata; return the table's new version."""
     await table.session.annotate(table.lance, table.schema.vector, {KEY: tuned.model_dump_json()})
     return await table.advanced()
 
 
 async def drop(index: str, table: Snapshot) -> None:
-    """Drop the vector index, after noting with the table that upkeep must not rebuild it."""
+    """Drop this vector index, after recording in the table that upkeep must not rebuild it."""
     vectors = await vector_index(table)
     if vectors is not None and vectors.name == index:
         await note(Tuned(kept_off=True, target=vectors.tuned.target), table)
@@ -74,8 +74,8 @@ async def drop(index: str, table: Snapshot) -> None:
 async def reopened(session: Session, handle: TableHandle) -> Snapshot:
     """Return the table's newest version, even if its fields have changed.
 
-    Raises StoreBusyError while an engine fills it: that engine removes files that no version refers
-    to yet, which would include a build's files.
+    Raises StoreBusyError while an engine fills the table, because the engine removes files to which
+    no version refers yet, such as the files of an unfinished build.
     """
     table = await session.opened(handle, altered=True)
     table.check_not_filled()
@@ -98,7 +98,7 @@ class Asked:
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
         """Keep searched vectors as queries for measuring the vector index.
 
-        Return whether there are now enough for a first measurement, or for a more precise one.
+        Return whether this call completed enough vectors for a first or a more precise measurement.
         """
         before = len(self._asked)
         for vector in vectors:
@@ -172,8 +172,8 @@ class Builds:
     async def plan_again(
         self, table: Snapshot, index: InUse | None, *, settled: bool = False
     ) -> Build:
-        """Plan a rebuild of the current index; if "auto" chose it, or if there is none, plan an
-        index by the settings."""
+        """Plan a rebuild of the current index. If "auto" chose its kind, or if the table has no
+        index, plan the index that the settings name."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.plan(table, index.kind.name, dict(known.options), known.target)
@@ -182,14 +182,14 @@ class Builds:
         return replace(by_settings, auto=True)
 
     async def build(self, table: Snapshot, build: Build) -> None:
-        """Build the vector index, and measure it."""
+        """Build the vector index and measure it; for the kind "none", only store the target."""
         noted = tuned_in(table.arrow, table.schema).with_changes(kept_off=False, begun=None)
         tuned = noted.with_changes(target=build.target)
         if build.kind == kinds.NONE:
             await self._keep(table, tuned)
             return
         changes = {"kind": build.kind, "auto": build.auto, "options": dict(build.options)}
-        if noted.kind != build.kind:  # the effort was for another kind
+        if noted.kind != build.kind:  # the effort was measured for another kind
             changes |= {"effort": None, "recall": None}
         tuned = tuned.with_changes(**changes, built_rows=build.rows, measured_rows=0)
         # Until the build succeeds, searches use the existing index. If the process ends before the
@@ -204,8 +204,8 @@ class Builds:
         return await self._build(table, "id", indexing.BTree(), "building the index of the ids")
 
     async def build_lacking(self, table: Snapshot, *, whole: bool = False) -> Snapshot:
-        """Build the indexes that the fields need and lack; with ``whole``, also those that do not
-        cover all rows. Return the table's new version."""
+        """Build the indexes that the fields need but lack; with ``whole``, also rebuild indexes
+        that do not cover all rows. Return the table's new version."""
         fields, analyzer = table.schema.fields, table.schema.analyzer
         for name, config in lacking(await table.indexes(), fields, analyzer, whole=whole):
             table = await self._build(table, name, config, f"indexing {name}")
@@ -237,7 +237,7 @@ class Builds:
         return await table.advanced()
 
     async def measure(self, table: Snapshot) -> None:
-        """Find the effort that the current index needs, and note it with the table."""
+        """Measure the effort that the vector index needs, and store it with the table."""
         index = await vector_index(table)
         if index is None:
             return

@@ -1,7 +1,7 @@
 """The note about a vector index: the effort of searches with it, and their measured recall.
 
 The note is JSON in the metadata of the vector column. Each call reads the note with its version of
-the table, so it applies in every process, including on object storage.
+the table, so the note applies in every process, including with object storage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY = "aiovec.index"
 """The metadata key on the vector column."""
 
 MEASURED_HITS = 10
-"""The number of hits of each search that measures the recall."""
+"""The number of hits of each search in a measurement of the recall."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
 """The fewest of users' queries that can measure the recall, and the most that are kept."""
@@ -26,16 +26,17 @@ MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origins of the questions that measure an index."""
 
 EVERY_PARTITION = 2**20
-"""A value of ``nprobes`` above any index's number of partitions: Lance then searches them all."""
+"""A value of ``nprobes`` above any index's number of partitions: Lance searches all."""
 
-# The most candidates of a search, by ``ef`` or ``refine``. Lance takes about 50 bytes for each
-# requested candidate, however few rows exist, and aborts the process if the memory is too small.
+# The most candidates of a search, by ``ef`` or ``refine``. Lance allocates about 50 bytes for each
+# requested candidate, however few rows exist, and aborts the process if memory is short.
 MOST_CANDIDATES = 2**20
-# The factor by which a filter raises the ``refine`` measured without one, and the most candidates
-# then. The nearest matches of a filter are further away, so their distances differ by less, and
-# codes confuse more of them: product codes that found 98 of 100 neighbours with ``refine=10`` found
-# 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m bench lancedb``).
-# Codes that need no refine confuse so few that the search of all partitions makes up for it.
+# The factor by which a filter raises the ``refine`` measured without a filter, and the most
+# candidates with a filter. The nearest matches of a filter are further away, so their distances
+# differ by less, and codes confuse more of them: product codes that found 98 of 100 neighbours with
+# ``refine=10`` found 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m
+# bench lancedb``). Codes that need no refine confuse so few that the search of all partitions makes
+# up for it.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
 
 
@@ -51,7 +52,7 @@ class Effort(_Noted):
     refine: PositiveInt | None = None
 
     def for_limit(self, limit: int) -> Effort:
-        """Return the effort for more hits than measured: more partitions, or a larger ``ef``."""
+        """Return the effort for this limit: above ``MEASURED_HITS``, more partitions or ``ef``."""
         times = limit / MEASURED_HITS
         if times <= 1:
             return self
@@ -64,10 +65,11 @@ class Effort(_Noted):
     def margin(self, limit: int, *, fine: bool) -> int:
         """Return the number of candidates to request beyond the limit.
 
-        With ``refine``, Lance reads the vectors of the best codes and ranks by them; without it,
-        aiovec does, because codes reorder near rows. A larger margin hardly helps: with 4 bits per
-        dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967 with 6 or 16;
-        with ``fine`` codes of 8 bits and more, 0.989 without a margin, and 0.999 with 2, 3 and 7.
+        With ``refine``, Lance ranks the best candidates by their vectors; without it, aiovec does,
+        because codes put near rows into a slightly different order. A larger margin hardly helps:
+        with 4 bits per dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967
+        with 6 or 16; with ``fine`` codes of 8 bits and more, 0.989 without a margin, and 0.999 with
+        2, 3 or 7.
         """
         if self.refine:
             return 0
@@ -77,8 +79,8 @@ class Effort(_Noted):
         """Return the effort for a search with a filter in an index of partitions: all partitions,
         and more candidates.
 
-        A filter's matches may be anywhere, even only in the partitions furthest from the query. So
-        the number of probes measured without a filter is not a guide.
+        A filter's matches can be anywhere, even only in the partitions furthest from the query. So
+        the number of probes that was measured without a filter does not apply.
         """
         refine = self.refine
         if refine is not None:
@@ -87,7 +89,7 @@ class Effort(_Noted):
         return Effort(nprobes=EVERY_PARTITION, ef=self.ef, refine=refine)
 
     def bounded(self, requested: int) -> Effort:
-        """Return the effort, limited to what Lance accepts for this many hits."""
+        """Return the effort, reduced to Lance's limits for this many hits."""
         nprobes, ef, refine = self.nprobes, self.ef, self.refine
         most = max(requested, MOST_CANDIDATES)
         if nprobes is not None:
@@ -105,12 +107,13 @@ class Effort(_Noted):
 class Tuned(_Noted):
     """The note about a table's vector index.
 
-    ``kind`` is None if no index was built. The index finds the share ``recall`` of the nearest rows
-    with ``effort``. This was measured when the table had ``measured_rows`` rows (0: not yet), for
-    the target recall ``sought``, with ``questions`` questions of the origin ``whose``.
+    ``kind`` is None if no index was built. ``kept_off`` is True if upkeep must not build one,
+    because a user dropped the index. The index finds the share ``recall`` of the nearest rows with
+    ``effort``. This was measured when the table had ``measured_rows`` rows (0: never), for the
+    target recall ``sought``, with ``questions`` questions of the origin ``whose``.
 
-    ``built_rows`` is 0 for an index that another program built. ``begun`` is the note about a build
-    that has begun, until it ends or the next measurement.
+    ``built_rows`` is 0 for an index that another program built. ``begun`` is the note about an
+    unfinished build; the end of the build or the next measurement removes it.
     """
 
     kind: str | None = None

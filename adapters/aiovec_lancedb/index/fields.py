@@ -1,9 +1,10 @@
 """The indexes over fields that the schema requires, for filters and for keyword search.
 
-Each is created with its column, while the column is empty. Later rows are scanned until upkeep adds
-them. Only the vector index has to wait for rows. An index for filters makes filters faster, and
-never changes a result. An index for keyword search also defines where Lance's words begin and end,
-in the rows that it covers and in all others, so an empty one is useful too.
+Each index is created with its column, while the column is empty. Searches scan later rows until
+upkeep adds them to the index. Only the vector index has to wait for rows. An index for filters
+makes filters faster, and never changes a result. An index for keyword search also defines where
+Lance's words begin and end, in the rows that it covers and in all others, so an empty keyword index
+is useful too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..session import Session
 
 
 def config_of(field: Field) -> Any:
-    """Return lancedb's configuration of the field's index for filters; None if it needs none.
+    """Return lancedb's configuration for the field's filter index; None if it needs none.
 
     Lance has no bitmap indexes over floats and times. Its index for CONTAINS covers lists, except
     lists of floats.
@@ -32,7 +33,7 @@ def config_of(field: Field) -> Any:
 
 
 def text_config(analyzer: str) -> Any:
-    """Return lancedb's configuration of a keyword index: words of any length, including stop words.
+    """Return lancedb's configuration for keyword indexes: words of any length, also stop words.
 
     The index stores positions, which phrases need.
     """
@@ -47,13 +48,13 @@ def text_config(analyzer: str) -> Any:
 
 
 def configs_of(field: Field, analyzer: str) -> list[Any]:
-    """Return lancedb's configuration of each index that the field needs."""
+    """Return lancedb's configuration for each index that the field needs."""
     texts = [text_config(analyzer)] if field.text else []
     return [config for config in (config_of(field), *texts) if config is not None]
 
 
 def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
-    """Return the name for an index; None lets Lance choose. A field may have two indexes."""
+    """Return the name for a keyword index, a field's second index; None lets Lance name others."""
     if not serves_text(_type_of(config)):
         return None
     # The index of a renamed field keeps its name.
@@ -79,7 +80,10 @@ async def index_fields(
 def lacking(
     indexes: Iterable[Any], fields: Mapping[str, Field], analyzer: str, *, whole: bool = False
 ) -> list[tuple[str, Any]]:
-    """Return the indexes that fields lack; with ``whole``, also those that leave out rows."""
+    """Return the column and the configuration of each index that a field needs but lacks.
+
+    With ``whole``, an index that does not cover all rows counts as lacking.
+    """
     existing = {
         (column, serves_text(index.index_type))
         for index in indexes
@@ -103,7 +107,7 @@ async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -
 
 
 def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
-    """Return the columns with a keyword index, and the number of rows that each leaves out."""
+    """Return, for each column with a keyword index, how many rows the index does not cover."""
     return {
         index.columns[0]: int(index.num_unindexed_rows or 0)
         for index in indexes
@@ -112,7 +116,7 @@ def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
 
 
 def serves_text(index_type: str) -> bool:
-    """Return whether this is the keyword indexes' type. All other types serve filters."""
+    """Return whether indexes of this type are keyword indexes. Others on fields serve filters."""
     return index_type == indexing.FTS.__name__
 
 

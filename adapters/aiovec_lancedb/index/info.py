@@ -1,4 +1,4 @@
-"""A table's indexes, in the contract's terms."""
+"""Read a table's indexes and statistics, and return them as the contract's types."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SCALAR = {"BTree": "btree", "Bitmap": "bitmap", "LabelList": "label_list", "FTS
 # Details of the build that do not describe the index.
 _LEFT_OUT = ("runtime_hints",)
 _IN_USE = "vector index in use"
-# An index is used if its recall is at most this much below the target. With a worse one, such as a
-# graph over rows that nearly all share a vector, searches are exact.
+# An index is used if its recall is at most this much below the target. With a worse index, such as
+# a graph over rows that nearly all share a vector, searches are exact.
 _TOLERATED = 0.1
 # The effort for an index that has not been measured.
 _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
@@ -26,7 +26,7 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """The index over the vectors, with its note.
+    """The vector index, with the note about it.
 
     Upkeep splits and joins partitions but keeps their size, so a measurement is valid until the
     table has grown.
@@ -40,7 +40,7 @@ class InUse:
     """The partition size that upkeep aims for; if None, upkeep joins nearly all partitions."""
     tuned: Tuned
     target: float
-    """The recall that searches should have."""
+    """The recall that searches should reach."""
 
     @property
     def by_aiovec(self) -> bool:
@@ -61,7 +61,7 @@ class InUse:
 
     @property
     def recall(self) -> float | None:
-        """The recall measured for that effort; None if the index has not been measured since its
+        """The recall measured with ``effort``; None if the index has not been measured since its
         build."""
         return self.tuned.recall if self.tuned.measured_rows else None
 
@@ -108,7 +108,7 @@ def _in_use(indices: list[Any], table: Snapshot) -> InUse | None:
 
 
 async def unindexed_rows(table: Snapshot) -> dict[str, int]:
-    """Return, for each indexed column, the most rows that one of its indexes does not cover."""
+    """Return, for each indexed column, how many rows its least complete index does not cover."""
     rows: dict[str, int] = {}
     for index in await table.indexes():
         if len(index.columns) == 1:
@@ -118,12 +118,12 @@ async def unindexed_rows(table: Snapshot) -> dict[str, int]:
 
 
 async def has_id_index(table: Snapshot) -> bool:
-    """Return whether the ids have an index."""
+    """Return whether the table has an index over the ids."""
     return any(index.columns == ["id"] for index in await table.indexes())
 
 
 async def infos_of(table: Snapshot) -> list[IndexInfo]:
-    """Return the indexes over vectors and fields, by name.
+    """Return descriptions of the indexes over vectors and fields, sorted by name.
 
     The index over the ids is left out, because it is internal: upkeep builds it.
     """

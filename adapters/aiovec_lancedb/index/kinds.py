@@ -1,4 +1,4 @@
-"""The kinds of vector index, their options, and the choice of "auto"."""
+"""The kinds of vector index, their options, and the kind that "auto" chooses."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ AUTO = "auto"
 NONE = "none"
 _RECALL = "recall"
 
-# Vectors per partition for training the partitions, and the rounds of the training. Lance's
-# defaults, 256 and 50, take ten times as long, for no better recall (``python -m bench lancedb``).
+# The training vectors per partition, and the rounds of the training. Lance's defaults, 256 and 50,
+# take ten times as long and do not improve the recall (``python -m bench lancedb``).
 _SAMPLE_RATE = 64
 _ROUNDS = 20
-# Bits per dimension of a rotated code. With four, few candidates' vectors have to be read; with
-# one, about ten times as many.
+# Bits per dimension of a rotated code. With 4 bits, a search reads few candidates' vectors;
+# with 1 bit, about ten times as many.
 _BITS = 4
-# Partitions of an index: about the square root of the rows, but at least this many rows in each.
+# An index has about as many partitions as the square root of the number of rows, but no more than
+# ``_MOST_PARTITIONS``, and at least ``_LEAST_ROWS`` rows in each.
 _LEAST_ROWS = 64
 _MOST_PARTITIONS = 16_384
 # The most numbers in the vectors of a graph that "auto" builds: 260,000 rows of 384 dimensions take
-# about four minutes on one core. 60,000 rows took 56 s, and codes 12 s. A settled table gets a
-# graph of up to 1,040,000 rows, which takes 17 minutes on two cores.
+# about four minutes on one core. 60,000 rows took 56 s, and their codes 12 s. A settled table gets
+# a graph of up to 1,040,000 rows, which takes 17 minutes on two cores.
 _MOST_OF_A_GRAPH, _MOST_IF_SETTLED = 100_000_000, 400_000_000
 
 _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rate")
@@ -38,8 +39,8 @@ _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rat
 class Kind:
     """A kind of vector index: its name, its lancedb class, its type in Lance, and its options.
 
-    ``refine`` is the number of candidates per hit whose vectors Lance reads, because the codes do
-    not distinguish them; None if the codes do.
+    ``refine`` is the number of candidates per hit whose vectors Lance reads, because the codes
+    alone rank them too roughly; None if the codes suffice.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Kind:
 
     @property
     def fine(self) -> bool:
-        """True if its codes rank rows nearly correctly."""
+        """True if the contents of the index rank rows nearly correctly."""
         return self.graph or self.whole
 
     @property
@@ -121,11 +122,11 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str:
-    """Return the kind that "auto" builds: a graph, if ``graph`` allows it and it builds in minutes.
+    """Return the kind that "auto" builds: with ``graph``, a graph if its build takes only minutes.
 
-    If the table has ``settled``, a larger graph is worth building. Otherwise the kind is rotated
-    codes in partitions: searches cost more, but the build takes a fifth of the time. If codes do
-    not support the number of dimensions, it is whole vectors in partitions.
+    If the table has ``settled``, a larger graph is worth building. Instead of a graph, "auto"
+    builds rotated codes in partitions: searches cost more, but the build takes a fifth of the time.
+    If such codes do not support the number of dimensions, it builds whole vectors in partitions.
     """
     if graph and rows * schema.dim <= (_MOST_IF_SETTLED if settled else _MOST_OF_A_GRAPH):
         return "hnsw_sq"
@@ -133,7 +134,7 @@ def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str
 
 
 def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[str, int]:
-    """Return the options of a build, with defaults for the ones that the user left out."""
+    """Return the options of a build, with defaults for the options that the user left out."""
     plan = dict(options)
     if not (KINDS[kind].graph or "target_partition_size" in plan):
         partitions = min(math.isqrt(rows), rows // _LEAST_ROWS, _MOST_PARTITIONS)
@@ -153,8 +154,8 @@ def config_of(kind: str, plan: Mapping[str, int], rows: int, metric: str) -> Any
     """Return lancedb's configuration for a build.
 
     Lance gets the size of partitions instead of their number: it stores the size with the index and
-    applies it in each ``optimize``. Without it, the first ``optimize`` joined 343 partitions into
-    8.
+    applies it in each ``optimize``. Without the size, the first ``optimize`` joined 343 partitions
+    into 8.
     """
     options = dict(plan)
     if (number := options.pop("num_partitions", None)) is not None:

@@ -1,14 +1,14 @@
-"""Measure the recall of searches with an index, and the effort for a sufficient recall.
+"""Measure the recall of searches with an index, and the effort that a sufficient recall takes.
 
 The recall is measured by distance: a hit counts if it is at most as far from the question as the
 last of the true nearest rows, so rows with the same vector are interchangeable.
 
-If enough of users' searches are known, they are the questions. Otherwise this module makes
-questions of four kinds: stored vectors, which do not count as their own hits; points beyond them,
-as seen from a neighbour; points between two of them; and rows moved from their neighbourhood
-towards another row's. The last kind's recall is the most similar to that of questions unlike the
-rows, such as words that are searched in texts; in clustered data, another kind may have a lower
-recall. So the kind with the lowest recall counts.
+If enough searches by users are known, their vectors are the questions. Otherwise this module makes
+questions of four kinds: stored vectors, which do not count as their own hits; points beyond stored
+vectors, as seen from a neighbour; points between two stored vectors; and stored vectors moved from
+their neighbourhood towards another neighbourhood. The recall of the last kind is the closest to the
+recall of questions unlike the rows, such as a few words that search long texts; in clustered data,
+another kind can have a lower recall. So the kind with the lowest recall counts.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from ..session import Snapshot
 from .effort import EVERY_PARTITION, MADE, MEASURED_HITS, Effort, with_effort
 from .kinds import Kind
 
-# Rows from which questions are made, rows from which their neighbours are chosen, and the share of
-# the other row in a point beyond a row and in a point between two rows.
+# The number of rows from which questions are made, and of rows among which their neighbours are
+# chosen. Then the weight of the other row in a point beyond a row, and in a point between two rows.
 _MADE_OF, _SAMPLE = 64, 4096
 _BEYOND, _BETWEEN = -1 / 3, 0.3
-# Neighbours whose mean represents a neighbourhood, and how far a row is moved towards another one.
+# The number of neighbours whose mean is the centre of a neighbourhood, and the fraction of the
+# distance between two centres by which a row is moved.
 _AROUND, _MOVED = 16, 0.7
 _STEP = 1.5
 _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
 # Simultaneous searches while an effort is measured.
 _AT_ONCE = 4
-# Smaller differences in closeness, relative to the lengths involved, are equal in float32.
+# Smaller differences in closeness, relative to the vectors' lengths, are float32's rounding.
 _TIE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
     """Questions and their origin. Question n is in the group n modulo ``groups``. If there are
-    several groups, the questions in the first one are stored rows."""
+    several groups, the questions in the first group are stored vectors."""
 
     vectors: Float32Array
     whose: str
@@ -56,7 +57,7 @@ class Questions:
 
 
 class Measured(NamedTuple):
-    """An effort, and the share of the nearest rows that it finds."""
+    """An effort, and the share of the nearest rows that searches with this effort find."""
 
     effort: Effort
     recall: float
@@ -68,7 +69,8 @@ async def measure(
     """Return the least effort whose recall, minus the measurement's error, reaches ``target``, or
     else the greatest effort.
 
-    More effort finds more, so this is a binary search. Returns None for a table without vectors.
+    More effort finds more rows, so this is a binary search. Returns None for a table without
+    vectors.
     """
     nearest = await _nearest(table, questions)
     if not nearest.counts.any():
@@ -104,7 +106,8 @@ async def _recall(
         return rows
 
     hits = await together([partial(search, n) for n in range(len(points))], _AT_ONCE)
-    # The vectors of all hits are read together: searches that read them take three times as long.
+    # The vectors of all hits are read together: searches that read vectors take three times as
+    # long.
     query = table.lance.take_row_ids(sorted(set().union(*hits))).select([ROW, vector])
     taken = await table.session.run(query.to_arrow())
 
@@ -142,7 +145,7 @@ def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
 
 
 async def make_questions(table: Snapshot) -> Questions:
-    """Make questions from stored rows, of the four kinds described above."""
+    """Make questions from stored rows, of the four kinds that the module's docstring describes."""
     vector = table.schema.vector
     rows = await table.rows()
     chance = np.random.default_rng()
@@ -174,7 +177,7 @@ def _questions_from(stored: Float32Array, cosine: bool, chance: np.random.Genera
 
 class _Nearest(NamedTuple):
     """For each question, the closeness of the furthest row that counts as near, the number of near
-    rows, and 1 if its searches also find the question itself, because it is a row, else 0."""
+    rows, and 1 if the question is a stored vector that its search also finds, else 0."""
 
     least: Float64Array
     counts: Int64Array
@@ -206,7 +209,7 @@ async def _nearest(table: Snapshot, questions: Questions) -> _Nearest:
     squares = np.einsum("ij,ij->i", points, points) if metric != "cosine" else 1.0
     numbers = np.arange(len(points))
     is_row = (questions.groups > 1) & (numbers % questions.groups == 0)
-    # Under the dot product, a row may be far from itself.
+    # With the dot product, many rows can be closer to a row than the row itself.
     itself = (is_row & (squares >= nearest[:, :MEASURED_HITS][:, -1] - ties)).astype(np.int64)
     counts = np.minimum(MEASURED_HITS, np.isfinite(nearest).sum(axis=1) - itself)
     return _Nearest(nearest[numbers, counts + itself - 1] - ties, counts, itself)
