@@ -1,6 +1,6 @@
-"""Backup and restore: each copies the files of every table's current version to a new folder.
+"""Back up and restore: both copy the files of every table's current version to a new folder.
 
-So a copy includes the table's indexes. A manifest names the files of its version, by their paths
+So a copy includes the tables' indexes. A manifest lists the files of its version by their paths
 relative to the table's folder.
 """
 
@@ -50,14 +50,15 @@ async def write_backup(
 ) -> None:
     """Write to a folder next to ``path``, and rename it to ``path`` when it is complete.
 
-    All tables are opened first, and the backup copies each at the version it has then. It keeps
-    only the ``generation`` from the migration's record, so apps that a migration sent to this store
-    accept a restored copy. A backup that fails leaves no files. Raises StoreMovedError if a
-    migration has moved the store, because its rows are old, and StaleTableError if a table was
-    renamed or dropped during the backup, so that its files can no longer be read.
+    All tables are opened first, and the backup copies each table at the version it has at that
+    time. From the migration's record, the backup keeps only the ``generation``, so apps that a
+    migration sent to this store accept a restored copy. A backup that fails leaves no files. Raises
+    StoreMovedError if a migration has moved the store, because its rows are old, and
+    StaleTableError if a table was renamed or dropped during the backup, so that the table's files
+    can no longer be read.
     """
     await session.mark.check_here()
-    # A unique name, so that the remains of a killed backup are not in the way.
+    # A unique name, so that files left by a killed backup cannot clash with this one.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         await in_thread(_prepare, path, partial)
@@ -88,7 +89,7 @@ async def write_backup(
 async def _check_names(session: Session, names: list[str]) -> None:
     """Raise StaleTableError if tables were created, dropped or renamed.
 
-    A renamed table may be in the backup twice.
+    A table renamed during a backup may be in it twice.
     """
     if await session.names() != names:
         raise StaleTableError
@@ -119,9 +120,10 @@ async def restore_backup(
 async def _copy(
     session: Session, tables: Mapping[str, int], partial: Path, path: str, generation: int
 ) -> None:
-    """Copy the files of each table at its version to a new store in the folder ``partial``."""
+    """Copy the files of each table, at the given version, to a new store in the folder
+    ``partial``."""
     with Translated(path):
-        # Connecting creates the folder, even if it was cancelled.
+        # Connecting creates the folder even if the call is cancelled.
         caches = await in_thread(lancedb.Session, _CACHE, _CACHE)
         copy = await to_its_end(lancedb.connect_async(partial, session=caches))
     try:
@@ -153,14 +155,14 @@ async def _copy_files(session: Session, table: str, version: int, partial: Path,
 
 
 async def _finish(session: Session, table: AsyncTable, partial: Path, name: str) -> None:
-    """Read every row of a copy, drop its damaged indexes, and renumber its changes.
+    """Read every row of a copied table, drop its damaged indexes, and renumber its changes.
 
     The version with the old numbers is then removed from the copy.
     """
     async with aclosing(stream_of(session, table)) as blocks:
         async for _ in blocks:
             session.check()
-    # Lance's threads would continue a cancelled write, so wait for its end.
+    # Lance's threads would continue a cancelled write, so wait until it ends.
     for index in await session.run(table.list_indices()):
         try:
             await to_its_end(session.run(table.prewarm_index(index.name)))
@@ -216,7 +218,7 @@ def _remove(partial: Path) -> None:
 
 
 def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
-    """Return both resolved paths, and the higher one of the two stores' generations.
+    """Return both resolved paths, and the higher of the two stores' generations.
 
     Raises an error if ``backup`` is not a backup or ``folder`` cannot contain the copy.
     """

@@ -1,16 +1,16 @@
-"""The change feed, based on the version that last wrote each row: Lance stores it with the row.
+"""The change feed, based on the version that last wrote each row, which Lance stores with the row.
 
 Tables are created with stable row ids. So a row keeps its id and the version of its last change
-wherever compactions put it, and a row id that an earlier version has and the newest one lacks
+when a compaction moves it, and a row id that is in an earlier version but not in the newest one
 belongs to a deleted row.
 
-A follower goes from one version to a later one in pages: first the rows deleted between the two,
-then the rows written. A change number encodes the numbering of the table's history, the two
-versions, and the position between them; so each page has up to ``limit`` changes, and no change is
-returned twice. A numbering ends with the history: a table that is created again or copied gets a
-new one. Before a revert to an earlier version, the table gets a new numbering, which the revert
-itself undoes like all other changes; so if any version in between has a different numbering, the
-numbering has ended.
+A follower goes from one version to a later one in pages: first the rows deleted between the two
+versions, then the rows written. A change number encodes the numbering of the table's history, the
+two versions, and the position between them; so each page has up to ``limit`` changes, and no change
+is returned twice. A numbering ends when the history does: a table that is created again or copied
+gets a new numbering. Before a revert to an earlier version, the table also gets a new numbering,
+which the revert undoes like all other changes. So a follower's numbering has ended if any version
+since its last one has a different numbering.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .session import Session, Snapshot
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-# Bits of a row id and of a version number; a place among the changes consists of both.
+# Bits of a row id and of a version number; together they make a place in the order of changes.
 _ROW_BITS, _VERSION_BITS = 36, 28
 _PLACE_BITS = _ROW_BITS + _VERSION_BITS
 UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
@@ -42,9 +42,10 @@ UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 _BLOCK = 10_000
 # Row ids in a batch. With Lance's default of 1,024, 1.6 million ids take 0.2 s instead of 0.01 s.
 _SCAN_BATCH = 2**17
-# The most places kept from one scan of all rows (2 MiB), and the most followers to keep them for.
+# The most places kept from one scan of all rows (2 MiB), and the most followers that have such
+# places.
 _PLANNED, _MOST_PLANS = 2**18, 8
-# Manifests that are read concurrently: on object storage, each takes a request.
+# The number of manifests read concurrently: on object storage, each takes a request.
 _MANIFESTS = 16
 
 _Keys = npt.NDArray[np.uint64]
@@ -68,7 +69,7 @@ class _Position(NamedTuple):
         return cls(*divmod(number, 1 << _VERSION_BITS), target, place)
 
     def is_before(self, end: _Position) -> bool:
-        """Return whether the position can precede ``end``, with the same numbering."""
+        """Return whether the position has the numbering of ``end`` and does not come after it."""
         return self.numbering == end.numbering and max(self.base, self.target) <= end.base
 
     @property
@@ -102,7 +103,7 @@ async def renumber(session: Session, lance: AsyncTable) -> None:
 async def changes(table: Snapshot, since: int, limit: int, plans: Plans) -> Changes:
     """Return up to ``limit`` changes after ``since``.
 
-    Raises ChangesPrunedError if the numbering has ended, or a version that is needed was removed.
+    Raises ChangesPrunedError if the numbering has ended, or a required version was removed.
     """
     end = await _end(table)
     at = _Position.of(since) if since else _Position(end.numbering, 0)
@@ -158,7 +159,7 @@ async def _page(
     new = table
     if at.target < end.base:
         new = await _version(table, at.target)
-        # In this case, the fields of that version differ.
+        # The epochs differ if the fields do, so that version's rows would not fit the table.
         if epoch_of(new.arrow) != epoch_of(table.arrow):
             raise ChangesPrunedError(end.number)
     keys = await plans.ahead(new, at, limit)
@@ -179,27 +180,27 @@ async def _page(
 
 
 class _Plan(NamedTuple):
-    """Places in order, from ``first`` on; ``more`` is True if others may follow."""
+    """Sorted places, starting at ``first``; ``more`` is True if more places may follow."""
 
     first: int
     places: _Keys
     more: bool
 
     def ahead(self, place: int, limit: int) -> _Keys | None:
-        """Return ``limit + 1`` places, or all the remaining ones; None if the plan lacks some."""
+        """Return ``limit + 1`` places, or all that remain; None if the plan lacks some of them."""
         left = self.places[np.searchsorted(self.places, np.uint64(place)) :]
         enough = place >= self.first and (len(left) > limit or not self.more)
         return left[: limit + 1] if enough else None
 
 
 class Plans:
-    """The next places for each of a store's followers, so that not every page scans all rows."""
+    """The next places for each follower of a store, so that a page need not scan all rows."""
 
     def __init__(self) -> None:
         self._plans: dict[tuple[str, int, int, int], _Plan] = {}
 
     async def ahead(self, new: Snapshot, at: _Position, limit: int) -> _Keys:
-        """Return ``limit + 1`` places between two versions, or all the remaining ones."""
+        """Return the next ``limit + 1`` places between two versions, or all that remain."""
         key = (new.name, at.numbering, at.base, at.target)
         plan = self._plans.pop(key, None)
         places = None if plan is None else plan.ahead(at.place, limit)
@@ -216,7 +217,8 @@ class Plans:
 
 
 async def _places(new: Snapshot, at: _Position, count: int) -> _Keys:
-    """Return the first places from a position on: deleted rows' places, then written rows'."""
+    """Return up to ``count`` places from a position on: places of deleted rows, then of written
+    rows."""
     gone = np.empty(0, np.uint64)
     if at.place >> _ROW_BITS == 0:
         gone = await _deleted(new, at, count)
@@ -226,11 +228,11 @@ async def _places(new: Snapshot, at: _Position, count: int) -> _Keys:
 
 
 async def _deleted(new: Snapshot, at: _Position, count: int) -> _Keys:
-    """Return the first ids of deleted rows, from a position on, in order."""
+    """Return up to ``count`` row ids of deleted rows, from a position on, in order."""
     if at.base in (0, at.target):
         return np.empty(0, np.uint64)
     old = await _version(new, at.base)
-    # Counting takes next to no time, and usually nothing was deleted.
+    # Usually no row was deleted, and counting, which takes almost no time, shows this.
     if await old.rows() + await new.rows(f"{CREATED} > {at.base}") == await new.rows():
         return np.empty(0, np.uint64)
     gone = await in_thread(np.setdiff1d, await _row_ids(old), await _row_ids(new))
@@ -244,7 +246,7 @@ async def _row_ids(table: Snapshot) -> _Keys:
 
 
 async def _written(table: Snapshot, at: _Position, count: int) -> _Keys:
-    """Return the first places of written rows, from a position on, in order."""
+    """Return up to ``count`` places of written rows, from a position on, in order."""
     query = table.lance.query().select([ROW, UPDATED])
     kept = np.empty(0, np.uint64)
 

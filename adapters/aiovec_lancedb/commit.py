@@ -1,8 +1,8 @@
-"""The commits of a table: operations that arrive while a commit runs share the next one.
+"""Commit a table's writes: operations that arrive while a commit runs share the next commit.
 
-A commit takes Lance a few milliseconds and leaves a version and files behind, whatever its size. So
-a group of calls that name their rows takes at most two commits on a folder: one inserts, replaces
-and changes rows, and one deletes rows. In a bucket, changes take a separate commit.
+A commit of any size takes Lance a few milliseconds and adds a version and files. So a group of
+calls that name their rows takes at most two commits on a folder: one inserts, replaces and changes
+rows, and one deletes rows. In a bucket, changes take a separate commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY
 from .session import Session, Snapshot
 
-# The most rows in one commit. With more, its first call would wait too long for the last one.
+# The most rows in one commit. With more, the first call would wait too long for the last one.
 _MOST_ROWS = 8192
 ALONE = _MOST_ROWS
 # If the commit of a compaction or another writer came first, the work is retried until the call's
@@ -33,7 +33,7 @@ _ATTEMPTS = 5
 
 
 class WriteOperation(ABC):
-    """The write of one call. Operations that join one another may share a commit."""
+    """The write of one call. An operation that ``joins`` another one can share its commit."""
 
     handle: TableHandle | None
     """The table to open for the operation; None if it opens none."""
@@ -42,19 +42,21 @@ class WriteOperation(ABC):
     """True if the table's fields may differ from the handle's."""
 
     size: int = ALONE
-    """The number of rows it adds to a commit; ``ALONE`` if it needs a separate commit."""
+    """The number of rows that it adds to a commit; ``ALONE`` if it needs a separate commit."""
 
     changes_schema: bool = False
     """True if an open migration refuses this write."""
 
     by_hand: bool = False
-    """True if a store that is being filled refuses this write. It accepts only those of upkeep."""
+    """True if a store that a migration is filling refuses this write, unlike the writes of
+    upkeep."""
 
     fills: bool = False
-    """True if this write belongs to an engine's load, or ends it: a load refuses other writes."""
+    """True if this write is part of an engine's load, during which the table refuses other
+    writes."""
 
     def joins(self, other: WriteOperation, *, exclusive: bool) -> bool:
-        """Return whether this may join the group of an earlier ``other``.
+        """Return whether this operation may join the group of ``other``, an earlier operation.
 
         Without ``exclusive``, other processes may write too, and only Lance keeps ids unique.
         """
@@ -62,11 +64,11 @@ class WriteOperation(ABC):
 
     @abstractmethod
     async def do(self, table: Any, others: Sequence[WriteOperation]) -> list[Any]:
-        """Do this and then ``others``, which join it; return the result of each, or its error.
+        """Do this operation and then ``others``; return the result or error of each.
 
         ``table`` is a ``Snapshot`` of the newest version of the handle's table; None without a
-        handle. An error raised here applies to all of them; if it is not OutcomeUnknownError,
-        nothing was done.
+        handle. An error raised here applies to all operations; unless it is OutcomeUnknownError,
+        none of them was done.
         """
 
 
@@ -101,7 +103,8 @@ class OperationCall(WriteCall):
         self._conflicts = 0
 
     def end(self, outcome: Any) -> None:
-        """End the call with its work's result or error, or queue it again."""
+        """End the call with its work's result or error, or queue the call again after a
+        conflict."""
         self._conflicts += isinstance(outcome, ConflictError)
         if isinstance(outcome, ConflictError) and (
             self._conflicts < _ATTEMPTS or self.deadline.left() > 0
@@ -118,12 +121,13 @@ def _refuses(mark: MoveMark, work: WriteOperation) -> bool:
 
 
 class TableCommitter(Committer[OperationCall]):
-    """Commits one table's operations one after another, in one process at a time."""
+    """Commits the operations of one table, one commit after another and in one process at a
+    time."""
 
     def __init__(
         self, session: Session, table: str, make_room: Callable[[Snapshot], Awaitable[bool]]
     ) -> None:
-        """``make_room`` frees space on a full disk, and returns whether it could."""
+        """``make_room`` frees space on a full disk, and returns whether it freed any."""
         self.target = session.target
         self._session = session
         self._make_room = make_room
@@ -155,7 +159,8 @@ class TableCommitter(Committer[OperationCall]):
         return None
 
     async def _do(self, group: list[OperationCall]) -> None:
-        """Do the operations of calls in one commit, or else one by one, and end the calls."""
+        """Do the operations of the calls in one commit, or one by one if it fails, and end the
+        calls."""
         outcomes: list[Any]
         try:
             outcomes = await self._done([call.work for call in group])
@@ -164,7 +169,7 @@ class TableCommitter(Committer[OperationCall]):
             # again, or rows of the first attempt may exist.
             outcomes = [copy_of_error(exc) for _ in group]
         except Exception as exc:  # noqa: BLE001 - the callers get it
-            if len(group) > 1:  # together they failed; separately, some may succeed
+            if len(group) > 1:  # some may succeed separately
                 for call in group:
                     await self._do([call])
                 return
@@ -179,7 +184,7 @@ class TableCommitter(Committer[OperationCall]):
         await in_thread(self._session.mark.end_pause, pause)
 
     def _note_mark(self) -> None:
-        """Read the mark under the lock, because a process that sets one takes the lock afterwards.
+        """Read the mark under the lock, because a process takes the lock after setting a mark.
 
         In a bucket, where the lock does not exclude other processes, a write checks again after
         opening the table.
@@ -199,7 +204,8 @@ class TableCommitter(Committer[OperationCall]):
             # A restore may have moved the folder away during the commit.
             with unknown_outcome(self.target, "its folder could not be checked"):
                 await self._session.check_folder()
-        # No lock excludes the creator of a table or a writer in a bucket, so look for a new mark.
+        # A lock excludes neither creators of tables nor writers in a bucket, so look for a new
+        # mark.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read after the commit"
             with unknown_outcome(self.target, what):

@@ -1,4 +1,4 @@
-"""The findings of ``aiovec doctor`` about LanceDB: its packages and one store."""
+"""The findings of ``aiovec doctor`` about LanceDB's packages and about one store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _CURE = 'pip install "aiovec[lancedb]"'
 _RESTORE = "go back to an earlier version by revert(), or restore the folder from a backup"
 
-# The most ids that are checked for repeats; a larger table's other ids are only read.
+# The most ids that are checked for duplicates; further ids of a larger table are only read.
 _MOST_IDS = 5_000_000
 
 
 def findings(target: str | None) -> list[Finding]:
     """Return the findings about the packages and, if a target is given, about its store.
 
-    This reads a folder and writes nothing. For a store on a network, it only checks that this
+    A folder is read, and nothing is written. For a store on a network, this only checks that this
     machine has the packages to reach it.
     """
     place = None if target is None else StoreTarget(target)
@@ -56,7 +56,7 @@ def _package(name: str, *, needed: bool) -> Finding:
 
 
 def _import() -> Finding:
-    """Return the finding about importing lancedb, which takes a second."""
+    """Import lancedb, which takes a second, and return the finding about it."""
     try:
         from . import driver  # noqa: F401 - only to see that it works
     except Exception as exc:  # noqa: BLE001 - the user wants to know about any failure

@@ -20,10 +20,10 @@ from aiovec.backend.memory import limit_heaps, usable_cores
 
 @cache
 def first_process() -> int:
-    """Return the id of the first process that called this, which is the one that uses lancedb.
+    """Return the id of the process that called this function first, which is the one using lancedb.
 
-    A forked child must not use lancedb: it lacks the threads and the owners of locks, so calls hang
-    or end the process.
+    A forked child must not use lancedb: it lacks lancedb's threads, including those that hold
+    locks, so calls hang or crash the process.
     """
     return os.getpid()
 
@@ -43,7 +43,8 @@ _ENVIRONMENT = {
     "LANCE_CPU_THREADS": str(max(8, usable_cores() - 2)),
 }
 for _name, _value in _ENVIRONMENT.items():
-    # Lance reads them at its first scan, so they stay set. The user's own values are kept.
+    # Lance reads these variables at its first scan, so they stay set. The user's own values are
+    # kept.
     os.environ.setdefault(_name, _value)
 
 # Let pyarrow use the C library's allocator too: pyarrow's own keeps the memory that Lance's threads

@@ -1,10 +1,10 @@
-"""The steps of a load by an engine, which writes a table's files itself.
+"""Loads by an engine, which writes a table's files itself.
 
-An engine writes files that no version refers to yet, and one commit adds all of them. Until then, a
-note on the table makes all processes refuse other writes. Lance accepts two appends that began with
-the same version, so each start of a load restores the newest version: Lance then refuses every
-commit that began earlier. So neither an earlier start of the load nor a write in progress can
-commit afterwards, and nobody needs the files that no version refers to.
+An engine writes files that no version refers to yet, and then one commit adds all of them. Until
+then, a note on the table makes all processes refuse other writes. Lance accepts two appends that
+began with the same version, so each start of a load restores the newest version, which makes Lance
+refuse every commit that began earlier. So neither an earlier start of the load nor a write in
+progress can commit afterwards, and files that no version refers to can be removed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Filling:
 
     @property
     def guarded(self) -> AbstractContextManager[None]:
-        """A context manager that translates Lance's errors and removes the store's secrets."""
+        """A context manager that translates Lance's errors and removes the store's secrets from
+        them."""
         return self._session.guarded
 
     async def _sweep(self) -> None:
@@ -108,7 +109,7 @@ class Filling:
         self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:
-        """Make Lance refuse every commit that began earlier."""
+        """Make Lance refuse every commit that began before this call."""
         lance, _ = await self._session.open_any(self._table.name)
         await self._session.run(lance.checkout(await self._session.run(lance.version())))
         await self._session.run(lance.restore())
@@ -165,7 +166,7 @@ class Filling:
 
 @contextmanager
 def making(maker: IndexMaker) -> Iterator[None]:
-    """While the block runs, let an engine build this task's indexes."""
+    """Let an engine build this task's indexes while the block runs."""
     token = MAKER.set(maker)
     try:
         yield

@@ -34,8 +34,8 @@ FAILURES = (ValueError, RuntimeError, OSError, TypeError, OverflowError)
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """The ``errno`` values that mean that this process has no permission to write."""
 
-# The exceptions for Rust panics, in a call and in an awaited result. The first is not a subclass of
-# Exception, and neither class can be imported.
+# The exceptions for Rust panics, in a call and in an awaited result. The first class does not
+# derive from Exception, and neither can be imported.
 _PANICS = ("PanicException", "RustPanic")
 # A line number in Rust source code, which does not help users.
 _SOURCE_PLACE = re.compile(r",? ?/(rustc|[^ ]*/registry|[^ ]*/git)/[^ ]*\.rs:\d+(:\d+)?")
@@ -46,11 +46,11 @@ _UPLOAD = re.compile(r"(single PUT|[\w ]*multipart upload[\w ]*) of .*?: (?=Gene
 
 
 class NoSuchTableError(Exception):
-    """Internal: the caller translates it, because the caller knows the table's name."""
+    """Internal: a caller, which knows the table's name, translates this error."""
 
 
 class LanceTableExistsError(Exception):
-    """Internal, like NoSuchTableError."""
+    """Internal: a caller translates this error, like NoSuchTableError."""
 
 
 class ConflictError(StoreBusyError):
@@ -72,7 +72,7 @@ CURE = (
     "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
-"""The end of a CorruptStoreError's reason if a file is damaged."""
+"""Ends the reason of a CorruptStoreError about a damaged file."""
 _CRASHED = (
     "LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with 'aiovec "
     "doctor'"
@@ -126,7 +126,7 @@ def crashed(target: str, message: str) -> AiovecError:
 
 
 def translate(error: Exception, target: str) -> Exception:
-    """Return the contract's error for a lancedb error, or an internal error defined above."""
+    """Return aiovec's error for a lancedb error, or an internal error defined above."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
     return (
@@ -168,7 +168,7 @@ def _of_system(error: OSError, target: str) -> AiovecError:
 
 
 class Translated:
-    """Translates any lancedb error in a block, and removes secrets from it."""
+    """Translates any lancedb error raised in the block, and removes secrets from it."""
 
     def __init__(self, target: str, secrets: Collection[str] = ()) -> None:
         self._target = target

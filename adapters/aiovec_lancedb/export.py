@@ -1,7 +1,7 @@
-"""Export all rows of one version, in constant memory.
+"""Export the rows of one version, in constant memory.
 
 Rows come in stored order, from one stream. A cursor contains the version and the number of rows
-that were already returned; the next export continues in that version as long as it is kept (see
+already returned; the next export continues in that version as long as it is kept (see
 ``retention``).
 """
 
@@ -35,20 +35,21 @@ if TYPE_CHECKING:
 
 # The most rows in a batch.
 _MOST_ROWS = 4096
-# The approximate size of a batch, in bytes. Lance prepares some batches ahead.
+# The approximate size of a batch in bytes. Lance prepares some batches ahead.
 _BATCH_BYTES = 4 * 2**20
 _CURSOR = b"@"
 _EXPECTED = "the cursor of a batch that this store exported"
 
 
 class _Cursor(NamedTuple):
-    """A position in a version: its first ``rows`` rows that match the filter were returned."""
+    """A position in a version: the first ``rows`` rows that match the filter were already
+    returned."""
 
     table: str
-    """The table's incarnation and numbering: another table of the same name, or a copy, has
-    different versions."""
+    """The table's incarnation and numbering, which distinguish it from copies and from earlier or
+    later tables of the same name."""
     filter: str
-    """A digest of the filter; ``rows`` counts its matches."""
+    """A digest of the filter; ``rows`` counts the filter's matches."""
     version: int
     rows: int
 
@@ -83,7 +84,8 @@ class Export:
     async def batches(
         self, after: bytes | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Yield batches of ``batch_size`` rows, or fewer large rows, each with its cursor."""
+        """Yield batches of ``batch_size`` rows (fewer if the rows are large), each with its
+        cursor."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         async with self.versions.session.reading(self.handle) as table:
@@ -139,7 +141,8 @@ class Export:
     async def _first(
         self, batches: list[pa.RecordBatch], schema: pa.Schema
     ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
-        """Return the first rows as one batch, and the rest. Rows of several batches are copied."""
+        """Return the first rows as one batch, and the remaining batches. Joining batches copies
+        rows."""
         joined = pa.Table.from_batches(batches)
         ready = joined.slice(0, self.batch_size)
 

@@ -1,7 +1,7 @@
-"""The layout of a table in Lance, and the notes about its state.
+"""The layout of a table in Lance, and notes about the table's state.
 
-A Lance table has the columns and metadata of ``Schema.to_arrow()``, and a name for this incarnation
-of the table. A field that was added or altered later carries its options with its column, so that
+A Lance table has the columns and metadata of ``Schema.to_arrow()``, and a name for the table's
+incarnation. A field that was added or altered later carries its options with its column, so that
 column and options appear in one commit.
 """
 
@@ -29,16 +29,16 @@ _LAYOUT = b"aiovec.layout"
 LAYOUT = 1
 """The number of the layout that ``docs/internals/lancedb.md`` describes."""
 MOVING = "aiovec.move"
-"""On the id column: a migration may have left a mark, so every read has to check."""
+"""A note on the id column: the store may have a migration's mark, which every read has to check."""
 
 NUMBERING = "aiovec.changes"
-"""On the id column: the numbering of the table's changes, if it has stable row ids."""
+"""A note on the id column: the numbering of the table's changes, if its rows have stable ids."""
 
 LOADED = "aiovec.load"
-"""On the id column: an engine's current or last load into the table."""
+"""A note on the id column: the current or last load into the table by an engine."""
 
 _NOTES = "aiovec.note."
-"""On the id column: the prefix of the keys of notes that callers keep with the table."""
+"""The prefix of keys on the id column, for notes that callers keep with the table."""
 
 # On the id column: with this key, Lance makes concurrent merges of the same id conflict. So two
 # writers in a bucket cannot insert an id twice.
@@ -47,7 +47,7 @@ _KEY = b"lance-schema:unenforced-primary-key"
 PAYLOAD = "payload"
 
 ROW = "_rowid"
-"""Lance's column of row numbers, by which rows of the same version can be read."""
+"""Lance's column of row numbers, which identify rows within one version."""
 
 
 def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
@@ -69,7 +69,7 @@ def new_numbering() -> str:
 
 def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
     """Return a note on the id column."""
-    place = arrow.get_field_index("id")  # another program's table may lack it
+    place = arrow.get_field_index("id")  # a table from another program may lack it
     text: bytes | None = (
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
     )
@@ -77,7 +77,7 @@ def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
 
 
 def notes_in(arrow: pa.Schema) -> dict[str, str]:
-    """Return the notes that callers keep with the table, by their names."""
+    """Return the notes that callers keep with the table, by name."""
     known = arrow.field("id").metadata or {}
     return {
         name: text.decode()
@@ -107,7 +107,7 @@ def options_of(field: Field) -> dict[str, str]:
 
 
 def renamable(schema: Schema, name: str) -> dict[str, str]:
-    """Return the notes that let a column keep its field when it is renamed."""
+    """Return the notes with which a column keeps its field's options when it is renamed."""
     notes = options_of(schema.fields[name])
     if schema.embed is not None and schema.embed.field == name:
         notes[_EMBEDDED.decode()] = "1"
@@ -117,9 +117,9 @@ def renamable(schema: Schema, name: str) -> dict[str, str]:
 class LoadNote(NamedTuple):
     """The note about an engine's load into a table.
 
-    While it is ``filling``, nobody else writes. ``attempt`` distinguishes one start of the run from
-    the next, and is empty until writes that began before it can no longer commit. ``before`` is the
-    number of rows when the load began.
+    While the load is ``filling``, nobody else writes. ``attempt`` identifies one start of the run,
+    and is empty until writes that began earlier can no longer commit. ``before`` is the number of
+    rows when the load began.
     """
 
     run: str
@@ -138,7 +138,7 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
 
 
 def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Return the epoch, which changes with the incarnation and the fields."""
+    """Return the epoch, which changes when the incarnation or the fields change."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
@@ -155,8 +155,8 @@ def is_moving(arrow: pa.Schema) -> bool:
 
 
 def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
-    """Return the changes to the id column's notes in a copy: no sign of a migration, no load, and a
-    new numbering. Return an empty dict if the table has none of these notes."""
+    """Return changes to the id column's notes for a copied table, which belongs to no migration or
+    load and gets a new numbering. The result is empty if the table has none of these notes."""
     notes: dict[str, str | None] = {
         NUMBERING: new_numbering(), MOVING: None, LOADED: None,
     }  # fmt: skip
@@ -164,12 +164,13 @@ def notes_of_copy(arrow: pa.Schema) -> dict[str, str | None]:
 
 
 def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned:
-    """Return the note about the vector index."""
+    """Return the ``Tuned`` in the note about the vector index."""
     return tuned_of((arrow.field(schema.vector).metadata or {}).get(KEY.encode(), b"{}"))
 
 
 def incarnation_of(handle: TableHandle) -> Hashable:
-    """Return a value that stays the same until the table is dropped, whatever fields it gets."""
+    """Return a value that changes only if the table is dropped and created again, not with its
+    fields."""
     epoch = handle.epoch
     return epoch[0] if isinstance(epoch, tuple) else epoch
 
@@ -201,7 +202,7 @@ def _schema_of(name: str, arrow: pa.Schema, target: str) -> Schema:
 def _altered(original: Schema, arrow: pa.Schema) -> Schema:
     """Return the schema that the table was created with, but with its current fields.
 
-    A field without a column was dropped or renamed.
+    An original field without a column was dropped or renamed.
     """
     names = set(arrow.names)  # each access makes a list
     altered = any(_FIELD in (column.metadata or {}) for column in arrow)
@@ -221,6 +222,7 @@ def _altered(original: Schema, arrow: pa.Schema) -> Schema:
 
 
 def column_names(schema: Schema, columns: Columns) -> list[str]:
-    """Return the names of the columns to read and the id, in the order of ``Schema.to_arrow()``."""
+    """Return the names of the id and of the columns to read, in the order of
+    ``Schema.to_arrow()``."""
     names: list[str] = columns.layout(schema).names
     return names

@@ -1,4 +1,4 @@
-"""The versions of a table in a folder, and their files, according to the manifests.
+"""The versions of a table in a folder and their files, as listed in the manifests.
 
 A manifest is a Protocol Buffer, which contains strings unchanged: the names of the row files and
 the transaction file. It also contains the UUID of each index, as bytes.
@@ -17,8 +17,8 @@ from uuid import UUID
 from aiovec.backend.files import remove_abandoned
 
 _NEWEST = 2**64 - 1
-# The name of a row file or transaction file. The byte before it may look like a part of it, so
-# names are compared by their ends, which are random.
+# Matches the name of a row file or transaction file. The preceding byte may look like a part of the
+# name, so names are compared by their ends, which are random.
 _NAME = re.compile(rb"[\w-]+\.(?:lance|txn)")
 _END = 30
 # The suffix of a file that is being written.
@@ -40,7 +40,8 @@ class Manifests:
         return times
 
     def empty_version(self) -> str | None:
-        """Return advice if the newest manifest is empty, as after a power cut; else None."""
+        """Return what to do if the newest manifest is empty, as after a power cut; None
+        otherwise."""
         versions = self._versions()
         if not versions or self._manifest(versions[0][1]):
             return None
@@ -51,8 +52,8 @@ class Manifests:
     def remove_before(self, first: int, files: int = 0) -> bool:
         """Remove the versions before ``first``, and the files that only those versions refer to.
 
-        This needs no room on the disk. Return False, and remove nothing, if a version has a tag or
-        a branch, or if the newest manifest names fewer than ``files`` row files, because then this
+        This needs no disk space. Return False, and remove nothing, if a version has a tag or a
+        branch, or if the newest manifest names fewer than ``files`` row files, because then this
         code cannot read the manifests. Deletion files stay; they are small.
         """
         versions = [(number, name, self._manifest(name)) for number, name in self._versions()]

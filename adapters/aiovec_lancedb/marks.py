@@ -1,4 +1,4 @@
-"""A migration's mark: a record next to the tables."""
+"""A migration's mark, which is a record stored next to the tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Seconds that a change of the mark waits for another change.
+# Seconds for which a change of the mark waits for another one to end.
 _PATIENCE = 30.0
 # Windows refuses to replace or open a file while another process has it open.
 _TRIES, _BETWEEN_TRIES = (100, 0.01) if sys.platform == "win32" else (1, 0.0)
@@ -47,14 +47,14 @@ _ATTEMPTS = 20
 
 
 def generation_in(folder: Path) -> int:
-    """Return the generation in the folder's record; 0 if there is none or it is unreadable."""
+    """Return the generation in the folder's record; 0 without a readable record."""
     with suppress(OSError, ValueError, TypeError, RecursionError):
         return MoveRecord.from_json((folder / _RECORD).read_bytes()).generation
     return 0
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Create a store's lock folder, with a record that has only the generation, unless it is 0."""
+    """Create a store's lock folder; unless ``generation`` is 0, with a record that has only it."""
     folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()
@@ -62,7 +62,7 @@ def write_generation(folder: Path, generation: int) -> None:
 
 
 class MarkFile:
-    """The mark in a folder: a file. Every method does I/O, so call none on the event loop."""
+    """A folder's mark, in a file. Every method does I/O, so call none of them on the event loop."""
 
     poll = 0.01
     """Seconds between two checks of a mark that pauses writers."""
@@ -72,13 +72,13 @@ class MarkFile:
         self._file = folder / _RECORD
 
     def read(self) -> bytes | None:
-        """Return the stored record; None if there is none."""
+        """Return the stored record; None if no record exists."""
         with suppress(FileNotFoundError):
             return _tried(self._file.read_bytes)
         return None
 
     def change(self, change: Callable[[bytes | None], bytes | None]) -> None:
-        """Replace the record with the result of ``change`` in one step, unless that is None.
+        """Replace the record atomically with the result of ``change``, unless the result is None.
         ``change`` may be called more than once."""
         lock = lock_file(self._folder / "_move.lock", patience=_PATIENCE)
         if lock is None:
@@ -91,7 +91,8 @@ class MarkFile:
             unlock_file(lock)
 
     def _replace(self, text: bytes) -> None:
-        # Every writer of the store reads it, so it gets the other files' permissions.
+        # Every writer of the store reads the record, so it gets the default permissions, like other
+        # files.
         partial = self._folder / f"_move.{uuid.uuid4().hex}.partial"
         try:
             with partial.open("xb") as file:
@@ -105,7 +106,7 @@ class MarkFile:
 
 
 class MarkObject:
-    """The mark in a bucket: an object, with the methods of ``MarkFile``.
+    """A bucket's mark, in an object. The methods are those of ``MarkFile``.
 
     Each change is conditional on the object that was read, so no change is lost.
     """
@@ -131,7 +132,8 @@ MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` creates its storage; None if it cannot have one."""
+    """The mark as one store sees it. ``make`` creates its storage; None if the store can have no
+    mark."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target
@@ -213,7 +215,8 @@ class StoreMark:
     # On the event loop
 
     async def check_here(self) -> None:
-        """Raise StoreMovedError if the store has moved, unless this store acts for the run."""
+        """Raise StoreMovedError if a migration has moved the store, unless this store acts for its
+        run."""
         if self._make is None:
             return
         mark = await in_thread(self.look)
@@ -221,6 +224,6 @@ class StoreMark:
             raise mark.moved_error(self._target)
 
     async def concerns_reads(self) -> bool:
-        """Return whether there is a mark that readers have to check."""
+        """Return whether the store has a mark that readers have to check."""
         mark = (await in_thread(self.read)).mark
         return mark is not None and not mark.filling

@@ -1,9 +1,9 @@
-"""The memory that a store's reads may use, in shares.
+"""Limit the memory of a store's reads, which take shares of it.
 
-Lance reads ahead of its computation, and the sort in a flat search keeps the batches that its
-candidates come from. So one search may hold a copy of all vectors, and a hundred searches a hundred
-copies (``python -m bench lancedb``). Work that reads many rows takes a share of the memory, and
-waits until its share is free.
+Lance reads ahead of its computation, and the sort in a flat search keeps the batches that contain
+its candidates. So one search may hold a copy of all vectors, and a hundred searches may hold a
+hundred copies (``python -m bench lancedb``). Work that reads many rows takes a share of the memory,
+and waits until its share is free.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from aiovec.backend.limits import Gate, Slot, current_deadline, read_gate
 
-# Work that takes fewer bytes need not wait: it ends before its turn would come.
+# Work that takes fewer bytes need not wait: it usually ends before its turn would come.
 _FREE = 2 * 2**20
 
-# The sort in a flat search discards batches once it holds this many unneeded rows: 20 batches of
-# 8,192.
+# The sort in a flat search discards batches once it holds this many rows that are not candidates:
+# 20 batches of 8,192.
 _ROWS_HELD = 20 * 8192
 # The most bytes that are read ahead of the computation (see ``driver``), plus a quarter, because
 # data comes in pieces of a few MiB and buffers are rounded up.
@@ -28,30 +28,30 @@ _KEPT = 128 * 2**20
 # Estimated bytes of a row without its vector, and of an id when only ids are read.
 _ROW_BYTES = 512
 _ID_BYTES = 64
-# Copies of a result's row: one in Arrow, two as float64 for exact distances, and one as Python
-# values.
+# The number of copies of a row in a result: one in Arrow, two as float64 for exact distances, and
+# one as Python values.
 _COPIES = 4
 
 SCAN_BATCH = 4096
-"""Rows in a batch of a scan."""
+"""The number of rows in each batch of a scan."""
 
 STREAM_BYTES = int(_ROUNDED * _READ_AHEAD)
-"""The bytes that a read of rows, batch by batch, may hold at a time."""
+"""The most bytes that a read of rows in batches holds at a time."""
 
 
 def scan_bytes(rows: int, dim: int) -> int:
-    """Return the bytes that a search for the nearest of ``rows`` vectors may hold."""
+    """Return how many bytes a search for the nearest of ``rows`` vectors may hold."""
     vector = dim * 4
     return int(_ROUNDED * min(rows * vector, _ROWS_HELD * vector + _READ_AHEAD)) + _PLAN
 
 
 def ids_bytes(rows: int) -> int:
-    """Return the bytes that a search of ``rows`` rows by their fields may hold."""
+    """Return how many bytes a read that finds ``rows`` rows by their fields may hold."""
     return min(rows * _ID_BYTES, _READ_AHEAD)
 
 
 def result_bytes(rows: int, dim: int, row: int) -> int:
-    """Return the bytes that this many rows may hold as a result, or while they are changed.
+    """Return how many bytes ``rows`` rows may hold as a result, or while they are changed.
 
     ``dim`` is 0 without vectors, and ``row`` is the size of a row without its vector.
     """
@@ -59,7 +59,8 @@ def result_bytes(rows: int, dim: int, row: int) -> int:
 
 
 class ReadAdmission(Gate):
-    """Shares of the memory for reads. Each waits for up to ``busy_timeout`` seconds."""
+    """Gives reads shares of the memory. A read waits at most ``busy_timeout`` seconds for its
+    share."""
 
     def __init__(self, busy_timeout: float, memory: int = 0) -> None:
         super().__init__("other reads use all of search_memory")
@@ -68,8 +69,8 @@ class ReadAdmission(Gate):
         self.allow(memory)
 
     def allow(self, memory: int) -> None:
-        """Let reads take this much of the process's memory in total."""
-        self.memory = max(1, memory - min(memory // 2, _KEPT))  # 1 byte makes each read run alone
+        """Let all reads together use this much of the process's memory."""
+        self.memory = max(1, memory - min(memory // 2, _KEPT))  # with 1 byte, each read runs alone
 
     def free(self, size: int = 0) -> bool:
         return size < _FREE or super().free(size)
@@ -79,13 +80,13 @@ class ReadAdmission(Gate):
         return not (self.free(size) and self._turns.free())
 
     def share(self, size: int) -> AbstractAsyncContextManager[object]:
-        """Hold this much of the memory; amounts too small to wait for are not counted."""
+        """Hold this much of the memory. Small amounts, which need not wait, are not counted."""
         if size < _FREE:
             return nullcontext()
         return self.enter(current_deadline(self._busy_timeout), size)
 
     def turn(self) -> Slot:
-        """Hold a slot for a read that has its share; more reads at a time would not be faster."""
+        """Return a slot for a read that has its share; more reads at a time are not faster."""
         return self._turns.enter(current_deadline(self._busy_timeout))
 
     def close(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a table in memory. A group's calls are applied to them before they are written."""
+"""Rows of a table in memory. A group's calls are applied to the rows before these are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiovec.backend.rows import Batch, check_partitions, partition_fields
 from .layout import PAYLOAD
 
 Row = Mapping[str, Any]
-"""A row's values by column name: the payload as JSON text, the vector as an array."""
+"""A row's values by column name. The payload is JSON text, and the vector is an array."""
 
 _IN_COLUMNS: Row = MappingProxyType({})
 
@@ -23,13 +23,13 @@ _IN_COLUMNS: Row = MappingProxyType({})
 class NetRows:
     """The rows that a group's operations name, before and after these operations.
 
-    ``existing`` are the table's rows: rows that may be changed, and other rows with only the values
-    of ``looked_at``. The rows in ``written`` are to be written, and the rows with the ids in
-    ``gone`` to be deleted afterwards: a row that is written and then deleted is in both, so that
-    each operation takes effect in one commit.
+    ``existing`` has the table's rows: rows that may be changed, and other rows with only their
+    ``looked_at`` fields. The rows in ``written`` will be written, and then the rows with the ids in
+    ``gone`` will be deleted. A row that is written and then deleted is in both, so that each
+    operation takes effect in one commit.
 
-    Written rows with the ids in ``changes`` change existing rows, and those with the ids in
-    ``free`` replace any row with that id. All others have ids that the table lacks.
+    Written rows with the ids in ``changes`` change existing rows, and rows with the ids in ``free``
+    replace any row with that id. All other written rows have ids that the table lacks.
     """
 
     def __init__(self, schema: Schema, existing: Mapping[str, Row]) -> None:
@@ -46,11 +46,11 @@ class NetRows:
         return id in self._now
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids that have a row."""
+        """Return those of the ids that have a row."""
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
-        """Return the existing ids whose rows match ``where``, a filter that ``is_known``."""
+        """Return the ids that have a row matching ``where``, a filter that ``is_known``."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: Batch) -> None:
@@ -65,8 +65,8 @@ class NetRows:
         return not self._before.isdisjoint(self.written)
 
     def put(self, rows: Batch, *, replaces: bool, alone: bool) -> None:
-        """Write complete rows. Unless ``replaces``, the table lacks their ids. Rows that are
-        ``alone`` in their group remain in columns."""
+        """Write complete rows. Without ``replaces``, the table must lack their ids. Rows of an
+        operation that is ``alone`` in its group remain in columns."""
         if alone:
             new, self._many = dict.fromkeys(rows.ids, _IN_COLUMNS), rows
         else:
@@ -96,7 +96,7 @@ class NetRows:
         return text
 
     def to_write(self, wanted: Container[str], columns: Columns) -> Batch:
-        """Return the rows with these ids, in the order of their calls."""
+        """Return the written rows with the wanted ids, in the order of their calls."""
         if self._many is not None:
             return self._many
         ids = [id for id in self.written if id in wanted]
@@ -118,7 +118,7 @@ def looked_at(schema: Schema) -> list[str]:
 def is_known(where: Expr | None, schema: Schema) -> bool:
     """Return whether a filter can be applied to rows in memory.
 
-    Only the filters for expired rows and for live rows can, which calls on expiring tables add.
+    Only the filters for expired or live rows can; calls on tables with expiring rows add them.
     """
     match where:
         case None:

@@ -1,7 +1,7 @@
-"""Insert, replace, change and delete rows, each operation in one Lance commit.
+"""Insert, replace, change and delete rows; each operation takes effect in one Lance commit.
 
-On a folder, no other writer runs at the same time (see ``commit``), so a looked-up row is still
-current when it is written. For a group, the rows that its calls name are read, the calls are
+On a folder, no other writer runs at the same time (see ``commit``), so a row that was looked up is
+still current when it is written. For a group, the rows that its calls name are read, the calls are
 applied to them in memory in order, and the resulting rows are written.
 """
 
@@ -38,35 +38,37 @@ from .sql.filters import id_range_to_sql, ids_to_sql
 if TYPE_CHECKING:
     from lancedb.merge import LanceMergeInsertBuilder
 
-# Upserts of up to this many ids first check whether any exists, because an append takes a third of
-# a merge's time. They skip the check after an upsert that replaced rows: the next one probably does
-# too, and the check takes a tenth to a third of a merge's time, more if no index covers many rows.
+# Upserts of up to this many ids first check whether any of them exists, because an append takes a
+# third of a merge's time. They skip the check after an upsert that replaced rows: the next upsert
+# probably does so too, and the check takes a tenth to a third of a merge's time, or more if many
+# rows are not indexed.
 _WORTH_A_CHECK = 100
-# Microseconds for each id in an IN, mostly parsing and planning, and for each row of the table when
-# all ids are read. The smaller sum decides how ids are looked up.
+# Microseconds per id in an IN, mostly for parsing and planning, and per row of the table when all
+# ids are read. The smaller sum decides how ids are looked up.
 _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
 # Rows in a batch.
 _BATCH = 2**17
-# The most bytes of rows that a merge looks up in the index over the ids. Lance then holds several
-# copies of the rows in a pool of 150 MB per core, or fails. Without the index there is no limit.
+# The largest size in bytes of rows that a merge looks up in the index over the ids. Lance then
+# holds several copies of the rows in a pool of 150 MB per core, or fails. Without the index there
+# is no limit.
 _MOST_BY_INDEX = 32 * 2**20
 # Rows of the table per merged row above which the index is faster than reading all ids: merging 53
 # rows took 26 ms with it and 19 ms without it among 40,000, but 50 and 60 ms among 200,000.
 _ROWS_BY_INDEX = 3000
-# Up to this many ids are looked up by an IN, however small the table is.
+# Up to this many ids are always looked up by an IN, even in a small table.
 _FEW = 64
-# Rows whose payloads are changed at a time.
+# The number of rows whose payloads are changed at a time.
 _CHANGED_AT_ONCE = 512
-# A change of up to this many rows may join a group, which reads and rewrites whole rows. Each of
-# them counts as several rows of the group, so at most 256 old rows are in memory.
+# A change of up to this many rows may join a group, which reads and rewrites whole rows. Each
+# changed row counts as several rows of the group, so at most 256 old rows are in memory.
 _MOST_CHANGED = 64
 _SIZE_OF_CHANGED = 32
-# For ``hop``: values to process for each row of a group.
+# For ``hop``: the number of values to process for each row of a group.
 _COLUMNS_A_ROW = 8
 
 
 def stored_form(rows: pa.Table, schema: Schema) -> pa.Table:
-    """Return the rows as they are written: -0.0 as 0.0, because Lance would sort it before 0.0."""
+    """Return the rows with each -0.0 replaced by 0.0, because Lance would sort it before 0.0."""
     columns = rows.columns
     for place, name in enumerate(rows.column_names):
         field = schema.fields.get(name)
@@ -85,7 +87,7 @@ def _without_negative_zeros(lists: pa.ListArray) -> pa.ListArray:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     offsets = np.zeros(len(lists) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    items = pc.add(lists.flatten(), 0.0)  # without the values below a null
+    items = pc.add(lists.flatten(), 0.0)  # without the values under a null
     return pa.ListArray.from_arrays(pa.array(offsets), items, mask=lists.is_null())
 
 
@@ -97,11 +99,11 @@ OnConflict = Literal["fail", "skip", "replace", "move"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOperation(WriteOperation):
-    """A write of rows of one table, whose result is a number of rows.
+    """A write of one table's rows, which returns a number of rows.
 
-    In a group, ``apply`` applies it to the named rows in memory, or raises its error and changes
-    nothing. ``direct`` lets Lance do it in a separate commit, for an operation that selects rows by
-    a filter or names too many, or that is the only one and need not read a row.
+    In a group, ``apply`` applies the write to the named rows in memory, or raises an error and
+    changes nothing. ``direct`` lets Lance do the write in a separate commit, if the write selects
+    rows by a filter or names too many, or if it is the only one and need not read a row.
     """
 
     handle: TableHandle
@@ -120,8 +122,8 @@ class RowsOperation(WriteOperation):
     def repeatable(self) -> bool:
         """True if the write may be applied in memory in a bucket.
 
-        There it is retried if another writer commits first. It is False for a change of several
-        rows: readers could see only some of its changes.
+        There the write is retried if another writer commits first. A change of several rows is not
+        applied in memory: readers could see only some of the changed rows.
         """
         return self.kind != "change" or len(self.named) == 1
 
@@ -142,7 +144,7 @@ async def _apply(table: Snapshot, group: Sequence[RowsOperation]) -> list[Any]:
     """Apply operations in order to the rows that they name, and write the results.
 
     Each operation takes effect in one commit. In a bucket, other processes may write between two
-    commits: operations on rows that they have written get a ConflictError.
+    commits: operations on rows that those processes have written get a ConflictError.
     """
     rows_named = sum(len(operation.named) for operation in group)
     cost = rows_named * _COLUMNS_A_ROW
@@ -207,8 +209,8 @@ async def _apply(table: Snapshot, group: Sequence[RowsOperation]) -> list[Any]:
 def _to_look_up(
     table: Snapshot, group: Sequence[RowsOperation]
 ) -> tuple[list[str], list[str], bool]:
-    """Return the ids of rows to read, the ids of rows to look up, and whether other ids are merged
-    without a check."""
+    """Return the ids of rows to read whole, the ids to look up, and whether ids remain that are
+    merged without a check."""
     named: dict[str, set[str]] = {}
     for operation in group:
         named.setdefault(operation.kind, set()).update(operation.named)
@@ -220,14 +222,15 @@ def _to_look_up(
     worth = few and table.name not in table.session.replacing
     if partition_fields(table.schema) or worth:
         existing, unknown = existing | unknown, set()
-    # Reading these as well is cheaper than another request.
+    # Reading these rows whole as well is cheaper than another request.
     if changed and len(existing) <= _MOST_CHANGED:
         changed, existing = changed | existing, set()
     return list(changed), list(existing), bool(unknown)
 
 
 def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
-    """Return the condition under which a merge in a bucket replaces a row; None if always."""
+    """Return the condition under which a merge in a bucket replaces a row; None if it always
+    does."""
     stays = None if moves else _same_partition(rows.schema)
     free = rows.free.intersection(ids)
     if len(free) == len(ids):
@@ -239,7 +242,8 @@ def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
 
 
 def _unchanged(rows: NetRows, old: pa.Table) -> str:
-    """Return the condition that a row has not been rewritten, and so moved, since it was read."""
+    """Return the condition that a row has not been rewritten since it was read, which would move
+    it."""
     places = zip(old["id"].to_pylist(), old[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
     return f"target.{ADDRESS} IN ({', '.join(changed)})"
@@ -257,9 +261,10 @@ async def _write(
 
     A folder has one writer at a time, so the look-up is still valid. In a bucket only Lance keeps
     ids unique, among merges without an index: an existing row is replaced only if it meets the
-    ``condition``, and a new one is written only if the merge ``inserts``. If that leaves rows out,
-    because other writers were faster, this deletes the inserted rows and raises ConflictError.
-    The caller can repeat the call, which replaces the other rows with the same values.
+    ``condition``, and a new row is written only if the merge ``inserts``. If some rows are not
+    written, because other writers were faster, this deletes the inserted rows and raises
+    ConflictError. The caller can repeat the call, which writes the replaced rows again with the
+    same values.
     """
     session = table.session
     if session.exclusive and not merge:
@@ -287,7 +292,7 @@ async def _write(
 
 
 def _same_partition(schema: Schema) -> str | None:
-    """Return the condition that a merged row stays in its partition; None without partitions."""
+    """Return the condition that a merge leaves a row in its partition; None without partitions."""
     terms = []
     for name in map(sql.name, partition_fields(schema)):
         new, old = f"source.{name}", f"target.{name}"
@@ -369,7 +374,7 @@ async def existing_rows(table: Snapshot, ids: Sequence[str]) -> dict[str, Row]:
 
 
 async def selection(ids: Sequence[str] | None, where: Expr | None) -> str | None:
-    """Return the condition for rows with these ids that match ``where``; None for all rows."""
+    """Return the condition for the rows with these ids that match ``where``; None for all rows."""
     parts = []
     if ids is not None:
         parts.append(await hop(len(ids), ids_to_sql, ids))
@@ -384,8 +389,8 @@ def delete(handle: TableHandle, change: Delete) -> RowsOperation:
 
     async def direct(table: Snapshot) -> int:
         condition = await selection(ids, where) or "TRUE"
-        # Counting the rows first would take most of a delete's time.
-        # The result's type hints are incomplete.
+        # Counting the rows first would take longer than the rest of the delete. The result's type
+        # hints are incomplete.
         done: Any = await table.session.run(table.lance.delete(condition))
         return int(done.num_deleted_rows)
 
@@ -434,8 +439,8 @@ def update_rows(handle: TableHandle, change: UpdateRows) -> RowsOperation:
             tables = [await hop(cost_of(part), _table_of, part, schema) for part in parts]
             return await _set_columns(table, pa.concat_tables(tables))
         # Lance sets the same columns in all rows, so the missing values are read. The call already
-        # has as many rows in memory, and only one call writes at a time, so this takes no share of
-        # the memory.
+        # holds that many rows in memory, and only one call writes at a time, so this takes no share
+        # of the memory.
         named = {name for part in parts for name in part.fields}
         columns = Columns(
             tuple(name for name in schema.fields if name in named),
@@ -463,8 +468,8 @@ def _table_of(part: Batch, schema: Schema) -> pa.Table:
 async def _set_columns(table: Snapshot, rows: pa.Table) -> int:
     """Replace columns of the existing rows with these ids; return how many exist.
 
-    Does not use the index over the ids: with it, Lance would rewrite the columns of all rows of a
-    file, and remove the file from their indexes.
+    The merge does not use the index over the ids: with it, Lance would rewrite the columns of all
+    rows in a file, and remove the file from the columns' indexes.
     """
     builder = table.lance.merge_insert("id").use_index(False).when_matched_update_all()
     done = await table.session.run(_merge(table, builder, rows))
@@ -528,7 +533,7 @@ class _Update:
         if self.change.vector is not None and without_vector(self.change.vector[None, :])[0]:
             values[schema.vector] = "NULL"
         elif self.change.vector is not None:
-            # Each number is a float32, so Lance's float64 and its cast preserve it exactly.
+            # Each number is a float32, so parsing it as a float64 and casting it back is exact.
             numbers = ",".join(map(repr, self.change.vector.astype(float).tolist()))
             values[schema.vector] = f"[{numbers}]"
         return values
@@ -542,7 +547,7 @@ class _Update:
         return await _set_columns(table, pa.concat_tables(blocks)) if blocks else 0
 
     def _changed(self, rows: pa.RecordBatch, schema: Schema) -> pa.Table:
-        """Return the changed columns, with the ids."""
+        """Return the rows' ids and changed columns."""
         ids, vectors = rows.column("id").to_pylist(), self.change.vector
         payloads = payload_texts(rows.column(PAYLOAD))
         texts = _patched(self.handle, repeat(self.change.payload), payloads, ids)
@@ -557,9 +562,11 @@ def _patched(
     payloads: Sequence[str | None],
     ids: Sequence[str],
 ) -> list[str | None]:
-    """Return the changed payloads of rows."""
+    """Return the payloads with the patches applied."""
     try:
-        rows = zip(patches, payloads, ids, strict=False)  # one patch may be repeated
+        rows = zip(
+            patches, payloads, ids, strict=False
+        )  # ``patches`` may repeat one patch endlessly
         return [patch.apply(text, id) for patch, text, id in rows]
     except (ValueError, RecursionError) as exc:
         if isinstance(exc, AiovecError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LancedbPlugin(BackendPlugin):
-    """A folder, memory, object storage, or LanceDB's managed service."""
+    """The backend for a folder, memory, object storage, or LanceDB's managed service."""
 
     name = "lancedb"
     schemes = ("memory", "s3", "gs", "az", "db")
@@ -53,9 +53,8 @@ class LancedbPlugin(BackendPlugin):
         return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target of a folder that contains Lance tables, or is one.
-
-        A missing path is judged by its name.
+        """Return the target for a folder that contains Lance tables or is a table. A missing path
+        is judged by its name.
         """
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"

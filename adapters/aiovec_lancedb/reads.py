@@ -23,7 +23,7 @@ from .sorting import key_columns, sorted_numbers
 from .sql.filters import condition_sql, ids_to_sql
 
 ADDRESS = "_rowaddr"
-"""Lance's column of row addresses. A row's address changes when the row is written again."""
+"""Lance's column of row addresses. Rewriting a row changes its address."""
 
 _K = TypeVar("_K", str, int)
 _T = TypeVar("_T")
@@ -31,10 +31,10 @@ _T = TypeVar("_T")
 # The most ids in one query, and the most bytes of its rows. If a meter counts them, the first block
 # is small, and the size of the rows read determines the size of the next block.
 _BLOCK, _BLOCK_BYTES = 10_000, 8 * 2**20
-# Lance accepts no larger limit or offset; no fragment can have nearly that many rows.
+# The largest limit or offset that Lance accepts; no fragment can have nearly that many rows.
 MOST = 2**31 - 1
-# For ``hop``: turning a literal into SQL, especially for the payload, takes as long as copying this
-# many values of a record.
+# For ``hop``: turning a literal into SQL, especially one for the payload, takes as long as copying
+# this many values of a record.
 _COST = 16
 
 
@@ -55,7 +55,7 @@ async def rows_by_id(
 async def rows_by_number(table: Snapshot, numbers: Sequence[int], columns: Columns) -> pa.Table:
     """Return the rows with these numbers, together with the numbers, in any order.
 
-    This reads no index, so it takes two thirds of the time of a read by ids.
+    This uses no index, so it takes two thirds of the time of a read by ids.
     """
     return await _rows_by(table, numbers, _numbers_to_sql, columns, ROW)
 
@@ -71,7 +71,7 @@ async def _rows_by(
     columns: Columns,
     beside: str | None,
 ) -> pa.Table:
-    """Return the rows with these keys, including Lance's column ``beside``, if given."""
+    """Return the rows with these keys, and Lance's column ``beside`` if it is given."""
     names = column_names(table.schema, columns)
     layout = table.schema.to_arrow()
     if beside is not None:
@@ -93,7 +93,7 @@ async def _rows_by(
 
 
 def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
-    """Count the bytes of rows for the read's meter, and return them."""
+    """Count the rows' bytes with the read's meter, and return them."""
     texts = payload_texts(rows.column(PAYLOAD)) if columns.payload else ()
     meter.add(rows.nbytes, sum(values_in(text or "") for text in texts))
     return int(rows.nbytes)
@@ -107,7 +107,7 @@ async def get(table: Snapshot, ids: Sequence[str], columns: Columns, finish: Fro
 async def get_by_number(
     table: Snapshot, numbers: Sequence[int], columns: Columns, finish: FromRows[_T]
 ) -> _T:
-    """Read the rows with these numbers, in their order, and return the result of ``finish``."""
+    """Read the rows with these numbers, in the order given, and return the result of ``finish``."""
     rows = await rows_by_number(table, numbers, columns)
     return await _finished(table, rows, columns, finish, numbers)
 
@@ -132,7 +132,7 @@ async def _finished(
 
 
 async def find(table: Snapshot, read: Find[_T]) -> _T:
-    """Read rows by filter, in order, and return the result of ``finish`` for them."""
+    """Read the rows that match a filter, sorted, and return the result of ``finish`` for them."""
     where, order_by, columns, finish = read.where, read.order_by, read.columns, read.finish
     limit, offset = read.limit, read.offset
     if any(order.ref.path for order in order_by):

@@ -1,8 +1,9 @@
-"""The versions that upkeep keeps: recent ones, and those that long reads, tags or branches use.
+"""The versions that upkeep keeps: recent versions, and versions that long reads, tags or branches
+use.
 
 On a folder, a pin makes every process keep a version. It is a locked file named after the version,
 which the system unlocks when its process ends, even by a crash. On object storage, upkeep cannot
-see reads, so versions are kept for longer.
+see reads, so it keeps versions for longer.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from .settings import LancedbSettings
 
 _READERS = "readers"
-# Seconds to wait for the lock of a pin, which others only take for a brief check.
+# Seconds to wait for a pin's lock, which other processes take only for a brief check.
 _PATIENCE = 30.0
-# The time for which every replaced version is kept, for reads that are not pinned. A read that
-# takes longer is repeated, and an export pins its version. Reads on other machines cannot be seen.
+# The time for which every replaced version is kept, for reads without a pin. A read that takes
+# longer is repeated, and an export pins its version. Upkeep cannot see reads on other machines.
 _GRACE_ON_A_FOLDER = timedelta(seconds=5)
 _GRACE = timedelta(hours=1)
 
@@ -37,7 +38,8 @@ _numbers = itertools.count()
 
 
 class Pins:
-    """Each table's kept versions: pinned ones, and those that the settings keep.
+    """Decides which versions of each table are kept: pinned versions, and versions that the
+    settings keep.
 
     Without a folder there are no pins.
     """
@@ -45,14 +47,14 @@ class Pins:
     def __init__(
         self, folder: Path | None, settings: LancedbSettings, keep_all: Callable[[], bool]
     ) -> None:
-        """``keep_all`` returns whether all versions are in use; it may read the disk."""
+        """``keep_all``, which may read the disk, returns whether all versions are in use."""
         grace = _GRACE if folder is None else _GRACE_ON_A_FOLDER
         self.retention = Retention(settings.kept_versions(), settings.max_versions, grace)
         self._keep_all = keep_all
         self._folder = None if folder is None else folder / _READERS
 
     def pin(self, table: str, version: int) -> Pin:
-        """Return a pin, which keeps the version while its block runs."""
+        """Return a context manager that keeps the version while its block runs."""
         if self._folder is None:
             return Pin(None)
         return Pin(self._folder / table / f"{version}-{os.getpid()}-{next(_numbers)}")
@@ -60,8 +62,8 @@ class Pins:
     async def first_kept(self, table: Snapshot, versions: Sequence[Version]) -> Version | None:
         """Return the first version to keep; None if all are kept.
 
-        Lance removes no versions if one of them has a tag, so a tag is a pin too. So is the start
-        of a branch: Lance itself keeps it only if the branch was created with the same form of the
+        Lance removes no versions if one of them has a tag, so a tag counts as a pin. So does the
+        start of a branch: Lance keeps it only if the branch was created with the same form of the
         store's address.
         """
         pinned = await in_thread(self._pinned, table.name) + await table.referred_to()
@@ -112,7 +114,7 @@ class Pin:
 async def check_kept(session: Session, table: str, version: int) -> None:
     """Raise AiovecError if upkeep has removed a version that was being read.
 
-    Upkeep sees no pins of readers in a bucket, or of readers without write permission.
+    Upkeep sees no pins in a bucket, or of readers without write permission.
     """
     lance, _ = await session.open_any(table)
     versions: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]
@@ -124,14 +126,14 @@ async def check_kept(session: Session, table: str, version: int) -> None:
 
 
 def _remove(path: Path, lock: int) -> None:
-    # If an open file cannot be removed, the next check for the oldest pin removes it.
+    # If an open file cannot be removed, the next search for pins removes it.
     with suppress(OSError):
         path.unlink()
     unlock_file(lock)
 
 
 def _pinned(folder: Path) -> Iterator[int]:
-    """Yield the versions of the locked files, and remove files without a lock."""
+    """Yield the versions that locked files name, and remove unlocked files."""
     for path in folder.glob("*-*"):
         version, _, _ = path.name.partition("-")
         if not version.isdecimal():
@@ -152,9 +154,10 @@ def _pinned(folder: Path) -> Iterator[int]:
 class Retention:
     """The rule that decides which versions are kept.
 
-    The newest version is kept. An older one is kept if it or an older one is pinned, if it was
-    replaced less than ``grace`` and ``keep`` ago, so that it may still be read, or if it was
-    replaced less than ``keep`` ago and is one of the ``most`` newest.
+    The newest version is kept. An older version is kept if it or a version before it is pinned, if
+    it was replaced less than ``grace`` and less than ``keep`` ago, because a read may still use it,
+    or if it was replaced less than ``keep`` ago and is among the ``most`` newest. A version is
+    never kept without all later ones.
     """
 
     keep: timedelta
@@ -164,9 +167,9 @@ class Retention:
     def first_kept(
         self, versions: Sequence[Version], now: datetime, pinned: int | None
     ) -> Version | None:
-        """Return the oldest version to keep; None if all are kept.
+        """Return the oldest version to keep; None if all versions are kept.
 
-        ``versions`` are in order, the oldest first.
+        ``versions`` begins with the oldest.
         """
         first = len(versions) - 1
         while first > 0:

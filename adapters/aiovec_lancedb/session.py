@@ -7,7 +7,7 @@ write of every process. Each way to open a table does more than the previous one
 - ``Session.newest`` opens a table by name, for callers without a handle.
 - ``Session.opened`` opens it by handle, for writes and upkeep, or raises StaleTableError if the
   handle is outdated.
-- ``Session.reading`` does so for a read, during which others may drop the table.
+- ``Session.reading`` opens it by handle for a read, during which others may drop the table.
 - ``Versions.reading`` (``table``) is for an app's reads: it keeps the newest version between
   reads, and waits for memory.
 """
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PAGE = 1000
-# For ``hop``: characters of SQL that lancedb parses in the time it takes to copy one value.
+# For ``hop``: how many characters of SQL lancedb parses in the time that copying a value takes.
 _CHARACTERS_A_VALUE = 8
 # Timeout in seconds for the first requests to a server, which LanceDB would retry for minutes.
 _PATIENCE = 60.0
@@ -74,10 +74,10 @@ _FORKED = (
     "LanceDB does not survive a fork. Open stores after the fork, or start processes with spawn or "
     "forkserver"
 )
-# Bytes of Lance's cache of manifests and file footers. Every commit adds entries and evicts old
-# ones.
+# The size in bytes of Lance's cache of manifests and file footers. Every commit adds entries and
+# evicts old ones.
 _METADATA_CACHE = 64 * 2**20
-# Number of replaced indexes after which the caches are created again. Lance's cache counts only
+# The number of replaced indexes after which the caches are created again. Lance's cache counts only
 # bytes: until it is full, it keeps parts of each replaced index, and up to three open descriptors
 # of the index's removed files.
 _REPLACED = 16
@@ -85,16 +85,14 @@ _REPLACED = 16
 _UNDER_WAY = 2.0
 # The most answers cached for one version.
 _MOST_ANSWERS = 256
-# Pauses in seconds between checks of tables or versions with missing files, because a drop may be
-# in progress.
+# Pauses in seconds between checks for a table's missing files, because a drop may be in progress.
 _LOOKS = (0.02, 0.1, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A table at one version, which ``lance`` reads until it checks out another one.
-
-    It caches answers about the version.
+    """A table at one version, which ``lance`` reads until it checks out another one. The snapshot
+    caches answers about the version.
     """
 
     session: Session
@@ -131,7 +129,7 @@ class Snapshot:
         return int(await self._once("version", self.lance.version))
 
     async def rows(self, condition: str | None = None) -> int:
-        """Return the number of the version's rows, or of those that match a condition."""
+        """Return the number of the version's rows, or of the rows that match a condition."""
         count = partial(self.lance.count_rows, condition)
         return int(await self._once(f"rows {condition or ''}", count))
 
@@ -149,7 +147,8 @@ class Snapshot:
         return sizes
 
     async def referred_to(self) -> list[int]:
-        """Return the versions with a tag, or at the start of a branch, created by any program."""
+        """Return the versions with a tag or at the start of a branch, which any program may have
+        created."""
         with self.session.guarded:
             tags, branches = await self.lance.tags.list(), await self.lance.branches.list()
         return [tag["version"] for tag in tags.values()] + [
@@ -181,7 +180,7 @@ class Version(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """A table's newest version for handles with this epoch.
+    """A table's newest version, for handles with this epoch.
 
     It is current as long as its manifest is the newest. Until ``fresh_until``, it counts as current
     without a check, unless this store has written to the table since.
@@ -209,12 +208,13 @@ class Connections:
     """The number of indexes that were replaced since the connections were opened."""
 
     def kept(self, handle: TableHandle) -> Newest | None:
-        """Return the kept version of a table, unless it belongs to another table of that name."""
+        """Return a table's kept version; None if the version belongs to another table of that
+        name."""
         kept = self.newest.get(handle.name)
         return kept if kept is not None and kept.epoch == handle.epoch else None
 
     def note(self, table: str, indexes: Sequence[Any]) -> None:
-        """Count the indexes that were replaced since the last version that was noted."""
+        """Count the indexes that were replaced since the last call for the table."""
         for index in indexes:
             key, uuid = (table, index.name), index.index_uuid
             self.replaced += self.uuids.get(key, uuid) != uuid
@@ -231,7 +231,7 @@ def _is_name(name: str) -> bool:
 
 
 def _caches(settings: LancedbSettings) -> Any:
-    """Return Lance's caches for one store. Lance's defaults are 6 GiB and 1 GiB."""
+    """Return Lance's caches of indexes and metadata. Lance's defaults are 6 GiB and 1 GiB."""
     index = parsed_size(settings.index_cache)
     metadata = parsed_size(settings.metadata_cache)
     return lancedb.Session(
@@ -244,7 +244,7 @@ async def _freed(connection: AsyncConnection) -> None:
     """Let Lance free a connection's caches, after calls in progress have ended.
 
     Python would hold the GIL while it frees them: 50 ms for 12,000 parts of indexes. So a running
-    call has the last reference to them, which Lance drops in one of its threads.
+    call holds the last reference to the caches, which Lance drops in one of its threads.
     """
     await asyncio.sleep(_UNDER_WAY)
     last = asyncio.ensure_future(connection.list_tables(limit=1))
@@ -258,7 +258,7 @@ async def _freed(connection: AsyncConnection) -> None:
 async def _looked_up(
     look: Callable[[], Awaitable[_T]], missing: type[Exception] = CorruptStoreError
 ) -> _T:
-    """Return the result of ``look``; retry it after each pause while something is missing."""
+    """Return the result of ``look``; retry it after each pause while it raises ``missing``."""
     for pause in _LOOKS:
         with suppress(missing):
             return await look()
@@ -296,7 +296,7 @@ class Session:
         self.settings = settings
         self.target = target.shown
         self.folder = target.folder
-        """The folder of the tables, if they are in one."""
+        """The folder that contains the tables, or None."""
         self.exclusive = not target.in_bucket
         """True if a table has one writer at a time; in a bucket, other processes may write too."""
         self.admission = ReadAdmission(settings.busy_timeout)
@@ -311,10 +311,10 @@ class Session:
         """True once no new call may begin; calls in progress continue."""
         self._key = ""
         self.replacing: set[str] = set()
-        """Tables whose last upsert replaced rows."""
+        """The tables in which the last upsert replaced rows."""
         # Names in a bucket that are known to be tables.
         self._known: set[str] = set()
-        # Waits for locks use separate threads, so that they delay no other work.
+        # Waits for locks use separate threads, so that they do not delay other work.
         self._lock_threads = asyncio.Semaphore(16)
         self.mark = StoreMark(self.target, self._mark_storage() if in_use else None)
         """A migration's mark, as this store sees it."""
@@ -362,9 +362,9 @@ class Session:
         return Connections(writer, reader)
 
     async def note_indexes(self, table: str, indexes: Sequence[Any]) -> None:
-        """Note a version's indexes. If many were replaced, renew the connections and caches.
+        """Note a version's indexes. After many replacements, renew the connections and caches.
 
-        Calls in progress continue with the earlier ones.
+        Calls in progress continue with the old connections.
         """
         connections = self.connections
         connections.note(table, indexes)
@@ -388,7 +388,7 @@ class Session:
             await in_thread(self.check_folder_here)
 
     def check_folder_here(self) -> None:
-        """Do the same as ``check_folder``, in the calling thread."""
+        """Check the folder like ``check_folder``, but in the calling thread."""
         folder = self._target.folder
         if folder is None:
             return
@@ -403,7 +403,7 @@ class Session:
     def _hold(self, folder: Path) -> tuple[int, int] | None:
         """Keep the folder open, and return its inode, which no other folder can then get.
 
-        Otherwise a folder that was removed and created again may have the same inode.
+        If the folder were not open, a folder created after its removal could get the same inode.
         """
         with suppress(OSError, AttributeError):  # Windows cannot open folders
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -414,7 +414,7 @@ class Session:
 
     @property
     def new_tables(self) -> dict[str, str]:
-        """The storage options, including those that define how Lance creates a table."""
+        """The storage options, including the options that define how Lance creates a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
     async def close(self) -> None:
@@ -432,17 +432,18 @@ class Session:
         self._let_go()
 
     def check_not_closed(self, error: Exception) -> None:
-        """Raise StoreClosedError if an error comes from a call that the store's close stopped."""
+        """Raise StoreClosedError if the store was closed during the call that caused the error."""
         if self._closed and not isinstance(error, StoreClosedError):
             raise StoreClosedError(self.target) from error
 
     def check(self) -> AsyncConnection:
-        """Return the connection for writes; raise StoreClosedError if it cannot be used."""
+        """Return the connection for writes; raise StoreClosedError if the session cannot be
+        used."""
         return self.connections.writer
 
     @property
     def connections(self) -> Connections:
-        """The current connections. Raises StoreClosedError if they cannot be used."""
+        """The current connections. Raises StoreClosedError if the session cannot be used."""
         if self._connections is None or self._closed:
             raise StoreClosedError(self.target)
         if self._process != os.getpid():
@@ -453,7 +454,7 @@ class Session:
         return self._connections
 
     async def run(self, call: Awaitable[_T]) -> _T:
-        """Return the result of a call to lancedb."""
+        """Return the result of a call to lancedb, and translate its errors."""
         with self.guarded:
             return await call
 
@@ -493,7 +494,7 @@ class Session:
             yield
 
     def _mark_storage(self) -> Callable[[], MarkStorage] | None:
-        """Return a function that creates the mark's storage; None if not all writers use locks."""
+        """Return a function that creates the mark's storage; None if some writers use no locks."""
         if self.lock_folder is not None:
             return partial(MarkFile, self.lock_folder)
         return (lambda: MarkObject(self.bucket)) if self._target.in_bucket else None
@@ -502,7 +503,8 @@ class Session:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The client for conditional writes in a bucket. Get it in a thread: this may import it."""
+        """The client for conditional writes in a bucket. Get it in a thread, because this may
+        import it."""
         try:
             from .locks.bucket import Bucket
         except ImportError as exc:
@@ -521,8 +523,8 @@ class Session:
         return name in await self.names()
 
     def _has_more_than_a_transaction(self, name: str) -> bool:
-        """Return whether a bucket has more of a table than a transaction, which remains if LanceDB
-        is killed while it creates the table."""
+        """Return whether a bucket has more of a table than its transactions, which alone remain if
+        LanceDB is killed while it creates the table."""
         return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
 
     async def names(self) -> list[str]:
@@ -540,8 +542,8 @@ class Session:
             if not token:
                 break
         if self._target.in_bucket:
-            # Each check is a request; as many run at a time as there are threads. Each table is
-            # checked once.
+            # Each check is a request, and each thread makes one at a time. Each table is checked
+            # once.
             known = self._known.intersection(names)
             new = [name for name in names if name not in known]
             exist = await asyncio.gather(*map(self.has, new))
@@ -599,7 +601,7 @@ class Session:
                 await self.mark.check_here()
                 raise TableNotFoundError(name, names) from exc.__cause__
 
-        try:  # a new table is listed a moment before it can be read
+        try:  # a new table is listed shortly before it can be read
             table, arrow = await _looked_up(look, StaleTableError)
         except StaleTableError as exc:
             reason = f"no version of table {name!r} can be read"
@@ -623,7 +625,7 @@ class Session:
         the caller checks the store's folder.
         """
         table, arrow = await self.open_any(handle.name, reads=reads)
-        if not checked:  # the table may belong to another folder, or to an older copy
+        if not checked:  # the handle may refer to another folder, or to an older copy
             await self.check_folder()
         if epoch_of(arrow) != handle.epoch:
             if not altered or incarnation_in(arrow) != incarnation_of(handle):
@@ -645,7 +647,7 @@ class Session:
     async def check_not_dropped(self, handle: TableHandle) -> None:
         """Raise StaleTableError if the table was dropped, so that its files are missing.
 
-        A drop removes one object of a bucket after another, so it may still be in progress.
+        In a bucket, a drop removes one object after another, so it may still be in progress.
         """
         for pause in () if self.exclusive else _LOOKS:
             await self.opened(handle)
@@ -667,8 +669,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. ``most`` is the largest possible number of rows; it saves the
-        last request, which only finds the end."""
+        """Return all rows of a query. ``most`` is the largest possible number of rows, which saves
+        the last request that only finds the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()
