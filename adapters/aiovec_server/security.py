@@ -64,7 +64,7 @@ def keys_of(settings: ServerSettings) -> Keys:
         name = variable if holder == variable else _FILE
         entries = re.findall(r"[^\s,]+", re.sub(r"(?m)^\s*#.*", "", text))
         if not entries:
-            raise ConfigError(f"{holder} holds no API key; add one, or unset it", key=name)
+            raise ConfigError(f"{holder} holds no API key; add one, or remove it", key=name)
         for number, entry in enumerate(entries, 1):
             place = f"key {number} of {holder}"  # the key itself is never in a message
             access = Access.READ if entry.startswith("read:") else Access.WRITE

@@ -456,7 +456,7 @@ def _layout(name: str, schema: str, epoch: int) -> TableLayout:
         if isinstance(form, dict) and _STEM in form:
             stem = form.pop(_STEM)
             if not isinstance(stem, str) or not _IS_STEM.fullmatch(stem):
-                raise ValueError("the names in the file")
+                raise ValueError("the stem of the names in SQL is invalid")
         return TableLayout(name, Schema.from_json(form), epoch, stem=stem)
     except _UNREADABLE as exc:
         raise DamageError(f"the entry of the table {name!r} cannot be read") from exc

@@ -79,7 +79,7 @@ def _refuse_place_of_another(path: Path) -> None:
         raise ConfigError(
             f"{path} is a store of the {name} backend; open it as {target}"
             if os.path.lexists(path)
-            else f"{path} has a name of the {name} backend, and would become a SQLite file; open "
-            f"it as {target}, or choose another name",
+            else f"{path} is named like a store of the {name} backend, but would become a SQLite "
+            f"file; open it as {target}, or choose another name",
             key="target",
         )

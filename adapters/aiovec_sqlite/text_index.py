@@ -143,7 +143,7 @@ def _read(
         or (analyzer := stems.analyzer_of(stemming)) not in ANALYZERS
         or (done is None) != (upto is None)
     ):
-        raise TextDamageError(name, "its entry cannot be read")
+        raise TextDamageError(name, "its entry in aiovec_text cannot be read")
     return TextIndex(generation, fts, tuple(names), analyzer, done, upto, stemming)
 
 
@@ -368,7 +368,7 @@ def drop_all(tx: Transaction, name: str) -> None:
         "SELECT generation, fts FROM aiovec_text WHERE name = ?", (name,)
     ).fetchall():
         if type(fts) is not str or not _FTS_NAME.fullmatch(fts):
-            raise TextDamageError(name, "its entry cannot be read")
+            raise TextDamageError(name, "its entry in aiovec_text cannot be read")
         _drop(tx.db, generation, fts)
 
 

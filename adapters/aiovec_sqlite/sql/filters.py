@@ -127,7 +127,7 @@ def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, lis
     part = _Sqlite(elsewhere).condition(expr)
     if len(part.parameters) > MAX_PARAMETERS:
         raise FilterError(
-            f"the filter needs {len(part.parameters):,} SQL parameters, and SQLite takes "
+            f"the filter needs {len(part.parameters):,} SQL parameters, but SQLite allows "
             f"{MAX_PARAMETERS:,}; use fewer conditions (one on a payload key takes two or more)"
         )
     many = len(part.parameters) > _MANY_PARAMETERS

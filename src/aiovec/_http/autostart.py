@@ -85,7 +85,7 @@ class SharedFolder:
         except OSError as exc:
             raise ConfigError(
                 f"a server cannot be started with the folder {self.path}: {exc.strerror}; "
-                "start `aiovec serve` yourself, and leave autostart out",
+                "start `aiovec serve` yourself, and set autostart = false",
                 key="retrieval.server.autostart",
             ) from exc
 

@@ -58,8 +58,8 @@ class RetrievalSettings(Section):
             }
         ],
     )
-    """Embedders make the vectors of the tables whose schema has embed. Each is a section by the
-    name that schemas use. For example, with Ollama:"""
+    """Embedders make the vectors of the tables whose schema has embed. Each has a section with
+    the name that schemas use. For example, with Ollama:"""
 
 
 def retrieval_settings() -> type[RetrievalSettings]:

@@ -20,7 +20,7 @@ class EmbedderSettings(Section):
     """An embedder, which makes the vectors of the tables whose schema names it."""
 
     kind: str = key("openai", pattern=_KIND, accepted=_KINDS)
-    """The maker of the vectors: "openai", "local", "fastembed", "sentence-transformers", "demo" or
+    """The kind of embedder: "openai", "local", "fastembed", "sentence-transformers", "demo" or
     "package.module:callable".
 
     "openai": every service with OpenAI's API, such as Ollama, vLLM or LM Studio.
@@ -40,7 +40,8 @@ class EmbedderSettings(Section):
     it as its attribute. For "local" it may be the path of a folder."""
 
     dim: int = key(0, at_least=0, at_most=MAX_DIM)
-    """Length of the model's vectors. It is needed wherever model is given, except for "local"."""
+    """Length of the model's vectors. It is needed wherever model is given, except for "local" and
+    callables with an attribute dim."""
 
     base_url: str = key(OWN_URL, pattern=r"^https?://.+", accepted=ADDRESS)
     """For "openai": the address of the service, without /embeddings."""
@@ -76,7 +77,7 @@ class EmbedderSettings(Section):
     """Retries of a request after status 429 or 5xx, a broken connection or a timeout, with growing
     waits.
 
-    A Retry-After of the service is obeyed."""
+    The service's Retry-After header is obeyed."""
 
     cache_mb: int = key(16, at_least=0, at_most=65_536)
-    """MiB of vectors to cache in memory by their texts. 0 turns the cache off."""
+    """MiB of memory for the cache of texts and their vectors. 0 turns the cache off."""
