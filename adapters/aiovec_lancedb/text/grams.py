@@ -2,9 +2,9 @@
 
 Lance's tokenizer "ngram" makes a token (gram) of every three successive characters, in lower case
 and without accents. A longer query matches rows with any of its grams, so every third gram of a
-clause is a separate condition. These conditions select a few rows too many, so this module checks
-the rows' texts. A clause of one or two characters has no gram: the whole table is read if no clause
-has one, or if a search for any clause contains a short one.
+clause is a separate condition. These conditions also match a few other rows, so this module checks
+the rows' texts. A clause of one or two characters has no gram. So a search reads the whole table if
+none of its clauses has a gram, or if any clause may match and one of them has no gram.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SCAN_BATCH = 1024
 # BM25's constant k1, which limits how much repeated occurrences in a row add to its score.
 _K1 = 1.2
 # Rows requested beyond the limit because some may not match, and the factor for the next request if
-# too few do.
+# too few match.
 _MORE, _TIMES = 64, 8
 
 
@@ -65,14 +65,15 @@ _FOLDING = _Folding()
 
 
 def folded(text: str) -> str:
-    """Return the text, folded for comparisons."""
+    """Return the text in lower case and without accents on Latin letters, for comparisons."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", text).translate(_FOLDING)
 
 
 def letters(text: str) -> str:
-    """Return the text with each letter in its index form; combining accents stay."""
+    """Return the text with each letter in lower case, without its accent; combining accents
+    stay."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
@@ -90,7 +91,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class Matching:
-    """Decides by their texts which rows match a query."""
+    """Decides which rows match a query, by the texts of the rows."""
 
     wanted: Sequence[_Wanted]
     any: bool
@@ -109,7 +110,7 @@ class Matching:
         return [clause for clause in self.wanted if not clause.excluded]
 
     def cost(self, rows: pa.Table | pa.RecordBatch) -> int:
-        """Return the cost of searching the rows for every clause, in values to copy."""
+        """Return the cost of searching the rows for every clause, for ``hop``."""
         return int(rows.nbytes // BYTES_A_VALUE + rows.num_rows) * len(self.wanted)
 
     def texts(self, rows: pa.Table | pa.RecordBatch) -> Iterator[dict[str, str]]:
@@ -177,7 +178,7 @@ def _group(clause: TextClause, schema: Schema) -> Group:
 
 
 def _grams(text: str) -> list[str]:
-    """Return grams that cover the text, up to the limit."""
+    """Return at most ``_MOST_GRAMS`` grams, spread over the text."""
     last = len(text) - _GRAM
     starts = [*range(0, last, max(_GRAM, math.ceil(last / (_MOST_GRAMS - 1)))), last]
     return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
@@ -186,7 +187,7 @@ def _grams(text: str) -> list[str]:
 async def _by_scan(
     table: Snapshot, matching: Matching, query: Query, where: str | None
 ) -> pa.Table:
-    """Read every text, and rank rows by how often they contain each clause, similarly to BM25."""
+    """Read all rows, and rank them by how often they contain each clause, similarly to BM25."""
     best = RANKING.empty_table()
 
     def take(batch: pa.RecordBatch) -> pa.Table:

@@ -18,7 +18,7 @@ _CHARACTER = re.compile(r".[\u0300-\u036f]*", re.DOTALL)
 
 
 def snippets_of(schema: Schema, query: Query) -> Snippets | None:
-    """Return the function that makes a search's snippets; None if the search requests none."""
+    """Return the function that makes a query's snippets; None if the query asks for no snippets."""
     if query.highlight is None:
         return None
     clauses, marks = query.clauses, query.highlight

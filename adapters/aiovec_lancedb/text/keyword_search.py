@@ -31,20 +31,20 @@ from .query import RANKING, SCORE, ask, fetch, fields_of, first, query_of, text_
 
 _T = TypeVar("_T")
 
-# For ``hop``: turning a clause into Lance's form takes as long as copying this many values.
+# For ``hop``: translating a clause for Lance takes as long as copying this many values.
 _COST = 32
-# If the limit separates rows with equal scores, the search ranks this many times as many rows, up
-# to this many more: ranking 100,000 rows took 0.6 s, and ranking 2,560 rows took three times as
-# long as 40. Usually, few rows have the last hit's score.
+# If the limit separates rows with equal scores, the search ranks ``_MORE`` times as many rows, up
+# to ``_MOST_EQUAL`` rows beyond the limit: ranking 100,000 rows took 0.6 s, and ranking 2,560 rows
+# took three times as long as 40. Usually, few rows have the last hit's score.
 _MORE, _MOST_EQUAL = 4, 10_000
 # A row's scores in two queries may differ by rounding.
 _SURELY_LESS = 1 - 1e-6
 _WORD = re.compile(r"[^\W_]+")
-# The most prefixes in one query, and the most words that replace them all together. 10,000 words
-# for one prefix took Lance 5 s, and two prefixes with as many words took minutes.
+# The most prefixes in one query, and the most words that replace all of its prefixes. 10,000 words
+# for one prefix took Lance 5 s, and 10,000 words for each of two prefixes took minutes.
 _MOST_PREFIXES, _MOST_WORDS = 16, 200
-# The most letters of all prefixes in the regular expression by which Lance selects texts. One of
-# 2,000 letters takes seconds to compile, and one of 10,000 is an error.
+# The most letters of all prefixes in the regular expression with which Lance selects texts. With
+# 2,000 letters, it takes seconds to compile; with 10,000, it is an error.
 _MOST_LETTERS = 32
 # Ranges that contain the accented Latin letters.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"
@@ -66,8 +66,8 @@ async def search_text(
 
 
 async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> int:
-    """Return how many bytes of text a search may read: the texts of the rows that no index covers
-    or, for prefixes and parts of words, of all rows."""
+    """Return the estimated size in bytes of the texts that a search reads: the texts of unindexed
+    rows or, for prefixes and parts of words, of all rows. It is at most ``STREAM_BYTES``."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
     unindexed = text_columns(await table.indexes()).values()
     rows = await table.rows() if every else max(unindexed, default=0)
@@ -128,7 +128,7 @@ async def _having_all(
     table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
 ) -> dict[int, float] | None:
     """Return the numbers and scores of all rows that match all clauses, including deleted rows that
-    the indexes still contain; None if they exceed the limit, or are unknown.
+    the indexes still contain; None if they exceed the limit, or no Lance query can find them.
 
     This reads no column, because reading columns takes most of a query's time.
     """
@@ -145,8 +145,8 @@ async def _having_all(
 
 
 def _among(rows: pa.Table, having: Mapping[int, float], limit: int) -> pa.Table | None:
-    """Return the ranked rows whose numbers are in ``having``, with its scores, best first; None if
-    ``having`` contains other numbers too."""
+    """Return the rows whose numbers are in ``having``, with the scores from ``having``, best first;
+    None if ``rows`` does not contain all of them."""
     if not having.keys() <= {*rows.column(ROW).to_pylist()}:
         return None
     rows = rows.filter(pc.is_in(rows.column(ROW), value_set=pa.array([*having], pa.uint64())))
@@ -189,9 +189,9 @@ async def _cut(
 ) -> pa.Table:
     """Return the best of ``rows``, which has one row more than the limit.
 
-    Rows with equal scores are ordered by id, but Lance returns arbitrary ones of them. If the limit
-    separates equal rows, this lets Lance rank more rows, without their columns, until it has all
-    equal rows, or too many. It then reads their ids, which excludes deleted rows.
+    Rows with equal scores are ordered by id, but Lance chooses among them arbitrarily. If the limit
+    separates such rows, this function lets Lance rank more rows, without their columns, until it
+    has all rows with the last score, or too many. Reading their ids then excludes deleted rows.
     """
     limit, ranked = query.limit, rows
     *_, least, beyond = sorted(rows.column(SCORE).to_pylist(), reverse=True)
@@ -215,9 +215,9 @@ async def _beginnings(
 ) -> dict[TextClause, list[str]]:
     """Return, for each clause with a prefix, the most frequent words that begin with it.
 
-    Lance can look up only whole words, so this lets Lance select the texts that may contain a
-    prefix, and reads them. Only the last word of a phrase is a prefix. Prefixes beyond the limit
-    are searched as whole words.
+    Lance can look up only whole words, so this function lets Lance select the texts that may
+    contain a prefix, and reads them. Only the last word of a phrase is a prefix. Prefixes beyond
+    the limit are searched as whole words.
     """
     clauses = [clause for clause in query.clauses if clause.prefix]
     words = {clause: [clause.text] for clause in clauses[_MOST_PREFIXES:]}
@@ -252,7 +252,7 @@ async def _count_words(
 
     def look(batch: pa.RecordBatch) -> None:
         for value in batch.column("value").to_pylist():
-            folded = letters(value)  # as long as the text
+            folded = letters(value)  # has as many letters as the text
             for clause, pattern in patterns.items():
                 words = (value[slice(*match.span())] for match in pattern.finditer(folded))
                 counts_of[clause].update(map(_lower, words))
@@ -265,14 +265,15 @@ async def _count_words(
 
 
 def _lower(word: str) -> str:
-    """Return a word in lower case as in the index: letter by letter, including a final sigma."""
+    """Return the word lowercased letter by letter, as the index does, including a final sigma."""
     if word.isascii():
         return word.lower()
     return "".join(letter if letter == "İ" else letter.lower() for letter in word)
 
 
 def _any_of(prefixes: Sequence[str]) -> str:
-    """Return a regular expression, as SQL, that matches every text with any of the prefixes."""
+    """Return a SQL literal: a regular expression that matches every text with any of the
+    prefixes."""
     most = max(1, _MOST_LETTERS // len(prefixes))
     loosely = {
         r"[^\p{L}\p{N}]+".join(
@@ -289,7 +290,7 @@ def _loosely(letter: str) -> str:
 
 
 async def _with_columns(table: Snapshot, ranked: pa.Table, columns: Columns) -> pa.Table:
-    """Return the same rows, in the same order, with these columns."""
+    """Return the ranked rows, in the same order, with these columns."""
     names = column_names(table.schema, columns)
     return ranked if set(names) <= {*ranked.column_names} else await _read(table, ranked, columns)
 

@@ -6,15 +6,15 @@ This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py``
   lowercased, then stemmed (english), then Latin letters lose their accents, and ß becomes ss, æ ae,
   ø o, ł l, and dotless i i. A combining accent after a letter ends the word.
 - A PhraseQuery finds its words next to each other, in one column. A MatchQuery finds rows with all
-  words in one column (AND), or with any of them (OR). A BooleanQuery of these, over several
-  columns, selects exactly, whatever the limit, and scores by the sum of BM25.
+  words in one column (AND), or with any of them (OR). A BooleanQuery of such queries, over
+  several columns, finds exactly the matching rows, whatever the limit, and adds their BM25 scores.
 - A filter is applied first. Rows that an index does not cover are tokenized at each search by the
   index's rules, and no row is found by a text that it no longer has.
-- A query without a word matches nothing, and neither does a conjunction with such a query, so
-  queries without a word are left out.
+- A query without a word matches no row, so a conjunction with it matches no row either. This
+  module leaves such queries out.
 - Lance plans a BooleanQuery recursively: with a thousand conditions, its thread's stack can
-  overflow, which ends the process. So words are joined into one MatchQuery if it means the same,
-  and beyond ``MOST`` conditions, only those for the longest clauses count.
+  overflow, which ends the process. So words are joined into one MatchQuery if that means the
+  same, and if there are more than ``MOST`` conditions, only those for the longest clauses are used.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ Words = Mapping[TextClause, Sequence[str]]
 """The words that replace each clause with a prefix."""
 
 SCORE = "_score"
-"""The column that Lance adds: BM25, higher is better."""
+"""The column with BM25 scores, which Lance adds. Higher scores are better."""
 MOST = 64
-"""The most conditions of one query. Lance survived 200, each over eight columns."""
+"""The most conditions in one query. Lance survived 200, each over eight columns."""
 
 
 Group = tuple[FullTextQuery, ...]
-"""Queries, at least one of which a row has to match."""
+"""Alternative queries: a row has to match at least one of them."""
 
 
 def matching_all(groups: Sequence[Group], excluded: Group = ()) -> FullTextQuery:
@@ -140,7 +140,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
 
 
 def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
-    """Return queries such that a row that matches any clause matches at least one query."""
+    """Return alternative queries: a row that matches any of the clauses matches one of them."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
@@ -162,12 +162,12 @@ def _word(schema: Schema, clause: TextClause) -> str | None:
     return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
 
-# A combining accent within a word, where Lance splits it.
+# A combining accent within a word, which Lance splits after the accented letter.
 _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
 def forms_of(schema: Schema, text: str) -> list[str]:
-    """Return the forms, distinct for Lance, that these words may have in stored texts.
+    """Return the forms that these words can have in stored texts, if they differ for Lance.
 
     An accented letter may be stored as one character, or as the letter and a combining accent.
     Normalization replaces a few characters with others. Lance stems words before it removes their
@@ -203,7 +203,7 @@ def tokens_of(analyzer: str, text: str) -> list[str]:
     return [token.text for token in tokens]
 
 
-# A condition that all existing rows meet, which no index answers. It reads no column.
+# A condition that is true for all existing rows. No index answers it, and it reads no column.
 _EXISTING = f"{ROW} >= 0"
 
 
@@ -218,10 +218,10 @@ async def ask(
     """Return the best matching rows, with their numbers and scores. ``cost`` is the query's cost,
     for ``hop``.
 
-    Indexes keep deleted rows even after a compaction, and these take places among the best, even
-    with a filter that another index answers. So if fewer rows come than requested, this requests
-    one row more than came, without columns, which also returns deleted rows. If Lance returns that
-    many, there are deleted rows, and this requests the best existing rows.
+    Indexes keep deleted rows even after a compaction, and deleted rows take places among the best,
+    even with a filter that another index answers. So if Lance returns fewer rows than requested,
+    this function requests one row more than it got, without columns, which also returns deleted
+    rows. If it gets that row, deleted rows took places, and it requests the best existing rows.
     """
     names = column_names(table.schema, columns)
     rows = await fetch(table, query, names, where, limit, cost)
@@ -241,7 +241,7 @@ async def fetch(
     limit: int,
     cost: int,
 ) -> pa.Table:
-    """Return Lance's best rows with these columns; without columns, they include deleted rows."""
+    """Return Lance's best rows with these columns; without columns, also return deleted rows."""
 
     def build() -> AsyncFTSQuery:
         with table.session.guarded:
@@ -253,7 +253,7 @@ async def fetch(
 
 
 def first(ranked: pa.Table, limit: int) -> pa.Table:
-    """Return the best rows, best first; rows with equal scores are in order of id."""
+    """Return the best rows up to the limit, by descending score and then by id."""
     if not ranked.num_rows:
         return ranked
     order = [(SCORE, "descending"), ("id", "ascending")]
@@ -263,4 +263,4 @@ def first(ranked: pa.Table, limit: int) -> pa.Table:
 RANKING = pa.schema([
     pa.field("id", pa.utf8(), False), pa.field(ROW, pa.uint64()), pa.field(SCORE, pa.float32()),
 ])  # fmt: skip
-"""The columns of ranked rows without their fields."""
+"""The columns of ranked rows that are returned without fields."""
