@@ -1,9 +1,9 @@
 """The upkeep of a store's tables: compactions, and builds and measurements of indexes.
 
-A store has one task for the upkeep of one table after another: it compacts a table after some
-commits, and does all due work once the table is quiet. It also checks each table once after the
-store opens it, for work that an earlier process left undone. If several processes use a store, only
-one at a time does a table's upkeep.
+A store has one task, which does the upkeep of one table after another: it compacts a table after
+some commits, and does all due work once the table is quiet. It also checks each table once after
+the store opens it, for work that an earlier process left undone. If several processes use a store,
+only one at a time does a table's upkeep.
 
 Long work runs while others write. No write ever fails because of it: Lance retries a write whose
 files were rewritten, and upkeep retries a compaction that conflicts with a write.
@@ -73,44 +73,46 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Timeouts in seconds of the attempts to remove versions. In object storage, each removed file takes
 # a request.
 _REMOVALS = (0.25, 2.0, 30.0)
-# The most small files of a table: a read by id takes 1.7 ms without any and 6 ms with 16. A
-# compaction rewrites all files that are not full, so one more is allowed for every 64 MiB in them.
+# The most small files of a table: a read by id takes 1.7 ms without small files and 6 ms with 16. A
+# compaction rewrites all files that are not full, so one more file is allowed for every 64 MiB.
 _FILES, _BYTES_A_FILE, _MOST_FILES = 16, 64 * 2**20, 64
 _FILES_IN_QUIET = 4
 # The number of surplus versions above which upkeep removes them.
 _VERSIONS_OVER = 16
-# The most rows that an index may leave out before a compaction adds them; scanning them is fast.
+# An index may leave out this many rows plus this share of all rows before a compaction adds them;
+# scanning so few rows is fast.
 _UNINDEXED, _UNINDEXED_SHARE = 500, 0.02
 # The most bytes that a compaction rewrites while writers wait, which takes less than a second. A
 # larger compaction is first tried while they write.
 _SOON_DONE = 64 * 2**20
 _ATTEMPTS = 2
 
-# Seconds without a commit after which a table is quiet, and the longest wait for that.
+# Seconds without a commit after which a table is quiet, and the longest wait until it is quiet.
 _QUIET, _LONGEST_WAIT = 1.0, 30.0
-# After the upkeep of a table, the table rests this many times as long, so that upkeep takes a fifth
-# of the time. The rest is at most this many seconds, because writes during an index build leave
-# files that wait for compaction.
+# After its upkeep, a table rests ``_REST`` times as long as the upkeep took, so that upkeep takes a
+# fifth of the time. The longest rest is ``_LONGEST_REST`` seconds, because writes during an index
+# build leave files that wait for compaction.
 _REST, _LONGEST_REST = 4.0, 5.0
 # Seconds until the next check after an error, and while another process does the upkeep.
 _AFTER_FAILURE, _AFTER_OTHERS = 60.0, 5.0
 # Seconds between tries for the upkeep's lock, between tries for its lease, and between tables.
 _POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
-# Growth after which an index is measured again, and after which "auto" rebuilds its index.
+# Growth factors after which an index is measured again, and after which "auto" rebuilds its index.
 _GROWN, _OUTGROWN = 1.5, 4.0
-# Parts of an index, each searched separately, above which it is rebuilt. Upkeep adds one for every
-# 2 % more rows, and merges them when it splits a partition, but never in a graph of one partition.
+# An index with more segments, each of which is searched separately, is rebuilt. Upkeep adds a
+# segment for every 2 % more rows, and merges segments when it splits a partition, but never in a
+# graph of one partition.
 _MOST_SEGMENTS = 32
-# Rows from which the ids get an index: with 400,000 rows, it reduced a get of one id from 20 ms to
-# 2.3 ms.
+# The number of rows from which the ids get an index: with 400,000 rows, the index reduced a get of
+# one id from 20 ms to 2.3 ms.
 _IDS_FROM = 20_000
 
-# The most tables that a store remembers, unless more of them have work in progress. Calls on a
+# The most tables that a store remembers, unless more tables have work in progress. Calls on a
 # forgotten table continue.
 _MOST_TABLES = 256
 
-# Errors that say nothing about the index itself.
+# Errors whose cause is not the index.
 _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedError)
 
 
@@ -135,12 +137,12 @@ class Upkeep:
         self._rest_until = 0.0
         self._seen = False
         # The time of the oldest version that the last removal meant to keep. A removal may leave
-        # older ones.
+        # older versions.
         self._kept_from = _LONG_AGO
         # True if the last removal failed; the failure was logged.
         self._removal_failed = False
-        # The number of rows when an index could not be built: once the table has grown, another
-        # attempt is worth it.
+        # The number of rows when the last index build failed: once the table has grown, upkeep
+        # tries again.
         self._failed_rows = 0
 
     @property
@@ -161,13 +163,13 @@ class Upkeep:
     # In the background
 
     def opened(self) -> None:
-        """Note that the store uses the table; a little later, upkeep checks it for undone work."""
+        """Note that the store uses the table, and plan the first check for undone work."""
         if not self._seen:
             self._seen = True
             self._look_after_in(_QUIET)
 
     def wrote(self) -> None:
-        """Note a commit."""
+        """Note a commit to the table."""
         now = time.monotonic()
         if self._busy_since is None:
             self._busy_since = now
@@ -177,7 +179,7 @@ class Upkeep:
             self._tables.begin()
 
     def searched(self, vectors: Iterable[Float32Array]) -> None:
-        """Keep searched vectors; check the index soon if they make a new measurement worth it."""
+        """Keep searched vectors; plan a check soon if they are enough for a new measurement."""
         if self.builds.asked.searched(vectors):
             self._look_after_in(min(_QUIET, self._look_at - time.monotonic()))
 
@@ -190,7 +192,7 @@ class Upkeep:
         self._busy_since = time.monotonic()
 
     async def maintain(self) -> None:
-        """Do the due work once, and plan the next check."""
+        """Do the work that is due, once, and plan the next check."""
         now = time.monotonic()
         busy_since = now if self._busy_since is None else self._busy_since
         quiet = now - self._last_commit >= _QUIET or now - busy_since >= _LONGEST_WAIT
@@ -206,7 +208,7 @@ class Upkeep:
         self._rest_until = ended + min(_REST * (ended - now), _LONGEST_REST)
 
     async def _pass(self, *, quiet: bool) -> None:
-        """Do the due work. A failure is logged, and the work is tried again later."""
+        """Do the work that is due. If it fails, log the error, and plan to try again later."""
         later = math.inf
         try:
             async with self.locked(seconds=0.0):
@@ -214,11 +216,11 @@ class Upkeep:
             return
         except TableNotFoundError:
             self._tables.forget(self.name)
-        except StaleTableError:  # its fields were altered, or another table has its name
+        except StaleTableError:  # fields were altered, or another table has the name
             later = _QUIET
         except (StoreClosedError, StoreMovedError):
             pass
-        except StoreBusyError as exc:  # another process does it, or large reads use the memory
+        except StoreBusyError as exc:  # another process does upkeep, or reads use the memory
             later = _AFTER_OTHERS
             text = "upkeep of the table %r could not run and will be tried again: %s"
             await in_thread(LOG.debug, text, self.name, exc)
@@ -235,9 +237,10 @@ class Upkeep:
     async def _look_after(
         self, table: Snapshot, *, quiet: bool = True, everything: bool = False
     ) -> None:
-        """Do the due work, or ``everything``, under the upkeep's lock.
+        """Do the work that is due; with ``everything``, always compact the table.
 
-        Each step works on the version of the table that the previous step returned.
+        The caller holds the upkeep's lock. Each step works on the version of the table that the
+        previous step returned.
         """
         table.check_not_filled()
         # Free disk space first.
@@ -266,18 +269,18 @@ class Upkeep:
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _are_many(self, versions: Sequence[Version]) -> bool:
-        """Return whether enough versions can be removed to make a removal worth it.
+        """Return whether there are enough of these versions for a removal.
 
-        Versions that the last removal left do not count, because another one would also leave them.
+        Versions that the last removal left do not count: another removal would leave them too.
         """
         return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
     def _look_after_grace(self) -> None:
-        """Check again when nobody can still read the versions that are now too new to remove."""
+        """Plan a check for the time when versions that are now too new can be removed."""
         self._look_after_in(self._versions.pins.retention.grace.total_seconds() + _QUIET)
 
     async def _shape(self, table: Snapshot) -> tuple[int, int, int]:
-        """Return the numbers of rows and files, and the bytes of the files that are not full."""
+        """Return the numbers of rows and files, and the bytes in files that are not full."""
         stats = await table.stats()
         rows, size = int(stats["num_rows"]), int(stats["total_bytes"])
         part = size * _FULL_FILE // rows if rows > _FULL_FILE else size
@@ -303,7 +306,7 @@ class Upkeep:
         if self._session.folder is not None:
             await in_thread(Manifests(self._session.folder, self.name).remove_unfinished)
         # Writes, searches and the compaction leave freed memory in each thread's heap: 100 MiB
-        # after a minute of mixed load. Returning it takes about 10 ms, without the GIL.
+        # after a minute of mixed load. Returning this memory takes about 10 ms, without the GIL.
         await in_thread(give_back)
         self._look_after_grace()
         self.optimized = datetime.now(UTC)
@@ -313,9 +316,9 @@ class Upkeep:
         """Let Lance merge small neighbouring files, add new rows to indexes, and remove old
         versions; return the table's new version. ``alone`` means that nobody else writes.
 
-        Lance's ``optimize`` does all three, and removes every version older than an age, even one
-        that is being read. So the call that removes versions has nothing else to do. It gets the
-        age of the oldest version to keep plus a timeout, and is cancelled after this timeout.
+        Lance's ``optimize`` does all three, and removes every version older than an age, even if it
+        is being read. So the first call removes no versions, and a later call has nothing else to
+        do. It gets the age of the oldest version to keep plus a timeout, which also cancels it.
         """
 
         async def optimize(age: timedelta) -> None:
@@ -410,14 +413,14 @@ class Upkeep:
         count = 0 if known is None else len(known.vectors)
         more = count and (tuned.whose == MADE or tuned.questions < count == MOST_QUESTIONS)
         outgrown = rows >= _GROWN * tuned.measured_rows
-        # If a build of the same kind was interrupted, the index may already be the new one.
+        # If a build of the same kind was interrupted, the index may already be new.
         unknown = tuned.begun is not None and tuned.begun.kind == tuned.kind
         return bool(more) or outgrown or unknown or index.target > tuned.sought
 
     # Requests of users
 
     async def optimize(self, handle: TableHandle) -> None:
-        """Do all upkeep now."""
+        """Do all upkeep now, including a compaction that is not due."""
         await self._do(handle, partial(self._look_after, everything=True))
 
     async def measure(self, handle: TableHandle, questions: Float32Array) -> None:
@@ -426,7 +429,7 @@ class Upkeep:
         await self._do(handle, self.builds.measure)
 
     async def by_engine(self, handle: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        """Let an engine compact a table, and rebuild its indexes over ids and fields."""
+        """Let an engine compact the table, then rebuild incomplete indexes over ids and fields."""
 
         async def act(table: Snapshot) -> None:
             with self._session.guarded:
@@ -443,7 +446,7 @@ class Upkeep:
     async def create(
         self, handle: TableHandle, kind: str, options: Mapping[str, Any], *, wait: bool
     ) -> None:
-        """Build a vector index."""
+        """Build a vector index. Without ``wait``, return before the build ends."""
         name = kinds.named(kind)
         options = dict(options)
         questions = options.pop("questions", None)
@@ -495,7 +498,7 @@ class Upkeep:
 
     @asynccontextmanager
     async def dropping(self) -> AsyncIterator[None]:
-        """Stop the table's builds and exclude new ones while it is dropped or renamed.
+        """Stop the table's upkeep, and exclude more upkeep while the table is dropped or renamed.
 
         Otherwise a build could commit to a later table with the same name.
         """
@@ -506,7 +509,7 @@ class Upkeep:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Exclude other upkeep of the table, by any process; wait up to ``seconds`` for it to end.
+        """Exclude other upkeep of the table, by any process; wait up to ``seconds`` until it ends.
 
         Time limits in the block begin after the wait, because this store's upkeep may take long.
         """
@@ -582,7 +585,7 @@ class Upkeep:
         def ended(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
             if not task.cancelled():
-                task.exception()  # a waiting caller gets it
+                task.exception()  # a waiting caller gets the exception
 
         task.add_done_callback(ended)
         return task
@@ -599,7 +602,7 @@ class Upkeep:
 
 @dataclass(slots=True)
 class Table:
-    """A store's table, as long as the store remembers it. It need not exist."""
+    """A table that a store remembers. The table need not exist."""
 
     versions: Versions
     writes: Writes
@@ -621,7 +624,7 @@ class OpenTables:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
         """Admits write calls."""
-        # A migration reads all changes since it began, however long it takes.
+        # A migration reads all changes since its beginning, so versions stay while it is open.
         self.pins = Pins(session.lock_folder, session.settings, session.mark.is_open)
         self._tables: dict[str, Table] = {}
         self._loop = Background()
