@@ -1,1 +1,1 @@
-"""Exact search in memory: int8 codes with a proven bound select rows, and vectors rank them."""
+"""Exact search in memory: int8 codes with a proven error bound select rows; vectors rank them."""

@@ -1,9 +1,9 @@
 """Batches: a free reader answers the waiting searches of a table together.
 
-It takes the searches of the table whose first one has waited longest, up to 32 together. A scan
-uses all cores, so a table has one scan at a time, and the searches that arrive during it are
-answered together. A lone search never waits for others. Each caller gets its answer as soon as its
-rows are read; calls with few rows come first.
+The reader takes up to 32 searches of the table whose first search has waited longest. A scan uses
+all cores, so a table has one scan at a time, and the searches that arrive during a scan are
+then answered together. A lone search never waits for others. Each caller gets its result as
+soon as its rows are read; the rows of small results are read first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BUSY = "the searches of this process take too long"
 
 
 class Searched(Protocol):
-    """A table whose searches can be answered now, or must wait."""
+    """A table, which can answer searches now or makes them wait."""
 
     @property
     def ready(self) -> bool:
@@ -36,12 +36,12 @@ class Searched(Protocol):
 
     @property
     def by_file(self) -> bool:
-        """True if the file answers; several batches can read it at the same time."""
+        """True if searches read the file, as several batches can do at the same time."""
 
 
-# Takes a function that reads, the queries, a function to call once the scan has ended, and a
-# function that makes the result, in a reader's thread, from rows keyed by the queries' places. All
-# rows come from one snapshot.
+# Answers queries from one snapshot. The arguments are a function that reads, the queries, a
+# function to call when the scan ends, and a function that a reader's thread calls to make the
+# result from rows, keyed by the queries' places.
 AnswerQueries = Callable[
     [
         Read,
@@ -54,7 +54,7 @@ AnswerQueries = Callable[
 
 
 class _WaitingCall:
-    """A caller's queries, and the function that makes its result; the caller may have gone."""
+    """A caller's queries and the function that makes its result; the caller may be cancelled."""
 
     __slots__ = tuple("deadline finish future large queries size task together".split())
 
@@ -65,13 +65,13 @@ class _WaitingCall:
         self.large = any(query.limit > LARGE and not query.by_both for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # The calls that are answered together, and their task, cancelled once no caller is left.
+        # The calls answered together with this one, and their task, cancelled if no caller is left.
         self.together: Sequence[_WaitingCall] | None = None
         self.task: asyncio.Task[None] | None = None
 
     @property
     def refused(self) -> bool:
-        """True if the call's rows have too many bytes."""
+        """True if the call's rows exceed the limit in bytes."""
         meter = self.queries[0].columns.meter
         return meter is not None and meter.refused
 
@@ -96,12 +96,12 @@ class _Batch:
 
     def __init__(self, calls: int, queries: int, large: int, *, by_file: bool) -> None:
         self.calls = calls
-        # A call with many queries takes several scans, and others may run at the same time.
+        # A call with many queries takes several scans, and other batches can run meanwhile.
         many = queries > MOST_TOGETHER
         # True once the rows are known and only their fields are still read.
         self.scanned = many or by_file
         # The next scan begins before this batch has ended if this many queries wait. Large queries
-        # are not counted, because their callers get the answers late.
+        # are not counted, because their callers get their results late.
         self.needed_beside = 1 if many else max(1, queries - large)
 
 
@@ -120,8 +120,8 @@ class Queue:
     def ready(self) -> bool:
         """True if a batch may begin.
 
-        After a scan, the next one begins immediately if at least as many queries wait as the scan
-        had. If fewer wait, its callers will soon get their answers, search again, and join them.
+        After a scan, the next scan begins immediately if at least as many queries wait as the last
+        scan had. Otherwise the last scan's callers will soon search again and join the batch.
         """
         batch = self.batch
         if batch is None:
@@ -130,22 +130,22 @@ class Queue:
 
     @property
     def is_free(self) -> bool:
-        """True if a call need not wait for others.
+        """True if a call need not wait for other calls.
 
-        Callers that were answered together search again at the same time, so they wait for each
-        other.
+        Callers that were answered together tend to search again at the same time, so they wait
+        for each other.
         """
         return not (self.batch or self.waiting) and self.last_calls == 1 and self.table.ready
 
     def take(self, share: int) -> list[_WaitingCall]:
-        """Take the calls that have waited longest, until they have at least ``share`` queries."""
+        """Take the calls that have waited longest, until ``share`` queries or more are taken."""
         calls: list[_WaitingCall] = []
         queries = 0
         while self.waiting and queries < share:
             call = self.waiting.popleft()
             if call.deadline.left() <= 0:
                 call.give_up()
-            if not call.future.done():  # otherwise its caller has gone
+            if not call.future.done():  # otherwise it was cancelled
                 calls.append(call)
                 queries += call.size
         return calls
@@ -194,10 +194,10 @@ class Batches:
             self._end(queue, batch)
 
     async def _in_turn(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
-        """Answer queries together with those of other callers.
+        """Answer queries in a batch with other callers' queries.
 
-        Raises StoreBusyError if this does not begin in time. If the caller is cancelled, its batch
-        continues without it.
+        Raises StoreBusyError if the batch does not begin in time. If the caller is cancelled, the
+        batch continues for the other callers.
         """
         if self._closed:
             raise StoreClosedError(self._target)
@@ -205,7 +205,7 @@ class Batches:
         self._line.check_room(call.deadline, _BUSY)
         queue.waiting.append(call)
         self._waiting[queue] = None
-        # Calls made in the same iteration of the event loop are answered together.
+        # Later, so that calls from one iteration of the event loop are answered together.
         asyncio.get_running_loop().call_soon(self.begin)
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
@@ -229,7 +229,7 @@ class Batches:
             task.add_done_callback(self._tasks.discard)
 
     def _longest_waiting(self) -> Queue | None:
-        """Return the queue whose first call has waited longest, among those ready for a batch."""
+        """Return the queue whose first call has waited longest, of the queues that are ready."""
         ready = [queue for queue in self._waiting if queue.ready]
         return min(ready, key=lambda queue: queue.waiting[0].deadline.began, default=None)
 
@@ -244,7 +244,7 @@ class Batches:
         if queue.batch is batch:
             queue.batch = None
         if self._waiting:
-            # Callers that just got their answers search again first, and join the waiting ones.
+            # Later, so that callers that just got results can search again and join the batch.
             asyncio.get_running_loop().call_soon(self.begin)
 
     def _on_scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
@@ -285,7 +285,7 @@ class Batches:
         *,
         again: bool = False,
     ) -> None:
-        calls = [call for call in calls if not call.future.done()]  # some may have gone
+        calls = [call for call in calls if not call.future.done()]  # without cancelled calls
         queries = [query for call in calls for query in call.queries]
         if not queries:
             return
@@ -293,7 +293,7 @@ class Batches:
         deliver = partial(self._deliver, asyncio.get_running_loop(), calls)
         try:
             results = await queue.answer(read, queries, self._on_scanned(queue, batch), deliver)
-        except Exception as error:  # noqa: BLE001 - it belongs to the waiting callers
+        except Exception as error:  # noqa: BLE001 - the waiting callers get it
             if isinstance(error, StoreBusyError):
                 for call in calls:
                     call.fail(call.deadline.error(error.reason))
@@ -301,7 +301,7 @@ class Batches:
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:
                 call.fail(error)
-            # If it is unknown which call fails, or a second one does, each is answered separately.
+            # If it is unknown which call fails, or another call fails, answer each separately.
             for group in [calls] if refused and not again else [[call] for call in calls]:
                 await self._answer_calls(read, queue, group, batch, again=True)
             return
@@ -316,7 +316,7 @@ class Batches:
     ) -> list[tuple[_WaitingCall, Any]]:
         """Finish the calls in the reader's thread, each as soon as all its rows are read.
 
-        Return the calls that end last, with their results; the others already have theirs.
+        Return the last calls to finish, with their results; earlier calls already got results.
         """
         answers: dict[int, Found] = {}
         places = iter(range(sum(len(call.queries) for call in calls)))

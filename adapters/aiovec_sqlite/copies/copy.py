@@ -1,10 +1,10 @@
 """The resident copy of one table: load it, keep it fresh, and select rows by filters.
 
-A table with partitions is loaded in their order, so that a filter on them skips whole ranges of
-rows.
+The rows of a table with partitions are loaded in partition order, so that a filter on partitions
+skips whole ranges of rows.
 
 A filter's masks, one for each segment, are cached for later searches. A changed row becomes a new
-row at the end of the copy, so a mask only has to be extended for the last rows.
+row at the end of the copy, so masks only have to be extended for the rows added there.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from .segments import (
     without,
 )
 
-# Bytes of vectors encoded at a time: the intermediate results stay in the processor's cache, and
-# are small compared with the copy.
+# Bytes of vectors encoded at a time: few enough that the intermediate results stay in the
+# processor's cache, and are small compared with the copy.
 _BLOCK_BYTES = 384 * 1024
 # The fewest rows encoded at a time, and the rows read at a time: enough to read whole chunks.
 _FEWEST, _READ = 256, 2048
 _MOST_MASKS = 64
-# For more new rows than this, a filter runs on the whole table, not on a list of their rowids.
+# With more new rows than this, a filter runs on the whole table, not on a list of their rowids.
 _MOST_LISTED = 4096
-# Approximate bytes of a filter's literal: a short text and its place in a tuple.
+# Approximate size of a filter's literal in bytes: a short text and its place in a tuple.
 _LITERAL = 80
 
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """A filter's masks by the segments' marks, and the newest change number they were used for.
+    """A filter's masks by the segments' marks, and the newest change number of their use.
 
-    They are not valid for older states: rows changed since then were matched as they are now.
+    The masks are not valid for states before that change: they match the rows' newer values.
     """
 
     change: int
     parts: dict[object, BoolArray]
     nbytes: int
-    """The bytes of the masks and of the filter's literals."""
+    """The approximate size of the masks and the filter's literals in bytes."""
 
 
 class _Rows(Protocol):
@@ -84,7 +84,7 @@ class _RowsAtOnce(Protocol):
 
 
 class Masks:
-    """The masks of one copy's filters; the least recently used ones are removed first."""
+    """The masks of one copy's filters; the least recently used masks are removed first."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -93,8 +93,8 @@ class Masks:
         self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
         self.nbytes = 0
-        """The bytes of all masks. The event loop reads it without the lock, which threads hold
-        while they hash filters."""
+        """The size of all masks in bytes. The event loop reads it without the lock, because
+        threads hold the lock while they hash filters."""
 
     def of(
         self, db: sqlite3.Connection, table: TableLayout, state: _RowsAtOnce, where: Expr
@@ -160,7 +160,7 @@ class Masks:
 def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """Return the rowids that a filter selects; those outside ``among`` may be missing."""
+    """Return the rowids that a filter selects; ids that are not in ``among`` may be missing."""
     condition, values = condition_of(where, table)
     if len(among) <= _MOST_LISTED:
         condition = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
@@ -168,20 +168,20 @@ def selected_among(
     return rowids_where(db, table, condition, values)
 
 
-# The most changes that are added while a search waits: the largest of a number of rows, a number of
-# bytes of codes (about 60 ms to encode), and a share of the copy. More are added while the file
-# answers.
+# The most changes that are added while a search waits: a number of rows, a number of bytes of codes
+# (about 60 ms to encode), or a share of the copy, whichever is largest. If there are more, they are
+# added while searches read the file.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_AT_ONCE = 4096, 6 * 2**20, 1 / 8
 
 
 class OlderSnapshotError(Exception):
-    """The copy is newer than the reader's snapshot, which must be renewed."""
+    """The copy is newer than the reader's snapshot, so the reader must take a new snapshot."""
 
 
 class ResidentCopy:
     """One table in memory, at the change number of some snapshot of the file.
 
-    The filters' masks take at most ``most_for_masks`` bytes.
+    The masks of its filters take at most ``most_for_masks`` bytes.
     """
 
     def __init__(self, table: TableLayout, most_for_masks: int, state: State | None = None) -> None:
@@ -189,7 +189,7 @@ class ResidentCopy:
         self.masks = Masks(most_for_masks)
         self.state = state
         self.file_change = -1 if state is None else state.change
-        """The change number of the scan file; -1 without one."""
+        """The change number of the scan file; -1 without a scan file."""
         self._lock = threading.Lock()
 
     @property
@@ -198,7 +198,7 @@ class ResidentCopy:
 
     @property
     def nbytes(self) -> int:
-        """The private bytes."""
+        """The size of the private memory in bytes."""
         state = self.state  # another thread may replace it
         return self.masks.nbytes + (0 if state is None else state.nbytes)
 
@@ -225,7 +225,7 @@ class ResidentCopy:
         give_back()
 
     def follow(self, db: sqlite3.Connection, ticket: Ticket, most: float) -> bool:
-        """Add all changes; return False if there are more than ``most`` or not all are known."""
+        """Add all changes; return False if there are more than ``most``, or if some are unknown."""
         try:
             return self.advance(db, ticket, int(most)) is not None
         except OlderSnapshotError:  # a search has just added them
@@ -236,7 +236,7 @@ class ResidentCopy:
     ) -> State | None:
         """Return the state at the connection's snapshot.
 
-        Returns None if there are more than ``most`` changes; the default is what a search may add.
+        Returns None if there are more than ``most`` changes; by default, more than a search adds.
         """
         change = newest_change(db)
         state = self.state  # another thread may replace it
@@ -269,7 +269,7 @@ class ResidentCopy:
         rowids: Int64Array,
         ticket: Ticket,
     ) -> list[Segment]:
-        """Return the segments with these rows of the file added. The rows must have a vector."""
+        """Return the segments plus these rows of the file, which must have vectors."""
         grown, coming = list(segments), len(rowids)
         for block, rows in self._encoded(db, rowids, ticket):
             grown = appended(grown, block, rows, coming=coming)
@@ -281,7 +281,7 @@ class ResidentCopy:
     ) -> Iterator[tuple[Int64Array, RowCodes]]:
         """Yield encoded rows of the file in blocks.
 
-        Many rows are encoded on all cores, while the next rows are read.
+        If there are many rows, all cores encode them while the next rows are read.
         """
         metric, reader = self.table.schema.metric, VectorReader(db, self.table)
         together = max(_FEWEST, _BLOCK_BYTES // (4 * self.table.schema.dim))
@@ -305,7 +305,7 @@ class ResidentCopy:
                 yield part, codes()
 
     def most_changes(self, rows: int) -> int:
-        """Return the number of changes to add at a time to a copy of this many rows."""
+        """Return the most changes that a search adds to a copy of this many rows."""
         by_size = _BYTES_AT_ONCE // self.table.schema.dim
         return max(_ROWS_AT_ONCE, by_size, int(rows * _SHARE_AT_ONCE))
 
@@ -313,8 +313,8 @@ class ResidentCopy:
 def changes_since(
     db: sqlite3.Connection, table: TableLayout, since: int, most: int
 ) -> tuple[Int64Array, Int64Array] | None:
-    """Return the rowids of rows with a vector that were written after a change number, and of all
-    rows that were written or deleted after it.
+    """Return the rowids of rows written after a change number: of rows that have a vector, and of
+    all rows, including deleted rows.
 
     Returns None if there are more than ``most``, or if the file no longer lists all deleted rows.
     """
@@ -336,7 +336,7 @@ def changes_since(
 
 
 def rows_to_load(db: sqlite3.Connection, table: TableLayout) -> Int64Array:
-    """Return the rowids of the rows with a vector, in the order of their partitions."""
+    """Return the rowids of the rows that have a vector, in partition order."""
     if not table.partitions:
         return rowids_where(db, table, _has_vector(table), ())
     order = ", ".join(f"r.{quoted(name)}" for name in table.partitions)
@@ -346,7 +346,7 @@ def rows_to_load(db: sqlite3.Connection, table: TableLayout) -> Int64Array:
 
 
 def _has_vector(table: TableLayout) -> str:
-    """Return the SQL condition that a row of ``r`` has a vector."""
+    """Return an SQL condition that is true if row ``r`` has a vector."""
     if not table.schema.vector_nullable:
         return "1"
     return f"EXISTS (SELECT 1 FROM {table.shadow('rowids')} AS m WHERE m.rowid = r._rowid)"

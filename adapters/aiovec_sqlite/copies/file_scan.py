@@ -1,8 +1,8 @@
 """Find the nearest rows by scanning the store's file: read all vectors, and compute their distances
 in float64.
 
-If the caller or the settings request it, a prefix of the vectors or their bits preselect rows, and
-only these rows are measured with complete vectors.
+If the caller or the settings request it, the first components of the vectors, or their bits,
+preselect rows, and distances are computed from complete vectors only for these rows.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from ..sql.filters import fixed_values
 from ..vectors import VectorReader
 from .kernel.library import measured
 
-# Rows to measure with complete vectors, for each requested row, if a prefix preselects rows
+# Rows to measure with complete vectors per requested row, if the first components preselect rows
 # (``python -m bench search``).
 PREFIX_OVERSAMPLE = 4.0
-# The same if bits preselect rows: more rows tie, so more must be measured.
+# The same, if the vectors' bits preselect rows: more rows tie, so more must be measured.
 BIT_OVERSAMPLE = 16.0
 
 
 def is_exact(query: Query, schema: Schema, scan: str) -> bool:
-    """Return whether whole vectors, not their bits or a prefix, select the rows to measure.
+    """Return True if all rows are measured with complete vectors, without a preselection.
 
-    ``scan`` is the setting.
+    ``scan`` is the store's ``scan`` setting.
     """
     if query.exact:
         return True
@@ -61,7 +61,7 @@ _BLOCK = 4096
 
 
 def _condition(query: Query, table: TableLayout) -> tuple[str, Sequence[Any]]:
-    """Return the condition for the rows to search."""
+    """Return the SQL condition for the rows to search, and its values."""
     condition, values = condition_of(query.where, table)
     if table.schema.vector_nullable:
         condition = f"({condition}) AND r._rowid IN (SELECT rowid FROM {table.shadow('rowids')})"
@@ -82,7 +82,7 @@ def search(
     *,
     scan: str,
 ) -> list[Found]:
-    """Answer queries from the file. With the setting ``scan="bit"``, bits may preselect the rows.
+    """Answer queries from the file. With ``scan="bit"``, the vectors' bits can preselect rows.
 
     Exact queries with the same filter share a scan.
     """
@@ -114,7 +114,7 @@ def _settled(
     query: Query,
     rowids: Int64Array,
 ) -> Found:
-    """Return the nearest of these rows, including ties with the last. All must have a vector."""
+    """Return the nearest of these rows, including ties. Every row must have a vector."""
     candidates = vectors.read(rowids, ticket, present=True)
     far = measured(candidates, query.vector, table.schema.metric)
     best = nearest_first(far, query.limit)
@@ -135,9 +135,9 @@ def _likeliest(
     vectors: VectorReader,
     query: Query,
 ) -> Int64Array | None:
-    """Return the rows to measure, as preselected by the filter, a prefix or the bits.
+    """Return the rows to measure, preselected by the filter, the first components or the bits.
 
-    Returns None if the query wants too many rows.
+    Returns None if the query requests too many rows to preselect them by bits.
     """
     if query.where is not None and (few := _few_selected(db, table, query)) is not None:
         return few
@@ -160,7 +160,7 @@ def _nearest_by_bits(
     db: sqlite3.Connection, table: TableLayout, query: Query, wanted: int
 ) -> Int64Array:
     """Return the nearest rows by their bits, ranked by sqlite-vec."""
-    # ``rowid IN`` filters before sqlite-vec takes the nearest; a JOIN would filter afterwards.
+    # ``rowid IN`` filters before sqlite-vec selects the nearest rows; a JOIN would filter later.
     match = "vector_bit MATCH vec_quantize_binary(?)"
     sql = f"SELECT rowid FROM {table.vec} WHERE {match} AND k = ?"
     values = [query.vector.tobytes(), wanted]
@@ -182,7 +182,7 @@ def _nearest_by_scan(
     queries: Sequence[Query],
     dims: int | None = None,
 ) -> list[Int64Array]:
-    """Return each query's nearest rows, including ties with the last. All queries share a filter.
+    """Return each query's nearest rows, including ties. All queries must have the same filter.
 
     With ``dims``, rank the rows by their first ``dims`` components, and return more rows.
     """
@@ -200,7 +200,7 @@ def _nearest_by_scan(
                 wanted = oversampled(query, PREFIX_OVERSAMPLE, len(selected))
             rowids, far = nearest[number]
             new = measured(rows, query.vector[:dims], table.schema.metric)
-            if dims is not None:  # treat a prefix of zeros like one at a right angle
+            if dims is not None:  # only zeros: treat them as orthogonal
                 new[np.isnan(new)] = 1.0
             reaching = new <= far[-1] if len(far) >= wanted else slice(None)
             rowids = np.concatenate([rowids, block[reaching]])

@@ -1,7 +1,8 @@
 """Load, renew and drop the copies and words of tables that are kept in memory.
 
-Each is loaded in the background, in a separate snapshot, and may be in a scan file. Only one of a
-kind is loaded at a time, so that each load sees the memory that the earlier ones take.
+Copies and words are loaded in the background, in separate snapshots, and may be in scan files. Only
+one copy, and the words of one table, are loaded at a time, so that each load sees how much memory
+earlier loads have taken.
 """
 
 from __future__ import annotations
@@ -34,14 +35,13 @@ from .words import TooFewRowsError, Words, rows_to_keep
 LOG = logging.getLogger("aiovec")
 
 TOO_LARGE = "it is larger than the memory for copies"
-# The shares of the memory for copies that one table's masks, its words, and its copy's changes may
-# take.
+# The shares of the memory limit that one table's masks, its words, and its copy's changes can take.
 _FOR_MASKS, _FOR_WORDS, _FOR_CHANGES = 1 / 16, 1 / 8, 1 / 2
-# Seconds until the next try after a failure, and until the next look at a table with few texts.
+# Seconds until a retry after a failure, and until the next check of a table with few texts.
 PAUSE, _UNTIL_MORE = 60.0, 1.0
-# A copy is rebuilt when this share of its scan file's rows has changed, or when private memory has
-# this many more dead rows than live ones. The next build begins after a pause of this many times
-# the duration of the last one.
+# A copy is rebuilt when the first number, a share of its scan file's rows, has changed, or when
+# private memory has the second number more dead rows than live rows. The next build begins after a
+# pause of the third number times the duration of the last build.
 _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
 # A copy with more changes than this share of its rows is rebuilt, not updated.
 _FOLLOWED = 1 / 2
@@ -51,8 +51,8 @@ _LOOK = 0.2
 _WORDS_IN_FILE = 4 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
-"""Stores the token of a table's scan file of a kind, which makes the file valid; None removes
-it."""
+"""Stores the token of a table's scan file of a kind, which makes the file valid. If the token is
+None, it removes the stored token."""
 
 
 _T = TypeVar("_T", ResidentCopy, Words)
@@ -68,10 +68,10 @@ class Keeper(ABC):
         self.files = files
         self.put_token = put_token
         self.memory = memory
-        # These include the tasks of tables that were dropped from memory.
+        # Includes the tasks of tables that were dropped from memory.
         self.tasks = Background()
         self.closed = False
-        # Only one of each kind is loaded at a time.
+        # Only one table's copy, and one table's words, are loaded at a time.
         self.turns = {"codes": asyncio.Lock(), "words": asyncio.Lock()}
 
     @abstractmethod
@@ -134,7 +134,7 @@ class Kept(ABC, Generic[_T]):
             task.cancel()
 
     def gets_file(self, size: int) -> bool:
-        """Return whether contents of this size go into a scan file."""
+        """Return whether contents of ``size`` bytes go into a scan file."""
         files = self._keeper.files
         if files is None or not files.can_write or time.monotonic() < self.file_at:
             return False
@@ -155,18 +155,18 @@ class Kept(ABC, Generic[_T]):
                 pass
         except StaleTableError:
             self._keeper.stale(self.table)
-        except Exception as exc:  # noqa: BLE001 - the file answers just as exactly
+        except Exception as exc:  # noqa: BLE001 - the file gives the same results
             self.renew_at = time.monotonic() + PAUSE
             self._failed(exc)
         else:
             ended = time.monotonic()
             self.renew_at = ended + _BETWEEN_BUILDS * (ended - began)
             self.keep_to_memory()
-        # For example, a store may have been restored next to the files of an earlier one.
+        # For example, a store may have been restored next to an earlier store's scan files.
         self._keeper.clean()
 
     async def _load_once(self, before: _T | None) -> bool:
-        """Load the value; return False if the caller has to try again."""
+        """Load the value; return False if the caller has to retry."""
         new: list[NewFile] = []
         loaded = False
         try:
@@ -191,23 +191,22 @@ class Kept(ABC, Generic[_T]):
 
     @abstractmethod
     async def _load(self, before: _T | None, new: list[NewFile]) -> bool:
-        """Set the value from a recent snapshot; return False if another process is writing its
-        file.
+        """Set the value from a recent snapshot; return False if the caller has to retry.
 
         If this creates a scan file, it is appended to ``new``.
         """
 
     @abstractmethod
     def _failed(self, error: Exception) -> None:
-        """Handle a failed load; without a value, the store's file answers for a while."""
+        """Handle a failed load; without a value, searches read the store's file until a retry."""
 
     @abstractmethod
     def _least(self, files: ScanFiles) -> int:
-        """Return the smallest number of bytes for which the value gets a scan file."""
+        """Return the smallest size in bytes for which the value gets a scan file."""
 
     @abstractmethod
     def keep_to_memory(self) -> None:
-        """Drop the value if memory is too small."""
+        """Drop the value if the memory limit is exceeded."""
 
 
 class KeptCopy(Kept[ResidentCopy]):
@@ -221,7 +220,7 @@ class KeptCopy(Kept[ResidentCopy]):
         """The reason why the copy could not be loaded; empty if it was loaded."""
 
     def is_worn(self, state: State) -> bool:
-        """Return whether enough has changed to rebuild the copy."""
+        """Return whether so many rows have changed that the copy should be rebuilt."""
         if time.monotonic() < self.renew_at:
             return False
         if state.is_mapped or self.gets_file(size_of(state.rows, self.table.schema.dim)):
@@ -229,7 +228,7 @@ class KeptCopy(Kept[ResidentCopy]):
         return state.dead > state.rows + _GONE
 
     def mapped(self, db: sqlite3.Connection, layout: TableLayout) -> ResidentCopy | None:
-        """Return a copy that maps the table's scan file; None without a file."""
+        """Return a copy that maps the table's scan file; None without a valid file."""
         files, read = self._keeper.files, partial(read_segments, table=layout)
         state = None if files is None else files.find(db, layout, self.kind, read)
         return None if state is None else self._copy_of(layout, state)
@@ -271,7 +270,7 @@ class KeptCopy(Kept[ResidentCopy]):
     ) -> tuple[ResidentCopy, Int64Array | None, bool]:
         """Return an up-to-date copy, or else an empty copy and the rows to load.
 
-        The last item is True if the table has a scan file.
+        The last item is True if the table has a valid scan file.
         """
         layout = current_table(db, self.table)
         copy, mapped = before, self.mapped(db, layout)
@@ -291,7 +290,7 @@ class KeptCopy(Kept[ResidentCopy]):
             self.refuse(str(error))
 
     def keep_to_memory(self) -> None:
-        """If memory is too small, use a new scan file, or let the store's file answer searches."""
+        """If the memory limit is exceeded, drop the copy; a later one may go into a scan file."""
         copy = self.value
         if copy is None or copy.state is None or self._keeper.has_room():
             return
@@ -301,10 +300,10 @@ class KeptCopy(Kept[ResidentCopy]):
             self.refuse(TOO_LARGE)
 
     def refuse(self, reason: str) -> None:
-        """Drop the copy, and let the store's file answer searches for a while."""
+        """Drop the copy; searches read the store's file until a load is retried."""
         self.drop()
         self.retry_at = time.monotonic() + PAUSE
-        if reason != self.reason:  # in a thread: the log may be a file
+        if reason != self.reason:  # log in a thread: it may write to a file
             self.reason, name = reason, self.table.name
             say = partial(LOG.warning, "table %s is searched from the file: %s", name, reason)
             self._keeper.tasks.start(in_thread(say))
@@ -318,14 +317,14 @@ class KeptWords(Kept[Words]):
     def __init__(self, table: TableHandle, keeper: Keeper) -> None:
         super().__init__(table, keeper)
         self._most = int(keeper.memory * _FOR_WORDS)
-        # The largest size that was checked against the memory.
+        # The largest size of the words that was checked against the memory limit.
         self._checked_bytes = 0
         self._following: asyncio.Task[None] | None = None
         # Taken by the first search, which maps the file.
         self._first = threading.Lock()
 
     def find(self, db: sqlite3.Connection) -> Words | None:
-        """Return the words; for the table's first search, map their file."""
+        """Return the words; the table's first search maps their file. None if not loaded."""
         if self.value is None and self._first.acquire(blocking=False):
             layout = current_table(db, self.table)
             self.value = Words.mapped(db, layout, self._most, self._keeper.files)
@@ -384,7 +383,7 @@ class KeptWords(Kept[Words]):
         async with keeper.turns[self.kind]:
             async with keeper.readers.aside() as read:
                 words = await read(load)
-            if words is not None and self.value is not None:  # catch up with the old words
+            if words is not None and self.value is not None:  # the old words were updated meanwhile
                 async with keeper.readers.aside() as read:
                     await read(words.follow)
         if words is None or words.lost:

@@ -1,7 +1,7 @@
-"""Share a scan among threads: its own thread does the parts, and others help if cores are free.
+"""Share a scan among threads: the calling thread does its parts, and others help on free cores.
 
 The helpers are library threads that all stores of the process share. A scan never waits for a
-helper to begin: its own thread does the parts that no helper takes.
+helper to begin: the calling thread does the parts that no helper takes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aiovec.errors import AiovecError
 
 
 def in_parts(part: Callable[[], object], parts: int) -> None:
-    """Call ``part`` in this thread and, while cores are free, in other threads at the same time.
+    """Call ``part`` in this thread and, if cores are free, in other threads at the same time.
 
-    Makes at most ``parts`` calls, and returns when all have ended. ``part`` must not raise.
+    Makes at most ``parts`` calls, and returns when all calls have ended. ``part`` must not raise.
     """
     free, turns = _free_cores(), list[threading.Lock]()
     while len(turns) < parts - 1 and free.acquire(blocking=False):
@@ -32,7 +32,7 @@ def in_parts(part: Callable[[], object], parts: int) -> None:
         turns.append(turn)
     part()
     for turn in turns:
-        turn.acquire()  # waits for a helper that has begun; a later one cannot take its turn
+        turn.acquire()  # wait for a helper that has begun; others can no longer begin
 
 
 def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Semaphore) -> None:
@@ -44,7 +44,7 @@ def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Sema
 
 @lru_cache(maxsize=1)
 def _free_cores() -> threading.Semaphore:
-    """Return a semaphore with a slot for each usable core but one, the calling thread's."""
+    """Return a semaphore with a slot for each usable core except the calling thread's."""
     return threading.Semaphore(usable_cores() - 1)
 
 

@@ -1,4 +1,6 @@
-"""The rows of all words of a text index, in a scan file or in memory. They never change.
+"""Postings: the rows of each word of a text index, in a scan file or in memory.
+
+Postings never change.
 
 ``docs/internals/adr/0027-all-words-in-a-file.md`` describes the layout. Words are in the order of
 their bytes, and rows are numbered in the order of their rowids.
@@ -28,26 +30,26 @@ from .scanfile import HEAD, NewFile, SpoiledFileError, digest_of, mapped
 
 UInt32Array = npt.NDArray[np.uint32]
 Counts = npt.NDArray[Any]
-"""Match counts, of one byte or four bytes each."""
+"""Match counts; each takes one byte or four."""
 
-# Change this number with the layout.
+# Change this number when the layout changes.
 _LAYOUT = 1
-# Occurrences of words that are sorted together and become a block.
+# The most word occurrences that are sorted together to make a block of several words.
 _BLOCK = 8192
-# Words that are read at a time.
+# The number of words read at a time.
 _WORDS = 256
-# A word with more occurrences than the first number is read separately; the second is how many are
-# read at a time, at about 35 bytes each.
+# A word with more occurrences than the first number is read separately; the second number is how
+# many of its occurrences are read at a time, at about 35 bytes each.
 _LONG, _READ = 2**20, 2**22
 # The last Unicode character: a prefix followed by it sorts after all words with the prefix.
 _LAST = "\U0010ffff".encode()
 
 
 class _Sizes(NamedTuple):
-    """The sizes of the parts of postings."""
+    """The size of each part of the postings."""
 
     lists: int
-    """Bytes of all blocks."""
+    """The total size of the blocks in bytes."""
     rows: int
     blocks: int
     words: int
@@ -55,7 +57,7 @@ class _Sizes(NamedTuple):
 
     @property
     def arrays(self) -> Mapping[str, tuple[np.dtype[Any], int]]:
-        """The types and lengths of the small arrays, in their order."""
+        """The type and length of each small array, in file order."""
         return {
             "rowids": (np.dtype("i8"), self.rows), "blocks": (np.dtype("i8"), 4 * self.blocks),
             "starts": (np.dtype("i8"), self.words + 1), "ends": (np.dtype("u4"), self.words + 1),
@@ -64,12 +66,12 @@ class _Sizes(NamedTuple):
 
     @property
     def small(self) -> int:
-        """Bytes of the small arrays."""
+        """The total size of the small arrays in bytes."""
         return sum(kind.itemsize * count for kind, count in self.arrays.values())
 
 
 class Postings:
-    """Rows, their lengths in words, and for each word its rows with match counts."""
+    """Rows with their lengths in words, and for each word, its rows with match counts."""
 
     def __init__(self, change: int, lists: Any, small: Any, sizes: _Sizes) -> None:
         self.change = change
@@ -82,7 +84,7 @@ class Postings:
             start += kind.itemsize * count
         self.rowids: Int64Array = arrays["rowids"]
         self.lengths: UInt32Array = arrays["lengths"]
-        # For each block: its first posting, its place, the bytes of a count, and its checksum.
+        # For each block: its first posting's number, its place, the bytes of a count, its checksum.
         self._blocks: Int64Array = arrays["blocks"].reshape(-1, 4)
         self._first = np.append(self._blocks[:, 0], arrays["starts"][-1])
         # Reading a single item takes half as long from a memoryview as from an array.
@@ -93,12 +95,12 @@ class Postings:
 
     @property
     def nbytes(self) -> int:
-        """Private bytes."""
+        """The size of the private memory in bytes."""
         return 0 if self.mapped else self._size
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the mapped file."""
+        """The size of the mapped file's contents in bytes; 0 without a file."""
         return self._size if self.mapped else 0
 
     def of_word(self, token: str) -> tuple[UInt32Array, Counts]:
@@ -118,7 +120,7 @@ class Postings:
         return as_list(sums)
 
     def check(self) -> None:
-        """Compare all blocks with their checksums."""
+        """Compare all blocks with their checksums; raise SpoiledFileError if one differs."""
         for _ in self._between(0, int(self._first[-1])):
             pass
 
@@ -126,11 +128,11 @@ class Postings:
         return bytes(self._letters[self._ends[place] : self._ends[place + 1]])
 
     def _place(self, word: bytes) -> int:
-        """Return the number of words before this one."""
+        """Return how many words sort before this word."""
         return bisect_left(range(len(self._ends) - 1), word, key=self._word)
 
     def _between(self, start: int, end: int) -> Iterator[tuple[UInt32Array, Counts]]:
-        """Yield the postings between two places, block by block."""
+        """Yield the rows and match counts of the postings from ``start`` to ``end``, by blocks."""
         number = int(np.searchsorted(self._first, start, side="right")) - 1
         while start < end:
             first, place, width, checksum = self._blocks[number].tolist()
@@ -161,7 +163,7 @@ def rows_of(
 
 
 def vocabulary(db: sqlite3.Connection, index: TextIndex, kind: str = "instance") -> str:
-    """Return the name of an fts5vocab table of the index: a row per occurrence, or per word."""
+    """Create and name an fts5vocab table of the index: a row per occurrence, or per word."""
     name = f"temp.{quoted(f'{index.fts} {kind}')}"
     db.execute(
         f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} USING fts5vocab(main, {index.table}, {kind})"
@@ -177,9 +179,9 @@ def counted(
     values: Sequence[Any],
     docs: Int64Array,
 ) -> tuple[UInt32Array, Counts]:
-    """Return the rows with word occurrences that meet a condition, and the number in each row.
+    """Return the rows with word occurrences that meet a condition, and their number in each row.
 
-    ``words`` is the fts5vocab table, and ``docs`` has the ids there of the numbered rows.
+    ``words`` is the fts5vocab table, and ``docs`` has the rows' ids in it, by row number.
     """
     sums = np.zeros(len(docs), dtype=np.int64)
     sql = (
@@ -197,7 +199,7 @@ def counted(
 
 
 def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
-    """Convert an array of all rows' match counts to the rows with matches and their counts."""
+    """Return the rows that have matches, and their counts, from the match counts of all rows."""
     (rows,) = sums.nonzero()
     counts = sums[rows]
     kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
@@ -205,7 +207,7 @@ def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
-    """Return the row numbers of the ids ``docs``, and a mask of those ids that have a row."""
+    """Return the row numbers of the ids in ``docs``, and a mask of the ids that have a row."""
     if not len(rowids):
         return docs[:0], np.zeros(len(docs), dtype=np.bool_)
     numbers = rowids.searchsorted(docs)
@@ -221,7 +223,7 @@ def make_postings(
     rows: tuple[Int64Array, UInt32Array],
     file: NewFile | None,
 ) -> Postings:
-    """Make postings of this snapshot in a new scan file; without one, in private memory."""
+    """Make postings of this snapshot in a new scan file, or in private memory without one."""
     change, lists = newest_change(db), bytearray()
     if file is None:
         small, sizes = _write(db, ticket, index, rows, lists.extend)
@@ -236,7 +238,7 @@ def make_postings(
 def read_postings(
     number: int, token: str, table: TableLayout, index: TextIndex, *, whole: bool = False
 ) -> Postings:
-    """Return the postings in an open file; raise ValueError or another error if it is unusable."""
+    """Return the postings in an open file. Raises ValueError, among others, if it is unusable."""
     area, facts = mapped(number, token)
     change, digest, sizes = facts["change"], facts["digest"], _Sizes(*facts["sizes"])
     if not all(type(fact) is int and fact >= 0 for fact in (change, *sizes)):
@@ -272,7 +274,7 @@ def _write(
     rows: tuple[Int64Array, UInt32Array],
     put: Callable[[bytes], object],
 ) -> tuple[bytes, _Sizes]:
-    """Write all blocks with ``put``; return the small arrays and the sizes."""
+    """Write all blocks with ``put``; return the small arrays' bytes and all sizes."""
     rowids, lengths = rows
     letters, ends, sizes = bytearray(), [0], list[Int64Array]()
     blocks, place, postings = list[tuple[int, int, int, int]](), 0, 0
@@ -288,7 +290,7 @@ def _write(
         block += bytes(-len(block) % 4)
         put(block)
         place, postings = place + len(block), postings + len(numbers)
-    if place % 8:  # the arrays after the blocks have items of eight bytes
+    if place % 8:  # the next arrays have items of eight bytes
         put(bytes(4))
         place += 4
     of_words = np.concatenate([*sizes, np.empty(0, np.int64)])
@@ -307,8 +309,8 @@ def _write(
 def _blocks(
     db: sqlite3.Connection, ticket: Ticket, index: TextIndex, rowids: Int64Array
 ) -> Iterator[tuple[list[bytes], Int64Array, Int64Array, Int64Array]]:
-    """Yield each block's words, and for each posting the number of its word in the block, its row
-    and its match count."""
+    """Yield each block's words, and for each posting, its word's number in the block, its row and
+    its match count."""
     instances = vocabulary(db, index)
     sql = f"SELECT term FROM {vocabulary(db, index, 'row')} WHERE cnt > ?"
     long = [term for (term,) in db.execute(sql, (_LONG,)).fetchall()]

@@ -1,9 +1,9 @@
-"""Search tables in memory, with their copies and words, and limit the memory of all tables.
+"""Search tables in memory, by their copies and words, and limit the memory that they use.
 
 A copy is a list of segments, in a mapped scan file or in memory. The first search of a table in a
-process maps the scan file. If the table has none, this search reads the store's file, and a build
-begins, which later searches wait for. Searches also read the store's file if a build takes very
-long, or if there is neither disk space nor memory for a copy.
+process maps the scan file. If the table has no scan file, this search reads the store's file,
+and later searches wait for a build of the copy. Searches also read the store's file if a build
+takes very long, or if there is neither disk space nor memory for a copy.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .segments import State
 
 _T = TypeVar("_T")
 
-# Searches wait for a build for this share of busy_timeout, but at most this many seconds. Then the
-# store's file answers one batch, and the other searches wait again: reading the file takes about as
-# long as the rest of the build, and slows it down.
+# Searches wait for a build for this share of busy_timeout, but at most this many seconds. Then one
+# batch is answered from the store's file, and the other searches wait again: reading the file takes
+# about as long as the rest of the build, and slows the build down.
 _BUILDS_ALONE, _LONGEST = 1 / 2, 60.0
-# Seconds without a search after which a table's private memory can go to another table.
+# Seconds without a search after which a table can be unloaded to make room for another table.
 _IDLE = 60.0
 # Seconds between checks for dropped tables.
 _BETWEEN_LOOKS = 1.0
@@ -52,7 +52,7 @@ class _SearchedTable:
         self.copy, self.words = KeptCopy(table, copies), KeptWords(table, copies)
         # True once the first search has looked for a scan file.
         self.looked = False
-        # The time from which the store's file may answer searches that wait for the build.
+        # The time from which searches that wait for the build can read the store's file.
         self.answered_at = 0.0
         # The state at the last check of the memory.
         self.kept: State | None = None
@@ -61,7 +61,7 @@ class _SearchedTable:
 
     @property
     def ready(self) -> bool:
-        """True unless searches wait for a build; without a copy, the store's file answers."""
+        """True unless searches wait for a build; without a copy, they read the store's file."""
         if self.copy.value is not None or not self.copy.is_loading:
             return True
         return time.monotonic() >= self.answered_at
@@ -80,9 +80,9 @@ class _SearchedTable:
 
 
 class ResidentSearch(Keeper):
-    """Answers searches from the tables' copies, and from the file if a table has none.
+    """Answers searches from the tables' copies, or from the store's file if a table has no copy.
 
-    The private memory of all tables of a store stays within ``memory`` bytes.
+    All tables of a store together use at most ``memory`` bytes of private memory.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ResidentSearch(Keeper):
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _SearchedTable] = {}  # in the order of their last search
         self._looked_at = 0.0
-        # True once the removal of files left by killed writers has begun.
+        # True once the removal of scan files that killed writers left has begun.
         self._cleaned = False
 
     def search(
@@ -113,7 +113,7 @@ class ResidentSearch(Keeper):
     ) -> Coroutine[Any, Any, _T]:
         """Answer exact searches; return the result of ``finish``, called in a reader's thread."""
         resident = self._of(table)
-        # At first the file answers a single query; for several, a build is faster.
+        # The first single query is answered from the file; for several queries, a build is faster.
         answered_without_build = len(queries) == 1 and (resident.queue.batch or not resident.looked)
         if resident.copy.value is None and not answered_without_build:
             self._begin_building(resident)
@@ -161,7 +161,7 @@ class ResidentSearch(Keeper):
         return 0 if resident is None else resident.nbytes
 
     def details(self, table: TableHandle) -> dict[str, object]:
-        """Return details for ``stats``: how the table is searched, and the number of searches."""
+        """Return details for ``stats``: how the table is searched, and how often."""
         resident = self._tables.get(table.name)
         copy, words = (
             (None, None) if resident is None else (resident.copy.value, resident.words.value)
@@ -256,7 +256,7 @@ class ResidentSearch(Keeper):
 
         try:
             for attempt in range(_MOST_SNAPSHOTS + 1):
-                # ``work`` uses this copy; the last attempt uses the file.
+                # ``work`` uses this copy; the last attempt reads the file.
                 copy = None if attempt == _MOST_SNAPSHOTS else resident.copy.value
                 try:
                     state, finished = await read(work)
@@ -284,7 +284,7 @@ class ResidentSearch(Keeper):
         return finished
 
     def _look_after(self, resident: _SearchedTable, queries: Sequence[Query], state: State) -> None:
-        """Count the queries, check the memory, and rebuild the copy if enough has changed."""
+        """Count the queries, check the memory, and rebuild the copy if many rows have changed."""
         if not self._cleaned:
             self._cleaned = True
             self.clean()

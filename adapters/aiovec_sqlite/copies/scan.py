@@ -1,7 +1,7 @@
 """Answer a batch of searches from a resident copy, on a reader's thread, in one snapshot.
 
-C code scans the codes for the batch and measures the candidates by their vectors. Threads on all
-cores share a large scan. Python's other threads continue to run.
+C code scans the codes for the whole batch and computes the candidates' distances from their
+vectors. Threads on all cores share a large scan. Other Python threads continue to run.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class ScanQuery:
     vector: Float32Array
     limit: int
     masks: Sequence[BoolArray] | None = None
-    """None means all rows."""
+    """None if the query may return all rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """Rows and their distances to a query, with vectors if the batch needs them."""
+    """Rows and their distances to a query, and their vectors if the batch needs them."""
 
     rowids: Int64Array
     distances: Float64Array
@@ -67,9 +67,9 @@ def nearest(
 ) -> list[Nearest]:
     """Return each query's nearest rows, nearest first, including ties with the last.
 
-    With ``vectors``, return their vectors too. If ``stop`` becomes true, the scan ends early, and
-    the result is incomplete. At most ``parts`` threads share the scan, and each takes ``unit`` rows
-    at a time; 0 means a number that fits the scan's size.
+    With ``vectors``, return the rows' vectors too. If ``stop`` becomes true, the scan ends early,
+    and the result is incomplete. At most ``parts`` threads share the scan, and each takes ``unit``
+    rows at a time; for 0, a suitable number is chosen.
     """
     native = library()
     points = np.ascontiguousarray(stacked([target.vector for target in targets]), np.float32)
@@ -84,9 +84,9 @@ def nearest(
     def results(
         call: Callable[..., int],
     ) -> tuple[list[int], Int64Array, Float64Array, Float32Array | None]:
-        """Return the end of each query's rows, the rows, their distances, and their vectors.
+        """Return where each query's rows end, and all rows, distances, and vectors.
 
-        Repeat the call with more room if so many rows tie that they do not fit.
+        Repeats the call with more room if so many rows tie that they do not fit.
         """
         room = sum(2 * rows + 16 for rows in wanted)
         while True:
@@ -125,7 +125,7 @@ def nearest(
 def _mask_addresses(
     state: State, targets: Sequence[ScanQuery]
 ) -> ctypes.Array[ctypes.c_void_p] | None:
-    """Return the addresses of the queries' masks, segment by segment; None if no query has any."""
+    """Return the addresses of the queries' masks, by segments; None if no query has masks."""
     if all(target.masks is None for target in targets):
         return None
     addresses = [
@@ -136,8 +136,8 @@ def _mask_addresses(
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-# The fewest codes, times queries, per thread of a scan: with fewer, waking one takes longer than it
-# saves. Up to four queries take as long as one, because memory bandwidth is the limit.
+# The fewest codes, times queries, per thread of a scan: with fewer, waking a thread takes longer
+# than it saves. Four queries take as long as one, because memory bandwidth is the limit.
 _OF_A_PART, _AS_ONE = 8 * 2**20, 4
 # Codes that a thread takes at a time: a few tenths of a millisecond, so that all threads end at
 # about the same time.
@@ -145,7 +145,7 @@ _UNIT = 2**20
 
 
 def _parts(state: State, queries: int) -> int:
-    """Return the number of threads for a scan."""
+    """Return the number of threads that share a scan."""
     wanted = state.codes * max(1, queries // _AS_ONE) // _OF_A_PART
     return max(1, min(usable_cores(), wanted))
 
@@ -160,7 +160,7 @@ _WANTED = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A reader's snapshot of the file, and the copy's state at it."""
+    """A reader's snapshot of the file, and the copy's state at that snapshot."""
 
     db: sqlite3.Connection
     ticket: Ticket
@@ -180,9 +180,9 @@ def found_by_scan(
     queries: Sequence[Query],
     on_scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
-    """Scan for all queries; return an iterator over groups of results, by the queries' places.
+    """Scan for all queries; return an iterator over groups of results, keyed by queries' places.
 
-    Queries with few rows come first. ``on_scanned`` is called before any field is read.
+    Queries with few rows come first. Calls ``on_scanned`` before any field is read.
     """
     best: list[Nearest] = []
     for start in range(0, len(queries), MOST_TOGETHER):
@@ -206,7 +206,7 @@ def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[Query]) -> list[Ne
         ticket.check()
         results = nearest(
             state, [targets[place] for place in places], snapshot.table.schema.metric, ticket.stop,
-            # If bytes are counted, vectors are read after the other columns.
+            # If the rows' bytes are counted, vectors are read after the other columns.
             vectors=any(
                 queries[place].columns.vector and queries[place].columns.meter is None
                 for place in places
@@ -217,7 +217,7 @@ def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[Query]) -> list[Ne
 
 
 def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
-    """Yield lists of the places of queries that share a scan."""
+    """Group the queries into scans: yield the places of the queries of each scan."""
     together: list[int] = []
     wanted = 0
     for place, target in enumerate(targets):
@@ -237,9 +237,9 @@ def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
 
 
 def _vectors(snapshot: Snapshot, rowids: Int64Array) -> Float32Array:
-    """Return the vectors of rows, NaN for a row without a vector.
+    """Return the vectors of rows; a row without a vector gets NaN.
 
-    Vectors in sorted segments come from memory, the others from the file.
+    Vectors in sorted segments come from memory, all other vectors from the file.
     """
     state = snapshot.state
     wanted, places = np.unique(rowids, return_inverse=True)
@@ -289,7 +289,7 @@ def _found(
             answered = found_by_both(db, ticket, table, both, partial(_vectors, snapshot), measured)
             yield dict(zip(places, answered, strict=True))
             continue
-        # Queries that count bytes, and queries that share their scan, may have no vectors here.
+        # Queries that count bytes, and queries of other scans, may have no vectors here.
         kept = [near.vectors for near in group if near.vectors is not None]
         every = query.columns.vector and len(kept) == len(group)
         vectors = np.concatenate(kept) if every else None

@@ -1,5 +1,4 @@
-"""Scan files: a table's segments or words, in a file next to the store that processes map
-read-only.
+"""Scan files: files next to the store with a table's segments or words, mapped by all processes.
 
 ``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout of segments,
 and why a file is valid only if the store holds its token: the random bytes of its name, and a
@@ -34,28 +33,28 @@ from aiovec.backend.files import create_like, try_lock, unlock
 from ..layout import TableLayout, floor_of, newest_change, token_of
 from .segments import FULL, RowCodes, Segment, State
 
-# Smaller tables, in bytes, get no file: they load faster than a user would notice. Tests set the
-# variable, so that they need not write large files.
+# Tables of fewer bytes get no file: they load faster than a user would notice. Tests set the
+# environment variable so that they need not write large files.
 _WORTH, VARIABLE = 32 * 2**20, "AIOVEC_SCAN_FILE_FROM"
 # The first bytes of a file, by the kind of its contents.
 _MAGIC = {"codes": b"aiovec scan file", "words": b"aiovec word file"}
 _MAGIC_BYTES = 16
-# Change this number with the layout or the meaning of the codes.
+# Change this number when the layout or the meaning of the codes changes.
 _LAYOUT = 2
 HEAD = 4096
 # Arrays begin at multiples of this, which is a multiple of every system's page size.
 _ALIGNED = 65_536
-# Bytes written at a time.
+# The number of bytes written at a time.
 _PART = 32 * 2**20
-# Seconds without a change after which a file's writer counts as stopped, or as ended, with its lock
-# still held by a child process.
+# Seconds without a change to a locked file after which its writer counts as stopped, or as ended
+# while a child process still holds its lock.
 _STOPPED = 10.0
 _NAME = re.compile(r"-scan-[0-9a-f]{32}")
-# The bounds of a segment's rows, and whether its rowids are sorted.
+# The bounds of a segment's rows, and the flag for sorted rowids.
 _FACTS = ("most_error", "most_reach", "most_offset", "most_lower", "ordered")
 _SMALL = ("rowids", "scale", "error", "offset")
 _LARGE = ("upper", "lower", "vectors")
-# Bytes of the digest of a segment's large arrays, which only ``aiovec doctor`` verifies.
+# Size in bytes of the digest of a segment's large arrays; only ``aiovec doctor`` verifies it.
 _DIGEST = 32
 
 _Array = npt.NDArray[Any]
@@ -71,10 +70,10 @@ def size_of(rows: int, dim: int) -> int:
 
 
 class _Places:
-    """The places of the arrays in a file of this many rows."""
+    """The places of the arrays in a scan file for a given number of rows."""
 
     def __init__(self, rows: int, dim: int) -> None:
-        # Rows of a segment of the file. While it is written, two segments are in memory.
+        # Rows of a segment of the file. While the file is written, two segments are in memory.
         self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
         half, segments = (dim + 1) // 2, -(-rows // self.full)
         self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
@@ -98,7 +97,7 @@ class _Places:
 
     @property
     def large(self) -> int:
-        """The beginning of the large arrays."""
+        """The byte of the file at which the large arrays begin."""
         return self.arrays["upper"][0]
 
 
@@ -112,7 +111,7 @@ def _facts(table: TableLayout, rows: int, change: int, digest: str) -> dict[str,
 
 
 def _digest_of(segment: Segment) -> _Array:
-    """Return the digest of the arrays that are not checked when the file is opened."""
+    """Return the digest of a segment's large arrays, which are not checked at opening."""
     digest = hashlib.sha256()
     for name in _LARGE:
         digest.update(getattr(segment, name))
@@ -124,10 +123,10 @@ def digest_of(data: Any) -> str:
 
 
 class NewFile:
-    """A scan file that is being written, which other processes see by its lock.
+    """A scan file that is being written; its lock shows this to other processes.
 
-    Raises OSError if it cannot be written, or if the disk has less than twice the approximate
-    ``nbytes`` free.
+    Raises OSError if it cannot be written, or if less than twice its approximate size, ``nbytes``,
+    is free on the disk.
     """
 
     def __init__(self, store: Path, kind: str, nbytes: int) -> None:
@@ -153,7 +152,7 @@ class NewFile:
         return self._file.fileno()
 
     def write(self, data: Any, place: int | None = None) -> None:
-        """Write data at a place, by default after the last write."""
+        """Write data at a place; by default, where the last write ended."""
         if place is not None:
             self._file.seek(place)
         left = memoryview(data).cast("B")
@@ -168,11 +167,11 @@ class NewFile:
         self.token = self._random + digest_of(head)
 
     def flush(self) -> None:
-        """Flush the file to the disk, before the store gets its token."""
+        """Flush the file to disk; call this before the store gets its token."""
         os.fsync(self._file.fileno())
 
     def end(self) -> None:
-        """Release the lock once the store has its token."""
+        """Release the lock; call this once the store has the file's token."""
         if not self._file.closed:
             unlock(self._file.fileno())  # explicitly: the mapping keeps the descriptor open
             self._file.close()
@@ -191,9 +190,9 @@ def write_segments(
     change: int,
     blocks: Iterable[tuple[Int64Array, RowCodes]],
 ) -> State:
-    """Write a snapshot's rows to a new file, and return them mapped from it.
+    """Write a snapshot's rows to a new file, and return a state that maps the file.
 
-    ``rows`` is their number, and ``change`` the change number of the snapshot.
+    ``rows`` is the number of rows, and ``change`` the change number of the snapshot.
     """
     dim, done = table.schema.dim, 0
     places = _Places(rows, dim)
@@ -226,7 +225,7 @@ def write_segments(
 def _write_segment(
     file: NewFile, places: _Places, small: bytearray, segment: Segment, first: int
 ) -> None:
-    """Write a segment's large arrays; put its small ones into ``small``, from row ``first`` on."""
+    """Write a segment's large arrays; copy its small arrays to ``small`` from row ``first`` on."""
     rows = slice(first, first + segment.count)
     for name in _SMALL:
         places.of(small, name, HEAD)[rows] = getattr(segment, name)
@@ -239,8 +238,10 @@ def _write_segment(
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a regular file, as an opener for ``open``; raise OSError for anything else, such as a
-    pipe, which could block forever."""
+    """Open a regular file (an opener for ``open``).
+
+    Raises OSError for anything else, such as a pipe, which could block forever.
+    """
     number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if stat.S_ISREG(os.fstat(number).st_mode):
         return number
@@ -248,14 +249,14 @@ def _regular(path: str, flags: int) -> int:
     raise OSError(f"{path} is not a file")
 
 
-# The errors of a file that is missing, damaged, or not the table's.
+# The errors raised for a file that is missing, damaged, or another table's.
 _UNSOUND = (OSError, ValueError, LookupError, TypeError, ArithmeticError, SpoiledFileError)
 
 
 def mapped(number: int, token: str) -> tuple[mmap.mmap, dict[str, Any]]:
-    """Map an open file; return the mapping, and the facts in its head.
+    """Map an open file; return the mapping, and the facts in the file's head.
 
-    Raises ValueError if the file has another token.
+    Raises ValueError if the file does not match the token.
     """
     area = mmap.mmap(number, os.fstat(number).st_size, access=mmap.ACCESS_READ)
     head = area[:HEAD]
@@ -268,7 +269,7 @@ def mapped(number: int, token: str) -> tuple[mmap.mmap, dict[str, Any]]:
 
 
 def read_segments(number: int, token: str, table: TableLayout, *, whole: bool = False) -> State:
-    """Return the state in an open file; raise ValueError if it does not match the token.
+    """Return the state in an open file; raise ValueError if it is not valid for the table.
 
     With ``whole``, also compare codes and vectors with their digests.
     """
@@ -302,26 +303,26 @@ def read_segments(number: int, token: str, table: TableLayout, *, whole: bool = 
 
 
 def _advise(area: mmap.mmap, places: _Places) -> None:
-    """Advise the system to read all codes ahead, in large pages, but only the vectors in use."""
+    """Advise the system to read ahead all codes, in large pages, but no vectors."""
     vectors = places.arrays["vectors"][0]
     codes = places.large, vectors - places.large
     for name, start, length in (
         ("MADV_HUGEPAGE", *codes), ("MADV_WILLNEED", *codes),
         ("MADV_RANDOM", vectors, places.length - vectors),
     ):  # fmt: skip
-        with suppress(AttributeError, OSError):  # the system lacks this advice
+        with suppress(AttributeError, OSError):  # the system does not support it
             area.madvise(getattr(mmap, name), start, length)
 
 
 class _OfSnapshot(Protocol):
-    """The content of a file, and the change number of the snapshot that it was made from."""
+    """A file's contents, with the change number of the snapshot that they were made from."""
 
     @property
     def change(self) -> int: ...
 
 
 _Kept = TypeVar("_Kept", bound=_OfSnapshot)
-# Takes the descriptor of an open file, and its token.
+# Reads the contents of an open file; takes its descriptor and its token.
 ReadFile = Callable[[int, str], _Kept]
 
 
@@ -329,21 +330,23 @@ class ScanFiles:
     """The scan files of one store."""
 
     def __init__(self, store: Path, *, read_only: bool, patience: float = _STOPPED) -> None:
-        # Like SQLite's own files, they lie next to the file itself, not next to a link to it.
+        # Like SQLite's own files, scan files are next to the store, not next to a link to it.
         self._store = store.resolve()
         self.can_write = not read_only
         self._patience = min(_STOPPED, patience)
         self.least = int(os.environ.get(VARIABLE, _WORTH))
         """The smallest number of bytes for which a table gets a file."""
-        # By kind, the files that others were writing at the last check, and the time since which
-        # they have not changed.
+        # By kind: the files that others were writing at the last check, and the time since which
+        # these files have not changed.
         self._written: dict[str, tuple[set[tuple[str, int, int]], float]] = {}
 
     def find(
         self, db: sqlite3.Connection, table: TableLayout, kind: str, read: ReadFile[_Kept]
     ) -> _Kept | None:
-        """Return the contents of the table's file of this kind; None if none is valid in this
-        snapshot."""
+        """Return the contents of the table's file of this kind.
+
+        Returns None if the table has no file that is valid in this snapshot.
+        """
         token = token_of(db, table.name, kind)
         if token is None:
             return None
@@ -369,7 +372,7 @@ class ScanFiles:
     def examine(
         self, db: sqlite3.Connection, table: TableLayout, kind: str, read: ReadFile[Any]
     ) -> tuple[Path, bool] | None:
-        """Return the table's file, and whether ``read`` can read it; None without a file."""
+        """Return the table's file, and True if ``read`` can read it; None without a file."""
         token = token_of(db, table.name, kind)
         if token is None:
             return None
@@ -401,23 +404,23 @@ class ScanFiles:
         return bool(written) and now < self._written[kind][1] + self._patience
 
     def clean(self, db: sqlite3.Connection) -> None:
-        """Remove files whose token the store does not hold: older files, and files that killed
+        """Remove files whose tokens the store does not hold: older files, and files that killed
         writers left.
 
         If a file's lock is free, its writer has ended: it has already committed the token, or never
-        will. So the tokens are read after taking the locks.
+        will. So the tokens are read while the locks are held.
         """
         with self._locked(*_MAGIC.values()) as (free, _):
             sql = "SELECT key, value FROM aiovec_state WHERE key LIKE 'scan:%'"
             known = {str(value)[:32] for _, value in db.execute(sql).fetchall()}
             for path in free:
                 if path.name[-32:] not in known:
-                    with suppress(OSError):  # Windows keeps a mapped file
+                    with suppress(OSError):  # Windows cannot remove mapped files
                         path.unlink()
 
     @contextmanager
     def _locked(self, *kinds: bytes) -> Iterator[tuple[list[Path], list[Path]]]:
-        """Hold the locks of the files that nobody is writing; yield these files, and the others."""
+        """Lock the files that nobody is writing; yield these files, and files being written."""
         free: list[Path] = []
         written: list[Path] = []
         begin = len(self._store.name)
@@ -430,6 +433,6 @@ class ScanFiles:
                         continue
                     with suppress(OSError):
                         file = files.enter_context(open(path, "r+b", opener=_regular))
-                        if file.read(_MAGIC_BYTES) in (*kinds, b""):  # else another program's
+                        if file.read(_MAGIC_BYTES) in (*kinds, b""):  # else: not a scan file
                             (free if try_lock(file.fileno()) else written).append(path)
             yield free, written

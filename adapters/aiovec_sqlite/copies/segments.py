@@ -5,8 +5,8 @@ gets an offset of minus infinity in a copy of its segment's offsets, and a new r
 the rows that older states refer to. So a scan takes no lock and sees a consistent state.
 
 ``docs/internals/exact-search.md`` derives the error bound of a value from codes. A row is
-x = m·(c/127 + r), with m its largest component, c its codes and r the rounding remainder. Its
-*value* ranks it, higher is better:
+x = m·(c/127 + r), with m its largest component, c its codes and r the rounding remainder. A
+row's *value* ranks it; a higher value is better:
 
     cosine  x·q/‖x‖ with ‖q‖ = 1      dot  x·q      l2  x·q - ‖x‖²/2
 
@@ -37,7 +37,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 _Number = TypeVar("_Number", np.int64, np.uint32)
 
 _STEPS = 127
-# Squares of larger or smaller components overflow float32 or vanish in its denormals.
+# Squares of larger components overflow float32; squares of smaller ones become denormal.
 _LARGEST, _SMALLEST = 1e15, 1e-15
 # Half a unit in the last place of a float32 near 1.
 _UNIT = 2.0**-24
@@ -50,7 +50,7 @@ def rounding(dim: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RowCodes:
-    """Rows as codes, with their bounds and vectors."""
+    """The codes of rows, with the rows' bounds and vectors."""
 
     codes: Int8Array
     scale: Float32Array
@@ -71,7 +71,7 @@ class RowCodes:
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     """Return the codes of vectors that are 0, or whose largest component is from 1e-15 to 1e15.
 
-    Raises DamageError for any other vector, which would spoil the bound for all rows.
+    Raises DamageError for any other vector, which would make the bound useless for all rows.
     """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
@@ -101,11 +101,11 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
 
 
 def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
-    """Return the upper and lower halves of rows' codes, and the greatest length of a lower half.
+    """Return the upper and lower halves of rows' codes, and the largest length of a lower half.
 
-    A code plus 128 has eight bits, four in each half. Two codes share a byte: one from a row's
-    first half in the lower bits, one from its second half in the upper bits. For the length, 7.5,
-    the middle of their values, is subtracted from the lower halves.
+    A code plus 128 has eight bits, four in each half. Two codes share a byte: a code from the row's
+    first half takes the lower bits, a code from its second half the upper bits. To compute the
+    length, 7.5, the middle of the possible values, is subtracted from the lower halves.
     """
     if codes.shape[1] % 2:
         codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=-128)
@@ -119,7 +119,7 @@ def halved(codes: Int8Array) -> tuple[Int8Array, Int8Array, float]:
 
 
 def stacked(rows: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
-    """Stack rows into one matrix. A single row is not copied, which takes a tenth of the time."""
+    """Stack rows into one matrix. A single row is not copied: a view takes a tenth of the time."""
     return np.stack(rows) if len(rows) > 1 else rows[0][None]
 
 
@@ -128,9 +128,9 @@ def _squares(rows: Float32Array) -> Float32Array:
     return squares
 
 
-# Rows of a full segment: enough to make Python's share of a scan small.
+# Rows of a full segment: enough that Python takes only a small part of a scan's time.
 FULL = 16_384
-# The smallest room of a segment, in rows.
+# The smallest capacity of a segment, in rows.
 _ROOM = 8
 # Codes begin at a multiple of this many bytes: a row that touches one more line of the processor's
 # cache than necessary takes 1.5 times as long to scan.
@@ -146,7 +146,7 @@ class Segment:
     """
 
     mark: object
-    """Stays the same while rows are only added and removed; a new mark means that rows moved."""
+    """The same object while rows are only added and removed; a new mark means that rows moved."""
     count: int
     dead: int
     dim: int
@@ -164,8 +164,8 @@ class Segment:
     most_offset: float = 0.0
     most_lower: float = 0.0
     mapped: bool = False
-    """True if the arrays lie in a scan file and are never written to. Once a row is removed, the
-    segment has a private ``offset``."""
+    """True if the arrays are in a scan file and never written to. Once a row is removed, the
+    segment has a private ``offset`` array."""
 
     @classmethod
     def empty(cls, room: int, dim: int) -> Segment:
@@ -175,7 +175,7 @@ class Segment:
         return cls(object(), 0, 0, dim, upper, lower, scale, offset, error, rowids, vectors)
 
     def emptied(self, room: int) -> Segment:
-        """Return a segment without rows in the first part of the same arrays."""
+        """Return an empty segment that reuses the first ``room`` rows of these arrays."""
         return Segment(
             object(), 0, 0, self.dim, self.upper[:room], self.lower[:room], self.scale[:room],
             self.offset[:room], self.error[:room], self.rowids[:room], self.vectors[:room],
@@ -192,7 +192,7 @@ class Segment:
 
     @cached_property
     def _span(self) -> tuple[int, int]:
-        """The smallest and the largest rowid; most writes are outside most segments' spans."""
+        """The smallest and largest rowids. Most writes are outside the spans of most segments."""
         present = self.rowids[: self.count]
         return int(present.min(initial=2**63 - 1)), int(present.max(initial=-1))
 
@@ -204,7 +204,7 @@ class Segment:
         return sum(array.nbytes for array in self._arrays)
 
     def with_room(self, room: int) -> Segment:
-        """Return the same rows in arrays of another length."""
+        """Return the same rows in new arrays with room for ``room`` rows."""
         larger = Segment.empty(room, self.dim)
         for to, of in zip(larger._arrays, self._arrays, strict=True):
             to[: self.count] = of[: self.count]
@@ -219,7 +219,7 @@ class Segment:
         return [*codes, self.scale, self.offset, self.error, self.rowids, self.vectors]
 
     def append(self, rowids: Int64Array, rows: RowCodes) -> Segment:
-        """Return the segment with more rows; it must have room for them."""
+        """Return the segment plus these rows; its arrays must have room for them."""
         start, end = self.count, self.count + len(rows)
         self.rowids[start:end] = rowids
         self.upper[start:end], self.lower[start:end], longest = halved(rows.codes)
@@ -269,10 +269,10 @@ class Segment:
 
 
 def _code_room(rows: int, width: int) -> tuple[Int8Array, Int8Array]:
-    """Allocate both halves of codes, each beginning at a line of the processor's cache.
+    """Allocate both halves of codes; each begins at the start of a cache line.
 
-    Both are in one array, because NumPy requests large pages only for large arrays, and a scan for
-    many queries takes longer with small pages.
+    Both halves are in one array, because NumPy requests large pages only for large arrays, and a
+    scan for many queries takes longer with small pages.
     """
     apart = -(-rows * width // _CACHE_LINE) * _CACHE_LINE
     whole = np.empty(2 * apart + _CACHE_LINE, dtype=np.int8)
@@ -327,12 +327,12 @@ class State:
 
     @cached_property
     def changed(self) -> int:
-        """The number of rows changed since the scan file was written; all rows without a file."""
+        """The number of rows changed since the scan file was written; without one, all rows."""
         return sum(part.dead if part.mapped else part.count for part in self.segments)
 
     @cached_property
     def codes(self) -> int:
-        """The number of codes, including those in dead rows."""
+        """The number of codes, including the codes of dead rows."""
         return sum(segment.count * segment.dim for segment in self.segments)
 
     @cached_property
@@ -349,7 +349,7 @@ class State:
 
     @cached_property
     def longest(self) -> float:
-        """An upper bound for the rows' lengths; meaningless for cosine, which uses unit vectors."""
+        """An upper bound for the rows' lengths; not meaningful for cosine (unit vectors)."""
         ends = (segment.most_reach + segment.most_error for segment in self.segments)
         return 1.001 * max(ends, default=0.0)
 
@@ -362,10 +362,10 @@ def appended(
     coming: int = 0,
     full: int = FULL,
 ) -> list[Segment]:
-    """Return the segments with more rows at the end.
+    """Return the segments plus these rows at the end.
 
-    Room is made for ``coming`` rows: those that this call and later ones will append. A segment
-    with ``full`` rows gets no more.
+    Makes room for ``coming`` rows, which this call and later calls will append. A segment with
+    ``full`` rows gets no more rows.
     """
     grown = list(segments)
     done = 0

@@ -1,6 +1,6 @@
 """A table's words in memory: for each word that searches use, the rows that contain it.
 
-FTS5 stores the words, but finds the best rows only by scoring every match. The postings
+FTS5 stores the words, but has to score every match to find the best rows. The postings
 (``postings.py``) list the rows of all words, as sorted row numbers with match counts. Other lists,
 such as the rows of a phrase, are read from FTS5's index when a search needs them, and then kept.
 Native code finds the best rows in these lists (``docs/internals/keywords.md``).
@@ -56,43 +56,43 @@ from .segments import among, positions_of
 UInt8Array = npt.NDArray[np.uint8]
 _Tokens = Mapping[IndexClause, Sequence[str]]
 
-# FTS5 is as fast if fewer rows have text.
+# With fewer rows that have text, FTS5 is as fast.
 _FEWEST = 500
 # Bytes of a row's id, its length, and its mark.
 _ROW_BYTES = 13
 # Bytes of a posting: its row and its count.
 _POSTING_BYTES = 5
 # If more rows change than the postings have, and more than this number, FTS5 answers until the
-# words are reloaded. If more than this share of the rows changes, the words are reloaded, but keep
-# answering until then.
+# words have been reloaded. If more than this share of the rows changes, the words are reloaded, but
+# still answer in the meantime.
 _MOST_CHANGED, _WORN = 4096, 1 / 16
-# The most characters of changed texts that are added while a search waits (about 150 ms): this
-# many, or this many for each row of the table if that is more. Further changes are added in the
-# background, the first number of characters at a time, while FTS5 answers.
+# The most characters of changed texts that are added while a search waits (about 150 ms): the first
+# number, or the second number per row of the table, whichever is larger. If more have changed, they
+# are added in the background, the first number of characters at a time, while FTS5 answers.
 _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
 # Seconds that a search waits while another one adds changes.
 _PATIENCE = 0.2
 # The shares of the memory that the texts of changed rows and the filters' masks may take.
 _FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
-# Bytes that a small index's lists may take; a larger index's lists may take twice its size.
+# Bytes that the lists of a small index can take; those of a larger index can take twice its size.
 _LEAST_MEMORY = 2**20
-# If a query's lists have at most this many rows, its filter runs only on these, else on all rows.
+# If a query's lists have at most this many rows, its filter runs only on them; else on all rows.
 _FEW = 4096
-# FTS5 searches for phrases with more words, and for clauses with longer texts.
+# FTS5 searches for phrases of more words than this, and for clauses with longer texts than this.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
 # FTS5 searches for a phrase if one of its words occurs this many times: all occurrences of a
 # phrase's words are in memory together, at about 35 bytes each.
 _PLACES = 2**23
 # The most texts whose tokens are cached, and the most cached lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 4_000
-# Approximate bytes of a list without its numbers.
+# Approximate size of an empty list in bytes.
 _LIST_BYTES = 700
 # Bits of a token's place in its text: a text has at most a million characters.
 _PLACE_BITS = 21
 
-# A list as native code reads it (words.c): the addresses of rows and counts, their number, the
-# bytes of a count, and the largest count. Then come the clause's weight and its place in the query,
-# and room for the state of a search.
+# A list as native code reads it (words.c): the addresses of the rows and the counts, their number,
+# the size of a count in bytes, and the largest count. Then come the clause's weight, its place in
+# the query, and room for the state of a search.
 _LIST, _CLAUSE = struct.Struct("QQqqd"), struct.Struct("dq24x")
 
 
@@ -103,11 +103,11 @@ class _List:
     rows: UInt32Array
     counts: Counts
     since: int
-    """The number of the part's rows that were gone when the list was read; it may lack them."""
+    """How many rows of the part were gone when the list was read; it may lack those rows."""
     having: int
-    """The number of the list's rows that were left when ``seen`` rows of the part were gone."""
+    """How many rows of the list were left when ``seen`` rows of the part were gone."""
     nbytes: int
-    """The list's private bytes."""
+    """The list's private memory in bytes."""
     seen: int = 0
     too_long: bool = False
     """True for a phrase that FTS5 has to search for."""
@@ -123,7 +123,7 @@ class _List:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that are numbered together; a part never changes."""
+    """Rows with consecutive numbers: those of the postings, or changed rows. Never changes."""
 
     mark: object
     docs: Int64Array
@@ -132,7 +132,7 @@ class _Part:
     lengths: UInt32Array
     gone: UInt8Array
     shortest: float
-    """A lower bound for the lengths."""
+    """A lower bound for the rows' lengths."""
     ordered: bool
 
     @property
@@ -149,13 +149,13 @@ class _State:
 
     change: int
     segments: tuple[_Part, _Part]
-    """The rows of the postings, and the changed rows."""
+    """The part with the rows of the postings, and the part with the changed rows."""
     rows: int
     tokens: int
     gone: int = 0
     """The number of rows of the first part that are gone."""
     changed: dict[IndexClause, _List] = field(default_factory=dict)
-    """The lists of the second part."""
+    """The second part's lists, by their clauses."""
 
 
 class TooFewRowsError(Exception):
@@ -165,9 +165,9 @@ class TooFewRowsError(Exception):
 def rows_to_keep(
     db: sqlite3.Connection, index: TextIndex, most_bytes: int
 ) -> tuple[tuple[Int64Array, UInt32Array], int]:
-    """Return an index's rows with their lengths, and the size of its postings without letters.
+    """Return an index's rows with their lengths, and the approximate size of its postings in bytes.
 
-    Raises TooFewRowsError if FTS5 is as fast, and AiovecError if only FTS5 can answer.
+    Raises TooFewRowsError if FTS5 is as fast, and AiovecError if only FTS5 can answer queries.
     """
     docs = index.shadow("docsize")
     few = f"SELECT count(*) FROM (SELECT 1 FROM {docs} LIMIT ?)"
@@ -182,7 +182,7 @@ def rows_to_keep(
 
 
 class Words:
-    """The words of one table's text index, in one process, within ``most_bytes``."""
+    """The words of one table's text index in this process, in at most ``most_bytes`` of memory."""
 
     def __init__(
         self,
@@ -194,21 +194,21 @@ class Words:
     ) -> None:
         self.index = index
         self.begun_at = postings.change
-        """The change number of the postings."""
+        """The change number of the snapshot that the postings were made from."""
         self.file_bytes = postings.file_bytes
         self.lost = self.spoiled = False
-        """``lost`` is True once the words are unusable, ``spoiled`` once their file proves
-        damaged."""
+        """``lost`` is True once the words are unusable, ``spoiled`` once their file turns out to
+        be damaged."""
         self.behind = False
-        """True if more has changed than can be added while a search waits."""
+        """True if there are more changes than can be added while a search waits."""
         self._table, self._postings = table, postings
         self._most_bytes = most_bytes
         # At most twice the index's size, but at least ``_LEAST_MEMORY``.
         self._most_in_lists = min(most_bytes, max(_LEAST_MEMORY, 2 * size_of(db, index)))
         self._masks = Masks(int(most_bytes * _FOR_MASKS))
         self._lock = threading.Lock()
-        # The first is held while changes are added, the second while the index of the changed rows
-        # is used.
+        # The first lock is held while changes are added, the second while the index of the changed
+        # rows is used.
         self._following, self._using = threading.Lock(), threading.Lock()
         self._lists: dict[IndexClause, _List] = {}  # the least recently used one first
         self._bytes = 0
@@ -239,14 +239,14 @@ class Words:
 
     @property
     def nbytes(self) -> int:
-        """The private bytes."""
+        """The size of the private memory in bytes."""
         first, second = self._state.segments
         rows = first.count + _ROW_BYTES * second.count
         return self._postings.nbytes + self._bytes + self._masks.nbytes + rows + self._texts_bytes
 
     @property
     def worn(self) -> bool:
-        """True if enough has changed to reload the words, although they can still be used."""
+        """True if so much has changed that the words, though still usable, should be reloaded."""
         full = self._texts_bytes > self._most_bytes * _FOR_CHANGED / 2
         most = max(_MOST_CHANGED // 2, self._state.segments[0].count * _WORN)
         return full or self._changed_rows > most
@@ -260,7 +260,7 @@ class Words:
     def at(self, db: sqlite3.Connection, ticket: Ticket) -> WordsAt | None:
         """Return the words at the connection's snapshot; None if FTS5 has to answer.
 
-        Raises OlderSnapshotError if another search has added newer changes.
+        Raises OlderSnapshotError if another search has added changes newer than the snapshot.
         """
         if self.lost or serving(db, self._table) != self.index:
             self.lost = True
@@ -299,7 +299,7 @@ class Words:
         # Like FTS5, ignore a clause without a token.
         wanted = [clause for clause in request.wanted if tokens[clause]]
         clauses = [*wanted, *(clause for clause in request.unwanted if tokens[clause])]
-        # Usually no row has changed, and the second part is empty.
+        # Often no row has changed, and the second part is empty.
         parts = [part for part in state.segments if part.count]
         read: dict[tuple[object, IndexClause], _List] = {}
         while True:
@@ -320,7 +320,7 @@ class Words:
                     self._evict(state)  # after all lists of the query were taken
                     break
             try:
-                for part, clause in missing:  # without the lock: reading a common word is slow
+                for part, clause in missing:  # without the lock: common words are slow
                     key = part.mark, clause
                     read[key] = self._read(request, state, part, clause, tokens[clause])
             except SpoiledFileError:
@@ -406,7 +406,7 @@ class Words:
         return known, having
 
     def _evict(self, state: _State) -> None:
-        """Remove the least recently used lists if they take too much memory."""
+        """Remove the least recently used lists if all lists take too much memory."""
         while self._bytes > self._most_in_lists and self._lists:
             self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
         if len(state.changed) > _MOST_OF_CHANGED:
@@ -449,10 +449,9 @@ class Words:
         clause: IndexClause,
         tokens: Sequence[str],
     ) -> tuple[UInt32Array, Counts] | None:
-        """Return the rows that match a clause, with match counts, from the fts5vocab table
-        ``words``.
+        """Return the rows that match a clause, with match counts.
 
-        Returns None if a word of a phrase occurs too often.
+        ``words`` is an fts5vocab table. Returns None if a word of a phrase occurs too often.
         """
         if len(tokens) == 1:
             condition, values = _condition(clause, tokens[0], last=True)
@@ -476,7 +475,7 @@ class Words:
         return as_list(np.bincount((keys >> _PLACE_BITS) // width, minlength=part.count))
 
     def _tokens_of(self, clauses: Sequence[IndexClause]) -> _Tokens:
-        """Return the clauses' tokens as the index stores them."""
+        """Return each clause's tokens as the index stores them."""
         texts = {clause.text for clause in clauses}
         with self._lock:
             if len(self._tokens) >= _MOST_KNOWN:
@@ -563,13 +562,13 @@ class Words:
 
 
 _Texts = list[tuple[Any, ...]]
-"""Rows, each with its rowid and the texts of the index's columns."""
+"""Rows of the index: each has a rowid and the texts of the index's columns."""
 
 
 def _texts(
     db: sqlite3.Connection, index: TextIndex, rowids: Int64Array, most: int
 ) -> Iterator[_Texts]:
-    """Yield the texts of rows as the index has them, about ``most`` characters at a time."""
+    """Yield the texts of these rows from the index's view, about ``most`` characters at a time."""
     rows, characters = _Texts(), 0
     for row in db.execute(
         f"SELECT v._rowid, {', '.join(f'v.{name}' for name in index.columns)} "
@@ -610,8 +609,10 @@ def _no_rows() -> _Part:
 
 
 def _condition(clause: IndexClause, token: str, *, last: bool) -> tuple[str, list[Any]]:
-    """Return an SQL condition for a clause's token. The last token of a prefix clause is a
-    prefix."""
+    """Return an SQL condition for a clause's token, and its values.
+
+    The last token of a prefix clause is a prefix.
+    """
     condition, values = "term = ?", [token]
     if clause.prefix and last:
         condition, values = "term >= ? AND term <= ?", [token, f"{token}\U0010ffff"]
@@ -622,7 +623,7 @@ def _condition(clause: IndexClause, token: str, *, last: bool) -> tuple[str, lis
 
 
 class _PartOfQuery:
-    """The lists of a query over the rows of one part, in the form that native code reads."""
+    """A query's lists for one part, in the form that native code reads."""
 
     def __init__(
         self,
@@ -665,7 +666,7 @@ class _PartOfQuery:
         )
 
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
-        """Return the best rows with their scores, in any order, including ties with the last."""
+        """Return the best rows and their scores, in any order, including ties with the worst."""
         part, count = self.part, self._count
         if not (self._has_some if some else self._may_have_all):
             return part.rowids[:0], np.empty(0)

@@ -1,1 +1,1 @@
-"""The scan of resident copies in native code, and the code that loads, checks and builds it."""
+"""The native scan of resident copies, and the code that loads, checks and compiles it."""

@@ -1,7 +1,7 @@
 """Compile the scan: ``python adapters/aiovec_sqlite/copies/kernel/build.py``.
 
-The build of the package runs this, and it works on any machine with a compiler. The library does
-not use Python, so one library serves all versions of Python.
+The package's build runs this module, which works on any machine with a C compiler. The library does
+not use the Python API, so one library serves all versions of Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SOURCE = HERE / "scan.c"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = HERE / f"_scan{SUFFIX}"
-# The same source gives the same bytes: they contain neither the time nor the folder of the build.
+# The build is reproducible: the library contains neither the time nor the folder of the build.
 _MICROSOFT = ("/nologo", "/O2", "/std:c11", "/LD", "/Brepro")
 # Distances equal NumPy's to the last bit, so the compiler must not fuse products with sums or
 # reorder sums. The last flag wins, so these come after ``$CFLAGS``.
@@ -39,7 +39,7 @@ _OF_PLATFORM = {
     "win32": ("-Wl,/Brepro",),
 }
 _LIBRARIES = () if sys.platform == "win32" else ("-lm",)
-# Seconds that a compiler may take.
+# Time limit for a compiler, in seconds.
 _LIMIT = 300.0
 
 
@@ -48,7 +48,7 @@ class NoCompilerError(Exception):
 
 
 def compilers() -> list[list[str]]:
-    """Return the commands of the compilers to try: only ``$CC``, or all that are installed.
+    """Return the commands of the compilers to try: only ``$CC``, or the installed compilers.
 
     On Windows, GCC is not tried: it keeps AVX vectors on a stack that is not aligned for them.
     """
@@ -61,7 +61,7 @@ def compilers() -> list[list[str]]:
 
 
 def build(to: Path = LIBRARY) -> Path:
-    """Compile the library to a path, or raise NoCompilerError."""
+    """Compile the library to a path and return the path. Raises NoCompilerError on failure."""
     reasons = []
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".scan-") as room:
         made = Path(room) / to.name
@@ -92,7 +92,7 @@ def _command(compiler: list[str], made: Path) -> list[str]:
 
 
 def _of_mac() -> list[str]:
-    """Return the flags for the processors and the oldest system in the wheel's tag."""
+    """Return the flags for the processors and the oldest macOS version in the wheel's tag."""
     _, oldest, processors = sysconfig.get_platform().split("-", 2)
     names = ["arm64", "x86_64"] if processors == "universal2" else [processors]
     return [f"-mmacosx-version-min={oldest}", *(part for name in names for part in ("-arch", name))]

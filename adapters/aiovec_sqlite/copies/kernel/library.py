@@ -1,6 +1,6 @@
 """Load and call the compiled scan.
 
-``load`` returns None if there is no usable library: then every search is answered from the file.
+If there is no usable library, ``load`` returns None, and all searches read the file. The variable
 ``AIOVEC_SCAN`` selects a kind of scan for tests and comparisons; "off" disables the library.
 """
 
@@ -34,7 +34,7 @@ _VERSION = 12
 # The numbers of the metrics in scan.c.
 METRICS: dict[Metric, int] = {"cosine": 0, "l2": 1, "dot": 2}
 
-# The layout must be the same as in scan.c.
+# The layout of SegmentRecord must be the same as in scan.c.
 
 
 class SegmentRecord(ctypes.Structure):
@@ -77,10 +77,10 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The functions of a loaded library by their names in C, and the kind of scan to use.
+    """The functions of a loaded library, by name, and the kind of scan to use.
 
-    ``search`` does a whole search in one call; ``begin``, ``part``, ``end`` and ``free`` do its
-    steps.
+    ``search`` does a whole search in one call; ``begin``, ``part``, ``end`` and ``free`` are
+    the steps of a search.
     """
 
     functions: Mapping[str, Callable[..., Any]]
@@ -89,12 +89,15 @@ class Library:
 
 
 def load() -> Library | None:
-    """Return the library for this process, or None. Reads the disk the first time."""
+    """Return the library, or None if it is unusable. The first call reads the disk."""
     return _loaded(os.environ.get(VARIABLE, ""))
 
 
 def library() -> Library:
-    """Return the library, which is always usable when a table is in memory."""
+    """Return the library; it is always usable if a table is in memory.
+
+    Raises UnusableError if it is unusable.
+    """
     loaded = load()
     if loaded is None:
         raise UnusableError(why_not())
@@ -122,7 +125,7 @@ def _loaded(wanted: str) -> Library | None:
 def opened(wanted: str, library: Path) -> Library:
     """Return the library at a path, with the ``wanted`` kind of scan; "" is the fastest.
 
-    Raises UnusableError if it cannot be used.
+    Raises UnusableError if the library cannot be used.
     """
     if wanted == OFF:
         raise UnusableError(f"{VARIABLE}={wanted} disables it")
@@ -151,7 +154,7 @@ def opened(wanted: str, library: Path) -> Library:
     return Library(functions, available, wanted or available[-1])
 
 
-# For ELF files of 32 and of 64 bits: the format of an offset; the places of the program headers'
+# For 32-bit and 64-bit ELF files: the format of an offset; the places of the program headers'
 # offset, entry size and number; and within an entry, the places of the segment's offset and size.
 _ELF = {1: ("I", 28, 42, 44, 4, 16), 2: ("Q", 32, 54, 56, 8, 32)}
 
@@ -159,7 +162,7 @@ _ELF = {1: ("I", 28, 42, 44, 4, 16), 2: ("Q", 32, 54, 56, 8, 32)}
 def _is_cut_short(library: Path) -> bool:
     """Return whether a library for Linux is shorter than its headers say.
 
-    Loading it would crash the process. The loaders of other systems check this themselves.
+    Loading it would crash the process. Other systems' loaders check this themselves.
     """
     with library.open("rb") as file:
         head, length = file.read(4096), os.fstat(file.fileno()).st_size
@@ -179,14 +182,16 @@ def _is_cut_short(library: Path) -> bool:
 
 
 def address(array: npt.NDArray[np.generic]) -> int:
-    """Return the address of an array's first byte. The array must outlive all use of it."""
+    """Return the address of an array's first byte. Keep the array alive while using it."""
     place: int = array.__array_interface__["data"][0]
     return place
 
 
 def measured(rows: Float32Array, point: Float32Array, metric: Metric) -> Float64Array:
-    """Return the distances of rows to a point, bit for bit the same with and without the
-    library."""
+    """Return the distances of rows to a point.
+
+    The distances are the same to the last bit with and without the library.
+    """
     if (native := load()) is None:
         return distances(rows, point, metric)
     rows, point = (np.ascontiguousarray(array, np.float32) for array in (rows, point))
