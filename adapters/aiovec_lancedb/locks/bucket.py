@@ -1,4 +1,4 @@
-"""Conditional writes in a bucket, for first versions of tables, marks of migrations, and leases."""
+"""Conditional writes in a bucket, for tables' first versions, migration marks and leases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FAILURES = (BaseError, OSError, ValueError)
 
 
 class Bucket:
-    """The objects of one store. Every method makes requests, so call none on the event loop."""
+    """The objects of one store. The methods make requests, so never call them on the event loop."""
 
     def __init__(self, url: str, shown: str, options: Mapping[str, str]) -> None:
         self._url = url
@@ -55,7 +55,7 @@ class Bucket:
         config: dict[str, str] = {}
         client: dict[str, str] = dict(_TIMEOUTS)
         named = {key.lower(): value for key, value in os.environ.items()}
-        # The client does not read these environment variables itself, as it does the others.
+        # The client reads other environment variables itself, but not these.
         client |= {k: named[p + k] for p in _PREFIXES for k in _CLIENT if named.get(p + k)}
         for key, value in self._options.items():
             name = key.lower()
@@ -75,12 +75,12 @@ class Bucket:
             self._client({key: value}, {})
         except UnknownConfigurationKeyError:
             return False
-        except Exception:  # noqa: BLE001 - a known key, whose value alone is not enough
+        except Exception:  # noqa: BLE001 - a known key that needs other options
             return True
         return True
 
     def get(self, path: str) -> tuple[bytes | None, Any]:
-        """Return an object, and the mode with which ``put`` replaces only this version of it."""
+        """Return an object, or None, and the mode with which ``put`` replaces only this version."""
         with self._translated():
             try:
                 answer = obstore.get(self._store, path)
@@ -131,7 +131,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Translate every error of the object storage in a block."""
+        """Translate each error that the object storage raises in the block."""
         try:
             yield
         except AiovecError:

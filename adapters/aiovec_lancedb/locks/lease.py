@@ -24,9 +24,9 @@ _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """A lease on a table's upkeep: an object in the bucket with its holder and the time it ends.
+    """A lease on a table's upkeep: an object in the bucket with the lease's holder and end.
 
-    It only saves work: upkeep is correct even while another process does it too. So the times may
+    The lease only saves work: upkeep is correct even if two processes do it. So the times may
     come from different clocks, and a holder that loses the lease continues.
     """
 
@@ -36,7 +36,7 @@ class UpkeepLease:
         self._owner = uuid.uuid4().hex
 
     def take(self, seconds: float = _SECONDS) -> bool:
-        """Take or renew the lease; return False while another holds it. Makes two requests."""
+        """Take or renew the lease; return False while another holder has it. Makes two requests."""
         text, mode = self._bucket.get(self._path)
         with suppress(ValueError, TypeError, KeyError):  # an unreadable lease excludes nobody
             lease = json.loads(text or b"")
@@ -68,6 +68,6 @@ class UpkeepLease:
             await to_its_end(end())
 
     async def give_back(self) -> None:
-        """Let others take the lease, if it is held. If this fails, the lease expires later."""
+        """Release the lease, if it is held. If this fails, the lease expires later."""
         with suppress(AiovecError):
             await to_its_end(in_thread(self.take, 0.0))

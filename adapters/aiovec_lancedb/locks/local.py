@@ -1,8 +1,8 @@
 """The right to write to a table: one holder at a time among a process's threads.
 
-On a folder, a locked file also excludes other processes; the system unlocks it when its process
-ends, even by a crash. So a process can look up an id and then write, and nobody writes in between.
-In a bucket this is not possible: see ``operations``.
+In a folder, a locked file also excludes other processes; the system unlocks the file when the
+process ends, even by a crash. So a process can look up an id and then write, and nobody writes in
+between. In a bucket this is not possible: see ``operations``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiovec.backend.threads import in_thread, to_its_end
 from ..errors import Translated
 
 FOLDER = ".aiovec"
-"""The folder of the locks and the migration's mark, next to the tables' folders."""
+"""The folder with the lock files and the migration mark, next to the tables' folders."""
 
 ONE_TRY = 0.1
 """Seconds that one try for a lock may take before the waiting calls are checked again: some may
@@ -94,12 +94,12 @@ class TableLock:
     async def release(self) -> None:
         """Release the lock, if it is held.
 
-        This happens in a thread, because on a network drive it takes a request.
+        A thread unlocks the file, because on a network drive this takes a request.
         """
         try:
             await to_its_end(in_thread(self._release, limit=self._thread))
         finally:
-            self._release()  # the end of the loop may have cancelled the work in the thread
+            self._release()  # the event loop's end may have cancelled the thread's work
 
     def _release(self) -> None:
         if not self._held:

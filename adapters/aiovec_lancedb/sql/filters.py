@@ -1,11 +1,11 @@
 """Translate a bound filter into one SQL condition for Lance's parser and DataFusion.
 
 The condition is NULL for rows for which the filter is neither true nor false. User text appears in
-it only as names that the schema has checked, and as literals: see ``literal``.
+the SQL only as names that the schema has checked, and as literals: see ``literal``.
 
-Lance's parser (lancedb 0.40) rejects about 50 levels of nesting, and its time is exponential in the
-depth of ``NOT (``, but sequences of AND or OR are unlimited. So NOT is moved down to the
-conditions, AND within OR has no parentheses, and the deepest term comes first.
+Lance's parser (lancedb 0.40) rejects about 50 levels of nesting and takes time exponential in the
+depth of ``NOT (``, but the length of sequences of AND or OR is unlimited. So NOT is moved down to
+the conditions, AND within OR has no parentheses, and the deepest term comes first.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
         _Part(f"({part.sql})", part.depth + 1) if word == "AND" and part.joined == "OR" else part
         for part in parts
     ]
-    # The first term is parsed at the level of the whole, the others one level below.
+    # The first term is parsed at the level of the whole condition, other terms one level below.
     operands.sort(key=lambda part: -part.depth)
     depth = max(operands[0].depth, operands[1].depth + 1)
     return _Part(f" {word} ".join(part.sql for part in operands), depth, word)
@@ -128,7 +128,7 @@ class _Column(Operand[str]):
 
 
 class _PayloadKey(PayloadValue, Operand[str]):
-    """A payload key. Its numbers compare exactly like an int field or a float field."""
+    """A payload key. Numbers in it compare exactly like numbers in int and float fields."""
 
     def compares(self, op: str, value: Value) -> str:
         if isinstance(value, bool):

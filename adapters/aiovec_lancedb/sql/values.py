@@ -1,17 +1,17 @@
 r"""Names and values in Lance's SQL, and conditions on a payload key.
 
-Lance accepts filters only as text, so every literal is written here and nowhere else. In lancedb
+Lance accepts filters only as text, so only this module writes literals. In lancedb
 0.40, a quote is doubled, a backslash in a literal is just a backslash, and a name in backticks
 keeps its case.
 
 Lance stores JSON in binary form and has functions for it, but they convert between types
 (``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows whose value is an array.
-So a value is read in one of two exact forms: as JSON text, whose first character shows its type,
-or, if a text's own characters matter, from the bytes themselves. Lance has no CASE; instead,
-``nullif`` turns values of other types into NULL.
+So a value is read in one of two exact forms: as JSON text, whose first character shows the type,
+or, if the characters of a text matter, as the stored bytes. Lance has no CASE; instead, ``nullif``
+turns values of other types into NULL.
 
-Lance writes JSON text as Python does, except for some exponents: a test compares every character
-and many numbers.
+Lance writes JSON text like Python, except for some exponents: a test compares every character and
+many numbers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def timestamp(value: datetime) -> str:
 
 
 def encoded(sql: str) -> str:
-    """Return the same text, with its UTF-8 form cached by Python.
+    """Return the same text, after making Python cache its UTF-8 form.
 
     lancedb asks for the UTF-8 form on the event loop, and encoding a megabyte takes milliseconds.
     Arrow asks for it in the same way, so creating an Arrow scalar makes Python encode the text now.
@@ -161,14 +161,14 @@ class PayloadValue:
             for i, key in enumerate(path)
             if i and _PLACE_IN_ARRAY.match(key)
         ]  # fmt: skip
-        # The pattern requires a character, because concat treats NULL as empty.
+        # The pattern requires a character, because concat treats NULL as an empty text.
         self._as_json = self._guarded(_json_of(self._value), "(.+)$")
 
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
         """Return SQL for the part of ``sql`` that the group in ``pattern`` matches.
 
-        It is NULL below an array. If no key requires that check, return ``sql`` unchanged, unless
-        ``always`` is set.
+        The SQL is NULL if a key would be an array's index. If no key of the path looks like an
+        index, return ``sql`` unchanged, unless ``always`` is set.
         """
         if not self._objects and not always:
             return sql
@@ -198,7 +198,7 @@ class PayloadValue:
 
     @property
     def as_float(self) -> str:
-        """The value as a float. Ints are converted too, so it counts only if ``as_int`` is NULL."""
+        """The value as a float. Ints are converted too, so use it only if ``as_int`` is NULL."""
         return f"TRY_CAST({self._as_json} AS DOUBLE)"
 
     def is_null(self, *, negate: bool) -> str:
