@@ -98,7 +98,7 @@ class Asked:
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
         """Keep searched vectors as queries for measuring the vector index.
 
-        Return whether this call completed enough vectors for a first or a more precise measurement.
+        Return whether this call made the vectors enough for a first or for the best measurement.
         """
         before = len(self._asked)
         for vector in vectors:
@@ -165,7 +165,7 @@ class Builds:
         return Build(kind, plan, auto, target, rows)
 
     async def is_settled(self, table: Snapshot) -> bool:
-        """Return whether the table has had no commit for the time ``SETTLED``."""
+        """Return whether the table's last commit is at least ``SETTLED`` ago."""
         versions = await self._session.listed_versions(table)
         return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 

@@ -26,7 +26,7 @@ MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origins of the questions that measure an index."""
 
 EVERY_PARTITION = 2**20
-"""A value of ``nprobes`` above any index's number of partitions: Lance searches all."""
+"""A value of ``nprobes`` above any number of partitions, so that Lance searches all partitions."""
 
 # The most candidates of a search, by ``ef`` or ``refine``. Lance allocates about 50 bytes for each
 # requested candidate, however few rows exist, and aborts the process if memory is short.
@@ -52,7 +52,7 @@ class Effort(_Noted):
     refine: PositiveInt | None = None
 
     def for_limit(self, limit: int) -> Effort:
-        """Return the effort for this limit: above ``MEASURED_HITS``, more partitions or ``ef``."""
+        """Return the effort for this limit, with more probes and ``ef`` above ``MEASURED_HITS``."""
         times = limit / MEASURED_HITS
         if times <= 1:
             return self

@@ -33,9 +33,9 @@ def config_of(field: Field) -> Any:
 
 
 def text_config(analyzer: str) -> Any:
-    """Return lancedb's configuration for keyword indexes: words of any length, also stop words.
+    """Return lancedb's configuration for a keyword index.
 
-    The index stores positions, which phrases need.
+    The index contains words of any length, including stop words, and positions, which phrases need.
     """
     return indexing.FTS(
         with_position=True,
@@ -54,7 +54,10 @@ def configs_of(field: Field, analyzer: str) -> list[Any]:
 
 
 def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
-    """Return the name for a keyword index, a field's second index; None lets Lance name others."""
+    """Return the name for a keyword index; None for other indexes, which Lance names.
+
+    A field can have a filter index and a keyword index.
+    """
     if not serves_text(_type_of(config)):
         return None
     # The index of a renamed field keeps its name.

@@ -80,7 +80,7 @@ class Bucket:
         return True
 
     def get(self, path: str) -> tuple[bytes | None, Any]:
-        """Return an object, or None, and the mode with which ``put`` replaces only this version."""
+        """Return an object or None, and the mode with which ``put`` replaces only this version."""
         with self._translated():
             try:
                 answer = obstore.get(self._store, path)
@@ -121,7 +121,7 @@ class Bucket:
             ]
 
     def pieces(self, path: str, size: int) -> Iterator[bytes]:
-        """Read an object piece by piece; raise CorruptStoreError if it is missing."""
+        """Yield an object's content in pieces; raise CorruptStoreError if the object is missing."""
         with self._translated():
             try:
                 answer = obstore.get(self._store, path)

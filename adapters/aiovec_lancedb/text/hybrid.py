@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 async def search_hybrid(
     versions: Versions, handle: TableHandle, query: Query, finish: FromEach[_T]
 ) -> _T:
-    """Search by vector and by words, fuse the hits, and return ``finish``'s result for the best."""
+    """Search by vector and by words; return the result of ``finish`` for the best rows."""
     ids_only, every_row = replace(query, columns=Columns(())), query.exact
     texts = partial(bytes_of_texts, versions, query)
     deadline = current_deadline(None)

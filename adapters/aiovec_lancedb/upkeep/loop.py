@@ -100,7 +100,7 @@ _POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
 # Growth factors after which an index is measured again, and after which "auto" rebuilds its index.
 _GROWN, _OUTGROWN = 1.5, 4.0
-# An index with more segments, each of which is searched separately, is rebuilt. Upkeep adds a
+# An index with more segments than this is rebuilt: each is searched separately. Upkeep adds a
 # segment for every 2 % more rows, and merges segments when it splits a partition, but never in a
 # graph of one partition.
 _MOST_SEGMENTS = 32
@@ -179,7 +179,7 @@ class Upkeep:
             self._tables.begin()
 
     def searched(self, vectors: Iterable[Float32Array]) -> None:
-        """Keep searched vectors; plan a check soon if they are enough for a new measurement."""
+        """Keep searched vectors; plan a check soon if these are enough for a new measurement."""
         if self.builds.asked.searched(vectors):
             self._look_after_in(min(_QUIET, self._look_at - time.monotonic()))
 
@@ -646,7 +646,7 @@ class OpenTables:
         return table
 
     def forget(self, name: str) -> None:
-        """Forget a dropped table's upkeep, before another table gets its name."""
+        """Discard the upkeep of a dropped table, before another table gets its name."""
         if (table := self._tables.get(name)) is not None:
             table.upkeep = Upkeep(table.writes, self)
 
