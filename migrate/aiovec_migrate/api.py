@@ -81,7 +81,7 @@ async def run(
         if await in_thread(ends[0].same_as, ends[1]):
             if source is not None or not options.switch:
                 raise MigrationError(_same_store(ends[0]))
-            # The run was killed after its last step.
+            # An earlier run was killed after its last step.
             place = await session.opened(ends[1])
             await _check_arrived(session, place, ends[1])
             transform = await session.transform(embedder, from_field)
@@ -95,7 +95,7 @@ async def run(
         if migration.work.target.missing and not result.has_moved:
             await in_thread(look_at_disk, ends[1], result)
             result.check()
-            # Opening the target creates it, so open it only now.
+            # Opening the target creates it, so do this only after all checks.
             migration.work.target = await open_place(session.stack, ends[1], make=True)
         return await migration.run(result)
 
@@ -104,8 +104,9 @@ async def run(
 class Status:
     """A migration, as the marks in the stores show it.
 
-    ``state`` is the state of the source, or "filling" if only the target has a mark. ``tables`` has
-    the number of rows of each table in the source and in the target, None for a missing table.
+    ``state`` is the state in the source's mark, or "filling" if only the target has a mark.
+    ``tables`` has each table's numbers of rows in the source and in the target; None stands for a
+    missing table.
     """
 
     run: str
@@ -156,7 +157,7 @@ async def status(
             for name in sorted({*counts[0], *counts[1]})
         }
         is_open = marks.state is not State.SWITCHED
-        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the TOML shows its end
+        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the TOML shows the end
             is_open = session.toml is None or await session.toml.current() != pair[1].configured
         return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 
@@ -170,10 +171,10 @@ async def verify(
     repair: bool = False,
     listener: Listener = unheard,
 ) -> Report:
-    """Compare every row of both stores. With ``repair``, a run brings over the differences.
+    """Compare every row of both stores. With ``repair``, a run copies the differences.
 
-    A store that is not passed is found by the mark in the other one; if neither is passed, by the
-    marks in the backends that the TOML configures. A repair has the same conditions as a run: the
+    If only one store is passed, its mark names the other store; if no store is passed, the marks in
+    the backends that the TOML configures name both. A repair has the same conditions as a run: the
     target must be a copy of the source, or a store whose apps were switched to the source.
     """
     async with _session(config) as session:
@@ -209,8 +210,8 @@ async def abort(
 ) -> list[str]:
     """End an open run, and return warnings. The source is unchanged.
 
-    The copies in the target are dropped, unless a warning says that they are kept. A store that is
-    not passed is found as in ``verify``.
+    The copies in the target are dropped, unless a warning says that they are kept. Stores that are
+    not passed are found as in ``verify``.
     """
     async with _session(config) as session:
         if (found := await session.pair(source, target)) is None:
@@ -221,10 +222,10 @@ async def abort(
 
 
 async def forget(store: PathText, *, config: PathText | None = None) -> list[str]:
-    """Remove a damaged mark, or one of a store whose apps were switched away; return warnings.
+    """Remove a damaged mark, or the mark of a store that apps were switched away from.
 
-    The store is then independent and no longer sends apps to the other store. Warns if the TOML
-    file still sends apps to another backend.
+    The store is then independent and no longer sends apps to another store. Returns a warning if
+    the TOML file still sends apps to another backend.
     """
     async with _session(config) as session:
         place = await session.existing(store)
@@ -281,7 +282,7 @@ class _Session:
         listener: Listener = unheard,
         step: Step = no_step,
     ) -> Migration:
-        """Open both stores of a run, the target only if it exists."""
+        """Return a run's migration, with both stores open; a missing target stays closed."""
         transform = await self.transform(embedder, from_field)
         source, target = await self.existing(ends[0]), await self.opened(ends[1])
         options = options or Options()
@@ -304,9 +305,10 @@ class _Session:
     async def pair(
         self, source: PathText | None, target: PathText | None
     ) -> tuple[tuple[OpenPlace, OpenPlace], MoveMark] | None:
-        """Open the two stores of a migration, and return them with its mark; None without a mark.
+        """Open both stores of a migration; return them and the migration's mark, or None.
 
-        An open mark takes precedence over a finished one, and a newer mark over an older one.
+        The mark of an open migration takes precedence over that of a finished migration, and a
+        newer mark over an older mark. Returns None if no store has a mark.
         """
         names = [name for name in (source, target) if name is not None]
         named: Sequence[PathText] = names or await in_thread(configured, self.file)
@@ -324,7 +326,7 @@ class _Session:
         others = (
             place
             for place, its in zip(places, every, strict=True)
-            # Their marks are of one run, even if the stores were elsewhere when it began.
+            # Both marks name the same run, even if the stores have been moved since it began.
             if place is not places[number]
             and ((its is not None and its.run == mark.run) or place.is_at(partner))
         )
@@ -332,7 +334,7 @@ class _Session:
         return ((other, places[number]) if mark.filling else (places[number], other)), mark
 
     async def was_left_for(self, place: OpenPlace) -> bool:
-        """Return whether another store in the TOML has a mark that leads to this one."""
+        """Return whether another store in the TOML has a mark that leads to this store."""
         if place.missing or place.keeps_marks:
             return False
         for name in await in_thread(configured, self.file):
@@ -429,7 +431,7 @@ async def _compared_table(
         source_table = await OpenTable.open(source.backend, name)
         target_table = await OpenTable.open(target.backend, name)
         schema, wanted = target_table.schema, source_table.schema
-        # Vectors of two models always differ, even if they were made from the same texts.
+        # Vectors of two models always differ, even if they come from the same texts.
         vector = (schema.model, schema.dim) == (wanted.model, wanted.dim)
         comparison = await Comparison.of(source_table, target_table, Limits(), vector=vector)
         difference = await comparison.named(await comparison.unlike(progress))
@@ -438,7 +440,7 @@ async def _compared_table(
     except (StaleTableError, TableNotFoundError):
         text = "the table was altered or dropped during the comparison; try again"
         return TableReport(name, problem=text)
-    # Only a run with an embedder leaves such a copy, and has verified all of it except the vectors.
+    # Only a run with an embedder makes such a copy, and it verified everything except the vectors.
     problem = "" if vector or is_copy else "the vectors are of two models and were not compared"
     return TableReport(name, difference, problem, vectors=vector)
 
@@ -451,10 +453,10 @@ __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]
 
 @asynccontextmanager
 async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
-    """Keep other migrators of these stores out. Raises MigrationError if one is running.
+    """Lock these stores against other migrators. Raises MigrationError if one is running.
 
-    The locked file is next to the source, to the target if the source is remote, or in the
-    temporary folder if both are.
+    The lock file is next to the source; next to the target if the source is remote; in the
+    temporary folder if both are remote.
     """
     beside = source.path or target.path
     file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"

@@ -1,7 +1,7 @@
 """``aiovec migrate``: the migrator from the command line.
 
 The exit codes are the same as for every command: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-The list of all commands imports this module, so it imports little; a command imports the migrator
+``aiovec --help`` imports this module, so the module imports little; a command imports the migrator
 when it is called.
 """
 
@@ -114,7 +114,7 @@ def _command(name: str, *, events: bool = False) -> Callable[[_Function], Callab
     def decorate(function: _Function) -> Callable[..., None]:
         @wraps(function)
         def run(*, config: str | None, json: bool, **options: Any) -> None:
-            from asyncio import CancelledError  # slow, and the help does not need it
+            from asyncio import CancelledError  # slow, and not needed for the help
 
             from . import show
 

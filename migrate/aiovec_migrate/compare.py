@@ -1,11 +1,11 @@
 """Find the rows in which two tables differ, and copy the differences.
 
-Both tables are streamed at the same time, and memory keeps two hashes of each row (``hashes``), 16
-bytes. Tables with more rows than ``Limits.compared_rows`` are read several times, each time for
-another part of the ids, so they take no more memory.
+Both tables are streamed at the same time, and only two hashes per row (``hashes``), 16 bytes, stay
+in memory. Tables with more rows than ``Limits.compared_rows`` are read several times, each time for
+another part of the ids, so that they take no more memory.
 
-The tables may change during the comparison. Each side is a separate snapshot, so rows that differ
-are compared again once the later changes have been applied.
+The tables may change during the comparison. Each table is read in a separate snapshot, so the
+caller must compare rows that differ again, after applying later changes.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from .tables import OpenTable, everything, row_bytes
 from .work import Limits
 
 Progress = Callable[[int], None]
-"""Called with the number of rows just read, on either side."""
+"""Called with the number of rows just read from either table."""
 
 Change = Callable[[pa.Table], Awaitable[pa.Table]]
 """Turns rows of the source into rows of the target."""
 
-# Bytes hashed or written at a time: enough rows to make calls on whole columns worthwhile, and a
-# few times the size of a core's cache.
+# Bytes hashed or written at a time: enough rows to make calls on whole columns worthwhile, but only
+# a few times the size of a core's cache.
 _BATCH_BYTES = 8 * 2**20
 _MOST_ROWS = 4096
 # Ids read at a time, and rows looked up at a time.
 _MOST_IDS = 2**14
 _LOOKED_UP = 512
-# If more than this share of the rows is needed, read all rows instead of single ones.
+# If more than this share of the rows is needed, read all rows, not single rows.
 _MANY = 0.05
 
 
@@ -52,7 +52,7 @@ class Difference:
     """The differences of two tables.
 
     ``missing`` counts the rows that only the source has, ``extra`` the rows that only the target
-    has, and ``different`` the rows with any different value. The tuples have the first ids of each.
+    has, and ``different`` the rows with any different value. The tuples have each kind's first ids.
     """
 
     source_rows: int = 0
@@ -77,7 +77,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Unlike:
-    """The numbers of rows on both sides, and the sorted hashes of the ids whose rows differ."""
+    """The numbers of rows in both tables, and the sorted hashes of the ids whose rows differ."""
 
     source_rows: int
     target_rows: int
@@ -88,7 +88,7 @@ class Unlike:
 
 @dataclass(slots=True, eq=False)
 class Comparison:
-    """One table in two stores, for any number of comparisons.
+    """Compares one table in two stores, any number of times.
 
     ``size`` is the number of rows that are hashed or written at a time. With ``ids_alone``, only
     ids are compared, so the schemas may differ. Every method may raise StaleTableError.
@@ -103,7 +103,7 @@ class Comparison:
     _hasher: Hasher = field(init=False)
 
     def __post_init__(self) -> None:
-        # Both sides hash the source's fields; the rest of the schemas is ignored.
+        # Both tables are hashed by the source's fields; other parts of the schemas are ignored.
         schema = Schema(1, payload=False) if self.ids_alone else self.source.schema
         self._hasher = Hasher(schema, vector=self.vector)
 
@@ -111,14 +111,14 @@ class Comparison:
     async def of(
         cls, source: OpenTable, target: OpenTable, limits: Limits, *, vector: bool = True
     ) -> Comparison:
-        """Prepare comparisons. Raises MigrationError if rows of the tables can never be equal."""
+        """Return a comparison. Raises MigrationError if the tables' rows can never be equal."""
         _check_comparable(source, target, vector)
         each = await row_bytes(source, target)
         size = max(1, min(_MOST_ROWS, _BATCH_BYTES // each))
         return cls(source, target, limits, vector=vector, size=size)
 
     async def unlike(self, progress: Progress = lambda rows: None) -> Unlike:
-        """Compare every row of both tables."""
+        """Compare every row of both tables; return the hashes of the ids whose rows differ."""
         rows = [await table.count() for table in (self.source, self.target)]
         passes = 1 + max(rows) // self.limits.compared_rows
         parts: list[tuple[UInt64Array, UInt64Array, UInt64Array]] = []
@@ -136,7 +136,7 @@ class Comparison:
     ) -> tuple[int, Hashes]:
         """Return the table's number of rows, and the hashes of the rows in one part of the ids.
 
-        A batch is hashed in a thread while the next one is read.
+        A thread hashes each batch while the next batch is read.
         """
         kept: list[Hashes] = []
         rows = 0
@@ -180,7 +180,7 @@ class Comparison:
                 yield batch
 
     async def _ids_of(self, table: OpenTable, hashes: UInt64Array) -> AsyncGenerator[list[str]]:
-        """Yield lists of the ids whose hashes are among these sorted ones."""
+        """Yield lists of the ids whose hashes are in ``hashes``, which are sorted."""
 
         def work(batch: pa.RecordBatch) -> list[str]:
             ids = batch.column("id")
@@ -193,7 +193,7 @@ class Comparison:
                         yield ids
 
     async def named(self, unlike: Unlike, most: int = 100) -> Difference:
-        """Count the rows that differ, and name the first ``most`` of each kind."""
+        """Count the rows that differ, and list the first ``most`` ids of each kind."""
 
         async def first(table: OpenTable, hashes: UInt64Array) -> tuple[str, ...]:
             named: list[str] = []
@@ -216,7 +216,7 @@ class Comparison:
         )
 
     async def bring_over(self, unlike: Unlike, change: Change) -> None:
-        """Delete the rows that only the target has, and write the missing and the different rows.
+        """Delete the rows that only the target has, and write the missing and different rows.
 
         A backend with bulk loads adds missing rows without checking whether they exist, because
         nobody else writes to the target. So after an error, the tables must be compared again.
@@ -244,7 +244,7 @@ class Comparison:
     def _rows_of(
         self, wanted: UInt64Array, rows: int, bulk: bool
     ) -> AsyncGenerator[pa.Table, None]:
-        """Return the source's rows whose ids have these hashes, in tables of at least one row."""
+        """Yield the source's rows whose ids have these hashes, in tables of at least one row."""
         if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
             return self._single(wanted)
         limits = self.limits
@@ -291,7 +291,7 @@ class Comparison:
     # Single rows
 
     async def unlike_among(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids whose rows differ now, or exist on one side only."""
+        """Return the ids whose rows differ now, or exist in only one table."""
         differing: list[str] = []
         for start in range(0, len(ids), self.size):
             block = ids[start : start + self.size]
@@ -302,7 +302,7 @@ class Comparison:
         return differing
 
     async def unlike_changes(self, upserted: pa.Table, deleted: Sequence[str]) -> list[str]:
-        """Return the ids of the changes that the target's rows do not match.
+        """Return the ids of changes that the target's rows do not match.
 
         This does not read the source again, so it works however fast apps write to the source.
         """

@@ -2,8 +2,8 @@
 
 The source's writers wait, the last changes are applied and compared, the source's mark becomes
 "moved", the target is put into use, and then the TOML is changed. The order matters: once the mark
-is set, the source commits no write, however late it comes, and an app that follows the mark can put
-the target into use if the migrator was killed before it could.
+is set, the source commits no more writes, and if the migrator is killed before it puts the target
+into use, an app that follows the mark can do so.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _FIRST_REST, _LONGEST_REST = 0.5, 15.0
 
 
 class CalledOffError(Exception):
-    """This attempt failed, and another may succeed. Never reaches a user."""
+    """An attempt to switch failed, but another attempt may succeed. Never reaches a user."""
 
 
-# Another attempt would fail too, after another pause of the writers: somebody changed the TOML, a
-# mark or a schema.
+# Errors after which another attempt would only pause the writers and fail again: somebody changed
+# the TOML, a mark or a schema.
 _PERMANENT = (ConfigError, MigrationError)
 
 
@@ -52,8 +52,8 @@ class Cutover:
     async def turn(self) -> None:
         """Switch all apps to the target.
 
-        A failed attempt is repeated up to the number of attempts. Raises MigrationError if all of
-        them fail, or at once if another attempt would fail too.
+        Makes up to ``Options.attempts`` attempts. Raises MigrationError if all attempts fail, or
+        without further attempts if another attempt would fail too.
         """
         work = self.work
         work.enter("switching")
@@ -88,7 +88,7 @@ class Cutover:
         now = asyncio.get_running_loop().time
         began = now()
         try:
-            # Checked before any writer waits, and once more at the end, because the file may be
+            # Check before any writer waits, and once more at the end, because the file may be
             # edited at any time, and apps follow the mark once it is set.
             await self.toml.check(work.source, work.target)
             async with asyncio.timeout(limit * _SHARE):
@@ -124,7 +124,7 @@ class Cutover:
             await asyncio.shield(resume_writers(self.work.source.backend, self.work.run))
 
     async def _last_changes(self) -> None:
-        """Apply and compare the changes made before the pause, in several tables at a time."""
+        """Apply and compare the changes made before the pause, several tables at a time."""
 
         async def last(table: TableMove) -> None:
             if wrong := await table.last_changes():
@@ -152,7 +152,7 @@ class Cutover:
 
 
 async def complete(work: Work, toml: TomlFile | None) -> None:
-    """Do the steps that remain once the source's mark says that it has moved."""
+    """Do the steps that remain once the source's mark is "moved"."""
     source, target = work.source, work.target
     marks = await marks_of(source, target, work.run)
     mark = marks.source

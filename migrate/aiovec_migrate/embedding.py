@@ -23,11 +23,11 @@ from aiovec.errors import InvalidVectorError, MigrationError
 
 
 class Reembedding:
-    """Computes the vectors of rows again, with an embedder from the TOML file.
+    """Computes new vectors for rows, with an embedder from the TOML file.
 
     In tables whose vectors are made from texts (``Schema(embed=...)``), it embeds the field that
-    the schema names, and they use this embedder from then on; in other tables, it embeds ``field``.
-    The embedder makes batches and retries itself.
+    the schema names, and these tables use this embedder from then on; in other tables, it embeds
+    ``field``. The embedder makes batches and retries itself.
     """
 
     def __init__(self, name: str, field: str, config: Path | None) -> None:
@@ -36,7 +36,7 @@ class Reembedding:
         self._embedder = configured_embedder(name, find_place(config=config).settings)
 
     def field_of(self, schema: Schema) -> str:
-        """Return the text field that the vectors are made from; raise MigrationError if unknown."""
+        """Return the text field to embed; raise MigrationError if it is unknown."""
         if schema.embed is not None:
             if self._field not in ("", schema.embed.field):
                 raise MigrationError(
@@ -79,7 +79,7 @@ class Reembedding:
 
 
 def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[str]]:
-    """Return a mask of the rows with a text, and the texts."""
+    """Return a mask of the rows that have a text, and these texts."""
     has_text = pc.is_valid(rows.column(field))
     lacking = pc.and_(pc.invert(has_text), pc.is_valid(rows.column(vector)))
     ids = rows.filter(lacking).column("id").to_pylist()

@@ -13,7 +13,7 @@ from aiovec.errors import InvalidArgumentError, MigrationError
 class Options:
     """The options of a run.
 
-    If ``tables`` is None, all are moved. With ``switch``, apps use the target afterwards;
+    If ``tables`` is None, all tables are moved. With ``switch``, apps use the target afterwards;
     ``pause_limit`` is the maximum number of seconds that writers wait in an attempt to switch, and
     ``attempts`` the maximum number of attempts.
     """
@@ -51,9 +51,9 @@ class Event:
     """One event of a run.
 
     ``kind`` is "phase" when a phase begins, "progress" while rows are processed, "table" when a
-    table has completed its phase, "note" or "warning" with a ``text``. ``rows`` of ``total`` are
-    done, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` counts the changes just
-    brought over. None means unknown or not applicable.
+    table has completed its phase, and "note" or "warning" for a message in ``text``. ``rows`` of
+    ``total`` rows are done, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` is the
+    number of changes just applied. None means unknown or not applicable.
     """
 
     kind: Kind
@@ -67,7 +67,7 @@ class Event:
     text: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the event for JSON, without unknown values."""
+        """Return the event as a dict for JSON, without unknown values."""
         return {
             key: round(value, 3) if isinstance(value, float) else value
             for key, value in asdict(self).items()

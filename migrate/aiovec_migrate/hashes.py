@@ -76,7 +76,7 @@ class Hasher:
         self._seed = seed
 
     def ids(self, ids: pa.Array | pa.ChunkedArray) -> UInt64Array:
-        """Return only the ids' hashes, as in ``Hashes.ids``."""
+        """Return the hashes of ids, as in ``Hashes.ids``."""
         return mixed(_text(_one(ids), self._seed) + _key(self._seed, "id"))
 
     def rows(self, batch: pa.RecordBatch | pa.Table) -> Hashes:
@@ -114,14 +114,14 @@ def mixed(values: UInt64Array) -> UInt64Array:
 
 @lru_cache(maxsize=1024)
 def _key(seed: int, name: str) -> np.uint64:
-    """Return a pseudorandom number for a name, the same each time."""
+    """Return a pseudorandom number that depends only on the seed and the name."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
 
 
 @lru_cache(maxsize=8)
 def _keys(seed: int, words: int) -> tuple[UInt64Array, UInt64Array]:
-    """Return two pseudorandom keys for each place of a word, the same each time."""
+    """Return two pseudorandom keys for each word's place, which depend only on the seed."""
     drawn = np.random.default_rng(seed).integers(0, 2**64, (2, words), dtype=np.uint64)
     return drawn[0], drawn[1]
 
@@ -154,7 +154,7 @@ def _nulls(column: pa.Array) -> BoolArray:
 
 
 def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
-    """Give every null the same number, whatever the buffer holds there."""
+    """Replace the numbers of nulls with a constant: the buffer can hold anything under a null."""
     if column.null_count:
         values[_nulls(column)] = _key(seed, "null")
     return values
@@ -181,7 +181,7 @@ def _datetime(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _buffer(column: pa.Array, kind: Any) -> npt.NDArray[Any]:
-    """Return the raw values, including those under nulls."""
+    """Return the column's raw values, including the values under nulls."""
     data = column.buffers()[1]
     if data is None:
         return np.zeros(len(column), dtype=kind)
@@ -204,7 +204,7 @@ def _text(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
-    """Return the hashes of texts without nulls."""
+    """Return the hashes of texts, none of which is null."""
     lengths = _lengths(texts)
     hashes = np.empty(len(texts), dtype=np.uint64)
     classes = np.searchsorted(_WIDTHS, lengths)
@@ -216,7 +216,7 @@ def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
             continue
         part = texts if len(chosen) == len(texts) else texts.take(pa.array(chosen))
         hashes[chosen] = _sums(_padded(part, int(_WIDTHS[kind])), seed)
-    # The length distinguishes a text's own trailing zeros from padding.
+    # The length distinguishes trailing zeros of the text from padding.
     return mixed(hashes + lengths.astype(np.uint64))
 
 
@@ -240,7 +240,7 @@ def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
 
 
 def _long(data: pa.Buffer, seed: int) -> np.uint64:
-    """Return the hash of a text longer than any width, from its pieces' hashes in order."""
+    """Return the hash of a text that is longer than all widths, from its pieces' hashes."""
     flat = np.frombuffer(data, dtype=np.uint8)
     pieces = np.zeros((-(-len(flat) // _PIECE), _PIECE), dtype=np.uint8)
     pieces.reshape(-1)[: len(flat)] = flat
@@ -280,7 +280,7 @@ def _vectors(column: pa.Array, seed: int) -> UInt64Array:
 def _payload(column: pa.Array, seed: int) -> UInt64Array:
     if column.null_count == len(column):
         return np.full(len(column), _key(seed, "null"), dtype=np.uint64)
-    # Payloads often repeat, and parsing one costs ten times as much as looking it up.
+    # Payloads often repeat, and parsing a payload takes ten times as long as looking it up.
     coded = column.dictionary_encode()
     forms = pa.array(_canonical(coded.dictionary.to_pylist()), type=pa.large_binary())
     codes = coded.indices.fill_null(len(forms)).to_numpy()
@@ -308,7 +308,7 @@ def _canonical(texts: Sequence[str]) -> list[bytes | None]:
         try:
             value = _value_of(text)
         except (ValueError, RecursionError, StopIteration):
-            # Damaged, but the other side may have the same text.
+            # Damaged, but the other table may have the same text.
             forms.append(b"text " + text.encode())
             continue
         if not isinstance(value, dict):
@@ -353,7 +353,7 @@ _HASHED: dict[str, Callable[[pa.Array, int], UInt64Array]] = {
 
 
 def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
-    """Return a mask of the hashes in ``wanted``, which is sorted and not empty."""
+    """Return a mask of the hashes that are in ``wanted``, which is sorted and not empty."""
     places = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)
     return wanted[places] == hashes  # type: ignore[no-any-return]  # numpy's comparison
 

@@ -1,7 +1,7 @@
 """Read and change the marks of migrations in two stores. Each change is atomic.
 
-Changes need a backend with "moves". The backend object that begins a run acts for it: the object
-may read and write regardless of the mark.
+Changes need a backend that supports "moves". The backend object that begins a run acts for the run:
+it may read and write regardless of the mark.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from aiovec.errors import MigrationError
 
 from .places import OpenPlace
 
-# Maximum seconds that a run waits at its beginning for writes in progress.
+# Maximum seconds that a run waits, when it begins, for writes in progress.
 _FLUSH_LIMIT = 60.0
 
 
 async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -> None:
     """Act for this run from now on, and set the mark "open" unless there is one.
 
-    ``mark`` names the run's target. If the run already has a mark, that mark gets this target.
+    ``mark`` names the run's target. If the store already has the run's mark, that mark gets this
+    target.
 
     From this call's return until the mark is removed, changes to a schema raise MigrationError with
     the run's name, and every change of a row is in ``changes``. Raises MigrationError if another
@@ -77,8 +78,8 @@ async def resume_writers(backend: Backend, run: str) -> bool:
 async def set_moved(backend: Backend, run: str, generation: int) -> bool:
     """Change the mark from "paused" to "moved"; return False if the pause has ended.
 
-    From then on every call of every other backend object raises StoreMovedError. A second call by
-    the same run returns True.
+    Once the mark is "moved", every call of every other backend object raises StoreMovedError. A
+    second call by the same run returns True.
     """
 
     def moved(record: MoveRecord) -> MoveRecord:
@@ -115,7 +116,7 @@ async def fill(
 ) -> None:
     """Act for a run that copies the rows of ``source`` into this store, which is not in use.
 
-    ``generation`` is that of the source; ``fresh`` means that this store has no tables yet.
+    ``generation`` is the source's generation; ``fresh`` means that this store has no tables yet.
 
     When this returns, no other write is in progress. Until the mark is removed, or the run has
     switched apps to this store (``Backend.arrive``), writes of every other backend object raise
@@ -135,9 +136,9 @@ async def fill(
 
 
 async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = None) -> None:
-    """Remove the mark, if there is one; a store that was left keeps it.
+    """Remove the mark, if there is one; a store that was left keeps its mark.
 
-    With ``copied`` tables, the store is remembered as a copy that this run may bring up to date.
+    With ``copied`` tables, the record shows that this run may bring the copy up to date later.
     """
 
     def ended(record: MoveRecord) -> MoveRecord:
@@ -168,7 +169,7 @@ async def forget_move(backend: Backend) -> None:
 
 
 def _mark_of(record: MoveRecord, run: str) -> MoveMark:
-    """Return the mark of this run, or raise MigrationError if there is none or another run's."""
+    """Return this run's mark; raise MigrationError if there is no mark, or another run's."""
     mark = record.mark
     if mark is None:
         raise MigrationError(f"the store has no mark of a migration, so none of the run {run}")
@@ -178,7 +179,7 @@ def _mark_of(record: MoveRecord, run: str) -> MoveMark:
 
 
 def of_another_run(store: str, mark: MoveMark) -> str:
-    """Return the problem of a store that has the mark of another run, with its cure."""
+    """Return an error text for a store with another run's mark, including the remedy."""
     if mark.left:
         return (
             f"the {store} has moved to {mark.moved_to} by the run {mark.run}; to use it "
@@ -190,13 +191,13 @@ def of_another_run(store: str, mark: MoveMark) -> str:
     )
 
 
-# The state of a run from one store to another, from the marks of both
+# The state of a run, according to the marks of both stores
 
 
 class State(Enum):
-    """The progress of the apps' switch from the source to the target."""
+    """How far the switch of the apps from the source to the target has come."""
 
-    STAYED = auto()  # apps use the source, or wait
+    STAYED = auto()  # apps use the source, or writers wait
     MOVED = auto()  # an app or the run still has to put the target into use
     SWITCHED = auto()  # apps use the target
     LOST = auto()  # apps should use the target, but another store is in its place
@@ -204,10 +205,10 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The records of both stores as read at one moment, with the marks of this run.
+    """The migration records of both stores as last read, with the marks of this run.
 
-    ``resumes`` says that the target's tables come from the source: a run compares them, and brings
-    over the differences. ``foreign`` has a problem for each mark of another run.
+    ``resumes`` is True if the target's tables come from the source: a run compares them, and copies
+    the differences. ``foreign`` has an error text for each mark of another run.
     """
 
     state: State

@@ -1,4 +1,4 @@
-"""A run from its first mark to its last, and its cancellation by ``abort``.
+"""A whole run, from its first mark to its last, and its cancellation by ``abort``.
 
 The marks in the two stores hold the run's state (``aiovec.backend.marks``):
 
@@ -6,12 +6,12 @@ The marks in the two stores hold the run's state (``aiovec.backend.marks``):
 | --- | --- | --- |
 | no mark | filling, or left for the source | apps in the source; the run in the target |
 | open | the same | apps in the source, without schema changes; the run in the target |
-| paused | the same | only the run; at most for the pause limit |
+| paused | the same | only the run, for the pause limit at most |
 | moved | the same | nobody, until an app or the run puts the target into use |
 | moved | no mark, with the cut-over's generation | apps in the target |
 
-A killed run leaves one of these states, and the same command continues from it: it compares the
-tables that the target has, and copies the others.
+A killed run leaves the stores in one of these states, and the same command continues the run: it
+compares the tables that the target already has, and copies the other tables.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from .work import Work
 class TableReport:
     """The comparison of one table, or the ``problem`` that prevented it.
 
-    ``removed`` counts the rows that only the target had, and that the run has removed. Without
-    ``vectors``, the vectors were not compared, because the target's come from another model.
+    ``removed`` counts the rows that only the target had, and that the run has removed. If
+    ``vectors`` is False, vectors were not compared, because the target's vectors come from another
+    model.
     """
 
     table: str
@@ -66,9 +67,9 @@ class TableReport:
 class Report:
     """The result of a run or of a comparison.
 
-    ``switched`` says that this run switched apps to the target; ``pause`` is the longest time in
-    seconds that writers waited. ``in_use`` says that an earlier run switched them: the target may
-    have newer writes, so differences are not a fault.
+    ``switched`` is True if this run switched apps to the target; ``pause`` is the longest time in
+    seconds that writers waited. ``in_use`` is True if an earlier run switched the apps: the target
+    may have newer writes, so differences are not a fault.
     """
 
     source: str
@@ -90,7 +91,7 @@ class Report:
         }  # fmt: skip
 
     def lines(self) -> list[str]:
-        """Return the report as lines for people."""
+        """Return the report as lines of text."""
         lines = []
         for report in self.tables:
             rows = report.difference
@@ -111,9 +112,9 @@ class Report:
 
 @dataclass(slots=True, eq=False)
 class Migration:
-    """One migration between two open stores, whose lock the caller holds.
+    """One migration between two open stores. The caller holds their lock.
 
-    ``toml`` is needed only for a switch. ``marks`` are the marks as last read.
+    ``toml`` is needed only for a switch. ``marks`` are the stores' marks as last read.
     """
 
     work: Work
@@ -199,14 +200,14 @@ class Migration:
                 target_marked=target.keeps_marks,
             )
             await begin_move(source.backend, work.run, mark)
-            await resume_writers(source.backend, work.run)  # a killed run may have left a pause
+            await resume_writers(source.backend, work.run)  # a killed run may have left it paused
         await work.step("marked")
 
     async def _fill(self, plan: Plan, mark: MoveMark | None) -> None:
-        """Keep all other writers out of the target."""
+        """Mark the target as being filled, which keeps all other writers out of it."""
         work, backend = self.work, self.work.target.backend
         if mark is not None and not plan.resumes:
-            # The run was killed before it marked the source, so the tables may be the user's.
+            # The run was killed before it marked the source, so the tables may not be copies.
             await end_move(backend, work.run)
         fresh = not await backend.tables()
         generation = self.marks.records[0].generation
@@ -223,7 +224,7 @@ class Migration:
             again.check()
 
     async def _tables(self) -> list[TableMove]:
-        """Create the source's tables in the target, after dropping outdated ones there."""
+        """Create the source's tables in the target, after dropping outdated tables there."""
         work = self.work
         source, target = work.source.backend, work.target.backend
         every = await source.tables()
@@ -240,7 +241,7 @@ class Migration:
             opened = await OpenTable.open(source, name)
             schema = work.schema(opened.schema)
             if name in existing and (await target.open_table(name)).schema.differences(schema):
-                # The run created it, or the target was left for the source, which has all its rows.
+                # The run created it, or the target was left for the source, which has the rows.
                 await target.drop_table(name)
                 existing.remove(name)
                 await work.step("dropped")
@@ -251,7 +252,7 @@ class Migration:
         return tables
 
     async def _release(self, copied: Sequence[str]) -> None:
-        """Release both stores without a switch."""
+        """Remove the run's marks from both stores, without a switch."""
         work = self.work
         if work.target.keeps_marks:
             await end_move(work.target.backend, work.run, copied)
@@ -264,7 +265,7 @@ class Migration:
         """Cancel an open run; return warnings. The source is unchanged, and no app was switched.
 
         If the target had no tables before the run, the run's tables there are dropped. ``run`` is
-        the run's name, if the stores were elsewhere when it began.
+        the run's name if the stores have been moved since it began.
         """
         work = self.work
         run = run or work.run

@@ -21,14 +21,14 @@ from .work import Work
 
 # Rows read at a time.
 _BATCH = 1000
-# The next step can begin once the last page has at most this many changes, or took at most this
-# many seconds.
+# The next step can begin once the last page of changes has at most this many changes, or was
+# applied in at most this many seconds.
 _FEW, _SOON = 1000, 0.5
-# Maximum ids of each kind that are named and compared again one by one: about as many as apps write
-# while a large table is compared on a busy machine.
+# Maximum ids of each kind that are listed, and whose rows are compared again one by one: about as
+# many as apps write while a large table is compared on a busy machine.
 _NAMED = 250_000
-# For a source without a change feed: the maximum number of attempts, one of which must pass without
-# a write, and the seconds between two.
+# For a source without a change feed: the maximum number of comparisons until one finds no
+# differences, and the seconds between two comparisons.
 _ROUNDS, _REST = 5, 0.5
 
 
@@ -36,8 +36,8 @@ _ROUNDS, _REST = 5, 0.5
 class TableMove:
     """A table in the source and in the target.
 
-    ``verified`` says that all rows, and each later change, were compared. ``suspects`` are ids
-    whose rows differed when last compared. ``removed`` counts the rows that only the target had.
+    ``verified`` is True if all rows, and each later change, were compared. ``suspects`` are the ids
+    of rows that differed when last compared. ``removed`` counts the rows removed from the target.
     """
 
     work: Work
@@ -46,7 +46,7 @@ class TableMove:
     verified: bool = False
     suspects: set[str] = field(default_factory=set)
     removed: int = 0
-    _number: int = 0  # all changes up to this one are in the target
+    _number: int = 0  # the newest change that is in the target
     _page: int = 0
     _made: Comparison | None = None
 
@@ -55,10 +55,10 @@ class TableMove:
         return self.source.name
 
     async def bring(self) -> int:
-        """Copy all rows to the target; return how many differed, or were copied.
+        """Copy all rows to the target; return the number of rows that were copied, or differed.
 
-        If the target's table is empty, all rows are copied. Otherwise they are compared, and the
-        differences are written. The next ``catch_up`` copies later changes.
+        If the target's table is empty, all rows are copied. Otherwise the tables are compared, and
+        the differences are written. The next ``catch_up`` applies later changes.
         """
         self.verified = False
         return await repeated(self._bring, self.source, self.target)
@@ -92,7 +92,7 @@ class TableMove:
         return count
 
     async def bring_notes(self) -> None:
-        """Give the target the source's notes, which may be older than the rows, but not newer."""
+        """Copy the source's notes to the target. Notes may be older than the rows, not newer."""
         source, target = self.source, self.target
         notes: dict[str, str | None] = {**await source.do(source.backend.notes)}
         old = await target.do(target.backend.notes)
@@ -101,8 +101,11 @@ class TableMove:
             await target.do(lambda handle: target.backend.notes(handle, change))
 
     async def _comparison(self) -> Comparison:
-        """Return the comparison. It is made only once, because asking both stores for the sizes of
-        rows takes too long while writers wait."""
+        """Return the comparison.
+
+        It is created only once, because asking both stores for row sizes takes too long while
+        writers wait.
+        """
         if self._made is None:
             vector = self.work.transform is None
             self._made = await Comparison.of(
@@ -117,7 +120,7 @@ class TableMove:
     # Changes
 
     async def catch_up(self, *, check: bool = False) -> None:
-        """Apply changes until the newest page is small or quickly applied.
+        """Apply changes until the newest page of changes is small or was applied quickly.
 
         With ``check``, each page's rows are compared, and rows that differ become suspects.
         """
@@ -155,7 +158,7 @@ class TableMove:
             ) from exc
 
     async def _apply(self, page: Changes) -> set[str]:
-        """Apply a page to the target; return its ids."""
+        """Apply a page of changes to the target; return the ids of the changed rows."""
         deleted = list(dict.fromkeys(page.deleted))
         target = self.target
         if deleted:
@@ -170,9 +173,9 @@ class TableMove:
     # Verification
 
     async def verify(self) -> Difference:
-        """Compare every row. Raises MigrationError if a row differs that nobody has written.
+        """Compare every row. Raises MigrationError if rows still differ after all changes.
 
-        Rows that were written during the comparison are compared again after their changes.
+        Rows that differ are compared again after the newest changes have been applied.
         """
         if not self.work.has_feed:
             return await self._come_to_rest()
@@ -200,12 +203,12 @@ class TableMove:
 
         Raises MigrationError if a row still differs.
 
-        Every change is compared when it is applied, so a suspect that is written again stays a
-        suspect only if it differs then.
+        Every change is compared when it is applied, so a row that is written again remains a
+        suspect only if it differs after the write.
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()
-        await self.catch_up(check=True)  # a row whose change only arrives now may differ
+        await self.catch_up(check=True)  # a row whose change arrives now may have differed
         if wrong := sorted(self.suspects):
             raise MigrationError(
                 f"{len(wrong)} rows of table {self.name!r} differ between the stores after all "
@@ -243,17 +246,20 @@ class TableMove:
             return f"{number} rows of table {self.name!r} differ between the stores: {examples}"
         left, reached = await self.source.count(), await self.target.count()
         if left != reached:
-            self.verified = False  # every row is compared before the next try
+            self.verified = False  # compare every row before the next attempt
             return f"table {self.name!r} has {left} rows in the source and {reached} in the target"
         return ""
 
 
-# Copying: reading and writing overlap, and neither runs far ahead
+# Copying: reading and writing overlap, but reading is at most one write ahead
 
 
 async def copy_table(work: Work, source: OpenTable, target: OpenTable) -> None:
-    """Copy all rows of one snapshot. If it raises StaleTableError or DuplicateIdError, the caller
-    must compare the tables instead of copying again."""
+    """Copy all rows of one snapshot.
+
+    After a StaleTableError or DuplicateIdError, the caller must compare the tables instead of
+    copying again.
+    """
     limits, backend = work.limits, target.backend
     bulk = backend.supports("bulk-load")
     most_bytes = limits.bulk_bytes if bulk else limits.insert_bytes

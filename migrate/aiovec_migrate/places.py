@@ -22,8 +22,8 @@ from aiovec.errors import ConfigError, MigrationError
 class OpenPlace:
     """A store that a migration reads or writes.
 
-    ``configured`` is its name in the TOML, or empty. The backend of a ``missing`` store is not
-    open, because opening it would create it.
+    ``configured`` is the store's name in the TOML, or empty. The backend of a ``missing`` store is
+    not open, because opening it would create the store.
     """
 
     backend: Backend
@@ -40,28 +40,28 @@ class OpenPlace:
         return self.backend.supports("moves")
 
     def is_at(self, address: str) -> bool:
-        """Return whether ``address`` is the store's address or its target."""
+        """Return whether ``address`` is the store's address or target."""
         return address in (self.backend.address, self.backend.target)
 
     async def record(self) -> MoveRecord:
-        """Return the store's record of migrations, empty if it keeps none."""
+        """Return the store's record of migrations; an empty record if the store keeps none."""
         if self.missing or not self.keeps_marks:
             return MoveRecord()
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """Act for the run in the store's mark: a store that was left answers only that run."""
+        """Act for the run in the store's mark: a store that was left serves only that run."""
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 
 
 def free_room(place: Place) -> int | None:
-    """Return the free bytes at the store's place; None if unknown."""
+    """Return the free bytes on the store's disk; None if unknown."""
     return None if place.path is None else shutil.disk_usage(_lowest_folder(place.path)).free
 
 
 def unwritable(place: Place) -> str:
-    """Return why this user cannot write to the store, or "" if they can."""
+    """Return the reason why this user cannot write to the store, or "" if there is none."""
     path = place.path
     if path is None:
         return ""
@@ -78,13 +78,13 @@ def unwritable(place: Place) -> str:
 
 
 def _lowest_folder(path: Path) -> Path:
-    """Return the path if it is a folder, or its lowest parent that is one."""
+    """Return the path if it is a folder, or else its lowest parent that is a folder."""
     absolute = Path(os.path.abspath(path))
     return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
 
 
 def locate(text: PathText | None, config: Path | None) -> Place:
-    """Return the place of a target, of a backend by its name, or of the TOML's current backend."""
+    """Return the place of a target or a named backend; for None, the TOML's current backend."""
     named = text is None or (isinstance(text, str) and text in backend_names())
     if not named and isinstance(text, str):
         _check_meant(text)
@@ -116,7 +116,7 @@ def locate(text: PathText | None, config: Path | None) -> Place:
 def _check_meant(text: str) -> None:
     """Raise ConfigError for a bare word that is neither a backend nor an existing path.
 
-    ``connect`` would create a folder of that name. Here the word is probably a mistyped backend.
+    ``connect`` would create a folder with this name, but here it is probably a mistyped backend.
     """
     bare = not is_url(text) and not re.search(r"[./\\~:]", text)
     if bare and not os.path.exists(text):
@@ -129,7 +129,7 @@ def _check_meant(text: str) -> None:
 
 
 def config_file(config: PathText | None) -> Path | None:
-    """Return the TOML file: the given one, or the one that ``aiovec.connect`` finds."""
+    """Return the TOML file: ``config``, or else the file that ``aiovec.connect`` finds, if any."""
     if config is not None:
         return Path(os.path.abspath(os.path.expanduser(config)))
     named = os.environ.get(CONFIG_VARIABLE)
@@ -138,7 +138,7 @@ def config_file(config: PathText | None) -> Path | None:
 
 
 def _configured_name(place: Place, file: Path | None) -> str:
-    """Return the TOML's name for this place; empty if it has none."""
+    """Return the name of the TOML's backend with this place; empty if there is none."""
     if file is None or not file.exists():
         return ""
     for name in [place.backend, *backend_names()]:
@@ -149,7 +149,7 @@ def _configured_name(place: Place, file: Path | None) -> str:
 
 
 def configured(file: Path | None) -> list[str]:
-    """Return the names of the backends that the TOML configures and that have a store.
+    """Return the names of the backends in the TOML whose stores exist.
 
     A store on another machine is assumed to exist, so it is listed only if the TOML names it.
     """
@@ -167,8 +167,10 @@ def configured(file: Path | None) -> list[str]:
 
 
 async def open_place(stack: AsyncExitStack, located: Place, *, make: bool) -> OpenPlace:
-    """Open a store, which the stack closes. If the store does not exist, create it with ``make``,
-    otherwise return it as missing."""
+    """Open a store, which the stack will close.
+
+    If the store does not exist, create it if ``make`` is True, else return it as missing.
+    """
     place = await in_thread(unopened, located)
     if not make and not await in_thread(located.exists):
         return replace(place, missing=True)

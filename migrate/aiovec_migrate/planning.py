@@ -1,4 +1,4 @@
-"""The plan of a run, with its problems. Making it writes nothing."""
+"""The plan of a run, with the problems that would stop it. Planning writes nothing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from .places import OpenPlace, free_room, unwritable
 from .tables import AlteredError, OpenTable, looked, repeated
 from .work import Work
 
-# Bytes needed at the target: for each byte of rows, this share for the copy and SQLite's scan file,
-# or the version before LanceDB's compaction; and room for the apps' writes after the move.
+# Bytes needed at the target: this many per byte of rows, for the copy and SQLite's scan file or the
+# version before LanceDB's compaction; and this many more for the apps' writes after the move.
 _SHARE, _SPARE = 2.5, 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """One table: its rows and bytes in the source, and its rows in the target, None if missing.
+    """The plan for one table: its numbers of rows in both stores, and its bytes in the source.
 
-    ``removed`` counts the rows that only the target has, which a run would remove.
+    ``target_rows`` is None if the target lacks the table. ``removed`` counts the rows that only the
+    target has, which a run would remove.
     """
 
     name: str
@@ -42,10 +43,10 @@ class TablePlan:
 
 @dataclass(slots=True)
 class Plan:
-    """The plan of a run. ``problems`` stop it, ``notes`` do not.
+    """The plan of a run. ``problems`` stop the run, ``notes`` do not.
 
-    ``resumes`` says that the target has tables of this run, of an earlier copy, or of a store that
-    was left for the source: the run compares them, and brings over the differences. ``others`` are
+    ``resumes`` is True if the target has tables from this run or an earlier copy, or was itself
+    left for the source: the run compares the tables, and copies the differences. ``others`` are
     tables that only the target has.
     """
 
@@ -65,7 +66,7 @@ class Plan:
         return not self.problems
 
     def check(self) -> None:
-        """Raise MigrationError with every problem, if there is any."""
+        """Raise MigrationError, listing all problems, if there are any."""
         if self.problems:
             raise MigrationError("the migration did not start: " + "; ".join(self.problems))
 
@@ -73,7 +74,7 @@ class Plan:
         return {**asdict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:
-        """Return the plan as lines for people."""
+        """Return the plan as lines of text."""
         lines = [f"from    {self.source}", f"to      {self.target}"]
         for table in self.tables:
             copied = ""
@@ -118,7 +119,7 @@ async def look(work: Work, marks: Marks) -> Plan:
 
 
 def look_at_disk(target: Place, plan: Plan) -> None:
-    """Add the target's free bytes, and the problems of its disk, to the plan. Blocks."""
+    """Add the target's free bytes, and any disk problems, to the plan. Blocks."""
     if reason := unwritable(target):
         plan.problems.append(f"the target cannot be written: {reason}")
     plan.free = free = free_room(target)
@@ -131,7 +132,7 @@ def look_at_disk(target: Place, plan: Plan) -> None:
 
 
 async def count_removed(work: Work, plan: Plan) -> None:
-    """Add to the plan the numbers of rows that a run would remove. Reads all ids of both stores."""
+    """Add the numbers of rows that a run would remove to the plan. Reads all ids of both stores."""
     for number, table in enumerate(plan.tables):
         if not (plan.ok and plan.resumes and table.target_rows):
             continue
@@ -149,9 +150,9 @@ async def _only_in_target(work: Work, name: str) -> int:
 
 
 async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
-    """Return a problem for each table of the store in use whose vectors the embedder did not make.
+    """Return a problem for each table of the store in use with vectors not made by the embedder.
 
-    Such vectors come from a run without the embedder that has already switched.
+    These vectors come from a run without the embedder that has already switched the apps.
     """
     problems: list[str] = []
     if transform is None or place.missing:
@@ -230,14 +231,14 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
     for name in dropped:
         try:
             await _find(work.target, name)
-        except AiovecError as exc:  # another program's table, which was never in the source
+        except AiovecError as exc:  # another program's table, never in the source
             plan.problems.append(str(exc))
 
 
 def without_source(target: MoveRecord, others: Iterable[str]) -> list[str]:
     """Return the target's ``others`` that may be dropped, because the source once had them.
 
-    The source had all tables of a target that was left for it or had no tables before the run.
+    The source had all tables of a target that was left for it, or that was empty before the run.
     """
     mark = target.mark
     every = mark is not None and (mark.left or mark.fresh)
@@ -265,7 +266,7 @@ def _look_at_difference(
 
 
 async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
-    """Check that every row with a vector has a text: rows must not silently lose vectors."""
+    """Raise an error or add a note for rows without a text: no row may silently lose its vector."""
     name = "" if work.transform is None else work.transform.field_of(table.schema)
     if not name or not table.schema.fields[name].nullable:
         return
@@ -284,7 +285,7 @@ async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
 
 
 async def _find(place: OpenPlace, name: str) -> tuple[OpenTable, int, int] | None:
-    """Return a table with its rows and bytes; None if it no longer exists."""
+    """Return a table, its number of rows, and its size in bytes; None if it was dropped."""
     try:
         table = await OpenTable.open(place.backend, name)
         stats = await table.do(place.backend.stats)

@@ -1,4 +1,4 @@
-"""Show the progress of the commands as lines or as JSON.
+"""Show the progress of the commands as lines of text or as JSON.
 
 A separate thread writes the output: a stopped terminal, or a pipe that nobody reads, must never
 delay a migration, least of all while writers wait for the cut-over.
@@ -32,7 +32,7 @@ def events_shown(*, json: bool) -> Iterator[Listener]:
 
     def write() -> None:
         last = time.monotonic()
-        # The run goes on even if nobody reads its output any longer.
+        # The run continues even if nobody reads its output any longer.
         with suppress(OSError):
             while (event := events.get()) is not None:
                 if json:
@@ -56,7 +56,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def line_of(event: Event) -> str:
-    """Return an event in one line for people."""
+    """Return an event as one line of text."""
     if event.kind == "warning":
         return one_line(f"warning: {event.text}")
     facts = ", ".join(part for part in (_facts(event), event.text) if part)
@@ -80,7 +80,7 @@ def _facts(event: Event) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people write them: ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Format a duration for people: ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def show_result(result: Shown, json: bool, *, after_events: bool) -> None:
-    """Print a result as JSON, on one line after events, or as lines that keep their spaces."""
+    """Print a result as JSON (on one line after events), or as lines with their spaces kept."""
     if json and after_events:
         out().file.write(json_line({"kind": "result", **result.facts}))
     else:

@@ -1,4 +1,4 @@
-"""A table of one store, with a handle that is renewed after the table was altered."""
+"""A table of one store, with a handle that is renewed after the table is altered."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aiovec.errors import DuplicateIdError, MigrationError, StoreBusyError
 
 _T = TypeVar("_T")
 
-# Attempts at an operation that fails because its table was altered, or its store is busy.
+# Maximum attempts at an operation whose table is altered or whose store is busy.
 _MOST_TIMES = 20
-# Minimum bytes that a row is assumed to take without its vector.
+# The smallest assumed size of a row without its vector, in bytes.
 _ROW_BYTES = 512
 
 
@@ -53,7 +53,7 @@ class OpenTable:
         self.handle = handle
 
     async def do(self, work: Callable[[TableHandle], Awaitable[_T]]) -> _T:
-        """Return the work's result; repeat the work if the handle is out of date."""
+        """Return the result of ``work``; repeat ``work`` if the handle is out of date."""
         return await repeated(lambda: work(self.handle), self)
 
     async def count(self) -> int:
@@ -61,8 +61,10 @@ class OpenTable:
 
 
 async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
-    """Return the result of ``act``. If a table was altered, reopen the tables and repeat ``act``;
-    if a store was busy, just repeat it."""
+    """Return the result of ``act``.
+
+    If a table was altered, reopen the tables and repeat ``act``; if a store was busy, only repeat.
+    """
     for _ in range(_MOST_TIMES):
         try:
             return await act()
@@ -76,7 +78,7 @@ async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
 
 
 async def looked(look: Callable[[], Awaitable[_T]]) -> _T:
-    """Return the result of ``look``, which opens tables; repeat it if a table was altered.
+    """Return the result of ``look``, which opens tables; repeat ``look`` if a table was altered.
 
     Until a run has marked the stores, apps may alter their tables.
     """
@@ -92,7 +94,7 @@ def everything(schema: Schema, *, vector: bool = True) -> Columns:
 
 
 async def row_bytes(*tables: OpenTable) -> int:
-    """Return the approximate bytes in memory of a row of the table with the largest rows."""
+    """Return the approximate size in bytes of a row, for the table with the largest rows."""
     sizes = []
     for table in tables:
         stats = await table.do(table.backend.stats)

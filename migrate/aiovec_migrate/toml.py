@@ -1,7 +1,8 @@
 """The line of a TOML file that names the backend in use.
 
 Running apps follow the mark in the store that was left; the line is for apps that start later. Only
-this line is replaced. If ``tomllib`` would read any other change, the file stays as it is.
+this line is replaced. If the edit would change anything else that ``tomllib`` reads, the file stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def backend_in(file: Path) -> str:
 
 
 def with_backend(text: str, document: dict[str, Any], backend: str) -> str:
-    """Return the text with only this line changed; raise ValueError if that is not possible."""
+    """Return the text with only the backend's line changed; raise ValueError if impossible."""
     lines = text.split("\n")
     inside, header = False, None
     for number, line in enumerate(lines):
@@ -168,7 +169,7 @@ def _replace(file: Path, content: bytes, edited: bytes) -> None:
     """Replace the file with the edited content in one step; keep its mode and owner."""
     new = file.with_name(f".{file.name}.new")
     try:
-        # The file may hold secrets, so nobody else may read the new one until its mode is right.
+        # The file may hold secrets, so nobody else may read the new file before its mode is set.
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(edited)
             stream.flush()

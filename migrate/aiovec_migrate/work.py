@@ -32,12 +32,12 @@ class Limits:
     most_page: int = 10_000
 
     compared_rows: int = 10_000_000
-    """Maximum rows whose hashes are in memory at a time, 16 bytes each on either side. Tables with
+    """Maximum rows per table whose hashes, 16 bytes per row, are in memory at a time. Tables with
     more rows are compared in several passes."""
 
 
 Step = Callable[[str], Awaitable[None]]
-"""Awaited at every named step of a migration, with its name."""
+"""Called and awaited at each named step of a migration, with the step's name."""
 
 
 async def no_step(name: str) -> None:
@@ -45,7 +45,7 @@ async def no_step(name: str) -> None:
 
 
 def run_of(source: OpenPlace, target: OpenPlace) -> str:
-    """Return the name of a run from one store to another, always the same for the same stores."""
+    """Return the name of a run between two stores: always the same for the same stores."""
     ends = [f"{place.backend.name} {place.backend.target}" for place in (source, target)]
     return hashlib.sha256("\n".join(ends).encode()).hexdigest()[:16]
 
@@ -73,7 +73,7 @@ class Work:
         return self.source.keeps_marks or self.source.backend.supports("changes")
 
     def schema(self, schema: Schema) -> Schema:
-        """Return the schema that a table of the source gets in the target."""
+        """Return the schema that a source table gets in the target."""
         return schema if self.transform is None else self.transform.target_schema(schema)
 
     async def changed(self, rows: pa.Table) -> pa.Table:
@@ -96,7 +96,7 @@ class Work:
         self.listener(Event(kind, self.phase, table, rows, lag=lag, text=text))
 
     def progress(self, table: str, total: int) -> Callable[[int], None]:
-        """Return a function that reports how many more rows of a table are done."""
+        """Return a function to call with the number of further rows done; it reports progress."""
         now = asyncio.get_running_loop().time
         began, done = now(), 0
         phase = self.phase
