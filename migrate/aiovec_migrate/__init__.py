@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .migration import Report, TableReport
     from .planning import Plan
 else:
-    # ``api`` imports Arrow, for which the command list of ``aiovec --help`` must not wait.
+    # ``api`` imports Arrow, which would slow down the command list of ``aiovec --help``.
     def __getattr__(name):
-        if name not in __all__:  # Python finds the package's modules itself
+        if name not in __all__:  # Python then tries to import a submodule
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
             from . import api

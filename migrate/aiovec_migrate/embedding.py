@@ -1,6 +1,6 @@
 """Change the embedding model during a migration: compute every row's vector from a text.
 
-Vectors of two models in one table cannot be compared, and no search would notice. So a row with a
+Vectors of two models in one table cannot be compared, but searches would not fail. So a row with a
 vector and no text stops the run with an error that has the row's id; the run can continue once the
 row has a text or is deleted. A row with neither text nor vector, which ``vector_nullable`` allows,
 has no vector in the new table.
@@ -96,7 +96,7 @@ def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[st
 def _with_vectors(
     rows: pa.Table, schema: Schema, vectors: np.ndarray | None, has_text: np.ndarray
 ) -> pa.Table:
-    """Return the rows with new vectors; ``vectors`` has one for each row that has a text."""
+    """Return the rows with new vectors; ``vectors`` has a vector for each row that has a text."""
     every = np.zeros((rows.num_rows, schema.dim), dtype=np.float32)
     if vectors is not None:
         every[has_text] = vectors

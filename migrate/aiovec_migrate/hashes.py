@@ -4,9 +4,9 @@ Two rows are equal if a store would return the same values for them:
 
 - Vectors are compared bit by bit.
 - Fields are compared by their values. A null is neither an empty text nor an empty list. A negative
-  zero is a zero: neither SQLite nor LanceDB keeps its sign in a field.
-- Payloads are compared as JSON values: white space and the order of keys do not count, but 1 is not
-  1.0, because both stores keep them apart. An empty object is a null: both mean no keys.
+  zero equals zero: neither SQLite nor LanceDB keeps the sign of a zero in a field.
+- Payloads are compared as JSON values: white space and the order of keys do not matter, but 1 is
+  not 1.0, because both stores distinguish them. An empty object equals a null: both have no keys.
 
 The strength of the hashes: long values are read as words of 32 bits, and a hash is the sum of each
 word times a random 64-bit key for its place. Two inputs whose words at one place differ by ``d``
@@ -66,8 +66,8 @@ class Hasher:
     """Hashes the rows of tables that have this schema's fields.
 
     Two hashers agree if their schemas have the same fields, and if they have the same ``vector``
-    and ``seed``, from which the keys are computed. Without ``vector``, vectors are ignored, and the
-    batches need not have them.
+    and ``seed``. The keys are computed from the seed. Without ``vector``, vectors are ignored, and
+    the batches need not have vectors.
     """
 
     def __init__(self, schema: Schema, *, vector: bool = True, seed: int = 0) -> None:
@@ -97,9 +97,9 @@ class Hasher:
 
 
 def mixed(values: UInt64Array) -> UInt64Array:
-    """Apply the last step of splitmix64, a bijection in which each bit flips about half the others.
+    """Apply the last step of splitmix64, a bijection in which each bit flips about half the bits.
 
-    It works in place, so the caller must not use ``values`` again.
+    Changes ``values`` in place, so the caller must not use the array again.
     """
     moved = values >> _SHIFTS[0]
     values ^= moved
@@ -249,7 +249,7 @@ def _long(data: pa.Buffer, seed: int) -> np.uint64:
 
 
 def _placed(hashes: UInt64Array, places: Int64Array, seed: int) -> UInt64Array:
-    """Return hashes that also depend on their places."""
+    """Return hashes mixed with their places, so that a sum depends on the order."""
     return mixed(hashes + mixed(places.astype(np.uint64) + _key(seed, "place")))
 
 
@@ -295,14 +295,14 @@ def _within(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
 
 _scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 _decode = json.JSONDecoder(object_pairs_hook=_within).decode
-# Later versions write a shared object once, so equal values could have different forms.
+# Later versions of the format write shared objects once, so equal values could differ.
 _MARSHAL = 2
 
 
 def _canonical(texts: Sequence[str]) -> list[bytes | None]:
     """Return each JSON value in its canonical form, with sorted keys; None for an empty object."""
     forms: list[bytes | None] = []
-    # A table's payloads mostly have the same keys, which are sorted and written once.
+    # Most payloads of a table have the same keys, which are sorted and written only once.
     shapes: dict[tuple[str, ...], tuple[bytes, Callable[[Any], Any]]] = {}
     for text in texts:
         try:
@@ -359,10 +359,10 @@ def among(hashes: UInt64Array, wanted: UInt64Array) -> BoolArray:
 
 
 def unlike(source: Hashes, target: Hashes) -> tuple[UInt64Array, UInt64Array, UInt64Array]:
-    """Return the id hashes of the rows only in the source, of those only in the target, and of the
-    different rows.
+    """Return the id hashes of rows only in the source, rows only in the target, and rows that
+    differ.
 
-    A row's hash covers its id, so equal hashes mean the same row. A row that one side has twice
+    A row's hash covers its id, so equal hashes mean the same row. A row that one table has twice
     also counts as different.
     """
     only_source = np.unique(source.ids[~np.isin(source.rows, target.rows)])
