@@ -1,1 +1,1 @@
-"""Embedders, which make vectors of texts, in batches, with retries, checks and a cache."""
+"""Embedders, which turn texts into vectors in batches, with retries, checks and a cache."""

@@ -33,7 +33,7 @@ def embedder(function: Callable[..., Any], /, *, model: str, dim: int | None = N
 def check_embedders(single: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
     """Return the embedders of both arguments by name, or raise ConfigError.
 
-    The keys of a mapping are checked when the store opens.
+    If an embedder is a mapping of settings, its keys are checked when the store opens.
     """
     if several is not None and not isinstance(several, Mapping):
         raise ConfigError(

@@ -39,7 +39,7 @@ _Outcomes = dict[bytes, Float32Array | Failure]
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """The texts of one request by their keys, and the number of calls that wait for it."""
+    """The texts of one request by key, and the number of calls that wait for it."""
 
     texts: dict[bytes, str] = field(default_factory=dict)
     calls: int = 0
@@ -64,11 +64,11 @@ class Batcher:
         self.dim = getattr(embedder, "dim", None) or 0
         """The length of its vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
         self.recipe = recipe
-        """The settings that a table stores; None for an embedder of the app."""
+        """The settings that a table stores; None for an embedder that the app passes."""
         self._embedder = embedder
         self._limits = limits
         self._by_kind = takes_kind(embedder)
-        # A plain function runs in a thread.
+        # A plain function runs in a thread, one call at a time.
         self._one_at_a_time = None if is_async(embedder) else asyncio.Semaphore(1)
         # A local model is loaded without a time limit, because it may have to be downloaded.
         self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
@@ -95,7 +95,7 @@ class Batcher:
         self.dim = len((await self.embed(["How long is a vector?"], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
-        """Raise ModelMismatchError or DimensionMismatchError if its vectors do not fit the
+        """Raise ModelMismatchError or DimensionMismatchError if the vectors do not fit the
         schema."""
         kind = str(self.recipe["kind"]) if self.recipe else None
         if schema.model is not None and schema.model != self.model:
@@ -108,7 +108,7 @@ class Batcher:
         """Return one row for each text, or raise EmbeddingError with the text's position as
         ``row``.
 
-        If cancelled, it drops its texts; requests that other calls share continue.
+        If this call is cancelled, so are its requests, except those that other calls share.
         """
         keys, cached, missing = await hop(cost_of(texts), self._look_up, texts, kind)
         if self._closed is not None:
@@ -161,7 +161,7 @@ class Batcher:
         return keys, cached, missing
 
     def _keep(self, outcomes: _Outcomes) -> None:
-        # Besides its numbers, an entry takes a key, an array and a slot in the dict.
+        # An entry takes 4 bytes per number, and about 400 for its key, array and dict slot.
         most = self._limits.cache_mb * 2**20 // (4 * self.dim + 400)
         for key, vector in outcomes.items():
             # Zero vectors are not cached: tables may refuse them, and a retry must call the
@@ -176,7 +176,7 @@ class Batcher:
     async def _vectors_of(
         self, texts: Sequence[str], missing: dict[bytes, int], kind: Purpose
     ) -> dict[bytes, Float32Array]:
-        """Return the vectors of the texts at these positions, by their keys."""
+        """Return the vectors of the texts at these positions, by key."""
         size = self._limits.batch_size
         items = list(missing.items())
         parts = [dict(items[start : start + size]) for start in range(0, len(items), size)]
@@ -277,7 +277,7 @@ class Batcher:
         return self._embedder(texts, **({"kind": kind} if self._by_kind else {}))
 
     def _call_and_check(self, texts: list[str], kind: Purpose) -> Float32Array:
-        count = len(texts)  # before the embedder may change the list
+        count = len(texts)  # the embedder may change the list
         return _checked_matrix(self._call(texts, kind), count, self.dim)
 
     async def _attempt(self, texts: list[str], kind: Purpose, until: float) -> Float32Array:
@@ -295,7 +295,7 @@ class Batcher:
                     check = self._call_and_check
                     return await in_daemon_thread(check, prefixed, kind, slots=slots)
                 answer = await self._call(prefixed, kind)
-                # The result may compute its vectors when it is read.
+                # An iterator may compute its vectors as it is read.
                 if isinstance(answer, Iterator):
                     return await in_thread(_checked_matrix, answer, len(texts), self.dim)
                 size = len(texts) * self.dim
@@ -328,7 +328,7 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
         )
     except (TypeError, ValueError, OverflowError, RuntimeError) as exc:
         raise Failure(f"it returned no list of vectors: {exc}"[:300]) from exc
-    # None, huge integers and vectors of several lengths make an array of objects.
+    # None, huge integers and vectors of different lengths make an array of objects.
     right = array.ndim == 2 and len(array) == count and array.dtype.kind in "fiu"
     if right and dim and array.shape[1] != dim:
         length = array.shape[1]
@@ -340,6 +340,6 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
             f"it returned an array of {array.dtype} and the shape {array.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"
         )
-    with np.errstate(over="ignore"):  # the caller reports the infinity of too large a number
+    with np.errstate(over="ignore"):  # too large a number becomes infinity, which callers report
         # A copy, since the embedder may reuse its array.
         return np.array(array, dtype=np.float32, order="C")

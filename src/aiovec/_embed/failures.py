@@ -68,7 +68,7 @@ def of_status(status: int, reason: str, headers: Any) -> Failure:
 
 
 def as_reason(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a service's text on one line, without secrets, shortened."""
+    """Return a service's message on one line, shortened and without secrets."""
     line = without_secrets(" ".join(text[:65_536].split()), secrets)
     if len(line) > _LONGEST_REASON:
         line = line[: _LONGEST_REASON - 1]

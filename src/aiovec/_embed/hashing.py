@@ -35,16 +35,16 @@ class HashingEmbedder:
     """Turns text into unit vectors of 256 dimensions, the same on every machine.
 
     The words of a text and their character n-grams are hashed, and each hash chooses dimensions and
-    signs. The sums are damped by the logarithm of a word's count, and scaled to length one. Nothing
-    is trained or loaded. It finds passages that share words and parts of words; it does not
-    understand meaning.
+    signs. A word's weight grows with the logarithm of its count, and the sum is scaled to length 1.
+    Nothing is trained or loaded. The model finds passages that share words and parts of words; it
+    does not understand meaning.
     """
 
     model = "aiovec-demo-hash-256"
     dim = 256
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return one row for each text, in their order. A row does not depend on the others."""
+        """Return one row for each text, in order. A row does not depend on the others."""
         counts = [Counter(_words(text)) for text in texts]
         vocabulary = {word: n for n, word in enumerate(dict.fromkeys(w for c in counts for w in c))}
         words = _word_vectors(vocabulary)

@@ -27,7 +27,7 @@ class LocalModel:
         self._kind = settings.kind
         self._offline = offline
         self._batch_size = settings.batch_size
-        self._lock = threading.Lock()  # while it is loaded
+        self._lock = threading.Lock()  # held while the model loads
         self._loaded: Any = None
 
     def prepare(self) -> None:
@@ -50,7 +50,7 @@ class LocalModel:
         self.prepare()
         model = self._loaded.model if self._kind == "fastembed" else self._loaded
         tokenizer: Any = getattr(model, "tokenizer", None)
-        tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # in a transformers one
+        tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # transformers wraps it
         if not hasattr(tokenizer, "no_truncation"):
             return None, None
         most = getattr(self._loaded, "max_seq_length", None)

@@ -28,7 +28,7 @@ OWN_KEY = "OPENAI_API_KEY"
 
 
 def key_name_of(settings: EmbedderSettings) -> str:
-    """Return the environment variable with the key of a service; empty if it needs none."""
+    """Return the environment variable that holds a service's key; empty if it needs no key."""
     is_openai = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
     return settings.api_key_env or (OWN_KEY if is_openai else "")
 
@@ -123,7 +123,7 @@ class OpenAIEmbedder:
 
 
 def _message_of(body: bytes) -> str:
-    """Return the text of a service's error."""
+    """Return the error message in a service's response."""
     text = body.decode("utf-8", "replace")
     try:
         document = json.loads(text)

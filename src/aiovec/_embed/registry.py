@@ -1,4 +1,4 @@
-"""The embedders of one store by their names, and their creation from settings.
+"""The embedders of one store by name, and their creation from settings.
 
 The module of a kind is imported when the first embedder of that kind is created.
 """
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 _PACKAGES = {"openai": "aiohttp", "fastembed": "fastembed"}
 _PACKAGES["sentence-transformers"] = "sentence_transformers"
-# 67 MB, for English, with the MIT license. It reads 512 tokens of a text.
+# 67 MB, for English, with the MIT license. It reads the first 512 tokens of a text.
 _FASTEMBED = {"model": "BAAI/bge-small-en-v1.5", "dim": 384}
 # The name of a public model, not a folder.
 _MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?\Z")
 
 
 class Embedders:
-    """Finds an embedder: first the app's, then the settings', then the table's."""
+    """Finds an embedder among the app's, then in the settings, then in the table's recipe."""
 
     def __init__(self, of_app: Mapping[str, Embedder | EmbedderSettings]) -> None:
         self._of_app = dict(of_app)
@@ -58,7 +58,7 @@ class Embedders:
             await self._batcher(name, option)
 
     async def find(self, name: str, settings: RetrievalSettings) -> Batcher | None:
-        """Return the embedder of this name, or None."""
+        """Return the embedder with this name, or None."""
         option = self._of_app.get(name) or settings.embedders.get(name)
         if option is None:
             return None
@@ -72,7 +72,7 @@ class Embedders:
     ) -> Batcher:
         """Return the embedder of a table.
 
-        Raises EmbeddingError if the table has none; ModelMismatchError or DimensionMismatchError if
+        Raises EmbeddingError if there is none, and ModelMismatchError or DimensionMismatchError if
         its vectors do not fit the table, or its model is not the caller's ``model``.
         """
         schema = handle.schema
@@ -87,7 +87,7 @@ class Embedders:
         return embedder
 
     async def can_embed(self, schema: Schema, settings: RetrievalSettings) -> bool:
-        """Return whether the store can make vectors of texts for a table."""
+        """Return whether the store can embed texts for a table."""
         if schema.embed is None:
             return False
         if schema.embed.using in {**settings.embedders, **self._of_app}:
@@ -148,7 +148,7 @@ class Embedders:
     async def _batcher(
         self, name: str, option: Embedder | EmbedderSettings, of_table: str = ""
     ) -> Batcher:
-        """Return an embedder, created at its first use.
+        """Return an embedder, creating it at its first use.
 
         ``of_table`` is the key of an embedder made from a table's recipe.
         """
@@ -167,9 +167,9 @@ class Embedders:
 
 
 def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
-    """Return the embedder of ``[retrieval.embedders.<name>]``, for the caller to close.
+    """Return the embedder of ``[retrieval.embedders.<name>]``, which the caller must close.
 
-    Raises ConfigError if the section is missing or not usable. May import the app's code.
+    Raises ConfigError if the section is missing or unusable. May import the app's code.
     """
     section = settings.embedders.get(name)
     if section is None:
@@ -202,7 +202,7 @@ def _limits_of(embedder: object) -> EmbedderSettings:
 
     size = getattr(embedder, "batch_size", None)
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return EmbedderSettings(batch_size=min(size, 2048))  # the most that settings accept
+        return EmbedderSettings(batch_size=min(size, 2048))  # the maximum in settings
     return EmbedderSettings()
 
 
@@ -249,9 +249,9 @@ def embedder_of(name: str, settings: EmbedderSettings, *, offline: bool = False)
 
 
 def load(path: str) -> Any:
-    """Import the object ``package.module:name``, perhaps from the current folder.
+    """Import the object ``package.module:name``, looking in the current folder first.
 
-    A class is called without arguments. Raises ConfigError if the import fails.
+    If it is a class, return an instance. Raises ConfigError if the import fails.
     """
     from pkgutil import resolve_name
 
@@ -269,8 +269,8 @@ def load(path: str) -> Any:
             sys.path.remove(folder)
 
 
-# The recipe of a table. The table's file or server may be untrusted, so its recipe must not make us
-# send a text or a key anywhere.
+# The recipe of a table. The table's file or server may be untrusted, so its recipe must not choose
+# where texts or keys are sent.
 
 
 def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | None]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
 
 BUILT_IN = "wordllama-l2-supercat-256"
-"""The name of wordllama's model in tables."""
+"""The name that tables store for wordllama's model."""
 
 _PACKAGE_FILES = (
     "weights/l2_supercat_256.safetensors",
@@ -37,7 +37,7 @@ class StaticModel:
     def __init__(self, name: str, settings: EmbedderSettings) -> None:
         self.model = settings.model or BUILT_IN
         self._key = f"retrieval.embedders.{name}"
-        self._lock = threading.Lock()  # while the tokenizer is loaded
+        self._lock = threading.Lock()  # held while the tokenizer loads
         self._tokenizer: Any = None
         folder = self._package("wordllama") if self.model == BUILT_IN else Path(self.model)
         files = _PACKAGE_FILES if self.model == BUILT_IN else _FOLDER_FILES
@@ -70,7 +70,7 @@ class StaticModel:
                 self._tokenizer = tokenizer
 
     def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        """Return one row for each text, in their order."""
+        """Return one row for each text, in order."""
         self.prepare()
         result = np.zeros((len(texts), self.dim), dtype=np.float32)
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -110,7 +110,7 @@ class StaticModel:
                 raise ValueError(f"{self._weights.name} is not a safetensors file")
             tensors = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
-        ((name, tensor),) = tensors.items()  # others, such as weights of tokens, are unsupported
+        ((name, tensor),) = tensors.items()  # token weights and other tensors are unsupported
         if name not in ("embeddings", "embedding.weight"):
             raise ValueError(f"{self._weights.name} has no tensor 'embeddings'")
         rows, dim = tensor["shape"]
