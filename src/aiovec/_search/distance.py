@@ -95,8 +95,8 @@ def _cosine_of_near(
 ) -> Float64Array:
     """Return 1 - cos of small angles: s / (1 + cos), where s is the squared sine.
 
-    Subtracting a number near 1 from 1 loses the digits that distinguish near rows. The sine comes
-    from the rest of a row after its component along the point is subtracted.
+    Subtracting a number near 1 from 1 loses the digits that distinguish nearly equal rows. The sine
+    comes from the rest of a row after its component along the point is subtracted.
     """
     # The upper part of a share has 29 bits, so its product with a float32 is exact.
     cut = shares * _CUT
@@ -133,9 +133,9 @@ _MEASURES: dict[Metric, Callable[[Float64Array, Float64Array], Float64Array]] = 
 
 
 def nearest_first(measured: Float64Array, limit: int) -> Int64Array:
-    """Return the positions of the ``limit`` nearest rows and of all rows as near as the last one.
+    """Return the positions of the ``limit`` nearest rows and of all rows tied with the last one.
 
-    Every backend returns these: ``VectorStore`` breaks ties by id, in one place for all backends.
+    Every backend returns all ties, and ``VectorStore`` breaks them by id for all backends.
     """
     best = np.argsort(measured, kind="stable")
     return best[measured[best] <= measured[best[limit - 1]]] if len(best) > limit else best

@@ -1,4 +1,4 @@
-"""The order of keyword hits, rows with all words first, and the fusion of hybrid searches."""
+"""The order of keyword hits, rows with all words first, and the fusion of hybrid search lists."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Weighted:
     0.2 for the last row; in the keyword list they fall with the score, to 0. If some keyword hits
     have all words, their shares are at least 0.5, and the others' shares at most 0.5. If none has
     all words, the shares are at most 0.7. In a short list of rows that hardly differ, the last row
-    has nearly the share of the first. A list of weight 0 adds no hits.
+    has nearly the same share as the first. A list with weight 0 adds no hits.
     """
 
     vector: float = 0.5
@@ -76,7 +76,7 @@ def is_finite(value: object) -> bool:
 
 
 def as_floats(options: object, *names: str) -> None:
-    """Make these numbers floats: with a NumPy number, every score would be a NumPy number."""
+    """Convert these attributes to float; a NumPy number would make every score one, too."""
     for name in names:
         object.__setattr__(options, name, float(getattr(options, name)))
 
@@ -84,14 +84,14 @@ def as_floats(options: object, *names: str) -> None:
 def all_words_first(
     all_words: Sequence[tuple[_K, float]], any_word: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
-    """Return the rows with all words, then the rows with some of them, whose scores are lowered.
+    """Return the rows with all words, then the rows with some of them, with lowered scores.
 
     Both lists have rows with their scores, best first.
     """
     known = {row for row, _ in all_words}
     others = [(row, score) for row, score in any_word if row not in known][: limit - len(all_words)]
-    # A row without one of the words counts at most half of a row with all of them. Otherwise words
-    # that match by chance push better vectors aside (``bench quality``).
+    # A row that lacks a word keeps at most half of its score. Otherwise words that match by chance
+    # push better vectors aside (``bench quality``).
     share = 0.5
     if all_words and others and (best := others[0][1]) > 0:
         # The factor keeps rounding from making two scores equal.
@@ -147,7 +147,7 @@ def fuse(
     limit: int,
     ids_of: IdsOf[_K],
 ) -> list[FusedHit[_K]]:
-    """Return the best rows of both lists together; rows with equal scores are ordered by id.
+    """Fuse two lists and return the best rows; rows with equal scores are ordered by id.
 
     ``near`` has the keys and distances of the vector list, ``words`` the keys and scores of the
     keyword list, both best first. The first ``whole`` rows of ``words`` have all words.
@@ -182,8 +182,8 @@ def _weighted(fusion: Fusion, name: str, shares: Sequence[float]) -> list[float]
 
 
 def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
-    # The last row has a share too: it is near, and a list has to end somewhere.
-    if metric == "dot":  # equal vectors have no fixed distance, so the scale is that of a score
+    # The last row's share is not 0: it is near, and a list has to end somewhere.
+    if metric == "dot":  # the distance of equal vectors is not fixed, so it is scaled as a score
         return _between(distances, 1.0, 0.2)
     # Squared Euclidean distances of unit vectors are proportional to their cosine distances.
     scale = [distance**2 for distance in distances] if metric == "l2" else distances

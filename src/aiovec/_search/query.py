@@ -113,7 +113,7 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
             words, field = f"{field}:{words}", None
         prefix = word is not None and len(word) > 1 and word.endswith("*")
         words = (words.rstrip("*") if prefix else words).strip()
-        if grams:  # n-grams have all characters, even line breaks, tabs and punctuation
+        if grams:  # n-grams contain all characters, even line breaks, tabs and punctuation
             has_word = not _OPERATORS.issuperset(words)
         else:
             words = _GAP.sub(" ", words)

@@ -21,7 +21,7 @@ _WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 Match = tuple[int, int, int]
 """The start and the end of a match, and the number of its clause."""
 Matches = Callable[[Sequence[TextClause], str], Iterable[Match]]
-"""Returns the matches of clauses in a text."""
+"""A function that returns the matches of clauses in a text."""
 Texts = Mapping[str, str | None]
 """The texts of a row, by field."""
 
@@ -32,7 +32,7 @@ def word_snippets(
     tokens_of: Callable[[str], Sequence[str]],
     highlight: tuple[str, str],
 ) -> list[dict[str, str]]:
-    """Return each row's snippets, in which words with the tokens of the query are marked.
+    """Return each row's snippets, with the words that match the query marked.
 
     ``tokens_of`` returns the tokens of a text, in order, as the index compares them.
     """
