@@ -140,8 +140,8 @@ class _Binder:
 
     def _in(self, leaf: Expr, ref: Ref, values: tuple[Value, ...]) -> Expr:
         kind = self._kind(leaf, ref)
-        # IN is the OR of its equalities. On a payload key, an equality with a literal of another
-        # type than the value is null, so the literals of each type make one IN.
+        # IN is the OR of its equalities. On a payload key, an equality is null if the types of the
+        # literal and the value differ, so the literals of each type make one IN.
         by_kind: dict[str, list[Value]] = {}
         for index, each in enumerate(values):
             value = _as_stored(ref, kind, each)

@@ -177,7 +177,7 @@ def in_utc(value: datetime) -> datetime:
     """Return a moment in UTC, or raise FilterError, which is a ValueError."""
     try:
         offset = value.utcoffset()
-    except ValueError as exc:  # NaT of pandas
+    except ValueError as exc:  # pandas.NaT
         raise FilterError(f"{shown(value)} is not a time") from exc
     if offset is None:
         raise FilterError(f"{shown(value)} has no time zone; add one, for instance UTC")

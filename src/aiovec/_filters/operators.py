@@ -37,7 +37,7 @@ Given = Value | date | UUID | Enum
 
 
 class FieldRef(Combinable):
-    """A field in a filter. Comparing it makes a condition.
+    """A field in a filter. Comparing it returns a condition.
 
     A bool field is itself a condition: ``F.live & (F.year > 2000)``. ``F.payload["a.b"]`` is the
     payload's key ``a.b``, and a second pair of brackets goes one level deeper.
@@ -118,7 +118,7 @@ class FieldRef(Combinable):
         return negated(self.is_empty())
 
     def like(self, pattern: str, *, escape: str | None = None) -> Expr:
-        """Match a pattern: ``%`` is any text, ``_`` one character. Case-sensitive.
+        """Match a pattern: ``%`` is any text, ``_`` is one character. Case-sensitive.
 
         ``escape`` is a single character; the character after it is literal.
         """
@@ -129,12 +129,12 @@ class FieldRef(Combinable):
         return self._like(pattern, escape, ignore_case=True)
 
     def contains_text(self, part: str) -> Expr:
-        """Match texts that contain ``part``, in which no character is special. Case-sensitive."""
+        """Match texts that contain ``part`` literally. Case-sensitive."""
         text = literals.checked_text(part)
         return Like(self._ref, f"{patterns.ANY_TEXT}{text}{patterns.ANY_TEXT}")
 
     def startswith(self, prefix: str) -> Expr:
-        """Match texts that begin with ``prefix``, in which no character is special."""
+        """Match texts that begin with ``prefix``, taken literally. Case-sensitive."""
         return StartsWith(self._ref, literals.checked_text(prefix))
 
     def contains(self, value: Value) -> Expr:

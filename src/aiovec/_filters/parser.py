@@ -358,7 +358,7 @@ class _Parser:
             self._refuse(problem, token.position, _A_LITERAL)
         self._fail(_A_LITERAL)
 
-    # Tokens: ``next`` is the current one
+    # Tokens: ``next`` is the current token
 
     def _advance(self) -> _Token:
         """Move on to the token after ``next``; return the previous one."""
