@@ -176,8 +176,8 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def unstorable(kind: pa.DataType) -> str:
-    """Return the name of the type, or of a type within it, that no row can hold; "" if there is
-    none."""
+    """Return the name of the type that no row can hold, if this is or contains one; otherwise
+    ""."""
     if pa.types.is_dictionary(kind):
         return unstorable(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):

@@ -1,4 +1,4 @@
-"""New ids, and the texts of ids that are numbers or UUIDs."""
+"""New ids, and the text form of ids that are numbers or UUIDs."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def id_text(value: object) -> str | None:
         return None
     try:
         return str(int(value))
-    except ValueError:  # too many digits for Python to convert, and for an id
+    except ValueError:  # too many digits for Python to convert, or for an id
         return None

@@ -25,7 +25,7 @@ def read_json(text: str) -> Any:
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """Return JSON in its stored form: compact, Unicode unescaped, keys in their order."""
+    """Return JSON in its stored form: compact, with unescaped Unicode and the keys in order."""
     return _ENCODER.encode(value)
 
 
@@ -54,7 +54,7 @@ def _in_range(text: str) -> float:
     return number
 
 
-# Created once: with such options, ``json.dumps`` would create an encoder for each call.
+# Created once: with these options, ``json.dumps`` would create an encoder for each call.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_once_each, parse_float=_in_range)

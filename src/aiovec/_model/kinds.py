@@ -58,12 +58,12 @@ BY_TYPE: dict[Any, FieldKind] = {kind.python: kind for kind in KINDS.values()}
 
 
 def kind_of_dtype(letter: str) -> FieldKind | None:
-    """Return the kind of values for a NumPy dtype's kind letter; None if there is none."""
+    """Return the field kind for a NumPy dtype's kind letter; None if there is none."""
     return next((kind for kind in SINGLE if letter in kind.numpy), None)
 
 
 def kind_of_arrow(kind: pa.DataType) -> FieldKind | None:
-    """Return the kind of values for an Arrow type; None if there is none."""
+    """Return the field kind for an Arrow type; None if there is none."""
     if is_list(kind):
         of = kind_of_arrow(kind.value_type)
         return next((each for each in KINDS.values() if of is not None and each.item is of), None)

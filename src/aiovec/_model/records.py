@@ -232,7 +232,7 @@ class Hit(_Row):
     def to_dict(self) -> dict[str, Any]:
         """Return the row as one flat dict, with ``_score`` and ``_distance`` after the id.
 
-        It has the vector, under its column's name, if the search read it, and ``_ranks`` and
+        It also has the vector, under its column's name, if the search read it, and ``_ranks`` and
         ``_highlights`` if the hit has them. A stored key with one of these names gets one more
         underscore in front, so ``_score`` is always the hit's score.
         """

@@ -1,4 +1,4 @@
-"""Results: the rows of one call as a list that converts to tables of other libraries."""
+"""Results: the rows of one call as a list that converts to other libraries' tables."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class Results(list[_R], _AsFrames):
 
 
 class ResultsList(list[Results[Hit]], _AsFrames):
-    """The results of several queries, in their order.
+    """The results of several queries, in the order of the queries.
 
     ``to_arrow``, ``to_pandas`` and ``to_polars`` return one table of all hits. Its first column,
     ``_query``, is the position of the query, from 0.
@@ -221,7 +221,7 @@ def result_columns(
 def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     if kind is not None:
         return pa.array(values, kind)
-    with suppress(pa.ArrowException, OverflowError, TypeError, ValueError):  # values of two types
+    with suppress(pa.ArrowException, OverflowError, TypeError, ValueError):  # values of mixed types
         array = pa.array(values)
         if "struct" not in str(array.type):
             return array

@@ -122,11 +122,11 @@ class Field:
     - ``index``: "btree", or "bitmap" for few distinct values, makes filters fast; lists cannot have
       one. SQLite builds the same index for both.
     - ``partition``: SQLite stores the vectors of each value together, in space for at least 64, and
-      a search for the value scans only these. Up to four fields of text or int may have it.
+      a search for the value scans only these. Up to four text or int fields can have it.
     - ``text``: keyword search covers this text field. SQLite looks at the first 32,768 bytes of a
       word.
     - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
-      without a time stays. At most one field may have it.
+      without a time stays. At most one field can have it.
 
     ``aiovec.Fields`` is the type of a mapping of names to fields or Python types.
     """
@@ -274,11 +274,11 @@ class Embed:
 @hints_creation
 @dataclass(frozen=True, init=False)
 class Schema:
-    """The vectors and fields of a table. Immutable; equal schemas compare equal. An invalid option
-    raises InvalidArgumentError.
+    """The vectors and fields of a table. Immutable, and compared by value. An invalid option raises
+    InvalidArgumentError.
 
-    - ``dim``: the length of every vector, up to 8192. A schema with ``embed`` may leave it out; it
-      is 0 until ``create_table`` takes it from the embedder.
+    - ``dim``: the length of every vector, up to 8192. A schema with ``embed`` can omit it; it is 0
+      until ``create_table`` takes it from the embedder.
     - ``metric``: "cosine", "l2" (Euclidean) or "dot" (inner product).
     - ``model``: the name of the embedding model, of at most 1,000 characters; with ``embed``, by
       default the embedder's. Calls that name another model raise ModelMismatchError.
@@ -286,8 +286,8 @@ class Schema:
     - ``fields``: at most 1,996 fields by name; a Python type suffices if no option is needed, as in
       ``{"year": int}``.
     - ``payload``: True stores keys that no field declares, as JSON; False refuses them.
-    - ``analyzer``: how keyword search splits texts into words. With "ngram", parts of one or two
-      characters take longer, and white space in quotes counts.
+    - ``analyzer``: how keyword search splits texts into words. With "ngram", words of one or two
+      characters take longer to find, and white space in quotes counts.
     - ``quantized``: "bit" also stores 1-bit codes for approximate searches. SQLite only; ``dim``
       must be a multiple of 8.
     - ``embed``: the text field from which vectors are made.
@@ -408,7 +408,7 @@ class Schema:
         return replace(self, fields=fields, embed=embed)
 
     def with_changed_field(self, name: str, field: Field) -> Schema:
-        """Return the schema with other options of one of its fields."""
+        """Return the schema with one of its fields replaced."""
         return replace(self, fields={**self.fields, name: field})
 
     def with_payload_index(self, key: str) -> Schema:
@@ -524,7 +524,7 @@ _RARE = {"analyzer": "plain", "quantized": None, "embed": None, "vector_nullable
 
 
 def _unknown(given: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
-    """Return unknown keys among the first ones only, so that a huge mapping is refused quickly."""
+    """Return unknown keys, checking only the first few, so a huge mapping is refused quickly."""
     return [key for key in islice(given, len(known) + 1) if key not in known]
 
 
