@@ -1,1 +1,1 @@
-"""Rows, vectors and arguments of users, checked once."""
+"""Rows, vectors and arguments from users, checked once."""

@@ -255,7 +255,7 @@ def moment(value: Any) -> datetime:
             raise ValueError(
                 f"must be a datetime or RFC 3339 text, not {shown(value, 60)}"
             ) from exc
-    if value != value:  # NaT of pandas
+    if value != value:  # pandas.NaT
         raise ValueError("NaT cannot be stored; use None")
     if value.utcoffset() is None:
         raise ValueError(_NO_ZONE)
@@ -266,7 +266,7 @@ def _from_arrow(field: Field, values: pa.Array) -> list[Any] | pa.Array:
     kind, stored = KINDS[field.kind], field.arrow_type()
     item_type = values.type.value_type if is_list(values.type) else values.type
     if field.item_kind == "int" and pa.types.is_floating(item_type):
-        values = values.cast(stored)  # frames keep whole numbers with gaps as floats
+        values = values.cast(stored)  # frames store integers with nulls as floats
     if kind.name == "datetime" or values.type != stored:
         return (_lists if field.is_list else _plain_values)(kind, python_values(values))
     items = values.flatten() if field.is_list else values

@@ -111,7 +111,7 @@ def _is_series(column: object) -> bool:
 def array_of_typed(column: Any, name: str) -> Any:
     """Return a typed column as an Arrow array or, for a pandas column of objects, as a list.
 
-    Values that pandas counts as missing become null.
+    Values that pandas treats as missing become null.
     """
     if not _is_series(column):
         return array_of(column, name)

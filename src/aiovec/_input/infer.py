@@ -1,9 +1,9 @@
-"""Infer schemas from data: find the column of the vectors, and the types of the other columns.
+"""Infer schemas from data: find the vector column, and the types of the other columns.
 
 A column becomes a field if all its values are of one type: text, whole numbers, numbers, booleans,
 datetimes, or lists of texts or numbers. Nulls do not count, and whole numbers mixed with other
-numbers are numbers. Columns that are mixed, nested or empty, or have a name that is not allowed for
-fields, stay in the payload.
+numbers become numbers. Columns that are mixed, nested or empty, or have a name that is not allowed
+for fields, stay in the payload.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def fields_of(
     others = []
     taken = {"id", "payload", vector.lower()}
     for name, field in columns.items():
-        # If the keys of rows are data, every row brings new ones, so only 200 become fields.
+        # If the keys of rows are data, every row brings new keys, so only 200 become fields.
         free = _may_name(name) and name.lower() not in taken and len(fields) < 200
         if field is not None and free:
             fields[name] = field
@@ -169,7 +169,7 @@ def inferred(rows: Collected, options: TableOptions) -> Schema:
 
 
 def _carried(rows: Collected) -> Schema | None:
-    """Return the schema in the metadata of Arrow rows, as exports write it."""
+    """Return the schema that exports write in the metadata of Arrow rows; None without one."""
     columns: Any = getattr(rows.data[0], "schema", None) if rows.form == "tables" else None
     if not is_of(columns, "pyarrow", "Schema") or b"aiovec.schema" not in (columns.metadata or {}):
         return None

@@ -1,6 +1,6 @@
 """Rows in any form, checked once and converted to one batch, or to the parts of an update.
 
-Imported off the event loop when a store opens, because it imports NumPy.
+This module is imported off the event loop when a store opens, because it imports NumPy.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> B
             return _batch(_transposed(mappings, schema, new_ids), schema)
         except InvalidVectorError as exc:
             raise _with_other_name(exc, mappings, schema) from exc.__cause__
-    # An embedder makes missing vectors.
+    # An embedder makes missing vectors, or they stay null.
     needed = [] if may_lack_vectors(schema) else [schema.vector]
     if new_ids == "never":
         needed.insert(0, "id")
@@ -174,7 +174,7 @@ def to_batch(rows: Collected, schema: Schema, *, new_ids: NewIds = "never") -> B
 
 
 def one_of_each_id(batch: Batch, *, last: bool) -> Batch:
-    """Return one row for each id: with ``last`` the last one, else the first."""
+    """Return one row for each id: the last one if ``last``, else the first."""
     ids = batch.ids
     positions = range(len(ids)) if last else range(len(ids) - 1, -1, -1)
     chosen = {ids[position]: position for position in positions}
@@ -189,7 +189,7 @@ def repeated_ids(ids: Sequence[str]) -> list[str]:
 
 
 def check_ids(ids: Any) -> list[str]:
-    """Return the requested ids, one or several, as texts in their order."""
+    """Return the requested ids, one or several, as texts in order."""
     if type(ids) is not list:
         if id_text(ids) is not None:
             ids = [ids]
@@ -216,7 +216,7 @@ def distinct_ids(ids: Any) -> list[str]:
 
 
 def ids_with_distinct(ids: Any) -> tuple[list[str], list[str]]:
-    """Return the requested ids, each once, without converting them."""
+    """Return the requested ids as texts in order, and the same ids without repetitions."""
     listed = check_ids(ids)
     return listed, list(dict.fromkeys(listed))
 
@@ -338,7 +338,7 @@ def _part(group: _Columns, schema: Schema) -> Batch:
     }
     embeds = schema.embed is not None and schema.embed.field in fields
     vectors = None
-    if schema.vector in columns or embeds:  # an embedder makes the missing ones
+    if schema.vector in columns or embeds:  # an embedder makes missing vectors
         vectors = _vectors(columns.get(schema.vector), len(ids), schema, places)
         missing = without_vector(vectors)
         if missing.any() and not (embeds or schema.vector_nullable):
@@ -362,7 +362,7 @@ def _new_values(name: str, values: Any, schema: Schema, places: Places | None) -
 def _patch(
     keys: Mapping[Any, Any], schema: Schema, places: Places | None, row: int = 0
 ) -> PayloadPatch:
-    """Return the changes to a row's payload, by their keys or paths."""
+    """Return the changes to a row's payload from a mapping of keys or paths."""
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in keys.items():
         path: tuple[str, ...] = (name,)
@@ -447,7 +447,7 @@ def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewI
 
 
 def _ids(ids: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
-    """Return ids as texts, creating those that are None unless ``new_ids`` is "never"."""
+    """Return ids as texts, with new ids in place of None unless ``new_ids`` is "never"."""
     if new_ids != "never":
         if is_array(ids) and ids.null_count:
             ids = ids.to_pylist()
@@ -460,7 +460,7 @@ def _ids(ids: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
 def _check_names(names: Iterable[str], row: int | None = None) -> None:
     """Raise InvalidRowError if one of a row's names was probably meant to be "id".
 
-    Otherwise each upsert of such rows would give them new ids and add them again.
+    Otherwise each upsert of these rows would give them new ids and add them again.
     """
     for name in names:
         if isinstance(name, str) and name.lstrip("_").lower() == "id":
@@ -618,7 +618,7 @@ def _vectors(given: Any, count: int, schema: Schema, places: Places) -> Float32A
 
 
 def _batch(group: _Columns, schema: Schema) -> Batch:
-    """Check the values of whole rows."""
+    """Check the values of whole rows, and return them as a batch."""
     ids, columns, extra, places = group
     ids = field_column("id", _ID, ids, places)
     matrix = _vectors(columns.get(schema.vector), len(ids), schema, places)

@@ -278,7 +278,7 @@ def _add_path(keys: _Keys, path: list[str]) -> None:
 
 
 def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
-    """Return the selected keys of an object. A path through a value of another type is left out."""
+    """Return the selected keys of an object, leaving out paths through other types of values."""
     selected: dict[str, Any] = {}
     for key, item in value.items():
         if key not in keys:

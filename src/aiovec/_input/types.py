@@ -108,7 +108,7 @@ ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 Vector: TypeAlias = (
     Sequence[float | np.floating[Any] | np.integer[Any]] | npt.NDArray[Any] | HasArray
 )
-"""One vector: a sequence or buffer of numbers, a NumPy array, a tensor."""
+"""One vector: a sequence or buffer of numbers, a NumPy array, or a tensor."""
 
 Vectors: TypeAlias = (
     Iterable[Vector]

@@ -83,7 +83,7 @@ def check_query_texts(texts: Mapping[int, str]) -> list[str]:
 
 
 def many_queries(vectors: Any, schema: Schema, of_texts: Mapping[int, Any]) -> list[Float32Array]:
-    """Return many queries from ``collect_vectors``.
+    """Return the queries from ``collect_vectors`` as vectors.
 
     ``of_texts`` maps the positions of the texts among them to the texts' vectors.
     """
