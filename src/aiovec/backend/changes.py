@@ -20,7 +20,7 @@ from .rows import Batch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Insert:
-    """Add rows, whose ids are distinct; the result is the number of added rows.
+    """Add rows with distinct ids; the result is the number of added rows.
 
     Raises DuplicateIdError if one of the ids exists; with ``skip_existing``, skips that row.
     """
@@ -31,7 +31,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upsert:
-    """Add rows, whose ids are distinct, or replace whole rows with the same ids.
+    """Add rows with distinct ids, and replace whole rows that have the same ids.
 
     The result is the number of rows. Raises InvalidRowError, and writes nothing, if a row differs
     from the stored row in a partition field. With ``moves``, as in a migration, the row is moved to
@@ -101,7 +101,7 @@ class Delete:
 
 RowChange = Insert | Upsert | Update | UpdateRows | Delete
 
-# The schema. ``apply`` returns the changed schema, or raises if it does not allow the change.
+# The schema. ``apply`` returns the changed schema, or raises if the schema forbids the change.
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class DropField:
 
 @dataclass(frozen=True, slots=True)
 class RenameField:
-    """Rename a field; values and indexes stay."""
+    """Rename a field, keeping its values and indexes."""
 
     name: str
     new: str

@@ -19,7 +19,7 @@ from .limits import Deadline, Gate, Line, copy_of_error
 from .marks import MoveMark
 from .threads import wait_out
 
-# The most calls in one commit. With more, the first call would wait long for the last.
+# The most calls in one commit. With more, the first call would wait too long for the last.
 _LARGEST_GROUP = 512
 
 
@@ -111,14 +111,15 @@ class Committer(ABC, Generic[_Write]):
     """The store's name in errors."""
 
     busy: str | None = None
-    """The reason, for errors, that it cannot commit now, other than writes of this store."""
+    """Why it cannot commit now, for errors; None if nothing but this store's writes is in the
+    way."""
 
     @abstractmethod
     async def take(self) -> Callable[[], Awaitable[None]] | None:
-        """Try once, briefly, to take the lock. In the meantime calls may leave or time out.
+        """Try once, briefly, to take the lock. Calls may leave or time out during the attempt.
 
-        Return the function that releases the lock, or None if others hold it. If cancelled, it has
-        not taken the lock. If it raises an error, all waiting calls get the error.
+        Return the function that releases the lock, or None if others hold it. A cancelled attempt
+        must not keep the lock. If it raises an error, all waiting calls get the error.
         """
 
     @abstractmethod
@@ -126,7 +127,7 @@ class Committer(ABC, Generic[_Write]):
         """Do the group's work under the lock; return a migration's pause if that forbids it.
 
         For each call, call ``begin``, then ``succeed`` or ``fail``. Calls that have not ended when
-        this returns wait again, in their order; if it raises, they get the error. A cancellation,
+        this returns wait again, in order; if it raises, they get the error. A cancellation,
         which comes only when the loop is about to end, must not leave work running.
         """
 

@@ -103,7 +103,8 @@ def load_settings(config: Path | None, *, environment: bool = True) -> Retrieval
 def embedder_section(name: str, given: Mapping[str, object], source: str) -> EmbedderSettings:
     """Return the section of an embedder with keys from a ``source``, such as a file or an argument.
 
-    The keys are those of ``[retrieval.embedders.<name>]``. Raises ConfigError if one is wrong.
+    The keys are the same as in ``[retrieval.embedders.<name>]``. Raises ConfigError if one is
+    wrong.
     """
     path = ("retrieval", "embedders", name)
     section: EmbedderSettings = checked(Key(EmbedderSettings()), given, path, source)
@@ -119,7 +120,7 @@ def _variables() -> dict[str, Any]:
     """Return the environment's settings as nested mappings; sections and lists are JSON.
 
     A key's own variable takes precedence over its section's variable. Raises ConfigError for an
-    almost correct name; ignores other variables, such as an app's own.
+    almost correct name; ignores other variables, such as the app's.
     """
     values: dict[str, Any] = {}
     for name in sorted(filter(os.environ.get, os.environ), key=lambda name: name.count(DELIMITER)):
@@ -169,7 +170,7 @@ def _read(file: Path) -> dict[str, Any]:
         if isinstance(exc, PermissionError) and file.is_dir():  # as Windows reports it
             reason = "is a directory"
         raise ConfigError(f"{file}: cannot be read: {reason}", file=str(file)) from exc
-    import tomllib  # not at the start of a process that reads no file
+    import tomllib  # only in processes that read a file
 
     try:
         # Some Windows editors write a byte order mark, which TOML does not allow.

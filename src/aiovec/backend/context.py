@@ -63,7 +63,7 @@ class CallContext:
 
 
 FEW_ROWS = 32
-"""The rows that a read may return whatever their size, and may read between two counts."""
+"""The number of rows that a read may return whatever their size, or read between two counts."""
 
 
 class Meter:
@@ -78,7 +78,7 @@ class Meter:
     def restart(self) -> None:
         """Count from 0 again, because the rows will be read again."""
         self._nbytes = 0
-        # True if this meter ended a read that several callers share.
+        # True if this meter ended the read, which several callers may share.
         self.refused: bool = False
 
     def add(self, nbytes: int, values: int = 0) -> None:
@@ -122,7 +122,7 @@ def call_context() -> CallContext:
 
 
 def new_meter(rows: int | None) -> Meter | None:
-    """Return a meter for a read of at most ``rows`` rows or values, or with None, of any number.
+    """Return a meter for a read of at most ``rows`` rows or values; None means any number.
 
     Return None if the rows are few or their bytes are not limited.
     """

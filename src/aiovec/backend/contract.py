@@ -1,10 +1,10 @@
 """The contract between ``VectorStore`` and a backend.
 
 ``VectorStore`` checks names, rows, vectors, models and filters, and ranks the hits; a ``Backend``
-stores and searches. It gets only checked values: a ``Batch`` of rows, whose columns are Python
-values or Arrow arrays, filter trees whose names and literals fit the schema, and contiguous float32
+stores and searches. It gets only checked values: rows as a ``Batch`` with columns of Python values
+or Arrow arrays, filter trees with names and literals that fit the schema, and contiguous float32
 arrays. A backend lists its optional abilities in ``abilities``, and implements their methods;
-without the ability a method raises UnsupportedError.
+without the ability, a method raises UnsupportedError.
 
 Rules for every method:
 
@@ -219,7 +219,7 @@ class Query:
 
 
 Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]]]
-"""Returns the snippets of hits, by field, from their ids and texts. Called in a thread."""
+"""A function that returns hits' snippets by field, from their ids and texts, in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +292,10 @@ class Count(OfSelected[int]):
 class Values(OfSelected[Sequence[tuple[Value, int]]]):
     """The values of a field, "id" or a payload key, each with its number of rows.
 
-    The most frequent come first, equally frequent ones in the order of ``Order``; at most ``limit``
-    are returned. Nulls are not counted. A row counts once for each distinct item of a list, even
-    of a list in the payload. An integer and a float that are equal are one value, returned as the
-    integer; booleans are never numbers.
+    The most frequent values come first, and equally frequent ones are sorted as by ``Order``; at
+    most ``limit`` are returned. Nulls are not counted. A row counts once for each distinct item of
+    a list, even of a list in the payload. An integer and a float that are equal are one value,
+    returned as the integer; booleans are never numbers.
     """
 
     ref: Ref
@@ -418,10 +418,10 @@ class Backend(ABC):
     unless the search is exact. None if the backend refuses them itself."""
 
     read_only: bool = False
-    """Set before ``open``. Then ``open`` raises ConfigError if there is no store, methods that
-    write raise UnsupportedError, and nothing is created or written (no upkeep, no mark), except
-    files that the driver needs to read while others write, or that keep a version while it is
-    read."""
+    """If this is set before ``open``, ``open`` raises ConfigError if there is no store, methods
+    that write raise UnsupportedError, and nothing is created or written (no upkeep, no mark),
+    except files that the driver needs to read while others write, or that keep a version while it
+    is read."""
 
     @property
     @abstractmethod
@@ -472,8 +472,8 @@ class Backend(ABC):
 
     @abstractmethod
     async def create_table(self, name: str, schema: Schema) -> None:
-        """Create an empty table, or raise TableExistsError. Of several concurrent callers, one
-        succeeds."""
+        """Create an empty table, or raise TableExistsError. Of several concurrent callers, exactly
+        one succeeds."""
 
     @abstractmethod
     async def alter(self, table: TableHandle, change: SchemaChange) -> None:
@@ -558,7 +558,7 @@ class Backend(ABC):
     ) -> AsyncGenerator[_T, None]:
         """Yield the results of ``finish`` for the rows of one snapshot, part by part.
 
-        The rows are those of ``export``. A backend that can read them without Arrow overrides this.
+        ``export`` yields the same rows. A backend that can read them without Arrow overrides this.
         """
         export = self.export(table, where=where, columns=columns, after=None, batch_size=1000)
 
@@ -645,7 +645,7 @@ class Backend(ABC):
     async def revert(self, table: TableHandle, version: int) -> None:
         raise self._lacks("snapshots")
 
-    # "backup": a copy of the whole store while it is in use. "restore": its replacement by a copy
+    # "backup": copy the whole store while it is in use. "restore": replace it with a copy
 
     async def backup(self, path: Path) -> None:
         """Write one consistent copy to a path that does not exist yet."""
@@ -670,7 +670,7 @@ class Backend(ABC):
         """
         raise self._lacks("bulk-load")
 
-    # "moves": a migration away from the store, by a mark that all its processes read. Every write
+    # "moves": a migration away from the store, with a mark that all its processes read. Every write
     # reads the mark under the lock, or in the transaction, that commits the write. So when a call
     # that changed the mark returns, an earlier write is either committed or will read the new mark.
     # The object on which ``act_for`` was called belongs to the run: the mark does not stop its

@@ -28,7 +28,7 @@ _NUMERIC = frozenset((int, float))
 
 
 def cost_of(*things: Any) -> int:
-    """Return about how many Python values these objects hold in total.
+    """Return an estimate of the number of Python values that these objects hold in total.
 
     Counting stops beyond ``INLINE_LIMIT``. An object of an unknown class may hold anything, so it
     costs more than that.

@@ -41,7 +41,7 @@ class Loaded:
 
 
 class Engine(Protocol):
-    """Does the long work on tables: any object with these methods.
+    """An object with these methods, which does the long work on tables.
 
     Every method raises UnsupportedError for a backend that the engine does not know.
     """

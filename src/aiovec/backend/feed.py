@@ -9,9 +9,9 @@ from collections.abc import Mapping
 class Feed(ABC):
     """A source that is followed, and its table in the store.
 
-    ``source`` names it in messages, without secrets. From the ``table``, the feed deletes the rows
-    of its ``base`` that the source lacks, or only the rows of its ``document``. ``refused`` has the
-    reasons for rows or documents that were set aside.
+    ``source`` names the source in messages, without secrets. The feed deletes the rows of its
+    ``base``, or only the rows of its ``document``, from the ``table`` if the source lacks them.
+    ``refused`` has the reasons for rows or documents that were set aside.
     """
 
     source: str
@@ -33,7 +33,7 @@ class Feed(ABC):
 
     @abstractmethod
     async def changed(self) -> bool:
-        """Wait for a second or longer; return True, and early, if a step may find changes."""
+        """Wait for a second or longer; return True early if a step may find changes."""
 
     @abstractmethod
     async def last(self) -> int:

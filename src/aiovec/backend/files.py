@@ -28,7 +28,7 @@ _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 """Errors of a full disk, an exceeded quota or a file that may not grow."""
 # Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
-# files are read before it is renamed, which may take long.
+# files are read before it is renamed, which can take long.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
@@ -84,7 +84,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path, begin: str, end: str) -> None:
-    """Remove files and folders with such names that a killed process has left unfinished."""
+    """Remove files and folders named ``begin…end`` that a killed process left unfinished."""
     now = time.time()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -169,7 +169,7 @@ else:
 
 
 def lock_file(path: Path, *, create: bool = True, patience: float = 0.0) -> int | None:
-    """Lock the file at this path, and return its descriptor; the lock is held while it is open.
+    """Lock the file at this path, and return its descriptor, which holds the lock while open.
 
     Return None if another process still holds it after ``patience`` seconds. A missing file is
     created; without ``create``, it raises FileNotFoundError.

@@ -1,4 +1,4 @@
-"""The steps of a hybrid search from its two lists to its hits, which backends share."""
+"""The steps of a hybrid search that backends share, from its two lists to its hits."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def found(
     rows: Batch,
     snippets: Snippets | None,
 ) -> Found:
-    """Return the rows of the hits, read in their order, each with its distance if it has a
-    vector."""
+    """Return the hits with their ``rows``, which are in the same order, and measure the missing
+    distances."""
     if rows.vectors is not None and hits:
         measured = distances(rows.vectors, query.vector, metric).tolist()
         for hit, distance in zip(hits, measured, strict=True):

@@ -189,8 +189,8 @@ class Gate:
         self._line = Line(max_waiting)
 
     def enter(self, deadline: Deadline | None, size: int = 0) -> Slot:
-        """Return a slot for ``size`` bytes, to be held with ``async with``. Without a deadline, it
-        waits without limit."""
+        """Return a slot for ``size`` bytes, to be held with ``async with``. Without a deadline, the
+        call waits without limit."""
         if self.memory is not None:
             size = min(size, self.memory)
         return Slot(self, deadline or Deadline(None), size)

@@ -104,8 +104,8 @@ class Place:
     def after_move(self, backend: str, config: str) -> Place | None:
         """Return the place to which a migration has moved the apps of the TOML file ``config``.
 
-        None if this place comes from a target, a named backend or another file, or if an
-        environment variable sets it: then calls raise the error instead.
+        Return None if this place comes from a target, a named backend or another file, or if an
+        environment variable sets it: then calls raise StoreMovedError instead.
         """
         if not (backend and config and self.file):
             return None

@@ -1,4 +1,4 @@
-"""Plugins: the targets, settings and doctor of a backend, and the list of installed plugins.
+"""Plugins: a backend's targets, settings and doctor findings, and the list of installed plugins.
 
 The core, the command line and the migrator know a backend only through a subclass of
 ``BackendPlugin``. Another package registers its plugin as an entry point in ``aiovec.backends``.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact of ``aiovec doctor``, with a ``cure`` if it is not ``ok`` or could be better.
+    """One fact that ``aiovec doctor`` reports, with a ``cure`` if it is a fault or could be better.
 
     A store or server that was not ``checked`` may have faults.
     """
@@ -157,7 +157,7 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 
 
 def backends() -> tuple[BackendPlugin, ...]:
-    """Return the plugins of the installed backends: first ours, then the others by name.
+    """Return the plugins of the installed backends: first aiovec's own, then the others by name.
 
     A broken backend's plugin is included, and raises the backend's error when it is used.
     """
@@ -183,7 +183,7 @@ def plugin_of(name: str) -> BackendPlugin:
 
 @lru_cache(maxsize=16)
 def _plugin(name: str, value: str, distribution: str, _path: tuple[str, ...]) -> BackendPlugin:
-    """Return a plugin of the class that ``value`` names as "module:name"."""
+    """Return an instance of the plugin class that ``value`` names as "module:name"."""
     try:
         if name in KEYS:
             raise ValueError(f"retrieval.{name} is a key of every TOML file")

@@ -1,4 +1,4 @@
-"""Rows as columns, to write and read."""
+"""Rows as columns, for writing and reading."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Section:
         return type(cls.__name__, (cls,), body)
 
     def changed(self, **values: Any) -> Self:
-        """Return a copy of this section with some other values."""
+        """Return a copy of this section with these values changed."""
         return type(self)(**{**vars(self), **values})
 
 
@@ -195,7 +195,7 @@ class Key:
         text = texts and isinstance(value, str)
         if text and kind is bool:
             return _TRUTH.get(value.lower(), value)
-        # A whole number is a number too.
+        # A number may be written as a whole number.
         if (text and kind in (int, float)) or (kind is float and type(value) is int):
             with suppress(ValueError, OverflowError):
                 return kind(value)

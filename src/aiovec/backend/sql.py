@@ -44,7 +44,7 @@ NEGATED: Mapping[str, str] = MappingProxyType(
 
 
 class Operand(ABC, Generic[_Sql]):
-    """A column or a payload key, and the seven kinds of condition on it.
+    """A column or a payload key, with the seven kinds of condition on it.
 
     Each condition except ``is_null`` is NULL where the value is null. A payload key may hold any
     value: a condition is also NULL where the value's type is not the literal's, but integers and
