@@ -1,8 +1,8 @@
 """Shared parts of the bridges to other frameworks, such as ``aiovec_langchain``.
 
 A bridge keeps its rows in one table, which its first write creates, and serves code with and
-without ``await``. This module also reads filters in MongoDB's syntax, stores metadata of any type,
-and finds a table name for every collection name.
+without ``await``. This module also reads filters in MongoDB's syntax, converts metadata of any type
+for storage, and returns a table name for every collection name.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ StoreOrTarget: TypeAlias = VectorStore | sync.VectorStore | PathText
 class Bridge:
     """One table of a store, for code with and without ``await``. The first write creates it.
 
-    ``store`` is a store of ``aiovec.sync.connect``; a store of ``aiovec.connect``, which serves
-    code with ``await`` on its own event loop; or a target such as ``"notes.db"``. A target is
+    ``store`` is a store from ``aiovec.sync.connect``; a store from ``aiovec.connect``, which serves
+    only code with ``await`` on its event loop; or a target such as ``"notes.db"``. A target is
     opened at the first call with the ``options`` of ``connect``, and ``close`` closes it.
     ``schema`` takes the length of the first vector, and returns the schema of a new table.
     """
@@ -268,8 +268,9 @@ def blocking(
 class DocumentBridge(Bridge):
     """A bridge whose rows are documents: a text, metadata, and a vector.
 
-    Metadata is stored flat in the row, so that filters, the command line and other programs use it
-    like any field. A key that is a column of the row, such as "id", is stored with a "_" appended.
+    Metadata is stored flat in the row, so that filters, the command line and other programs can use
+    it like any field. A key that is a column of the row, such as "id", is stored with a "_"
+    appended.
     ``schema`` is the schema of a new table, for example with indexed fields for metadata keys. By
     default, a new table has a text field with keyword search, everything else in the payload, and
     vectors of the length ``dim``, or else of the first vector's length. An existing table keeps its
@@ -450,7 +451,7 @@ def storable(value: Any, name: str = "metadata", *, large: type[str] | None = No
     Naive datetimes, times of day and paths become text, Decimals numbers, NaN and infinity None,
     sets and tuples lists, arrays lists of numbers, and keys of mappings text. Raises
     InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits; with
-    ``large=str``, such integers become text.
+    ``large=str``, an integer of that size becomes text.
     """
     try:
         return _stored(value, name, large)
