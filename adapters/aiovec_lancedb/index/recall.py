@@ -42,7 +42,7 @@ _LEAST_EF, _WIDEST_EF = 26.0, 1500
 _MORE_REFINES = (3, 10)
 # Simultaneous searches while an effort is measured.
 _AT_ONCE = 4
-# Smaller differences in closeness, relative to the vectors' lengths, are float32's rounding.
+# Smaller differences in closeness, relative to the vectors' lengths, are rounding errors.
 _TIE = 1e-6
 
 
@@ -98,7 +98,7 @@ async def _recall(
     most = MEASURED_HITS + effort.margin(MEASURED_HITS, fine=kind.fine)
 
     async def search(n: int) -> list[int]:
-        """Return the row ids of a search for a question."""
+        """Search for question ``n``, and return the row ids of the hits."""
         query = table.lance.query().nearest_to(points[n]).column(vector).distance_type(metric)
         query = with_effort(query, effort).select([ROW, "_distance"])
         hits = await table.session.fetch(query.limit(most + int(nearest.itself[n])))
@@ -185,7 +185,7 @@ class _Nearest(NamedTuple):
 
 
 async def _nearest(table: Snapshot, questions: Questions) -> _Nearest:
-    """Find the nearest rows of each question, in one read of the table, in constant memory."""
+    """Find the nearest rows of all questions in one read of the table, with constant memory."""
     vector, metric, points = table.schema.vector, table.schema.metric, questions.vectors
     nearest = np.full((len(points), 1), -np.inf, dtype=np.float32)
     longest = 0.0

@@ -41,7 +41,7 @@ from .query import (
 )  # fmt: skip
 
 _GRAM = 3
-# The most grams of one clause in the query. More grams would exclude hardly any more rows.
+# The most grams of one clause in the query. More grams would exclude few additional rows.
 _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
 # BM25's constant k1, which limits how much repeated occurrences in a row add to its score.
@@ -72,8 +72,7 @@ def folded(text: str) -> str:
 
 
 def letters(text: str) -> str:
-    """Return the text with each letter in lower case, without its accent; combining accents
-    stay."""
+    """Return the text in lower case, with Latin letters unaccented; combining accents stay."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 

@@ -44,7 +44,7 @@ _WORD = re.compile(r"[^\W_]+")
 # for one prefix took Lance 5 s, and 10,000 words for each of two prefixes took minutes.
 _MOST_PREFIXES, _MOST_WORDS = 16, 200
 # The most letters of all prefixes in the regular expression with which Lance selects texts. With
-# 2,000 letters, it takes seconds to compile; with 10,000, it is an error.
+# 2,000 letters, the expression takes seconds to compile; with 10,000, compiling fails.
 _MOST_LETTERS = 32
 # Ranges that contain the accented Latin letters.
 _LATIN = "\u00c0-\u024f\u1e00-\u1eff"

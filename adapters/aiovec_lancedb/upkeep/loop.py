@@ -623,7 +623,7 @@ class OpenTables:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
-        """Admits write calls."""
+        """The gate for the store's write calls."""
         # A migration reads all changes since its beginning, so versions stay while it is open.
         self.pins = Pins(session.lock_folder, session.settings, session.mark.is_open)
         self._tables: dict[str, Table] = {}
