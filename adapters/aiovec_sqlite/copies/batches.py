@@ -1,6 +1,6 @@
 """Batches: a free reader answers the waiting searches of a table together.
 
-The reader takes up to 32 searches of the table whose first search has waited longest. A scan uses
+The reader takes about 32 searches of the table whose first search has waited longest. A scan uses
 all cores, so a table has one scan at a time, and the searches that arrive during a scan are
 then answered together. A lone search never waits for others. Each caller gets its result as
 soon as its rows are read; the rows of small results are read first.

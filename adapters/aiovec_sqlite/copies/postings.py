@@ -163,7 +163,10 @@ def rows_of(
 
 
 def vocabulary(db: sqlite3.Connection, index: TextIndex, kind: str = "instance") -> str:
-    """Create and name an fts5vocab table of the index: a row per occurrence, or per word."""
+    """Return the name of an fts5vocab table of the index, created if missing.
+
+    The table has a row per occurrence of a word ("instance"), or per word ("row").
+    """
     name = f"temp.{quoted(f'{index.fts} {kind}')}"
     db.execute(
         f"CREATE VIRTUAL TABLE IF NOT EXISTS {name} USING fts5vocab(main, {index.table}, {kind})"
