@@ -3,7 +3,7 @@
 Every word is a quoted string in an FTS5 query, so nothing that a user types is an operator.
 
 FTS5 scores each matching row, so for a word in half of the rows it scores half of the table. FTS5
-answers only if no lists are in memory or they cannot answer a query.
+is used only if no lists are in memory, or the lists cannot answer a query.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
 
 
 def weight_of(rows: int, having: int) -> float:
-    """Return the weight of a word that occurs in ``having`` of this many rows."""
+    """Return the BM25 weight of a word that ``having`` of the ``rows`` contain."""
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 
@@ -101,7 +101,7 @@ class Lists(Protocol):
     """The rows that match each clause of a query."""
 
     def best(self, *, some: bool) -> Scored:
-        """Return the best rows that match all clauses, or with ``some`` at least one."""
+        """Return the best rows that match all clauses, or, with ``some``, at least one clause."""
 
 
 class SnapshotWords(Protocol):
@@ -112,14 +112,14 @@ class SnapshotWords(Protocol):
         """The index that answers searches in this snapshot."""
 
     def lists(self, request: IndexQuery) -> Lists | None:
-        """Return a query's lists; None if FTS5 must find the rows."""
+        """Return the lists for a query, or None if FTS5 must find the rows."""
 
 
-# The trigram tokenizer cannot find parts shorter than this.
+# The ngram index cannot find parts of words with fewer characters than this.
 _GRAM = 3
-# For a longer part, FTS5 would visit a row once for each of the part's grams that the row has.
+# For a longer part, FTS5 would visit a row once for each trigram that the part and the row share.
 _LONGEST_PART = 128
-# Rows between two checks for a cancelled caller.
+# Rows between two checks whether the caller was cancelled.
 _BLOCK = 1_000
 
 
@@ -160,7 +160,7 @@ def hybrid_hits(
     known: dict[int, str] = {}
 
     def ids_of(rowids: Sequence[int]) -> dict[int, str]:
-        """Return the ids of rows, and remember them: a row may be in several lists."""
+        """Return the ids by rowid, cached across calls: a row may be in several lists."""
         if lacking := [rowid for rowid in rowids if rowid not in known]:
             known.update(_ids(db, table, lacking))
         return known
@@ -176,14 +176,14 @@ def found_by_both(
     read: ReadVectors,
     measured: Measured,
 ) -> list[Found]:
-    """Read the rows of hybrid queries that want the same columns.
+    """Return the results of hybrid queries that want the same columns.
 
-    Hits that only the keyword search found have no distance yet; it is computed here.
+    Computes the distances of hits that only the keyword search found.
     """
     metric, columns = table.schema.metric, searches[0].query.columns
     rows = _rows(db, ticket, table, [hit.key for each in searches for hit in each.hits], columns)
     lacking = [[hit for hit in each.hits if hit.distance is None] for each in searches]
-    # If vectors are read anyway, ``found`` measures them.
+    # If the columns include the vector, ``found`` computes the distances.
     if any(lacking) and not columns.vector:
         rowids = np.array([hit.key for hits in lacking for hit in hits], dtype=np.int64)
         vectors, start = read(rowids), 0
@@ -191,7 +191,7 @@ def found_by_both(
             part, start = vectors[start : start + len(hits)], start + len(hits)
             distances = measured(part, each.query.vector, metric).tolist() if hits else ()
             for hit, distance in zip(hits, distances, strict=True):
-                if distance == distance:  # NaN: no vector
+                if distance == distance:  # NaN means no vector
                     hit.distance = distance
     return [
         found(each.query, metric, each.hits, part, each.snippets)
@@ -259,7 +259,7 @@ def _as_index_damage(name: str) -> Iterator[None]:
 
 
 class _Terms:
-    """The clauses of a query for FTS5, and the clauses that need a scan."""
+    """A query's clauses, divided into clauses for FTS5 and clauses that need a scan."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class _Terms:
             if not set(needed).issubset(self.fields):
                 raise being_built(table.name, indexes_of(db, table.name)[-1])
         self._index = index
-        # Ignore a clause without any letter that the index keeps.
+        # With ngrams, ignore a clause from which folding removes every character.
         self.clauses = [c for c in clauses if not self._grams or folded(c.text)]
         self.positive = [c for c in self.clauses if not c.excluded]
         self.scanned = [c for c in self.clauses if self._is_scanned(c)] if self.positive else []
@@ -295,8 +295,8 @@ class _Terms:
         return IndexClause(text or "", clause.prefix and not self._grams, columns)
 
     def match(self, *, any: bool) -> str:
-        """Return the FTS5 query. There must be at least one indexed clause."""
-        # Join words with a space, because AND finds nothing if one of them has no token.
+        """Return the FTS5 query. Requires at least one indexed clause."""
+        # Join words with a space, because AND finds nothing if one of the words has no token.
         expression = (" OR " if any else " ").join(map(_expression, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
@@ -319,10 +319,10 @@ def _expression(clause: IndexClause) -> str:
 def _best(
     db: sqlite3.Connection, table: TableLayout, sql: str, values: Sequence[Any], limit: int
 ) -> Scored:
-    """Return a statement's best rows; ids decide between equal scores at the limit."""
+    """Return a statement's best rows. At the limit, ids decide between equal scores."""
     rows = db.execute(f"{sql} ORDER BY score LIMIT ?", (*values, limit + 1)).fetchall()
     if len(rows) > limit and rows[limit][1] == rows[limit - 1][1]:
-        # The inner LIMIT makes SQLite compute the scores first, and only look up ids of these rows.
+        # The inner LIMIT makes SQLite compute all scores first, and look up only the ids it needs.
         rows = db.execute(
             f"SELECT f.number, f.score FROM ({sql} LIMIT -1) AS f "
             f"LEFT JOIN {table.rows} AS r ON r._rowid = f.number "
@@ -366,7 +366,7 @@ def _rows(
 
 
 def _ids(db: sqlite3.Connection, table: TableLayout, rowids: Sequence[int]) -> dict[int, str]:
-    """Return the ids of rows, read in one step of one statement."""
+    """Return the ids of rows by rowid, read in one step of one statement."""
     (text,) = db.execute(
         f"SELECT json_group_array(r.id) FROM json_each(?) AS j CROSS JOIN {table.rows} AS r "
         "ON r._rowid = j.value",
@@ -391,7 +391,7 @@ def _by_scan(
     *,
     any: bool,
 ) -> Scored:
-    """Return the best rows for a query with clauses that must be searched for in the texts."""
+    """Return the best rows for a query with clauses that only a scan of the texts can find."""
     wanted = [clause for clause in terms.scanned if not clause.excluded]
     by_index: dict[int, float] = {}
     if terms.indexed:

@@ -2,10 +2,10 @@
 
 ``docs/internals/file-format.md`` describes the layout. The first page is read through SQLite: POSIX
 drops all locks of a process on a file as soon as the process closes any descriptor of the file.
-SQLite keeps its own descriptors open while a lock is held, but it cannot know ours. After an
-``open`` and ``close`` of a store that this process uses, another process would consider the store
-unused and delete its WAL, with acknowledged rows in it. So this code opens a file that may be a
-database only through SQLite; ``_keeps_wal`` explains its exception.
+SQLite keeps its own descriptors open while a lock is held, but does not know about others. If a
+store that this process uses were also opened and closed by ``open``, another process would consider
+the store unused and delete its WAL, with acknowledged rows in it. So this code opens a file that
+may be a database only through SQLite; ``_keeps_wal`` explains the only exception.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .sql.filters import indexed_value
 from .sql.schema import check_schema
 
 _HEADER_BYTES = 100
-# Offset of the header byte for the file format's write version: 1 without a WAL, 2 with one.
+# Offset of the header byte for the file format's write version: 1 without a WAL, 2 with a WAL.
 _READ_VERSIONS = 18
 _NO_DATABASE = "this is not a SQLite database"
 _MAY_NOT_READ = "this process may not read the file"
@@ -91,14 +91,14 @@ def read_header(path: Path) -> Header | None:
     try:
         with opened_as_it_lies(path) as db:
             # If another process is writing the file, or was killed while writing, it may be longer
-            # than its header says, and could not be read without this.
+            # than its header says, and could not be read without this pragma.
             db.execute("PRAGMA writable_schema = ON")
             application, version = (
                 int(db.execute(f"PRAGMA {name}").fetchone()[0])
                 for name in ("application_id", "user_version")
             )
         return Header(application & 0xFFFFFFFF, version)
-    except UnicodeDecodeError as exc:  # in the message about a damaged file
+    except UnicodeDecodeError as exc:  # the message about a damaged file is not UTF-8
         raise CorruptStoreError(str(path), "the file is damaged") from exc
     except driver.Error as exc:
         code = code_of(exc)
@@ -125,7 +125,7 @@ def is_database(path: Path) -> bool:
 def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a connection that reads only the file, without its WAL, and creates and locks nothing.
 
-    It may read an inconsistent state while another process writes to the file.
+    The connection may read an inconsistent state while another process writes to the file.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     driver = _any_driver()
@@ -137,7 +137,7 @@ def opened_as_it_lies(path: Path) -> Iterator[sqlite3.Connection]:
 def _any_driver() -> Any:
     """Return the driver that opens stores, because only that driver knows their locks.
 
-    If no driver here can open a store, return ``sqlite3``, which still recognises databases.
+    If no driver can open a store, return ``sqlite3``, which can still recognise a database.
     """
     try:
         return load_driver()
@@ -186,7 +186,7 @@ _IS_STEM = re.compile(r"_?[a-z][a-z0-9_-]{0,62}|_[0-9]{1,19}")
 
 
 def default_stem(name: str) -> str:
-    """Return the prefix of a table's names in the file. SQLite reserves "sqlite_…"."""
+    """Return the default prefix of a table's names in the file. SQLite reserves "sqlite_…"."""
     return f"_{name}" if name.startswith("sqlite_") else name
 
 
@@ -224,7 +224,7 @@ class TableLayout:
 
     @cached_property
     def rows(self) -> str:
-        """The quoted name of the ordinary table. Users' table names have no dots."""
+        """The quoted name of the ordinary table. Users' table names cannot contain dots."""
         return quoted(f"{self.stem}.rows")
 
     @cached_property
@@ -234,7 +234,7 @@ class TableLayout:
 
     @cached_property
     def rowids(self) -> str:
-        """The quoted name of the table in which vec0 keeps the places of its rows."""
+        """The quoted name of the table in which vec0 records the chunk and offset of each row."""
         return self.shadow("rowids")
 
     def shadow(self, suffix: str) -> str:
@@ -298,7 +298,7 @@ class TableLayout:
 
     @cached_property
     def payload_values(self) -> dict[Ref, str]:
-        """The indexed payload keys, with the SQL of their indexes over the table ``r``."""
+        """A map from each indexed payload key to the SQL of its index over the table ``r``."""
         paths = [tuple(name.split(".")[1:]) for name in self.schema.payload_indexes]
         return {Ref("payload", path): indexed_value(path, "r.payload") for path in paths}
 
@@ -317,7 +317,7 @@ def partition_value(value: object) -> str:
 
 
 def check_header(path: Path, *, to_read: bool = False) -> bool:
-    """Return whether there is a complete store; raise CorruptStoreError for any other database.
+    """Return whether the path is a complete store; raise CorruptStoreError for other databases.
 
     Does not change the file. A reader cannot complete a store that another process has begun to
     create, so with ``to_read``, this raises AiovecError if no process completes it.
@@ -333,7 +333,7 @@ def check_header(path: Path, *, to_read: bool = False) -> bool:
             if not (to_read and has_contents(path, "-journal")):
                 return False
         except CorruptStoreError:
-            # Another process may be creating the store, or cutting free pages off its end.
+            # Another process may be creating the store, or truncating free pages at its end.
             if look == _LOOKS - 1:
                 raise
     raise AiovecError(
@@ -361,7 +361,7 @@ def _look_at(path: Path) -> bool:
             f"{LAYOUT_VERSION}; upgrade aiovec to open it",
         )
     if has_contents(path, "-journal"):
-        # A process is creating the store, or was killed. SQLite rolls back an incomplete creation.
+        # A process is creating the store, or was killed; SQLite rolls back an incomplete creation.
         return False
     if has_contents(path, "-wal") and not _keeps_wal(path):
         raise CorruptStoreError(
@@ -382,12 +382,12 @@ def _look_at(path: Path) -> bool:
 
 
 def _keeps_wal(path: Path) -> bool:
-    """Return whether the file's header says that there may be a WAL next to it.
+    """Return whether the file's header allows a WAL next to the file.
 
-    Every store's header says so. A backup's does not, so a WAL next to it belongs to another file,
-    and SQLite would mix their pages. SQLite does not report this byte. If this process has the file
-    open, the byte is read through that descriptor (see the module's docstring); if not, the lock
-    keeps connections from opening the file now.
+    Every store's header does. A backup's header does not, so a WAL next to a backup belongs to
+    another file, and SQLite would mix their pages. SQLite does not report this byte of the header.
+    If this process has the file open, the byte is read through that descriptor (see the module's
+    docstring); if not, the lock keeps connections from opening the file now.
     """
     with OPENING:
         status = path.stat()
@@ -402,7 +402,7 @@ def _keeps_wal(path: Path) -> bool:
 
 
 def has_contents(path: Path, suffix: str) -> bool:
-    """Return whether SQLite's file with this suffix next to a database has any contents."""
+    """Return whether a database's companion file with this suffix exists and is not empty."""
     try:
         return Path(f"{path.resolve()}{suffix}").stat().st_size > 0
     except FileNotFoundError:
@@ -410,13 +410,13 @@ def has_contents(path: Path, suffix: str) -> bool:
 
 
 def create_store(db: sqlite3.Connection) -> None:
-    """Turn an empty database into a store. Of several processes, only one does it.
+    """Turn an empty database into a store, unless another process has done so first.
 
     The connection must be in rollback-journal mode, so that the header is in the file itself as
     soon as the store exists. Everything is one transaction, so a killed process leaves an empty
     file, or a file that its journal makes empty again.
     """
-    # A commit of one row writes eight pages to the WAL. With 4 KiB, bulk inserts take longer.
+    # A commit of one row writes eight pages to the WAL. With 4 KiB pages, bulk inserts take longer.
     db.execute("PRAGMA page_size = 8192")
     db.execute("BEGIN")
     try:
@@ -442,7 +442,7 @@ def read_table(db: sqlite3.Connection, name: str) -> TableLayout | None:
     return _layout(name, *row)
 
 
-# Errors that a damaged schema raises.
+# Errors that parsing a damaged schema raises.
 _UNREADABLE = (AiovecError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -553,7 +553,7 @@ def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) ->
 
 
 def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) -> None:
-    """Make the store accept the table's scan file with this token; None means no file."""
+    """Make the store accept only the table's scan file with this token, or no file for None."""
     key = _TOKEN_KEYS[kind].format(table)
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if token is not None:

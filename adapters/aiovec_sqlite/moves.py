@@ -1,6 +1,6 @@
 """The migration mark in the file, which every process that uses the file obeys.
 
-In ``aiovec_state``, the key ``move`` has the mark, and ``moved`` the generation. Writers read the
+In ``aiovec_state``, the key ``move`` holds the mark, and ``moved`` the generation. Writers read the
 mark in their write transaction, so no write can miss a committed mark.
 """
 
@@ -41,14 +41,14 @@ def read_record(db: sqlite3.Connection, target: str) -> MoveRecord:
 
 
 def check_here(db: sqlite3.Connection, target: str, run: str | None) -> None:
-    """Raise StoreMovedError if the store has moved, unless the caller acts for the move's run."""
+    """Raise StoreMovedError if the store has moved, unless ``run`` is the run that moved it."""
     mark = read_record(db, target).mark
     if mark is not None and mark.left and mark.run != run:
         raise mark.moved_error(target)
 
 
 def check_schemas_free(tx: Transaction, target: str, run: str | None) -> None:
-    """Raise MigrationError if a migration relies on the schemas, unless the caller acts for it."""
+    """Raise MigrationError if a migration relies on the schemas, unless ``run`` is its run."""
     mark = read_record(tx.db, target).mark
     if mark is not None and mark.run != run:
         raise mark.frozen_error()

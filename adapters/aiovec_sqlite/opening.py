@@ -72,15 +72,15 @@ class OpenFile:
         *,
         read_only: bool = False,
     ) -> OpenFile:
-        """Return the file that a connection has just opened.
+        """Return the identity of the file that a connection has just opened.
 
-        Waits up to ``patience`` seconds for processes that lock it, such as the last process that
-        closes it.
+        Waits up to ``patience`` seconds while another process locks the file, for example because
+        it closes the file as the last process.
         """
         # SQLite creates the WAL when a connection first reads.
         wait = _Patience(path, patience, ticket)
         wait.until_free(lambda: db.execute("SELECT 1 FROM sqlite_master").fetchone())
-        # The link's path is checked, so a changed link is noticed; the WAL is next to the file.
+        # A check follows a symbolic link, to notice a new target. The WAL is next to the target.
         wal = f"{path.resolve()}-wal"
         inode = _inode(str(path))
         if inode is None:
@@ -93,8 +93,8 @@ class OpenFile:
     def check(self) -> None:
         """Raise StoreReplacedError if the file, or its WAL, was replaced or removed.
 
-        It is also raised if a file that is read as immutable was changed. Raises AiovecError if
-        the system call fails.
+        Raises it also if a file that is read as immutable has changed. Raises AiovecError if a
+        system call fails.
         """
         inode = _inode(self.target)
         if inode != self.inode:
@@ -147,7 +147,7 @@ def open_writer(
             wait.until_free(lambda: _to_wal(db))
             _set_durability(db, settings.durability if kept else "none")
             db.execute("PRAGMA cache_size = -65536")  # KiB
-            # SQLite truncates a WAL that grew during a long read after copying it into the file.
+            # Checkpoints truncate a WAL that grew during a long read to this size in bytes.
             db.execute("PRAGMA journal_size_limit = 67108864")
             return db
         except BaseException:
@@ -229,9 +229,9 @@ def connect_read_only(
     """Return a connection that cannot write, but reads a WAL next to the file.
 
     SQLite needs a lock file to read a database in WAL mode. If it cannot create one, for example on
-    a read-only medium, the file is read as immutable. If there is a WAL, whose changes would be
-    missing, or a rollback journal, AiovecError is raised. ``check`` checks the schema, by default
-    for foreign SQL.
+    a read-only medium, the file is read as immutable. If there is also a WAL, whose
+    changes would be missing, or a rollback journal, AiovecError is raised. ``check`` checks the
+    schema, by default for foreign SQL.
     """
     uri = path.absolute().as_uri()
     try:
@@ -279,7 +279,7 @@ def _opened(
 def open_reader(
     path: Path, settings: SqliteSettings, file: OpenFile | None = None
 ) -> sqlite3.Connection:
-    """Return a connection that only reads, except for checkpoints and backups. Creates no file.
+    """Return a connection for reads, checkpoints and backups. Does not create the file.
 
     Raises StoreReplacedError if the path no longer names the store's ``file``.
     """

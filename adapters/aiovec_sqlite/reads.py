@@ -83,7 +83,7 @@ def rows_from_sql(
     table: TableLayout,
     vectors: Float32Array | None,
 ) -> Batch:
-    """Return a Batch from columns of SQLite values, in the order of ``_names`` after the id."""
+    """Return a Batch from ids and the columns of SQLite values that follow the id in ``_names``."""
     if not set(map(type, ids)) <= {str}:
         raise DamageError(f"an id of {table.name!r} is not text")
     kinds = [table.schema.fields[name].kind for name in columns.fields]
@@ -102,7 +102,7 @@ def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
 def _selected(columns: Columns) -> str:
     """Return the columns of ``r`` that a statement reads for ``_as_rows``.
 
-    If bytes are counted, it reads only rowids, because SQLite would sort whole rows in memory.
+    If a meter counts bytes, it reads only rowids, because SQLite would sort whole rows in memory.
     """
     if columns.meter is not None:
         return "r._rowid"
@@ -188,7 +188,7 @@ def by_rowids(
 
 
 def _count(columns: Columns, meter: Meter, table: TableLayout, values: Sequence[Any]) -> None:
-    """Count the bytes of rows. ``values`` has each row's rowid, id and columns in turn."""
+    """Meter the bytes and values of rows; ``values`` has each row's rowid, id and columns."""
     lists = [table.schema.fields[name].is_list for name in columns.fields]
     is_json = [False, False, *lists, *([True] if columns.payload else [])]
     texts = (text for n in range(len(is_json)) if is_json[n] for text in values[n :: len(is_json)])
@@ -212,7 +212,7 @@ def _side_by_side(rows: str, names: tuple[str, ...], count: int) -> str:
     """Return SQL for the columns of ``count`` rows, side by side in one row.
 
     Each step of a statement releases the GIL and waits to get it back. Under load, that takes
-    longer than reading (``python -m bench search``).
+    longer than reading the rows (``python -m bench search``).
     """
     columns = (f"r{i}.{name}" for i in range(count) for name in names)
     tables = (f"{rows} AS r{i}" for i in range(count))
@@ -263,7 +263,7 @@ def count(db: sqlite3.Connection, handle: TableHandle, where: Expr | None) -> in
 
 
 _SIZED = frozenset({str, bytes})
-# Rows in each part that a walk reads without Arrow.
+# The most rows that a walk without Arrow reads at a time.
 _ROWS_OF_A_PART = 1000
 # Bytes by which the WAL may grow while an export reads an older snapshot.
 _MOST_WAL = 2**30
@@ -275,7 +275,7 @@ def _size(path: str) -> int:
 
 
 class Walk:
-    """Walks through a table in the order of rowids, a part at a time, in one snapshot."""
+    """Reads a table part by part, in the order of rowids, in one snapshot."""
 
     def __init__(
         self,
@@ -297,7 +297,7 @@ class Walk:
         self._condition, self._values = condition_of(where, self.table)
 
     def next_values(self, most: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Return the ids and the other columns of the next rows; no ids at the end."""
+        """Return the ids and the other columns of the next rows; at the end, all are empty."""
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "

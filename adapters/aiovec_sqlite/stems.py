@@ -3,8 +3,8 @@
 FTS5 has no stemmer for these languages, so the index stores the stems: its view and its triggers
 call the SQL function ``aiovec_stems``, which exists only with the package ``pystemmer``.
 
-An index's entry records how its words were stemmed. With a language's name alone, the stems depend
-on accents until the index is rebuilt.
+An index's entry records how its words were stemmed. If the entry has only a
+language's name, the stems depend on accents until the index is rebuilt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def register(db: sqlite3.Connection) -> None:
 
 
 def stemming_of(analyzer: str) -> str:
-    """Return the name of a new index's stemming; the analyzer itself if it needs no pystemmer."""
+    """Return the stemming's name for a new index: the analyzer's name if it needs no pystemmer."""
     return f"{analyzer}{_ALIKE}" if analyzer in LANGUAGES else analyzer
 
 
@@ -68,7 +68,7 @@ def _stem(language: str, word: str) -> str:
 
 
 def no_stemmer(language: str | None = None) -> UnsupportedError:
-    """Return the error of a call that needs the missing package."""
+    """Return the error for a call that needs pystemmer, which is not installed."""
     wanted = "a table's text index" if language is None else f"analyzer={language!r}"
     return UnsupportedError(
         "text",

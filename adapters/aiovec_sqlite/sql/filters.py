@@ -6,9 +6,10 @@ for which the filter is neither true nor false.
 
 Payload keys are looked up among the keys of ``json_each``, not by JSON paths: ``json_each``
 unescapes them in every version of SQLite, while a path misses keys that are escaped in the JSON
-text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). It binds one parameter for each
-key, while a path binds one for each use; a row takes 1.1 µs instead of 0.5. An index cannot contain
-``json_each``, so the index of a payload key is over ``INDEXED``, with the path in the SQL.
+text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). A lookup binds one parameter for
+each key, while a path binds one for each use; it takes 1.1 µs per row instead of 0.5 µs. An index
+cannot contain ``json_each``, so the index of a payload key is over the expression ``INDEXED``, with
+the path in the SQL.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Location:
     def select(self, sql: str, parameter: str) -> str:
         """Return ``sql`` as a subquery on the value at the path, NULL if there is no value.
 
-        It binds the parameters of ``sql``, then each key of the path at a ``parameter``.
+        The subquery binds the parameters of ``sql``, then each key of the path at a ``parameter``.
         """
         return f"(SELECT {sql} FROM {', '.join(self.levels)} WHERE {self.keys(parameter)})"
 
@@ -85,8 +86,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EQUALS_LIST = "aiovec_equals_list"
 
 # A placeholder for a parameter outside a list; condition_sql decides its form. SQLite moves the
-# constants of a statement out of its loop and compares each with all earlier ones, which takes
-# five seconds for 20,000 parameters. A parameter that seems to depend on the row stays inside.
+# constants of a statement out of its loop and compares each with all earlier constants, which
+# takes five seconds for 20,000 of them. A parameter that seems to depend on the row stays inside.
 _ONE = "$?"
 _ONE_OF_MANY = "CASE r._rowid WHEN NULL THEN NULL ELSE ? END"
 _MANY_PARAMETERS = 1_000
@@ -100,9 +101,9 @@ INDEXED = (
     "WHEN json_type({column}, {at}) = 'true' THEN x'01' "
     "WHEN json_type({column}, {at}) = 'false' THEN x'00' END"
 )
-"""The value in the index of a payload key. FALSE and TRUE are BLOBs, so that values of different
-types are never equal; lists, objects and missing keys are NULL. x'02' means that the JSON has an
-escaped ASCII character, perhaps in a key; paths are not reliable for such keys."""
+"""SQL for the value in the index of a payload key. FALSE and TRUE are BLOBs, so that values of
+different types are never equal; lists, objects and missing keys are NULL. x'02' means that the JSON
+has an escaped character below U+0100, perhaps in a key; paths are not reliable for such keys."""
 
 Elsewhere = Mapping[Ref, str]
 """SQL for values that are not columns of the table ``r``: the vector, which conditions only compare
@@ -117,11 +118,11 @@ def register(connection: Any) -> None:
 
 
 def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, list[Any]]:
-    """Return the condition and its parameters for a bound tree.
+    """Return the condition and its parameters for a bound filter.
 
     The statement must read the table as ``r``: a field may have the name of a column of
     ``json_each``, even a hidden one (``rowid``, ``oid``, ``json``, ``root``), so every column is
-    qualified with its table. Call ``register`` on the connection that runs it. Raises FilterError
+    qualified with its table. Call ``register`` on the connection first. Raises FilterError
     if the condition needs more parameters than SQLite allows.
     """
     part = _Sqlite(elsewhere).condition(expr)
@@ -159,7 +160,7 @@ def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
 
 
 def counted_items(ref: Ref) -> tuple[str, str, str]:
-    """Return SQL to count the value at a payload's path, or each item of a list there.
+    """Return SQL to count the value at a payload path, or each item if the value is a list.
 
     The first text is the value, in the form of ``sorted_value``. The second names the tables to add
     to the table ``r``, and the third is their condition, with a parameter for each key of the path.
@@ -173,7 +174,7 @@ def counted_items(ref: Ref) -> tuple[str, str, str]:
 
 
 def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
-    """Return the terms of an ORDER BY over the table as ``r``, and their parameters."""
+    """Return the terms of an ORDER BY over the table ``r``, and their parameters."""
     terms: list[str] = []
     parameters: list[Any] = []
     for order in order_by:
@@ -233,8 +234,8 @@ class _Sqlite(Dialect[_Part]):
         indexed = _by_index(expr, key, negate) if key and ref.path else None
         if not indexed:
             return part
-        # It is false for some rows for which ``part`` is NULL. That is harmless, because every
-        # NOT is inside a condition.
+        # The result is false for some rows for which ``part`` is NULL. That is harmless, because
+        # no NOT encloses it: ``leaf`` itself negates.
         sql = f"{indexed.sql} OR {key} = x'02' AND {part.operand()}"
         return _Part(sql, [*indexed.parameters, *part.parameters], 2, joined=True)
 
@@ -242,7 +243,7 @@ class _Sqlite(Dialect[_Part]):
 def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
     """Join ``parts`` into a tree of minimal height by always joining the two lowest.
 
-    The higher one comes first, because in old SQLite versions the first operand takes one of the
+    The higher part comes first, because in old SQLite versions the first operand takes one of the
     100 entries of the parser's stack, and the second takes three.
     """
     order = count()
@@ -297,7 +298,7 @@ class _Operand(Operand[_Part]):
         return self._guarded(_is_like(value), body)
 
     def is_in(self, values: Sequence[Value], *, negate: bool) -> _Part:
-        # The literals have one type, for payload keys too: see ``bind``.
+        # All literals have the same type, even for payload keys: see ``bind``.
         group = [stored(value) for value in values]
         body = _one_of(_value(self._ref), "NOT IN" if negate else "IN", group)
         return self._guarded(_is_like(values[0]), body)
@@ -338,7 +339,7 @@ class _Operand(Operand[_Part]):
         return self._guarded("= 'array'", body)
 
     def _guarded(self, types: str, body: _Part) -> _Part:
-        """Return the condition for a column, or for a payload value of these types; else NULL."""
+        """Return ``body``, which for a payload key is NULL unless the value has these types."""
         if not self._ref.path:
             return body
         at = Location(self._ref.path)
@@ -347,11 +348,11 @@ class _Operand(Operand[_Part]):
 
 
 def _one_of(value: str, word: str, group: list[Any]) -> _Part:
-    if len(group) <= 2:  # as constants outside the loop
+    if len(group) <= 2:  # SQLite takes these out of the loop
         return _Part(f"{value} {word} ({', '.join([_ONE] * len(group))})", group)
     if _fit_json(group):
-        # One text for lists of any length. The driver keeps a connection's last statements, and a
-        # statement with a parameter for each of 20,000 ids takes 1.4 MB.
+        # One statement serves lists of any length. The driver caches statements, and a statement
+        # with a parameter for each of 20,000 ids takes 1.4 MB.
         listed = json.dumps(group, ensure_ascii=False, separators=(",", ":"))
         return _Part(f"{value} {word} (SELECT one.value FROM json_each(?) AS one)", [listed])
     # SQLite builds a tree from a long list only if the whole list is constant.
@@ -367,7 +368,7 @@ def _fit_json(group: Sequence[Any]) -> bool:
 
 
 def _range(value: str, prefix: str) -> _Part:
-    """Return the condition that a text begins with ``prefix``, as a range that an index serves."""
+    """Return the condition that a text begins with ``prefix``, as a range for an index."""
     end = like.end_of_prefix(prefix)
     if end is None:
         return _Part(f"{value} >= {_ONE}", [prefix])
@@ -403,7 +404,7 @@ def _negated(part: _Part, negate: bool) -> _Part:
 
 
 def _value(ref: Ref) -> str:
-    """Return SQL for the value; for a payload key, it is valid only in ``Location.select``."""
+    """Return SQL for the value. For a payload key, use the SQL only in ``Location.select``."""
     return Location(ref.path).value if ref.path else 'r."' + ref.name.replace('"', '""') + '"'
 
 
@@ -424,10 +425,10 @@ def stored(value: Value) -> Any:
 
 
 def _lists_are_equal(stored: str | None, wanted: str) -> bool | None:
-    """Return whether JSON arrays are equal.
+    """Return whether two JSON arrays are equal.
 
-    Texts are not compared, because JSON can write a number or a character in several ways, and a
-    payload's list can have values of several types.
+    Their texts are not compared, because JSON can write a number or a character in several ways,
+    and a payload's list can have values of several types.
     """
     if stored is None:
         return None

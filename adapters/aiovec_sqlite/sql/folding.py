@@ -1,7 +1,7 @@
 """Search texts for parts of words that the ngram index cannot find.
 
-Needle and text are folded like in FTS5's trigram index: to lower case, and Latin letters without
-accents. In other scripts, a mark that looks like an accent makes a different letter: й, が, 가.
+The needle and the text are folded as in FTS5's trigram index: to lower case, and Latin letters lose
+their accents. In other scripts, a mark like an accent makes a different letter: й, が, 가.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _FOLDING = _Folding()
 
 @lru_cache(maxsize=1)
 def _changing() -> re.Pattern[str]:
-    """Return a pattern that matches the characters that folding changes, and all above U+FFFF.
+    """Return a pattern that matches the characters that folding changes, or that are above U+FFFF.
 
     Searching for it takes a fifth as long as folding, and most ideographs do not match it.
     """
@@ -71,7 +71,7 @@ def folded(text: str) -> str:
 
 
 def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
-    """Yield where the clauses occur in a text, ignoring case and accents."""
+    """Yield each match's start, end and clause number, ignoring case and accents."""
     whole = folded(text)
     # The position in the text of each folded character: combining accents are left out.
     if len(whole) == len(text):
@@ -88,7 +88,7 @@ def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
 
 
 def count_in(needle: str, stored: bytes | None) -> int:
-    """Count the occurrences of a needle in a text: the SQL function ``aiovec_counts``.
+    """Count the occurrences of a needle in a text. This is the SQL function ``aiovec_counts``.
 
     The text is passed as a BLOB, because the driver cuts a text at a NUL.
     """

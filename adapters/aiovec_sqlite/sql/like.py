@@ -20,8 +20,8 @@ _FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 
 # The length limit of a GLOB pattern, in bytes.
 _LONGEST_GLOB = 32
-# GLOB stops at a NUL, and reads the other three as U+FFFD in pattern and text. A pattern without
-# them still fails for texts with a NUL, which ``filters._like`` therefore passes to the function.
+# GLOB stops at a NUL, and reads the others as U+FFFD in pattern and text. A pattern without these
+# characters still fails for texts with a NUL, so ``filters._like`` passes those to the function.
 _NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
 _GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 
@@ -49,7 +49,7 @@ def argument(pattern: str, *, ignore_case: bool) -> bytes:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Return whether a filter's LIKE matches; wildcards match any code point, even a newline."""
+    """Return whether a text matches a pattern; wildcards match any code point, even a newline."""
     return _matcher(pattern)(text)
 
 
@@ -63,7 +63,7 @@ def _matches_folded_bytes(text: bytes | None, pattern: bytes) -> bool | None:
 
 
 def end_of_prefix(prefix: str) -> str | None:
-    """Return the least text after all texts that begin with ``prefix``; None if none exists."""
+    """Return the smallest text above every text with this prefix; None if none exists."""
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
         return None
@@ -77,7 +77,7 @@ def literal_prefix(pattern: str) -> str:
 
 
 def as_literal(pattern: str) -> tuple[str, bool] | None:
-    """Return the text of ``%text%`` or ``%text``, and True for the latter; None for others."""
+    """Return the text of ``%text%`` or ``%text``, and True for the latter; otherwise None."""
     if not pattern.startswith(ANY_TEXT) or ANY_CHARACTER in pattern:
         return None
     text = pattern.strip(ANY_TEXT)
@@ -101,7 +101,7 @@ def _either_case(glob: str) -> str:
 
 @lru_cache(maxsize=64)
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a function that matches the parts between the ``%`` in turn, as early as possible.
+    """Return a function that matches the parts between the ``%`` in turn, each as early as it can.
 
     A single regular expression would search long literals more slowly.
     """
@@ -126,5 +126,5 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _expression(part: str) -> re.Pattern[str]:
-    """Compile a part without ``%``; it matches only texts of the same length."""
+    """Compile a part without ``%``, which matches only texts of its own length."""
     return re.compile(".".join(map(re.escape, part.split(ANY_CHARACTER))), re.DOTALL)

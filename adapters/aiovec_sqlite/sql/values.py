@@ -23,7 +23,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def list_text(items: Sequence[Value]) -> str:
     text = _encode(items)
-    # JSON has no infinity, but readers parse a number beyond the floats as infinity.
+    # JSON has no infinity, but readers parse a number beyond the range of floats as infinity.
     if "Infinity" in text and isinstance(items[0], float):
         return text.replace("Infinity", "9e999")
     return text
@@ -125,7 +125,7 @@ def to_arrow(values: Sequence[Any], field: Field) -> pa.Array:
 
 
 def _lists(values: Sequence[str | None]) -> list[list[Any] | None]:
-    """Parse JSON arrays. One call for all takes a quarter of the time."""
+    """Parse JSON arrays in one call, which takes a quarter of the time of separate calls."""
     joined = ",".join(["null" if value is None else value for value in values])
     lists = cast("list[list[Any] | None]", json.loads(f"[{joined}]"))
     if len(lists) != len(values):
