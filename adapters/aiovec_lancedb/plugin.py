@@ -53,8 +53,8 @@ class LancedbPlugin(BackendPlugin):
         return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target for a folder that contains Lance tables or is a table. A missing path
-        is judged by its name.
+        """Return the target for a folder that has Lance tables or is one; judge a missing path by
+        name.
         """
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"

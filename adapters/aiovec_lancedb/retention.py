@@ -1,5 +1,4 @@
-"""The versions that upkeep keeps: recent versions, and versions that long reads, tags or branches
-use.
+"""Decide which versions upkeep keeps: recent ones, and ones in use by long reads, tags or branches.
 
 On a folder, a pin makes every process keep a version. It is a locked file named after the version,
 which the system unlocks when its process ends, even by a crash. On object storage, upkeep cannot
@@ -38,8 +37,7 @@ _numbers = itertools.count()
 
 
 class Pins:
-    """Decides which versions of each table are kept: pinned versions, and versions that the
-    settings keep.
+    """Decides which versions of each table are kept, by pins and by the settings.
 
     Without a folder there are no pins.
     """

@@ -91,9 +91,7 @@ _LOOKS = (0.02, 0.1, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A table at one version, which ``lance`` reads until it checks out another one. The snapshot
-    caches answers about the version.
-    """
+    """A table at one version, about which it caches answers; ``lance`` has the version checked out."""
 
     session: Session
     name: str

@@ -20,9 +20,9 @@ from aiovec.backend.threads import hop
 from .layout import ROW
 from .sql.values import PayloadValue, name
 
-# Additional rows held before a sort: this saves sorts, and takes a few more megabytes.
+# The number of additional rows held before a sort, which saves sorts for a few megabytes.
 _MOST_WAITING = 65_536
-# For ``hop``: the work of sorting a row by one key, in values.
+# For ``hop``: sorting a row by one key costs as much as copying this many values.
 _COST_A_KEY = 8
 
 
@@ -54,9 +54,9 @@ def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
 async def sorted_numbers(
     batches: AsyncIterable[pa.RecordBatch], order_by: Sequence[Order], limit: int, offset: int
 ) -> list[int]:
-    """Return the numbers of up to ``limit`` sorted rows, from ``offset`` on.
+    """Return the row numbers of up to ``limit`` rows in sorted order, from ``offset`` on.
 
-    The batches have the columns of ``key_columns``.
+    The batches must have the columns of ``key_columns``.
     """
     most = offset + limit
     kept: list[pa.Table] = []
@@ -78,7 +78,7 @@ async def sorted_numbers(
 
 
 def _first(tables: Sequence[pa.Table], order_by: Sequence[Order], most: int) -> pa.Table:
-    """Return the first rows of all tables together, at most ``most``, in order."""
+    """Return the first ``most`` rows of all tables together, sorted."""
     table = pa.concat_tables(tables)
     keys = [
         (column, "descending" if order.descending else "ascending")
@@ -106,7 +106,8 @@ def _parts(n: int) -> list[str]:
 
 
 def _columns_of(texts: Iterable[str | None]) -> list[pa.Array]:
-    """Return columns: each scalar's type, nearest float, an int's difference from it, and text."""
+    """Return columns with each scalar's type, nearest float, difference from this float, and
+    text."""
     values = json.loads(f"[{','.join(text or 'null' for text in texts)}]")
     rows = [_parts_of(value) for value in values]
     return [pa.array([row[n] for row in rows], type) for n, type in enumerate(_PART_TYPES)]

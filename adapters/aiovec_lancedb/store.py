@@ -88,7 +88,7 @@ _SHARE_OF_PATIENCE = 1 / 2
 
 
 class LancedbBackend(Backend):
-    """LanceDB tables. ``target`` is a folder or a URL.
+    """The backend for LanceDB tables. ``target`` is a folder or a URL.
 
     A power cut may lose or damage data: Lance does not flush its files to the disk.
     """
@@ -417,7 +417,7 @@ class LancedbBackend(Backend):
         self._check_writable()
         before, after = await in_thread(partial(self._session.mark.change, change, anew=anew))
         if after.mark is None and before.mark is not None and not before.mark.filling:
-            with suppress(AiovecError):  # a sign that stays only costs readers a check
+            with suppress(AiovecError):  # a sign that remains only costs readers a check
                 await self._set_signs(self._settings.busy_timeout)
         return before, after
 
@@ -425,7 +425,7 @@ class LancedbBackend(Backend):
         mark = (await self.move_record()).mark
         if mark is not None and mark.state == OPEN:
             await self._set_signs(limit)
-        # In a bucket, a write that has read an earlier mark reads this one before it is
+        # In a bucket, a write that has read an earlier mark reads the current one before it is
         # acknowledged.
         elif self._session.exclusive:
             for name in await self._session.names():
@@ -433,7 +433,7 @@ class LancedbBackend(Backend):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """Update each table's sign that readers must check the mark, after earlier writes."""
+        """After earlier writes, update each table's sign, which makes readers check the mark."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

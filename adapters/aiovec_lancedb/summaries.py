@@ -24,22 +24,22 @@ from .sorting import kind_of
 from .sql.values import PayloadValue, name
 from .table import Versions
 
-# Rows or values processed at a time, which blocks every Python thread for about a millisecond.
+# The number of rows or values processed at a time, which blocks every Python thread for about 1 ms.
 BATCH = 2048
 # The most distinct values that are counted with a small share of the memory. With more values, the
-# share assumes a distinct value for each row.
+# share assumes that each row has a distinct value.
 _FEW = 20_000
-# Bytes of texts and lists that take as long to process as one short value.
+# The number of bytes of texts and lists that take as long to process as one short value.
 BYTES_A_VALUE = 64
 
 _Key = tuple[int, Any]
-"""The rank of a value's type in aiovec's order of types, and the value."""
+"""A sort key: the rank of the value's type in aiovec's order of types, and the value."""
 
 
 async def value_counts(
     versions: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
-    """Return the most frequent values and their counts; values with equal counts are ascending."""
+    """Return the most frequent values and their counts; sort values with equal counts."""
     columns = Columns((), payload=True) if ref.path else Columns((ref.name,))
     for most in (_FEW, MOST):
         async with versions.reading(handle, most, columns) as table:
@@ -52,7 +52,8 @@ async def value_counts(
 async def _value_counts(
     table: Snapshot, ref: Ref, where: Expr | None, limit: int | None, most: int
 ) -> list[tuple[Value, int]] | None:
-    """Return the counts; None if there are more than ``most`` values."""
+    """Return the values and their counts; None if the column has more than ``most`` distinct
+    values."""
     counts: Counter[_Key] = Counter()
     ints: set[_Key] = set()
 
@@ -78,7 +79,7 @@ async def _value_counts(
 
 
 async def bounds(table: Snapshot, ref: Ref, where: Expr | None) -> tuple[Value, Value] | None:
-    """Return the smallest and the largest value; None if there are no values."""
+    """Return the smallest and the largest value; None if no row has a value."""
     ends: list[_Key] = []
 
     def widen(values: pa.Array) -> list[_Key]:
@@ -92,18 +93,18 @@ async def bounds(table: Snapshot, ref: Ref, where: Expr | None) -> tuple[Value, 
 
 
 def _cost(batch: pa.RecordBatch) -> int:
-    """Return the cost of processing the values, in short values."""
+    """Return the cost of processing the batch, measured in short values."""
     return int(batch.num_rows + batch.get_total_buffer_size() // BYTES_A_VALUE)
 
 
 async def _batches(table: Snapshot, column: str, where: Expr | None) -> Batches:
-    """Begin to read a column, given as SQL. Values of the payload are read as JSON text."""
+    """Begin to read a column, which is given as SQL. Payload values are read as JSON text."""
     query = table.lance.query().select({"value": column})
     return await table.session.batches(query, BATCH, await condition_of(where))
 
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
-    """Return the keys of the values that are not null; for a list, of each distinct item."""
+    """Return a key for each value that is not null; for a list, one for each distinct item."""
     # Arrow cannot drop the nulls of text views, which values of nested payload keys may be.
     present = [value for value in python_values(values) if value is not None]
     if not ref.path:

@@ -1,13 +1,15 @@
 """A table's versions, for reads, and the queue of its writes.
 
 Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
-each read first checks that it is still the newest, by the names in the folder of versions, as Lance
-does when it looks for the newest version. The check costs a third of opening the table again. If in
-doubt, the read opens it again. So a read sees every write that was acknowledged before it began.
+each read first checks that the kept version is still the newest, by the names in the folder of
+versions, as Lance does when it looks for the newest version. The check costs a third of opening the
+table again. If the check is inconclusive, the read opens the table again. So a read sees every
+write that was acknowledged before it began.
 
 A Lance table that refreshes itself (with a ``read_consistency_interval`` of 0) would do the same
 for twice the CPU time: its version does not show that the table was dropped and created again, so
-its schema has to be read too. In a bucket this would take two requests, and opening takes one.
+its schema has to be read too. In a bucket this would take two requests, but opening the table takes
+only one.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ from .memory import ids_bytes, result_bytes
 from .retention import Pin, Pins
 from .session import Newest, Session, Snapshot
 
-# For reads of up to this many rows, the table's rows are not counted.
+# Reads of up to this many rows do not count the table's rows.
 _FEW = 1000
 _ID = Columns(())
 # Seconds for which the measured size of a table's rows is used.
 _SIZES_FOR = 10.0
-# A file younger than this many nanoseconds may be replaced by another one with the same times,
-# because the clock of file times advances only every few milliseconds.
+# A file younger than this many nanoseconds may be replaced by another file with the same times,
+# because the clock for file times advances only every few milliseconds.
 _TOO_YOUNG = 100_000_000
 # The name of a manifest: 2**64 - 1 minus its version, so the newest comes first. Manifests of old
 # Lance versions have other names.
@@ -71,7 +73,7 @@ def newest_manifest(folder: Path, table: str) -> ManifestIdentity | None:
 
 
 class Versions:
-    """A table's versions: the newest, which reads open, and pinned ones."""
+    """Opens the newest version of a table for reads, and pins versions."""
 
     def __init__(self, name: str, session: Session, pins: Pins) -> None:
         self.name = name
@@ -79,14 +81,16 @@ class Versions:
         self.pins = pins
         # The number of this store's writes, which every later read has to see.
         self._writes = 0
-        # The average bytes of a row without its vector, and the time until which they are valid.
+        # The average size in bytes of a row without its vector, and the time until which it is
+        # valid.
         self._row_bytes, self._row_until = 0, 0.0
         # A check of the disk that is waiting for an earlier one to end.
         self._look: asyncio.Task[ManifestIdentity | None] | None = None
         self._looking = asyncio.Lock()
 
     async def snapshot(self, handle: TableHandle) -> Snapshot:
-        """Return the newest version: the kept one if it is still current, or else open it."""
+        """Return the newest version: the kept version if it is still the newest, or else open the
+        table."""
         connections = self.session.connections
         now, writes = time.monotonic(), self._writes
         kept = connections.kept(handle)
@@ -111,9 +115,8 @@ class Versions:
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
-        """Check which version is the newest; reads that wait for a check share the next one.
-
-        A check that has already begun may miss writes that this read has to see.
+        """Return the newest manifest's identity. Waiting reads share the next check of the disk. A
+        check that has already begun may miss writes that this read has to see.
         """
 
         async def look() -> ManifestIdentity | None:
@@ -143,7 +146,7 @@ class Versions:
         rows with these columns.
 
         ``times`` is the number of queries, each of which returns up to ``results`` rows. ``beside``
-        returns the bytes that the read may hold in addition.
+        returns how many bytes the read may hold in addition.
         """
         table, admission = version or await self.snapshot(handle), self.session.admission
         try:
@@ -190,7 +193,7 @@ class Versions:
         return ids_bytes(rows) + result_bytes(min(rows, most), dim, row)
 
     async def row_bytes(self, table: Snapshot) -> int:
-        """Return the average bytes of a row without its vector."""
+        """Return the average size in bytes of a row without its vector."""
         size = self._known_row_bytes()
         if size is None:
             stats = await table.stats()
@@ -204,7 +207,7 @@ class Versions:
         return self._row_bytes if time.monotonic() < self._row_until else None
 
     def pin(self, version: int) -> Pin:
-        """Return a pin, which keeps a version while its block runs."""
+        """Return a context manager that keeps a version while its block runs."""
         return self.pins.pin(self.name, version)
 
     def has_changed(self) -> None:
@@ -225,9 +228,9 @@ class Writes:
         """Queue an operation, and return its result after its commit.
 
         Raises StoreBusyError if it cannot begin within ``limit`` seconds, or ``busy_timeout``. If
-        the caller is cancelled before the operation begins, it is never done; if cancelled later,
-        it is still done, unless a conflict requires a retry. Its outcome is settled when the call
-        returns, however often the caller is cancelled.
+        the caller is cancelled before the operation begins, it is never done. If the caller is
+        cancelled later, the operation is still done, unless a conflict requires a retry. The
+        outcome is settled when the call returns, however often the caller is cancelled.
         """
         session = self.versions.session
         if session.closing:
@@ -241,7 +244,7 @@ class Writes:
             self.versions.has_changed()
 
     async def _make_room(self, table: Snapshot) -> bool:
-        """On a folder, remove the versions that nobody needs; return whether it removed any.
+        """On a folder, remove the versions that nobody needs; return whether any was removed.
 
         Lance removes versions only after a compaction, for which a full disk has no room.
         """

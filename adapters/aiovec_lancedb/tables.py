@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# The name of a table's folder while it is removed; no other folder has a name of this form.
+# The name of a table's folder while it is removed. No other folder has such a name.
 _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
@@ -79,7 +79,7 @@ async def _create_in_bucket(session: Session, name: str, layout: pa.Schema) -> N
     table that another process has created in between, even one with rows. So the version is created
     in a local folder, and its only file, the manifest, is put into the bucket by one conditional
     write. Afterwards the caller checks who created the table: this works even if the response was
-    lost, or if upkeep has already removed the first version of another process's table.
+    lost, or if upkeep has already removed the first version of the other process's table.
     """
     with session.guarded:
         folder = Path(await in_thread(tempfile.mkdtemp, "", "aiovec-"))
@@ -116,8 +116,8 @@ async def check_exists(session: Session, name: str) -> None:
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, even a damaged one. In a folder it disappears in one step, so a killed drop
-    leaves the whole table or nothing."""
+    """Drop a table, even a damaged one. In a folder, the table disappears in one step, so a killed
+    drop leaves the whole table or nothing."""
     await check_exists(session, name)
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
@@ -125,8 +125,8 @@ async def drop_table(session: Session, name: str) -> None:
 
 
 def _put_away(folder: Path, name: str) -> bool:
-    """Rename a table's folder and remove it. Return False if it cannot be renamed, as on Windows
-    while one of its files is open."""
+    """Rename a table's folder and remove it. Return False if the folder cannot be renamed, as on
+    Windows while one of its files is open."""
     away = folder / _DROPPED.format(name, uuid.uuid4().hex)
     try:
         os.rename(folder / f"{name}.lance", away)
@@ -137,7 +137,7 @@ def _put_away(folder: Path, name: str) -> bool:
 
 
 def remove_dropped(folder: Path) -> None:
-    """Remove the remains of tables whose drop was killed."""
+    """Remove files that killed drops of tables have left."""
     for left in folder.glob(_DROPPED.format("*", "*")):
         if _IS_DROPPED.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True)
@@ -153,7 +153,7 @@ async def add_field(name: str, field: Field, table: Snapshot) -> None:
 async def alter_field(name: str, field: Field, table: Snapshot) -> None:
     """Give a field new options, and drop the indexes that it no longer needs."""
     await table.session.annotate(table.lance, name, options_of(field))
-    # The table is altered already. If this fails, the old indexes stay, which changes no result.
+    # The field is already altered. If this fails, the old indexes stay, which changes no results.
     with suppress(AiovecError):
         await drop_unwanted(table.session, table.lance, name, field)
 
@@ -163,7 +163,8 @@ async def drop_or_rename(change: DropField | RenameField, table: Snapshot) -> No
     if isinstance(change, DropField):
         await table.session.run(table.lance.drop_columns([name]))
         return
-    # This comes first, so that the column is a field under either name. Alone, it changes nothing.
+    # The note comes first, so that the column is a field under either name. By itself, the note
+    # changes nothing.
     await table.session.annotate(table.lance, name, renamable(table.schema, name))
     renaming: Any = {"path": name, "rename": change.new}
     await table.session.run(table.lance.alter_columns(renaming))
@@ -177,7 +178,7 @@ async def rename_table(
     alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]],
 ) -> None:
     """Rename a table's folder, while nobody creates a table with the new name."""
-    # Check before waiting for the new name, too: of two calls that swap two names, one ends here.
+    # Also check before waiting for the new name: of two calls that swap names, one fails here.
     await check_exists(session, old)
     await check_free(session, new)
     async with alone([new]):
@@ -188,7 +189,7 @@ async def rename_table(
 
 
 def _rename(folder: Path, old: str, new: str) -> None:
-    # The remains of a killed creation are not a table.
+    # A folder left by a killed creation is not a table.
     if (folder / f"{new}.lance").exists():
         _put_away(folder, new)
     os.rename(folder / f"{old}.lance", folder / f"{new}.lance")
@@ -202,15 +203,15 @@ async def put_notes(change: Mapping[str, str | None], table: Snapshot) -> None:
 async def revert(version: int, table: Snapshot) -> None:
     """Make a version the newest again.
 
-    If this is stopped between its commits, the table's rows are unchanged, and followers of its
-    changes begin again. After the last commit, the table's history shows them the revert.
+    If the revert is stopped between its commits, the table's rows are unchanged, and followers of
+    its changes begin again. After the last commit, followers see the revert in the table's history.
     """
     session = table.session
     await _check_out(table, version)
     old = await session.run(table.lance.schema())
     newest, _ = await session.open_any(table.name)
     await renumber(session, newest)
-    # This handle restores the version that it has checked out, whatever was committed since.
+    # ``table.lance`` restores the version that it has checked out, whatever was committed since.
     await session.run(table.lance.restore())
     load = load_in(old)
     if load is not None and load.filling:  # the note of a load in that version no longer applies
@@ -261,7 +262,7 @@ async def _check_out(table: Snapshot, version: int) -> None:
 async def _index_now_or_later(
     session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index existing columns. If that fails, upkeep does it later: the call has succeeded."""
+    """Index existing columns. If that fails, upkeep indexes them later: the call has succeeded."""
     with suppress(AiovecError, StaleTableError):
         lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)

@@ -43,7 +43,7 @@ class StoreTarget:
 
     @cached_property
     def shown(self) -> str:
-        """The target without the secrets that a URL may carry."""
+        """The target without the secrets that a URL may contain."""
         return MEMORY if self.in_memory else redacted(self.target)
 
     @property
@@ -60,7 +60,7 @@ class StoreTarget:
 
     @cached_property
     def folder(self) -> Path | None:
-        """The store's folder, if it is in a local one, else None."""
+        """The store's folder; None if the store is not in a local folder."""
         return None if is_url(self.target) else Path(self.target)
 
     @cached_property
@@ -68,7 +68,8 @@ class StoreTarget:
         """The address for connections that write.
 
         Lance's own writer for local files does not report if its last write to a file fails, as on
-        a full disk. The writer for object storage does; this is the folder's address for it.
+        a full disk. The writer for object storage does, and this is the folder's address for that
+        writer.
         """
         if self.folder is None:
             return self.target
@@ -76,7 +77,7 @@ class StoreTarget:
 
     @cached_property
     def key(self) -> str:
-        """A key that is equal for all of this process's stores on these tables. Reads the disk."""
+        """A key that all of this process's stores on the same tables share. Reads the disk."""
         return os.path.realpath(self.target) if self.folder is not None else self.target
 
     def secrets(self, settings: LancedbSettings) -> frozenset[str]:
@@ -86,7 +87,7 @@ class StoreTarget:
     def connection_options(self, settings: LancedbSettings) -> dict[str, Any]:
         """Return the options for ``lancedb.connect_async``."""
         if not self.in_memory and self.folder is None and "://***@" in self.shown:
-            # Lance would take this address for a path, and create a folder with that name.
+            # Lance would treat this address as a path, and create a folder with that name.
             raise ConfigError(
                 f"{self.shown}: an address must not contain a user or a password; put credentials "
                 "into storage_options or the environment",

@@ -1,4 +1,5 @@
-"""Find the nearest rows: Lance finds candidates, and their distances are measured here in float64.
+"""Find the nearest rows: Lance finds candidates, and this module measures their distances in
+float64.
 
 So hits have the same ranks and distances with and without an index, and on every backend. A call
 first searches the index, with the effort that its recall needs. Queries that the index cannot
@@ -46,14 +47,16 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _EPSILON = 2.0**-23
-# Candidates beyond the limit of an exact search, because float32 sums may reorder ties.
+# The number of candidates beyond an exact search's limit, because float32 sums may reorder ties.
 _NEAR_TIES = 16
 # The largest component of a query for which Lance computes dot products. Lance ranks by 1 - dot, in
-# which small products would vanish next to the 1; scaling by a power of two is exact.
+# which small products would vanish next to the 1, so queries are scaled by a power of two, which is
+# exact.
 _LARGEST_COMPONENT = 2.0**60
 # The most bytes of vectors that one query may load. If it needs more, a scan measures every row.
 _CANDIDATE_BYTES = 64 * 2**20
-# Exact queries that share a scan: 32 take a quarter of the time of 32 single ones; 64 save no more.
+# The most exact queries that share a scan: 32 take a quarter of the time of 32 single queries, and
+# 64 save no more.
 _TOGETHER = 32
 # Passing on up to this many surplus rows costs less than removing them.
 _FEW_MORE = 24
@@ -64,7 +67,8 @@ _FEW = 1000
 
 
 class Nearest(NamedTuple):
-    """The nearest rows in any order, with their ids, numbers and columns, and their distances."""
+    """The nearest rows in any order, with their ids, row numbers and columns, and their
+    distances."""
 
     rows: pa.Table
     distances: list[float]
@@ -85,7 +89,7 @@ async def search_vectors(
     if not all(query.exact for query in queries):
         async with searching(versions, handle, queries, every_row=False) as table:
             index = await usable_index(table)
-            if index is None:  # in this case, the memory is for all rows
+            if index is None:  # in this case, the reserved memory suffices for all rows
                 await _check_scan(table, queries, "it has no usable index")
                 return await _finished(table, columns, await _exactly(table, wanted), finish)
             for n, query in enumerate(wanted):
@@ -205,7 +209,7 @@ async def _check_scan(table: Snapshot, queries: Sequence[Query], reason: str) ->
 
 
 async def _exactly(table: Snapshot, queries: Sequence[Query]) -> list[Nearest]:
-    """Return the true nearest rows of each query.
+    """Return the exact nearest rows for each query.
 
     Rows that float32 cannot distinguish from the last hit are read by another query.
     """
@@ -327,8 +331,8 @@ def _scale(table: Snapshot, query: Query) -> np.float32:
 
 
 def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the places of queries with the same filter that share a scan, and the number of rows to
-    request for each query.
+    """For each scan, yield the places of the queries that share it, which have the same filter, and
+    the number of rows to request for each query.
 
     A scan has at most ``most`` candidates, unless a single query needs more.
     """
@@ -395,7 +399,7 @@ def _ranked(
 
 
 def _error(table: Snapshot, query: Query, candidates: pa.Table, worst: float) -> float:
-    """Return the error bound of float32 sums for distances near the last candidate's."""
+    """Return a bound on the float32 error of distances near the last candidate's distance."""
     relative = table.schema.dim * _EPSILON
     match table.schema.metric:
         case "cosine":
@@ -404,7 +408,7 @@ def _error(table: Snapshot, query: Query, candidates: pa.Table, worst: float) ->
             return relative * worst
         case _:
             vectors = to_matrix(candidates.column(table.schema.vector)).astype(np.float64)
-            # Other rows may be somewhat longer than the candidates.
+            # Other rows' vectors may be somewhat longer than the vectors of the candidates.
             rows = 4 * np.sqrt(np.square(vectors).sum(axis=1))
             point = float(np.sqrt(np.square(query.vector.astype(np.float64)).sum()))
             return relative * float(rows.max(initial=0.0)) * point
