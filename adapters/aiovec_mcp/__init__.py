@@ -14,7 +14,7 @@ __all__ = ["create_server"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: listing all commands imports this package, even if no SDK is installed.
+    # Import the server on demand: listing all commands imports this package, even without an SDK.
     if name == "create_server":
         from .server import create_server
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "AIOVEC_MCP_KEY"
 KEYS_VARIABLE = "AIOVEC_MCP_KEYS"
-# Seconds that calls in progress may take after a signal. Nothing else ends clients' streams.
+# Seconds that calls in progress may take after a signal. Only this limit ends clients' streams.
 _SHUTDOWN = 5
 
 _BY_WORDS = (
@@ -136,7 +136,7 @@ def mcp(
 
 
 def _users_by_key(user: str | None) -> dict[str, str | None]:
-    """Return the user of each key; the only key is empty if requests need none."""
+    """Return the user of each key; the only key is empty if requests need no key."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     users: dict[str, str | None] = {key: user}
     variable = KEY_VARIABLE
@@ -156,7 +156,7 @@ def _users_by_key(user: str | None) -> dict[str, str | None]:
 
 
 async def _serve_stdio(server: Any, at: At) -> None:
-    """Serve standard input until its end, or until a signal."""
+    """Serve standard input until it ends or a signal arrives."""
     import asyncio
 
     ended = asyncio.Event()
@@ -177,7 +177,8 @@ async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
 
     from .server import by_key
 
-    # An app answers only requests for this machine's own names, so no web page can reach it.
+    # An app answers only requests addressed to this machine's own names, so no web page can reach
+    # it.
     apps = {key: each.streamable_http_app(host="127.0.0.1") for key, each in servers.items()}
     app: Any = apps.get("") or by_key(apps)
     try:

@@ -1,4 +1,4 @@
-"""The server of the tools, for any transport of the official SDK."""
+"""The MCP server that offers the tools, for any transport of the official SDK."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _digest_of(key: str) -> bytes:
 
 
 class _Tool(Tool):
-    """A tool whose errors name wrong arguments, without the URL that pydantic adds."""
+    """A tool that names wrong arguments in its errors, without the URL that pydantic adds."""
 
     async def run(self, arguments: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         try:

@@ -35,7 +35,8 @@ from aiovec.bridge import best_search, create_memory, seconds_of, storable
 from aiovec.documents import FARTHEST, place_of
 from aiovec.documents import around as passages_around
 
-# Limits of an answer, which a model has to read: rows, and bytes of their JSON (50,000 tokens).
+# Limits of an answer, which a model has to read: the number of rows, and the bytes of their JSON
+# (50,000 tokens).
 _MOST = 100
 _MOST_BYTES = 200_000
 _NEAR = frozenset({"cite", "title", "body"})
@@ -254,7 +255,8 @@ class Tools:
     # Inside
 
     async def _make_own(self, row: dict[str, Any], user: str) -> None:
-        """Mark a memory as the session user's, or refuse another user's memory."""
+        """Set a memory's user to the session's user; raise an error if it belongs to another
+        user."""
         if row.setdefault("user", user) != user:
             words = f"the user of this session is {user!r}; leave the fact 'user' out"
             raise InvalidArgumentError("facts", row["user"], reason=words)

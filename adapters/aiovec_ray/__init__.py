@@ -15,7 +15,7 @@ def connect(address: str | None, place: Place) -> Engine:
         hint = f"{place} has no tables of LanceDB; name a folder lancedb:///PATH"
         raise UnsupportedError("the engine ray", place.backend, hint)
     cluster = Cluster(address)
-    # Imported after the connection, because Ray forks processes, which Lance does not survive.
+    # Import Lance after connecting, because Ray forks processes, which Lance does not survive.
     from .engine import RayEngine
 
     return RayEngine(cluster)

@@ -13,8 +13,9 @@ from aiovec.errors import AiovecError
 
 _T = TypeVar("_T")
 
-# Bytes of shared memory for workers started here. Results are small and rows never pass through it.
-# It has room for the hashes of 32 million new ids; Ray writes any more to disk.
+# The size in bytes of the shared memory for workers started here. Results are small, and rows never
+# pass through it. It has room for the hashes of 32 million new ids; Ray writes further hashes to
+# disk.
 _OBJECT_STORE = 256 * 2**20
 # Seconds between checks of the tasks; a cancelled call ends at the next check.
 _LOOK = 0.5
@@ -40,7 +41,7 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """The number of processor cores of the cluster; each task takes one."""
+        """The number of processor cores in the cluster; each task uses one core."""
         return max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
 
     def close(self) -> None:
@@ -51,7 +52,8 @@ class Cluster:
 async def each(
     work: Callable[..., _T], calls: Sequence[tuple[Any, ...]], done: Callable[[_T], None]
 ) -> list[_T]:
-    """Have the workers do each call, and return the results; the first error cancels the rest.
+    """Let the workers do each call, and return the results; the first error cancels the other
+    calls.
 
     ``done`` is called with each result as it arrives.
     """
@@ -72,7 +74,7 @@ async def each(
 
 
 def shared(value: object) -> Any:
-    """Return a reference to an argument of many calls, so that it is sent only once."""
+    """Return a reference to an argument of many calls, so that the argument is sent only once."""
     return ray.put(value)
 
 

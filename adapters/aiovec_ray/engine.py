@@ -26,7 +26,7 @@ _GROUPS = 4
 
 
 class RayEngine:
-    """Has Ray's workers load, index and compact LanceDB tables."""
+    """Lets Ray's workers load, index and compact LanceDB tables."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -62,7 +62,9 @@ class RayEngine:
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
-            except OutcomeUnknownError:  # maybe the rows were added; repeating finds out
+            except (
+                OutcomeUnknownError
+            ):  # the rows may have been added; repeating the command shows it
                 raise
             except AiovecError:
                 await load.abandon()

@@ -25,13 +25,14 @@ from aiovec.errors import AiovecError
 from aiovec_lancedb.engines import TablePlace, stored_form
 
 _HASH_BYTES = 8
-# A minimum age for a cleanup that must not remove a version; no version is this old.
+# The minimum age for a cleanup that must not remove a version, because no version is this old.
 _NEVER = timedelta(days=36_500)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The result of one source: its fragments as JSON, its number of rows, and the ids' hashes."""
+    """The result of loading one source: its fragments as JSON, its number of rows, and its ids'
+    hashes."""
 
     fragments: Sequence[str]
     rows: int
@@ -72,7 +73,7 @@ def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -
 
 
 def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
-    """Return the numbers of a version's fragments, in about this many groups."""
+    """Return the numbers of a version's fragments, divided into about ``count`` groups."""
     dataset = dataset_of(place, version)
     numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
     return [numbers[first::count] for first in range(min(count, len(numbers)))]
@@ -96,7 +97,7 @@ def ids_among(
 
 
 def dataset_of(place: TablePlace, version: int | None = None) -> lance.LanceDataset:
-    """Return a version of a table, by default the newest."""
+    """Return a version of a table as a Lance dataset, by default the newest version."""
     return lance.dataset(place.uri, version=version, storage_options=dict(place.options))
 
 
@@ -112,7 +113,8 @@ def repeated(parts: Iterable[UInt64Array]) -> UInt64Array:
 
 
 def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) -> None:
-    """Add files to the table in one commit, which fails if a version has been restored."""
+    """Add files to the table in one commit, which fails if a version has been restored since
+    ``version``."""
     metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
     lance.LanceDataset.commit(
         place.uri,

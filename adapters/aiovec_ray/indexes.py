@@ -12,14 +12,14 @@ from aiovec_lancedb.engines import TablePlace
 
 from .fragments import dataset_of
 
-# The least and most rows of a compacted file: few enough that each worker gets files, and that
+# The fewest and the most rows in a compacted file: few enough that each worker gets files, and that
 # upkeep makes no larger files.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, under lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
-# The most parts of an index. Each search reads all of them, and upkeep rebuilds an index of more
-# than 32.
+# The most parts of an index. Each search reads all parts, and upkeep rebuilds an index with more
+# than 32 parts.
 _MOST_SEGMENTS = 16
 _WORDS = (
     "with_position", "base_tokenizer", "language", "max_token_length", "lower_case", "stem",
@@ -36,7 +36,8 @@ class RayMaker:
         self._workers = workers
 
     async def make(self, table: str, column: str, config: Any, name: str) -> bool:
-        """Build an index from a lancedb configuration; return False if workers cannot."""
+        """Build an index from a lancedb configuration; return False if the workers cannot build
+        it."""
         place: TablePlace = self._backend.place_of(table)
         kind = type(config).__name__
         if kind in _SCALAR:

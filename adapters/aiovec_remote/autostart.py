@@ -1,4 +1,5 @@
-"""A private server: started by the first connect, shared by processes, restarted if it dies.
+"""A private server that the first connect starts, processes share, and a client restarts if it
+dies.
 
 It stops after ``idle_timeout`` seconds without a request.
 """
@@ -43,7 +44,7 @@ class Autostart:
             return self._found
 
     def lost(self) -> None:
-        """Look for the server again before the next request."""
+        """Make the next request look for the server again."""
         self._found = None
 
     def _find(self) -> SharedAddress:
@@ -55,7 +56,9 @@ class Autostart:
         while (now := time.monotonic()) < deadline:
             if (address := folder.address()) is not None:
                 return address
-            if process is not None and (process.poll() or 0) > 0:  # a killed one may be restarted
+            if (
+                process is not None and (process.poll() or 0) > 0
+            ):  # a killed server may be restarted
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "
                     f"log is {folder.log})"
@@ -71,7 +74,8 @@ class Autostart:
 
 
 def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server, which outlives this process. Return it, and its log's initial size."""
+    """Start a server, which outlives this process. Return its process and its log's initial
+    size."""
     with contextlib.suppress(OSError):
         if folder.log.stat().st_size > _LOG_SIZE:
             folder.log.replace(folder.log.with_suffix(".1"))
@@ -91,7 +95,7 @@ def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def _last_words(log: Path, start: int) -> str:
-    """Return the last line that a server wrote to its log after this position."""
+    """Return the last line that a server wrote to its log after the position ``start``."""
     with log.open("rb") as file:
         file.seek(start)
         said = file.read(100_000).decode("utf-8", "replace").split("\n")

@@ -69,18 +69,18 @@ _UNCOUNTED = {"rows": "false"}
 
 
 class RemoteBackend(Backend):
-    """The tables of an aiovec server."""
+    """The backend for the tables of an aiovec server."""
 
     name: ClassVar[str] = "remote"
     abilities = frozenset({"read-only"})
     """Capabilities of this backend and, once it is open, of the server's store."""
 
-    tunings = None  # the server refuses them
+    tunings = None  # the server refuses tunings
     hints: ClassVar[Mapping[str, str]] = {
         "questions": "the server measures with the searches that it answers",
     }
 
-    upkeep = False  # the server does it
+    upkeep = False  # the server does the upkeep
     hides_expired = True
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
@@ -371,14 +371,15 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
 def _body_of(change: Update) -> dict[str, Any]:
     payload, removed = _by_name(change.payload)
     body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
-    # A vector of NaN means no vector. It is not sent: the server infers it from the text.
+    # A vector of NaN means no vector. The client does not send it: the server infers it from the
+    # text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body
 
 
 def _rows_of(change: UpdateRows, schema: Schema) -> pa.Table | list[Any]:
-    """Return rows of an update as columns, or as objects if their keys differ."""
+    """Return the rows of an update as columns, or as objects if the rows' keys differ."""
     if len(change.parts) == 1 and not change.payloads:
         return change.parts[0].table(schema)
     rows = []

@@ -37,11 +37,13 @@ from .codec import JSON, WireError, decode, encode, read_body, read_message
 from .refusals import Again, NoAnswerError, not_a_server, refuse
 from .settings import SCHEME, RemoteSettings
 
-# Seconds before a retry: the first wait, and the longest. The server may ask for other times.
+# Seconds to wait before a retry: the first wait and the longest wait. The server may ask for other
+# times.
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0
 # Seconds that a cancelled write waits for the server to confirm that the write has ended.
 _REVOKING = 10.0
-# The most attempts to cancel a write. More would not help if a gateway has no server behind it.
+# The most attempts to cancel a write. More attempts would not help if a gateway cannot reach a
+# server.
 _REVOKES = 3
 # The most bytes that are passed to a connection in one piece.
 _PART = 256 * 1024
@@ -61,7 +63,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request. ``body`` is a JSON object; ``rows`` has its long lists, or is a list of rows."""
+    """A request. ``body`` is a JSON object; ``rows`` has the body's long lists, or is a list of
+    rows."""
 
     method: str
     path: str
@@ -72,13 +75,13 @@ class Request:
     """The state that the table must be in; otherwise the server refuses the call."""
     writes: bool = False
     long: bool = False
-    """True if the call has no timeout until the response begins."""
+    """True if the call may take any time until the response begins."""
     once: bool = False
     """True to fail without a retry if the server cannot be reached."""
 
 
 class Client:
-    """A store's connections and calls to one server."""
+    """Makes a store's calls to one server, and keeps its connections."""
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
@@ -121,8 +124,8 @@ class Client:
     async def _revoke(self, key: str) -> None:
         """Cancel a write at the server, and wait until it has ended there.
 
-        Retries if the response is lost or the server is busy, but not if no server listens: then
-        the write has ended, too.
+        This retries if the response is lost or the server is busy, but not if no server listens,
+        because then the write has ended too.
         """
         call = _Call(self, Request("DELETE", f"/writes/{key}"))
         with contextlib.suppress(Exception):
@@ -231,7 +234,7 @@ class Client:
 
 
 class _Call:
-    """A request and its attempts: the waits between them, and the error after the last one."""
+    """Attempts a request, waits between the attempts, and raises the error after the last one."""
 
     time: asyncio.Timeout
     """The timeout of the current attempt."""
@@ -279,7 +282,8 @@ class _Call:
                 raise
 
     async def read(self, read: Callable[[Any], _T]) -> tuple[_T, str]:
-        """Make one attempt, and return its response, decoded and read."""
+        """Make one attempt; return the result of ``read`` for its decoded response, and the table's
+        state."""
 
         def came(size: int) -> None:
             self.time.reschedule((self.time.when() or 0.0) + size / _PACE)
@@ -318,8 +322,8 @@ class _Call:
         if exc.again == "free":
             left = self.deadline.left()
         elif exc.again == "reachable":
-            # Count from the first loss, because the call itself may have taken longer than the time
-            # for retries.
+            # Count from the first lost response, because the call itself may have taken longer than
+            # the time for retries.
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = self._lost_since + self._reconnects - now
@@ -344,7 +348,7 @@ class _Call:
 
 def _new_session(path: str | None) -> aiohttp.ClientSession:
     """Return a session, which connects to a Unix socket if a path is given."""
-    # No limit, because the client itself limits its calls.
+    # The session sets no limit, because the client limits its calls.
     options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(socket_factory=_socket, **options)
@@ -363,7 +367,7 @@ async def _tried_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
-    Otherwise the client would not know that the server may have done the first attempt.
+    Otherwise the client would not know that the server may have done the call at the first attempt.
     """
     try:
         return await handler(request)

@@ -1,7 +1,7 @@
 """Bodies of requests and responses: JSON, and Arrow with the JSON in its schema's metadata.
 
-The server's types are trusted: a wrong type is a bug in the server. Encode and decode large bodies
-in a thread.
+The client trusts the server's types: a wrong type is a bug in the server. Encode and decode large
+bodies in a thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from aiovec.errors import InvalidArgumentError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 LONGEST_ANSWER = 2**30
-"""The most bytes of a response or an exported batch. By default, servers send up to 256 MiB."""
+"""The largest size in bytes of a response or an exported batch. By default, servers send up to 256
+MiB."""
 # The end of an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -38,7 +39,7 @@ class WireError(Exception):
 def encode(
     body: Mapping[str, Any] | None, rows: pa.Table | list[Any] | None
 ) -> tuple[str, memoryview]:
-    """Return the content type and the bytes of a request's body; both empty if it has none."""
+    """Return the content type and the bytes of a request's body; both are empty without a body."""
     if rows is None and body is None:
         return "", memoryview(b"")
     try:
@@ -81,7 +82,7 @@ def _check_length(nbytes: int) -> None:
 async def read_body(
     response: aiohttp.ClientResponse, came: Callable[[int], object] = lambda _: None
 ) -> bytearray:
-    """Read the body of a response; call ``came`` with the size of each part."""
+    """Read the body of a response; call ``came`` with each part's size when it arrives."""
     data = bytearray()
     _check_length(response.content_length or 0)
     while part := await response.content.readany():
@@ -107,7 +108,7 @@ def decode(content_type: str, data: bytearray) -> Any:
 
 
 def found_rows(schema: Schema, columns: Columns, queries: int, rows: pa.Table) -> list[Found]:
-    """Return the hits of each of ``queries`` queries."""
+    """Return the hits of each query; ``queries`` is the number of queries."""
     names = rows.schema.names
 
     def parsed(rows: pa.Table) -> Found:
@@ -135,7 +136,7 @@ def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
-    """Return values of a field or payload key; decode values that JSON represents as text."""
+    """Return the values of a field or payload key; decode values that JSON represents as text."""
     field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:

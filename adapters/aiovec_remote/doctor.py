@@ -1,4 +1,4 @@
-"""The findings of ``aiovec doctor`` about the remote backend: its package, and one server."""
+"""The findings of ``aiovec doctor`` about the remote backend's package and about one server."""
 
 from __future__ import annotations
 

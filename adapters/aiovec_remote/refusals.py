@@ -18,8 +18,8 @@ _BUSY = frozenset({429, 503})
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
-"""The condition for a retry: the server is reachable, or has room for the call. The last two allow
-no retry: the server's timeout ended the call, or its response came too slowly."""
+"""The condition for a retry: the server is reachable, or has capacity for the call. The last two
+values allow no retry: the server's response came too late, or a retry would not help."""
 
 
 class NoAnswerError(Exception):
@@ -41,7 +41,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
     status = response.status
     if response.content_type != MEDIA_TYPE:
         text = f"HTTP {status} with {response.content_type}"
-        if status >= 500 or status in _BUSY:  # the server behind the proxy may have done the call
+        if status >= 500 or status in _BUSY:  # the proxy's server may have done the call
             raise NoAnswerError(f"a proxy says {text}", "reachable", sent=True)
         raise not_a_server(target, f"{text}, a redirect" if 300 <= status < 400 else text)
     problem = _json_object(await read_body(response))
