@@ -138,7 +138,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
     async def search_memory(
         self, *, app_name: str, user_id: str, query: str
     ) -> SearchMemoryResponse:
-        """Return the memories of an app's user that match a query best, best first."""
+        """Return the memories of an app's user that best match a query, the best first."""
 
         async def search(table: Table) -> Sequence[Hit]:
             where = [F.app == app_name, F.user == user_id, F.entry.is_not_null()]

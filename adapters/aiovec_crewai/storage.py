@@ -195,7 +195,8 @@ class AiovecStorage(Closable):
         return list(map(_record, rows))
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
-        """Return a scope's number of memories, their categories and dates, and the scopes below."""
+        """Return a scope's number of memories, their categories and dates, and the scopes below
+        it."""
         where = _where(scope)
         nothing: tuple[Any, Any] = None, None
         bounds: tuple[Any, Any] | None = self._read(
@@ -219,7 +220,7 @@ class AiovecStorage(Closable):
         return sorted(f"{start}{name}" for name in below if name)
 
     def list_categories(self, scope_prefix: str | None = None) -> dict[str, int]:
-        """Return the categories of a scope's memories, each with its number of memories."""
+        """Return the categories in a scope, each with its number of memories."""
         return self._counts("categories", scope_prefix)
 
     def count(self, scope_prefix: str | None = None) -> int:

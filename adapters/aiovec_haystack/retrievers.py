@@ -122,7 +122,7 @@ class AiovecKeywordRetriever(_Retriever):
 class AiovecHybridRetriever(_Retriever):
     """Retrieve documents by words and by vectors; the score is a weighted mean of both scores.
 
-    ``alpha`` is the weight of the vectors: 1 counts only vectors, 0 only words.
+    ``alpha`` is the weight of the vectors: 1 uses only vectors, and 0 only words.
     """
 
     _settings = (*_Retriever._settings, "alpha")

@@ -285,9 +285,10 @@ class AiovecDocumentStore(Closable):
 
 
 async def _values(table: Table, *, field: Any, levels: int, where: Any) -> list[Any]:
-    """Return the distinct values of a field, ``levels`` deep in the rows.
+    """Return the distinct values of a field that is nested ``levels`` deep in the rows.
 
-    The store counts 1 and 1.0 as one int, so the rows with numbers are read to tell them apart.
+    The store counts 1 and 1.0 as one int, so this reads the rows with numbers to distinguish the
+    two.
     """
     values = [*await table.distinct(str(field), where)]
     if str(field).startswith("payload.") and any(type(value) is int for value in values):

@@ -17,7 +17,7 @@ from .vectorstore import AiovecVectorStore
 
 
 class AiovecDocumentIndex(DocumentIndex):
-    """Documents to upsert, read and delete by id, and to retrieve by a query.
+    """An index to upsert, read and delete documents by id, and to retrieve them by a query.
 
     ``search_kwargs`` are arguments of each search, such as ``k``, ``filter`` and ``hybrid``.
     """

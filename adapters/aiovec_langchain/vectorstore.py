@@ -252,7 +252,7 @@ class AiovecVectorStore(Closable, VectorStore):
         lambda_mult: float = 0.5,
         **kwargs: Any,
     ) -> list[Document]:
-        """Like ``max_marginal_relevance_search``, but by a vector."""
+        """Like ``max_marginal_relevance_search``, but for a vector instead of a text."""
         options = _varied(k, fetch_k, lambda_mult)
         return await self.asimilarity_search_by_vector(embedding, k, **options, **kwargs)
 
@@ -304,6 +304,6 @@ def _without_scores(scored: list[tuple[Document, float]]) -> list[Document]:
 
 
 def _check_known(unknown: Mapping[str, Any]) -> None:
-    """Refuse arguments that the base class accepts for other stores."""
+    """Raise TypeError for arguments that the base class accepts for other stores."""
     if unknown:
         raise TypeError(f"unexpected arguments: {', '.join(unknown)}")

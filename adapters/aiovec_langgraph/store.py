@@ -120,8 +120,8 @@ class AiovecStore(Closable, BaseStore):
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run the reads, then the writes. If a key is written several times, the last write counts.
 
-        All puts are one transaction, and all deletes another. A third one deletes the rows of texts
-        that replaced items no longer have.
+        All puts are one transaction, and all deletes are another. A third transaction deletes the
+        rows of texts that replaced items no longer have.
         """
         plan = self._plan(ops)
         if self.embeddings is not None:
@@ -280,7 +280,7 @@ class AiovecStore(Closable, BaseStore):
         return sorted(matches)[op.offset : op.offset + op.limit]
 
     async def _refresh(self, table: Table, rows: Iterable[Record | Hit]) -> None:
-        """Restart the ttl of these items, unless the store is read-only."""
+        """Restart the ttl of the items that these rows belong to, unless the store is read-only."""
         if table.store.read_only:
             return
         ids_of: dict[float, list[str]] = {}
@@ -345,7 +345,8 @@ def _now() -> datetime:
 
 
 def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
-    """Return the unique id of an item's row or, with ``place``, of the row of another text."""
+    """Return the unique id of an item's row or, with ``place``, of the row for another of its
+    texts."""
     parts = [*namespace, key, *([place] if place else [])]
     path = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:

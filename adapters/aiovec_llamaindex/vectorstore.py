@@ -227,7 +227,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         doc_ids: Iterable[str] | None = None,
     ) -> Any:
         """Return conditions for nodes that have these ids, belong to these documents, and match the
-        filters; None without any condition."""
+        filters; None without conditions."""
         metadata = unless_true(self._all(filters)) if filters else None
         conditions = [] if metadata is None else [metadata]
         if node_ids is not None:

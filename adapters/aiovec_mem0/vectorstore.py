@@ -19,7 +19,7 @@ _R = TypeVar("_R")
 _M = TypeVar("_M")
 
 _PROVIDER = "aiovec"
-# The text field: the words of a memory as mem0 prepares them for keyword searches.
+# The text field, with the words of a memory as mem0 prepares them for keyword searches.
 _WORDS = "words"
 # The keys by which mem0 filters every search.
 _SCOPES = dict.fromkeys(("user_id", "agent_id", "run_id"), Field(str, index="btree"))
