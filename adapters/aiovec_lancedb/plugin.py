@@ -53,8 +53,8 @@ class LancedbPlugin(BackendPlugin):
         return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target for a folder that has Lance tables or is one; judge a missing path by
-        name.
+        """Return the target for a folder with Lance tables, a table, or a missing path named like
+        one.
         """
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"

@@ -91,7 +91,7 @@ _LOOKS = (0.02, 0.1, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A table at one version, about which it caches answers; ``lance`` has the version checked out."""
+    """A table at one version, which ``lance`` has checked out. Caches answers about the version."""
 
     session: Session
     name: str

@@ -115,7 +115,7 @@ class Versions:
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
-        """Return the newest manifest's identity. Waiting reads share the next check of the disk. A
+        """Return the newest manifest's identity; reads that wait for a check share the next one. A
         check that has already begun may miss writes that this read has to see.
         """
 

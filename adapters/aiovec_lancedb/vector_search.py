@@ -1,5 +1,4 @@
-"""Find the nearest rows: Lance finds candidates, and this module measures their distances in
-float64.
+"""Find the nearest rows: Lance finds candidates, whose distances are measured here in float64.
 
 So hits have the same ranks and distances with and without an index, and on every backend. A call
 first searches the index, with the effort that its recall needs. Queries that the index cannot

@@ -1,5 +1,4 @@
-"""A private server that the first connect starts, processes share, and a client restarts if it
-dies.
+"""A private server: the first connect starts it, processes share it, and clients restart it.
 
 It stops after ``idle_timeout`` seconds without a request.
 """

@@ -19,7 +19,7 @@ _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
 """The condition for a retry: the server is reachable, or has capacity for the call. The last two
-values allow no retry: the server's response came too late, or a retry would not help."""
+values allow no retry: the server's timeout ended the call, or its response came too slowly."""
 
 
 class NoAnswerError(Exception):
