@@ -115,8 +115,9 @@ class Versions:
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
-        """Return the newest manifest's identity; reads that wait for a check share the next one. A
-        check that has already begun may miss writes that this read has to see.
+        """Return the newest manifest's identity; reads that wait for a check share the next one.
+
+        A check that has already begun may miss writes that this read has to see.
         """
 
         async def look() -> ManifestIdentity | None:

@@ -55,9 +55,7 @@ class Autostart:
         while (now := time.monotonic()) < deadline:
             if (address := folder.address()) is not None:
                 return address
-            if (
-                process is not None and (process.poll() or 0) > 0
-            ):  # a killed server may be restarted
+            if process is not None and (process.poll() or 0) > 0:  # a killed one may be restarted
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "
                     f"log is {folder.log})"
