@@ -53,9 +53,7 @@ class LancedbPlugin(BackendPlugin):
         return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target for a folder with Lance tables, a table, or a missing path named like
-        one.
-        """
+        """Return the target for a folder with Lance tables or is one, or is named like one."""
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"
         if (folder / "_versions").is_dir() and folder.suffix == ".lance":

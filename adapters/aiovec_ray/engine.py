@@ -62,9 +62,7 @@ class RayEngine:
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
-            except (
-                OutcomeUnknownError
-            ):  # the rows may have been added; repeating the command shows it
+            except OutcomeUnknownError:  # the rows may have been added; a repetition shows it
                 raise
             except AiovecError:
                 await load.abandon()
