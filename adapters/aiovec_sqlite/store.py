@@ -228,7 +228,7 @@ class SqliteBackend(Backend):
         self._exports.close(StoreClosedError(self._target))
         if self._writer is not None:
             await self._writer.close()
-        await self._builds.wait()  # their next step finds the store closed
+        await self._builds.wait()  # each build ends at its next step, because the store is closed
         if self._resident is not None:
             await self._resident.close()
         if self._readers is not None:
@@ -242,7 +242,7 @@ class SqliteBackend(Backend):
             await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Copy the WAL into the file, because the driver's close would hold the GIL for this."""
+        """Copy the WAL into the file, because closing in the driver would hold the GIL."""
         self._check_file()  # leave the WAL of a replaced file alone
         upkeep.checkpoint(db, ticket)
 
@@ -279,7 +279,7 @@ class SqliteBackend(Backend):
     ) -> _T:
         """Write under the call's idempotency key, if it has one.
 
-        ``text_of`` is the table whose text index is built afterwards.
+        ``text_of`` names the table whose text index is built afterwards.
         """
         try:
             async with self.writing(0):
@@ -317,11 +317,11 @@ class SqliteBackend(Backend):
     async def _alter(
         self, work: Callable[..., None], *args: object, text_of: str | None = None
     ) -> None:
-        """Change a schema, and then update the text index of the table ``text_of``."""
+        """Change a schema, and then build the text index of the table ``text_of``."""
 
         def alter(tx: Transaction) -> None:
             work(tx, *args, self._schemas_free)
-            if text_of is not None:  # completes the index of a small table in the same commit
+            if text_of is not None:  # the commit then has a small table's whole index
                 text_index.advance(tx, text_of)
 
         await self._write_once(alter, text_of=text_of)

@@ -3,8 +3,8 @@
 The schema lists the fields that an index must cover, and ``aiovec_text`` the existing indexes.
 ``advance`` builds the missing index in short write transactions; the first one also changes
 the schema. A cancelled or killed build continues where it stopped. During a build, triggers skip
-the rows that the build has not reached. A complete index answers the searches that need no other
-field until its successor is complete too.
+the rows that the build has not reached. Until the new index is complete,
+the old one answers searches that need only its fields.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class TextIndex:
     done: int | None
     upto: int | None
     stemming: str
-    """The name of the stemming of the words (see ``stems.py``), or the analyzer if not stemmed."""
+    """The name of the stemming of the words (see ``stems.py``), or the analyzer's name."""
 
     @property
     def table(self) -> str:
@@ -190,7 +190,7 @@ def check_can_index(schema: Schema) -> None:
 
 
 def advance(tx: Transaction, name: str) -> bool:
-    """Do one step of building the index that the schema needs; return True if steps are left.
+    """Do one step of building the index that the schema needs; return True if more steps are left.
 
     Several processes may do this at the same time.
     """
@@ -309,7 +309,7 @@ def _create_triggers(db: sqlite3.Connection, table: TableLayout, index: TextInde
 
 
 def _index_some(tx: Transaction, table: TableLayout, index: TextIndex) -> bool:
-    """Index the next rows; return True if these were the last."""
+    """Index the next rows; return True if no more rows are left."""
     db = tx.db
     lengths = " + ".join(f"coalesce(length({quoted(name)}), 0)" for name in index.fields)
     end, count, characters = index.done, 0, 0

@@ -26,7 +26,7 @@ def tokenizer_of(analyzer: str) -> str:
 
 
 class Tokenizer:
-    """An in-memory FTS5 table, ``texts``, and a table of the places of its tokens, ``words``.
+    """An in-memory FTS5 table, ``texts``, and a table of the positions of its tokens, ``words``.
 
     It splits texts or keeps rows. Only one thread may use it at a time, even for reads: fts5vocab
     frees memory twice if rows are added while one of its statements is open. Dropping the last
@@ -64,7 +64,7 @@ class Tokenizer:
         return tokens
 
     def keep(self, rows: Iterable[Sequence[Any]]) -> int:
-        """Add rows, each a number and its texts; return the size of the database in bytes."""
+        """Add rows, each a rowid and its texts; return the size of the database in bytes."""
         self.db.execute("BEGIN")
         self.db.executemany(self._insert, rows)
         self.db.execute("COMMIT")

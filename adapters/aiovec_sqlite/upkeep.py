@@ -15,7 +15,7 @@ from .errors import DamageError, decodes
 from .layout import TableLayout, current_table
 from .writes import move_vectors, prune_deletes
 
-# A chunk with a smaller share of used slots is emptied completely; sqlite-vec then frees it.
+# Chunks with a smaller share of used slots are emptied, and sqlite-vec then frees them.
 _SPARSE = 0.75
 # Rows moved in one transaction, so that writers wait only briefly.
 _MOST_MOVED = 2000

@@ -1,4 +1,4 @@
-"""Read vectors from vec0: a few by rowid, many by chunk.
+"""Read vectors from vec0: a few vectors by rowid, many by chunk.
 
 sqlite-vec keeps vectors in chunks: BLOBs of a few hundred vectors in an ordinary table. A query of
 vec0 takes 5 µs per row; reading whole chunks and selecting with NumPy takes a tenth of that
@@ -47,7 +47,7 @@ class VectorReader:
     ) -> Float32Array:
         """Return the vectors of existing rows, in the order of ``rowids``.
 
-        A row without a vector gets NaN. With ``present``, all rows are known to have one.
+        A row without a vector gets NaN. With ``present``, all rows are known to have a vector.
         """
         if self._table.schema.vector_nullable and not present:
             return self._read_with_gaps(rowids, ticket)

@@ -47,7 +47,7 @@ RowsAct = Callable[[Transaction, TableHandle, Batch, Sequence[int]], Sequence[in
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JoinedWrite:
-    """An ``insert`` or ``upsert``, which can be done together with those of other calls.
+    """An ``insert`` or ``upsert``, which can be done together with the writes of other calls.
 
     One statement for all calls costs little more than a statement for one, because each statement
     releases the GIL several times (``python -m bench writes``).
@@ -72,7 +72,7 @@ class JoinedWrite:
     def act_with(self, tx: Transaction, others: Sequence[JoinedWrite]) -> Sequence[int]:
         """Do this write and then the others, and return the result of each.
 
-        If that fails, the caller does each of them separately.
+        If that fails, the caller does each write separately.
         """
         rows = self.rows.joined([other.rows for other in others])
         return self.act(tx, self.handle, rows, [self.size, *(other.size for other in others)])
@@ -531,10 +531,10 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Delete all tombstones but the ``keep`` newest, and raise the floor so that slow readers
-    notice."""
+    """Delete all tombstones but the ``keep`` newest, and raise the floor, which shows slow readers
+    that they missed deletes."""
     if has_mark(tx.db):
-        return  # a migration needs them to catch up
+        return  # a migration needs the tombstones to catch up
     row = tx.db.execute(
         "SELECT seq FROM aiovec_deleted WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
         (name, keep),
