@@ -93,7 +93,7 @@ _BEFORE_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
      "the filter is nested too deeply for LanceDB; use IN or fewer parentheses"),
     (r"regex\b.*exceeds size limit", FilterError, "the LIKE pattern is too long for LanceDB"),
 )  # fmt: skip
-_BEHIND_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
+_AFTER_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
     ("commit conflict|concurrent (commit|transaction|modification)|too many concurrent writers",
      ConflictError, "other writers changed {target} at the same time: {message}"),
     (("could not parse bucket|unable to find object store|no azure account|invalid uri"
@@ -132,7 +132,7 @@ def translate(error: Exception, target: str) -> Exception:
     return (
         _by_text(error, target, _BEFORE_REQUESTS)
         or failure(error, target)
-        or _by_text(error, target, _BEHIND_REQUESTS)
+        or _by_text(error, target, _AFTER_REQUESTS)
         or error
     )
 

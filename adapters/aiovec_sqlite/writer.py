@@ -65,7 +65,7 @@ def find_key(db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] |
 
 
 def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: str | None) -> None:
-    """Keep the outcome of a write, and prune some keys that are too old or too many."""
+    """Keep the outcome of a write, and prune some old keys."""
     db.execute(_CREATE)
     now = int(time.time())
     number = db.execute(
@@ -82,7 +82,7 @@ def _keep_key(db: sqlite3.Connection, key: WriteKey, outcome: object, text_of: s
 
 _T = TypeVar("_T")
 
-# The most rows of calls that are done together.
+# The most rows of calls that run together.
 _MOST_ROWS_JOINED = 256
 # Seconds that one try for the write lock may take. Then the waiting calls are checked again: their
 # callers may have been cancelled or timed out.
@@ -120,10 +120,11 @@ class _Call(WriteCall):
         self.outcome: Any = None
         # True once the thread has begun the work; only the thread reads it.
         self.tried = False
-        # True if it changes a migration's mark: the mark does not stop it, and it gets its own
-        # commit.
+        # True if the write changes a migration's mark: the mark does not stop it, and it gets a
+        # separate commit.
         self.changes_mark = changes_mark
-        # True if it needs its own commit: it is large, or SQLite rolled its group back as a whole.
+        # True if the write needs a separate commit: it is large, or SQLite rolled back its whole
+        # group.
         self.alone = changes_mark
 
     def try_begin(self) -> bool:
@@ -185,9 +186,10 @@ class Writer(Committer[_Call]):
         A ``key`` is committed with the work. If earlier work was committed under this key, the new
         work does not run, and its recorded result is returned.
 
-        If the caller is cancelled before the work begins, the work never runs. Work that runs alone
-        is rolled back; work in a group, or later, is committed. When the call returns, even after
-        several cancellations, this is settled, and the caller's data is no longer read.
+        If the caller is cancelled before the work begins, the work never runs. After that, work
+        that runs alone is rolled back unless its commit has begun; work in a group is committed.
+        When the call returns, even after several cancellations, the outcome is final, and the
+        caller's data is no longer read.
         """
         if self._closed:
             raise StoreClosedError(self.target)
@@ -245,7 +247,7 @@ class Writer(Committer[_Call]):
         return mark if mark.left or mark.filling or mark.state == PAUSED else None
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
-        """Run a group in one transaction. Calls that have not ended by then are tried again."""
+        """Run a group in one transaction. The caller retries calls that have not ended by then."""
         committing = False
         try:
             if self._was_full:
@@ -347,7 +349,7 @@ class Writer(Committer[_Call]):
     def _apply(self, tx: Transaction, calls: list[_Call]) -> Exception | None:
         """Do calls in one savepoint; a group's only call needs none. Return the error, if any.
 
-        If several calls fail together, they can be tried again one by one.
+        If several calls fail together, the caller can retry them one by one.
         """
         tried = [call for call in calls if call.try_begin()]
         error: Exception | None = None if tried == calls else CancelledWorkError()
@@ -378,7 +380,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
     kept = next(filter(None, (find_key(tx.db, key) for key in keys)), None)
     if kept is not None:
         if len(calls) > 1:
-            raise CancelledWorkError  # each is tried separately
+            raise CancelledWorkError  # each call is retried alone
         calls[0].outcome = kept[0].outcome
         return
     if len(calls) > 1:
@@ -395,7 +397,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
 
 
 def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
-    """Yield the calls in order, grouped if they can be done together."""
+    """Yield the calls in order, grouped if they can run together."""
     run: list[_Call] = []
     rows = 0
     for call in group:
