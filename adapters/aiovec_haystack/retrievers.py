@@ -108,7 +108,7 @@ class AiovecKeywordRetriever(_Retriever):
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
-        """Return documents with their BM25 score, best first."""
+        """Return documents with their BM25 scores, best first."""
         search = partial(Table.search_text, query=query, match="any")
         return await self._documents(search, filters, top_k)
 

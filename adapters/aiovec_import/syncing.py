@@ -194,7 +194,7 @@ class SyncImport(Import):
     async def changes(
         self, store: VectorStore | None, items: Sequence[Item]
     ) -> AsyncGenerator[Change, None]:
-        """Yield at least one change for some items; without a store, every item is new.
+        """Yield the changes for these items, at least one; without a store, every item is new.
 
         A thread makes the rows for new and changed items, for one write at a time.
         """

@@ -86,7 +86,7 @@ class ReadAdmission(Gate):
         return self.enter(current_deadline(self._busy_timeout), size)
 
     def turn(self) -> Slot:
-        """Return a slot for a read that has its share; more reads at a time are not faster."""
+        """Return a slot for a read that holds its share; more slots would not make reads faster."""
         return self._turns.enter(current_deadline(self._busy_timeout))
 
     def close(self, error: Exception) -> None:

@@ -242,7 +242,7 @@ def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
 
 
 def _unchanged(rows: NetRows, old: pa.Table) -> str:
-    """Return the condition that a row has not been rewritten since it was read, which would move
+    """Return the condition that a row has not moved since it was read, as any rewrite would move
     it."""
     places = zip(old["id"].to_pylist(), old[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]

@@ -1,7 +1,7 @@
 """Decide which versions upkeep keeps: recent ones, and ones in use by long reads, tags or branches.
 
 On a folder, a pin makes every process keep a version. It is a locked file named after the version,
-which the system unlocks when its process ends, even by a crash. On object storage, upkeep cannot
+which the system unlocks when its process ends, even in a crash. On object storage, upkeep cannot
 see reads, so it keeps versions for longer.
 """
 

@@ -75,7 +75,7 @@ class Request:
     """The state that the table must be in; otherwise the server refuses the call."""
     writes: bool = False
     long: bool = False
-    """True if the call may take any time until the response begins."""
+    """True if the response may take arbitrarily long to begin."""
     once: bool = False
     """True to fail without a retry if the server cannot be reached."""
 
@@ -122,9 +122,9 @@ class Client:
                 ended.set_result(None)
 
     async def _revoke(self, key: str) -> None:
-        """Cancel a write at the server, and wait until it has ended there.
+        """Cancel a write on the server, and wait until it has ended there.
 
-        This retries if the response is lost or the server is busy, but not if no server listens,
+        This retries if the response is lost or the server is busy, but not if no server is running,
         because then the write has ended too.
         """
         call = _Call(self, Request("DELETE", f"/writes/{key}"))

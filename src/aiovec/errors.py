@@ -477,7 +477,7 @@ class StoreBusyError(AiovecError):
 
 
 class StoreFullError(AiovecError):
-    """No space is left for the files of the store at ``target``; nothing of the call was saved.
+    """No space is left for the files of the store at ``target``; the call saved nothing.
 
     ``reason`` is the system's error. With ``in_part``, the earlier steps of a call such as
     ``optimize`` are saved.

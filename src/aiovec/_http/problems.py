@@ -127,7 +127,8 @@ def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     """Return a server's response to an error.
 
     ``places`` are other texts that must not be sent, such as the store's target; the error's
-    target, paths, addresses and secrets are never sent. Nothing is sent about other exceptions.
+    target, paths, addresses and secrets are never sent. An error that is not an
+    AiovecError is sent without any details.
     """
     if not isinstance(error, AiovecError):
         return Problem.plain(500, "the server failed; its log has the reason")

@@ -1,6 +1,6 @@
 """Snippets of texts with marked matches, for every analyzer and backend.
 
-With a word analyzer, matches are the words of a text that have the tokens of the query. With
+With a word analyzer, a word of a text matches if a word of the query has the same tokens. With
 "ngram", a backend finds the matches itself.
 """
 

@@ -40,8 +40,8 @@ class Finding:
 class BackendPlugin(ABC):
     """Describes a backend and creates it.
 
-    Every process that opens a store imports its module, which should therefore import neither the
-    driver nor, if that is slow, the settings.
+    Every process that opens a store imports the plugin's module, which should therefore import
+    neither the driver nor, if that is slow, the settings.
     """
 
     name: str
