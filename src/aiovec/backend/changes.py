@@ -167,7 +167,7 @@ class IndexField:
 
 @dataclass(frozen=True, slots=True)
 class UnindexField:
-    """Drop the index of this kind over a field, or all of its indexes, if any.
+    """Drop a field's index of this kind, if any; None drops all its indexes.
 
     The schema no longer lists it, so upkeep does not build it again.
     """

@@ -1,6 +1,6 @@
 """Engines: workers, perhaps on other machines, that do the long work on a table.
 
-An engine's entry point in the group ``aiovec.engines`` has its name, and refers to a function. The
+The entry point in the group ``aiovec.engines`` has the engine's name and refers to a function. The
 function takes the address of the workers, or None for workers on this machine, and the place of the
 store, and returns an ``Engine``, which works on tables of the backends that it knows. For a place
 of another backend, the function raises UnsupportedError before it connects.

@@ -147,7 +147,7 @@ class Line:
             del self._waiting[turn]
 
     def _look_later(self) -> None:
-        # One timer for all waiting calls costs a tenth of a timer for each call. Its context is
+        # One timer for all waiting calls costs a tenth of a timer per call. The timer's context is
         # empty, since a call's context may hold large objects of its app.
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(0.1, self._look, context=Context())

@@ -65,7 +65,7 @@ class BackendPlugin(ABC):
 
     @property
     def value(self) -> str:
-        """Its class, as the value of an entry point."""
+        """The plugin's class, as the value of an entry point."""
         return f"{type(self).__module__}:{type(self).__qualname__}"
 
     @property

@@ -1,4 +1,4 @@
-"""Filters as SQL: this module walks over a tree; a dialect writes the leaves for its engine.
+"""Filters as SQL: this module walks the tree; a dialect writes the leaves for its engine.
 
 The SQL of a condition is NULL where the filter is neither true nor false. NOT is pushed down to
 the conditions, which is exact in three-valued logic too: an engine gets plain comparisons, for

@@ -37,7 +37,7 @@ FORKED = "it was opened before this process was forked; open a store in each pro
 
 
 REST = 5.0
-"""Seconds without work after which threads end and connections rest."""
+"""Seconds without work until threads and child processes end and connections free memory."""
 
 
 # Threads
@@ -328,8 +328,8 @@ async def together(
 ) -> list[_T]:
     """Return the results of concurrent calls, at most ``at_once`` of them at a time.
 
-    The first error cancels the other calls, and is raised with a note about each of them that
-    failed too.
+    The first error cancels the other calls, and is raised with a note about each other call
+    that also failed.
     """
     calls = list(calls)
     places = asyncio.Semaphore(at_once or max(1, len(calls)))
