@@ -63,7 +63,7 @@ class StoreInternals:
             embedder.check_fits(table, schema)
 
     async def can_embed(self, schema: Schema) -> bool:
-        """Return whether the store can search a table of this schema by the vector of a text."""
+        """Return whether the store can embed texts to search a table with this schema."""
         return await self._store._embedders.can_embed(schema, self._store._backends.active.settings)
 
     async def completed(self, table: str, schema: Schema) -> Schema:

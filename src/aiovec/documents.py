@@ -64,7 +64,7 @@ CHARACTERS, TOKENS = 1200, 256
 """Default maximum size of a passage: in characters, or in tokens if there is a tokenizer."""
 
 LARGEST = 64 * 2**20
-"""Maximum bytes of a document, since memory holds all of it, with all its passages."""
+"""Maximum size of a document in bytes, since memory holds it and all its passages."""
 
 FARTHEST = 10
 """Maximum number of passages that ``around`` returns before a hit, and after it."""

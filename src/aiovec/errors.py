@@ -79,7 +79,7 @@ _TARGET = ("target",)
 @dataclass_transform(eq_default=False)
 @dataclass(init=False, eq=False, repr=False)
 class AiovecError(Exception):
-    """The base class of all errors; raised itself for a failure that no subclass describes.
+    """The base class of all errors, also raised for a failure that no subclass describes.
 
     A subclass with fields is a dataclass: the fields are the facts. The message is ``_text`` with
     the facts filled in, or the result of ``_message``.
@@ -423,7 +423,7 @@ class UnsupportedError(AiovecError):
     Python package is missing, ``backend`` is empty.
     """
 
-    # Not 501: it would mean that the server supports this for no store, but another one may.
+    # Not 501: it would mean that the server supports this for no store, but it may for others.
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
 
     ability: str

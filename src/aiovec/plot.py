@@ -45,8 +45,8 @@ _MAX_NUMBERS = 2_048_000
 # A sample is drawn from at most this many rows, the first ones that the export of the table
 # returns. SQLite reads 300,000 ids per second.
 _WALKED = 1_000_000
-# The colours of the most frequent values. They are Okabe and Ito's, which colour-blind people can
-# distinguish. The other values share a grey.
+# The colours of the most frequent values. Okabe and Ito chose them so that colour-blind people can
+# distinguish them. The other values share a grey.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _OTHERS = "#9a9a9a"
 _LABEL = 120
@@ -72,9 +72,9 @@ class Group:
 class MapPoints:
     """A sample of a table's rows as points.
 
-    ``x`` and ``y`` lie between -1 and 1. ``explained`` has the share of the variance along each.
+    ``x`` and ``y`` lie between -1 and 1. ``explained`` has each axis's share of the variance.
     ``members`` has the index of each point's group in ``groups``. ``values`` has the value of each
-    point if these are numbers or times with more than a dozen distinct values; otherwise it is
+    point if the values are numbers or times, more than a dozen of them distinct; otherwise it is
     empty. ``label`` and ``color`` name the fields that ``labels`` and ``groups`` come from.
     ``total`` is the number of rows in the table, ``of`` the number of rows from which the sample
     was drawn, and ``without`` the number of rows in the sample that have no vector.
@@ -228,7 +228,7 @@ def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, A
     variance = float(np.einsum("ij,ij->", data, data))
     if variance <= least:
         return places, explained  # all vectors are the same
-    # Both products of the data with itself have the same largest eigenvalues, so the smaller one is
+    # Both products of the data with itself have the same largest eigenvalues; the smaller one is
     # used.
     of_rows = len(data) <= data.shape[1]
     values, directions = np.linalg.eigh(data @ data.T if of_rows else data.T @ data)
@@ -265,7 +265,7 @@ def _value(record: Record, name: str) -> Any:
 
 
 def _scaled(values: list[Any]) -> list[int | float | datetime | None]:
-    """Return the values if they are numbers or times with too many distinct ones, else []."""
+    """Return the values if they are numbers or times with too many values to group, else []."""
     kinds = {type(value) for value in values if value is not None}
     if len(set(values) - {None} if kinds <= {int, float, datetime} else ()) <= 12:
         return []

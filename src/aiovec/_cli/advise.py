@@ -185,7 +185,7 @@ async def _rows_a_day(vectors: VectorStore, name: str, created: str) -> float | 
         return None
     now = datetime.now(UTC)
     since, oldest = now - timedelta(days=_DAYS), _time_of(bounds[0], created)
-    # RFC 3339 in UTC sorts as time does.
+    # RFC 3339 times in UTC sort in chronological order.
     from_then = since.isoformat() if isinstance(bounds[0], str) else since
     rows = await vectors.count(name, F[created] >= from_then)
     days = (now - max(oldest, since)).total_seconds() / 86_400
@@ -226,7 +226,7 @@ def _lines(facts: Facts, lancedb_ms: float) -> dict[str, str]:
     if facts["rows_a_day"] is not None:
         lines["growth"] = f"{facts['rows_a_day']:,.0f} rows a day"
     if "rows" in facts["passed"]:
-        # LanceDB's index has 0.6 bytes for each number of a vector.
+        # LanceDB's index takes 0.6 bytes for each number of a vector.
         memory = size_text(int(0.6 * facts["rows"] * facts["dim"]))
         lines["lancedb"] = f"about {lancedb_ms:g} ms, 95 % of the nearest rows, {memory} of index"
     return {**lines, "verdict": f"{facts['verdict']}: {facts['why']}"}

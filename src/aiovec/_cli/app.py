@@ -81,7 +81,7 @@ def _function(command: str) -> Callable[..., None]:
 
 
 def _apps() -> dict[str, str]:
-    """Return the commands of other packages, sorted by name; they cannot replace ours."""
+    """Return the commands of other packages, sorted by name; they cannot replace our commands."""
     others = {name: entry_point.value for name, entry_point in installed(GROUP).items()}
     return {name: app for name, app in sorted({**others, **_APPS}.items()) if name not in _MODULES}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.text import Text
 
-# C0 without tab and newline, DEL, C1: stored text must not drive the terminal.
+# C0 without tab and newline, DEL, C1: stored text must not control the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -43,7 +43,7 @@ def say(message: str | Text, *, stderr: bool = False) -> None:
     if isinstance(message, str):
         print(one_line(message), file=sys.stderr if stderr else sys.stdout, flush=True)
         return
-    # It may have several lines. Its length must not change, because styles refer to positions.
+    # A Text may have several lines. Its length must not change: styles refer to positions.
     message = message.copy()
     message.plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", message.plain)
     out(stderr=stderr).print(message)
@@ -113,7 +113,7 @@ def _print_json(value: Any, *, stderr: bool = False) -> None:
     stream = sys.stderr if stderr else sys.stdout
     unicode_out = (stream.encoding or "").lower().replace("-", "").startswith("utf")
     text = jsonlib.dumps(value, ensure_ascii=not unicode_out, indent=2, default=_as_json)
-    # JSON escapes C0. DEL and C1 drive a terminal too, and only strings can hold them.
+    # JSON escapes C0. DEL and C1 control a terminal too, and only strings can hold them.
     stream.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     stream.flush()
 

@@ -350,7 +350,7 @@ def _boost_in(text: str) -> Boost:
 
 
 async def _best(table: Table, by: By | None) -> By:
-    """Return how to search for words in a table, by default the best that it supports."""
+    """Return how to search a table for words; by default, the best way that the table supports."""
     from ..bridge import best_search  # slow
 
     schema = await table.schema()

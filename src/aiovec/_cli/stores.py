@@ -147,7 +147,7 @@ IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the 
 
 
 def names_in(values: list[str] | None) -> list[str] | None:
-    """Return the names in an option's values, each of which has one or more, comma-separated."""
+    """Return the names in an option's values; each value is one name, or several with commas."""
     return None if values is None else [name.strip() for part in values for name in part.split(",")]
 
 
@@ -157,7 +157,7 @@ def expanded(path: str) -> Path:
 
 
 def place_named(store: str | None, config: str | None) -> Place:
-    """Return the place of a target or backend; for None, of the backend in the TOML file."""
+    """Return the place of a target or backend; None means the backend in the TOML file."""
     # Slow imports, which the help does not need.
     from ..backend.place import find_place
     from ..backend.plugin import backend_names
@@ -229,8 +229,8 @@ class Shown(NamedTuple):
     """The result of a command: its facts for ``--json``, and the lines that people see.
 
     With ``stderr``, it goes to standard error. Without ``--json``, ``notes`` also go there, and a
-    ``note`` if that is a terminal. An ``error`` is raised at the end: a ``typer.Exit`` for an exit
-    code without a message.
+    ``note`` if standard error is a terminal. An ``error`` is raised at the end: a
+    ``typer.Exit`` for an exit code without a message.
     """
 
     facts: Any
@@ -377,7 +377,7 @@ def with_options(
 ) -> Callable[..., None]:
     """Return ``run`` as a command with the options in ``first``, ``command`` and ``last``.
 
-    ``command`` has them after its first argument, which is the store.
+    The options of ``command`` follow its first argument, the store.
     """
     result: Any = failing_clearly(run)
     _, *options = inspect.signature(command, eval_str=True).parameters.values()
@@ -413,7 +413,7 @@ async def of_each_table(
     look: Callable[[str], Awaitable[_T]],
     title: str,
 ) -> list[_T]:
-    """Return the result of ``look`` for each named table, or for all of them.
+    """Return the result of ``look`` for each named table, or for all tables.
 
     Shows a progress bar with this title.
     """

@@ -124,7 +124,7 @@ _ID = re.compile(r"[^\s{}]{1,200}")
 _CHARSET = re.compile(
     rb"<(?:\?xml[^>]{1,200}encoding|meta[^>]{1,200}charset)=[\"' ]*([\w-]+)", re.I
 )
-# Encodings that browsers read as another one with more characters.
+# Encodings that browsers read as another encoding with more characters.
 _WIDER = {
     "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949",
     "iso-8859-1": "cp1252", "us-ascii": "cp1252",
@@ -176,7 +176,7 @@ def _page(html: str) -> Iterator[str]:
 
 
 def _only(nodes: list[Any], selector: str) -> Any:
-    """Return the element that contains all others, as an article contains comments, or None."""
+    """Return the first node if it contains all others, as an article has comments, else None."""
     return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 
@@ -316,7 +316,7 @@ class _Archive:
         return data
 
     def plain_xml(self, name: str) -> bytes:
-        """Return a part. Refuses a document type, which only hostile files have."""
+        """Return a part. Refuses a part with a document type, which only hostile files have."""
         data = self.read(name)
         text = data.replace(b"\0", b"")  # it may be UTF-16
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
@@ -402,8 +402,8 @@ def _odt(data: bytes) -> Iterator[str]:
 def _epub(data: bytes) -> Iterator[str]:
     """Yield the title and the chapters of a book: the files in its table of contents.
 
-    A file that the table does not list belongs to the chapter before it, or to the first one. If
-    the table lists no files, each file of the main reading order is a chapter.
+    A file that the table does not list belongs to the previous chapter, or to the
+    first chapter. If the table lists no files, each file of the main reading order is a chapter.
     """
     archive = _Archive(data)
     (package, *_) = (
@@ -439,7 +439,7 @@ def _epub(data: bytes) -> Iterator[str]:
 
 
 def _contents(archive: _Archive, package: str, item: ET.Element) -> Iterator[str]:
-    """Yield the names of the files that an item lists, if it is the table of contents."""
+    """Yield the names of the files that an item lists, if the item is the table of contents."""
     from selectolax.lexbor import LexborHTMLParser
 
     is_nav = "nav" in item.get("properties", "").split()

@@ -170,7 +170,7 @@ KINDS = {
         Kind("epub", (".epub",), unit="chapter"),
     )
 }  # fmt: skip
-"""The kinds by their names."""
+"""The kinds of documents by their names."""
 
 
 def kind_by_suffix(source: str) -> Kind | None:

@@ -52,7 +52,7 @@ class Stop:
 
     @contextmanager
     def by(self, end: Callable[[], object]) -> Iterator[None]:
-        """Call ``end`` if the work is stopped during the block, where it cannot call ``check``."""
+        """Call ``end`` if the work is stopped during the block, which cannot call ``check``."""
         with self._lock:
             self.check()
             self._end = end
@@ -145,7 +145,7 @@ class _Child:
             return {"reason": reason}
         finally:
             timer.cancel()
-            timer.join()  # it may be killing the process at this moment
+            timer.join()  # the timer may be killing the process at this moment
 
     def kill(self) -> None:
         """Kill the process, so that a thread that waits for its answer stops waiting. A killed

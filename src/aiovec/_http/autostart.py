@@ -28,7 +28,7 @@ from ..backend.files import try_lock
 from ..errors import ConfigError
 
 KEY_VARIABLE = "AIOVEC_AUTOSTART_KEY"
-"""Environment variable with the server's key; a socket needs none."""
+"""Environment variable with the server's key; a socket needs no key."""
 
 _OVERRIDES = "AIOVEC_RETRIEVAL__"
 _OF_CLIENTS = "AIOVEC_RETRIEVAL__REMOTE__"

@@ -18,9 +18,9 @@ from ..backend.threads import INLINE_LIMIT
 ARROW = "application/vnd.apache.arrow.stream"
 """The media type of an Arrow IPC stream."""
 BODY = b"aiovec.body"
-"""The key of a request's JSON body in the metadata of a schema."""
+"""The key, in a schema's metadata, of a request's JSON body."""
 CURSOR = b"aiovec.cursor"
-"""The key of the cursor after a batch in the metadata of its schema."""
+"""The key, in the metadata of a batch's schema, of the cursor after the batch."""
 
 _DENSE = {
     kind.id
@@ -35,14 +35,14 @@ _DENSE = {
 _HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 
 
-# Bytes of a body for each value in short rows. Reading a list takes as long as two values.
+# Bytes of a body per value in short rows. Reading a list takes as long as reading two values.
 _BYTES, _LIST = 32, 2
 
 
 def cost_of_body(data: bytes | bytearray | memoryview) -> int:
-    """Estimate the number of values in a body of JSON or Arrow, the cost for ``hop``.
+    """Return the estimated number of values in a JSON or Arrow body, as the cost for ``hop``.
 
-    A malicious body with a low estimate takes up to 10 ms.
+    Reading a malicious body with a low estimate takes up to 10 ms.
     """
     if (cost := len(data) // _BYTES) > INLINE_LIMIT:
         return cost

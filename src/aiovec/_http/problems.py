@@ -112,7 +112,7 @@ _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 
 
 async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
-    """Log an error whose response hides its cause. A thread does it, since a log may be a pipe.
+    """Log an error whose response hides its cause. A thread does so, since a log may be a pipe.
 
     A busy store is not a fault: during an overload, each request logs one line, without a
     traceback.
@@ -178,7 +178,7 @@ def _short(text: str) -> str:
     return shortened(text, LONGEST_TEXT).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# A path or an address in a text that this machine wrote. In quotes, it may have spaces.
+# A path or an address in a text that this machine wrote. A quoted path may have spaces.
 _PLACE = re.compile(
     r"""(?P<quote>['"`])(?:file:|~|[A-Za-z]:|\\)?[/\\](?:(?!(?P=quote)).){0,2000}(?P=quote)"""
     r"""|(?<![\w.+-])[A-Za-z][\w.+-]{0,30}:/[^\s'"<>`,;)]*"""
@@ -188,7 +188,7 @@ _PLACE = re.compile(
 
 
 def _without_places(text: str, hidden: Iterable[tuple[object, str]]) -> str:
-    """Return a text that this machine wrote without its paths, addresses and secrets."""
+    """Remove paths, addresses and secrets from a text that this machine wrote."""
     # Shortened first, so that the later steps are fast.
     text = text[: 10 * LONGEST_TEXT]
     known: dict[str, str] = {}

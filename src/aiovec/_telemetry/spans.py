@@ -32,7 +32,7 @@ def attributes_of(backend: str, target: str) -> Attributes:
 def _otel() -> Any:
     try:
         from . import otel
-    except (ImportError, AttributeError, TypeError):  # it is older than the extra "otel" requires
+    except (ImportError, AttributeError, TypeError):  # older than the extra "otel" requires
         return None
     return otel
 

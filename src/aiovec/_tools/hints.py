@@ -61,7 +61,7 @@ def meant_by(name: str, known: Sequence[str]) -> str:
 
 
 def unexpected(call: str, name: str, known: Sequence[str]) -> TypeError:
-    """Return the error for a named argument that a call does not have."""
+    """Return the error for a named argument that a call does not accept."""
     hint = _hint(name, known, _ARGUMENTS)
     return TypeError(f"{call}() got an unexpected keyword argument {name!r}{hint}")
 
@@ -133,7 +133,7 @@ def without_frames(error: AiovecError) -> AiovecError:
 def _wrong_call(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> TypeError | None:
-    """Return the error for arguments that do not fit a function; None if they do."""
+    """Return the error for arguments that do not fit a function; None if they fit."""
     signature = inspect.signature(function)
     try:
         signature.bind(*args, **kwargs)

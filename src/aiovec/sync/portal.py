@@ -68,7 +68,7 @@ class Portal:
 
     @property
     def gone(self) -> str | None:
-        """The reason, other than ``stop``, why the thread cannot be used; None if there is none."""
+        """The reason why the thread cannot be used, other than ``stop``; None if it can be used."""
         if os.getpid() != self._process:
             return FORKED
         return "the interpreter is ending" if sys.is_finalizing() else None
