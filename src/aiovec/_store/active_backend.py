@@ -1,4 +1,4 @@
-"""The backend that an open store uses now, and the switch to another one after a migration.
+"""The backend that an open store uses now, and the switch to a new backend after a migration.
 
 Each call registers on the active backend. A replaced backend closes when its last call has ended,
 so a store can follow a migration while calls run.
@@ -163,9 +163,10 @@ class Backends:
                 self._checking = asyncio.ensure_future(self._prepare_to_follow())
 
     def _first_check(self) -> float:
-        """Return the time of the first check; infinity if the store would not follow a migration.
+        """Return the time of the first check; infinity if the store follows no migration.
 
-        Only a store opened through a TOML file does. In a bucket, each check would cost a request.
+        Only a store opened through a TOML file follows one. In a bucket, each check costs a
+        request.
         """
         follows = self._place.file is not None and self._place.path is not None
         if follows and self.active.backend.supports("moves"):
@@ -199,8 +200,8 @@ class Backends:
     ) -> None:
         """Begin the next attempt of a call after ``failed`` attempts; end it with ``end_retry``.
 
-        Raises the error, or one that explains it, if no attempt can succeed or this was the
-        ``last`` one.
+        Raises the error, or one that explains it, if no attempt can succeed or the
+        ``last`` attempt failed.
         """
         last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
         if isinstance(error, StaleTableError):
@@ -233,7 +234,7 @@ class Backends:
     async def _follow(
         self, left: ActiveBackend, error: StoreMovedError | StoreReplacedError
     ) -> bool:
-        """Use the store to which the active one has moved, or the copy that has replaced it.
+        """Use the store to which the active store has moved, or the copy that has replaced it.
 
         Return True if the call can be repeated. The mark in the active store decides, since the
         error may come from a backend that has already been replaced.
@@ -258,7 +259,7 @@ class Backends:
         return True
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
-        """Return the active store's mark; for a backend without marks, one from the error."""
+        """Return the active store's mark; for a backend without marks, make one from the error."""
         if self.active.backend.supports("moves"):
             return await self.active.backend.move_mark()
         return MoveMark(
@@ -266,7 +267,7 @@ class Backends:
         )
 
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
-        """Replace the active backend with one for a place; ``mark`` is the mark that names it."""
+        """Replace the active backend with a new one for a place, to which any ``mark`` leads."""
         left = self.active
         backend = await in_thread(place.create, left.backend.read_only)
         try:
@@ -276,8 +277,8 @@ class Backends:
             if mark is not None and backend.supports("moves"):
                 if not mark.leads_to(await backend.move_record()):
                     raise _lost_error(mark, left.backend)
-                # The migrator may have been killed before it could do this. A read-only store
-                # leaves it to writers: every row has been there since the mark was set.
+                # The migrator may have been killed before it called ``arrive``. A read-only store
+                # leaves the call to writers: every row has been there since the mark was set.
                 if not backend.read_only:
                     await backend.arrive(mark.run, mark.generation)
             if self._closed:
@@ -351,7 +352,7 @@ def _check_place(mark: MoveMark, left: Backend, place: Place, target: str) -> No
 
 
 def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
-    """Return the error for a target that is not the store into which the run copied the rows."""
+    """Return the error for a target that is not the store to which the migration copied."""
     return MigrationError(
         f"the store {left.target} has moved to {mark.moved_to} (run {mark.run}), but the "
         "store at that place is not the one that got its rows: it was replaced, emptied or "

@@ -110,7 +110,7 @@ class ExpiringTable(OpenTable):
         table: first with a filter for the start of the current minute, whose mask backends can
         reuse, and finally with a filter for the current second.
         """
-        columns, limit = queries[0].columns, queries[0].limit  # the same in all of them
+        columns, limit = queries[0].columns, queries[0].limit  # the same in all queries
         # Extra rows replace expired ones.
         enough = limit + 4 + limit // 4
         existing = partial(self._existing, enough, columns)
@@ -137,7 +137,7 @@ class ExpiringTable(OpenTable):
         self, limit: int, columns: Columns, results: Sequence[Found]
     ) -> list[tuple[Found, bool]]:
         """Return each result without its expired rows and without rows beyond the limit, and
-        whether there may be more."""
+        whether more live rows may exist."""
         answers = []
         for result in results:
             places = self._places(result.rows)
@@ -150,12 +150,12 @@ class ExpiringTable(OpenTable):
         return answers
 
     def _places(self, rows: Batch) -> list[int]:
-        """Return the positions of the rows that exist."""
+        """Return the positions of the rows that have not expired."""
         times = enumerate(rows.fields[self._field])
         return [i for i, at in times if at is None or at >= self._moment]
 
     def _with_times(self, columns: Columns) -> Columns:
-        """Return the columns to read, with the field of the times."""
+        """Return the columns to read, with the field of the expiry times."""
         if self._field in columns.fields:
             return columns
         return replace(columns, fields=(*columns.fields, self._field))
@@ -221,7 +221,7 @@ class ExpiringTable(OpenTable):
     async def sweep(self) -> None:
         """Delete all expired rows in batches, each of which has its own deadline.
 
-        A server does this for its clients, by its own clock.
+        A server sweeps for its clients, by its own clock.
         """
         oldest_first, no_columns = (Order(self._at), Order(Ref("id"))), Columns(())
         swept = Find(self._expired, oldest_first, _SWEPT_AT_ONCE, no_columns, attrgetter("ids"))
@@ -237,7 +237,7 @@ class ExpiringTable(OpenTable):
     def sweep_now_and_then(self) -> None:
         """Begin a sweep in the background, at most once an hour.
 
-        After a failure, the next write begins another one.
+        After a failure, the next write begins another sweep.
         """
         name, active = self.handle.name, self.active
         ended = active.swept.get(name, -_SWEEP_EVERY)

@@ -55,7 +55,7 @@ class OpenTable:
         """The attempt's filters, except those used together with ids or words."""
 
     def _only(self, where: Expr | None) -> Expr | None:
-        """Return a bound filter for rows that exist."""
+        """Return the bound filter, narrowed to rows that exist."""
         return where
 
     def bind(self, where: object, alone: bool = True) -> Expr | None:

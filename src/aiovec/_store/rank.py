@@ -69,7 +69,7 @@ class Decay:
 
     @property
     def reads(self) -> list[BoostRead]:
-        """The fields or payload keys that it reads; times may be texts."""
+        """The fields or payload keys that the boost reads; times may be strings."""
         pinned = [] if self.pinned is None else [BoostRead(self.pinned, "booleans", ("bool",))]
         return [BoostRead(self.field, "times", ("datetime", "text")), *pinned]
 
@@ -114,7 +114,7 @@ class Factor:
 
     @property
     def reads(self) -> list[BoostRead]:
-        """The field or payload key that it reads."""
+        """The field or payload key that the boost reads."""
         return [BoostRead(self.field, "numbers or booleans", ("int", "float", "bool"))]
 
     def worth_at(self, _: datetime) -> Callable[..., float]:
@@ -138,7 +138,7 @@ def _check_weight(weight: object) -> None:
 
 
 def _time_of(value: object) -> datetime | None:
-    """Return a datetime or a string as a datetime; None if it is neither or has no time zone."""
+    """Return a datetime or a string as a datetime; None for other values or without a time zone."""
     if isinstance(value, (str, datetime)):
         with suppress(ValueError):
             return moment(value)
@@ -146,7 +146,7 @@ def _time_of(value: object) -> datetime | None:
 
 
 def seconds_of(span: str) -> float:
-    """Return the seconds of a duration such as "30m" or "7d"; 0 if the string is not one."""
+    """Return the seconds of a duration such as "30m" or "7d"; 0 if the string is not a duration."""
     match = _SPAN.fullmatch(span)
     return 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
 
@@ -180,7 +180,7 @@ def boosted(
     boosts: Sequence[Boost],
     values_of: Callable[[str], Sequence[Any]],
 ) -> Scored:
-    """Return the hits as ranked by boosts; ``values_of`` returns their values of a field or key."""
+    """Return the hits as ranked by boosts; ``values_of`` returns the values of a field or key."""
     now = datetime.now(UTC)
     totals = [*scores]
     for boost in boosts:
@@ -261,7 +261,7 @@ def unit(vectors: npt.NDArray[Any]) -> Float64Array:
 
 
 async def reranked(hits: list[Hit], rerank: RerankFunction, slots: asyncio.Semaphore) -> Any:
-    """Return what a user's function returns, which should be scores or reordered hits.
+    """Return the result of a user's function, which should be scores or reordered hits.
 
     A plain function runs in a thread; a coroutine function is awaited.
     """

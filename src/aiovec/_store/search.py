@@ -205,7 +205,7 @@ _CHECKS = [
 def options_of(
     call: str, arguments: type, options: Mapping[str, Any], **named: Any
 ) -> SearchOptions:
-    """Return the options of a call. Raises TypeError for one that is not among ``arguments``.
+    """Return the options of a call. Raises TypeError for an option not in ``arguments``.
 
     ``named`` has the parameters in the method's signature.
     """
@@ -347,8 +347,8 @@ class Answer:
     """The answer to one query of a plan.
 
     ``places`` has the positions of the chosen rows in ``result``, best first, and ``scores`` the
-    score of every row. The steps change these two, and ``hits`` are made from them: first the hits
-    for a user's function, finally the hits to return.
+    score of every row. The steps change ``places`` and ``scores``, from which ``hits`` are made:
+    first the hits for a user's function, finally the hits to return.
 
     ``groups`` has the group of each place. An answer is ``complete`` if more rows would not bring
     more groups.
@@ -390,7 +390,7 @@ class Answer:
         self.complete = enough or len(places) < count
 
     def diversify(self, query: Float32Array | None = None) -> None:
-        """Keep rows that are unlike each other and near the query; without one, by their scores."""
+        """Keep rows that are unlike each other and near the query or, without it, score high."""
         options = self.plan.options
         vectors = unit(cast("Float32Array", self.result.rows.vectors)[self.places])
         near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)

@@ -238,7 +238,7 @@ class VectorStore(NotCopied, Hints):
         try:
             await self._backends.close()
         finally:
-            self._closed = True  # a backend is closed only once, even if that fails
+            self._closed = True  # a backend is closed only once, even if closing it fails
             # An export that is being read ends with its next batch.
             left = [batches.aclose() for batches in self._exports]
             await asyncio.gather(*left, return_exceptions=True)
@@ -1148,7 +1148,7 @@ class VectorStore(NotCopied, Hints):
         return [cast("Results[Hit]", answer.hits) for answer in answers]
 
     async def _vectors(self, t: OpenTable, options: SearchOptions) -> Sequence[Float32Array]:
-        """Return the vectors to search for; none for a keyword search."""
+        """Return the vectors to search for; empty for a keyword search."""
         schema = t.schema
         if options.like is not None:
             ids = list(dict.fromkeys(chain(*options.like)))
@@ -1256,8 +1256,8 @@ class VectorStore(NotCopied, Hints):
         return None if questions is None else await collect_vectors(questions, self._read_in_thread)
 
     async def _questions(self, t: OpenTable, collected: Any) -> Float32Array | None:
-        """Return the questions, checked like queries. Raises UnsupportedError if the backend takes
-        none."""
+        """Return the questions, checked like queries, or raise UnsupportedError if the backend
+        takes no questions."""
         if collected is None:
             return None
         t.backend.check_able("questions")
@@ -1379,7 +1379,7 @@ class VectorStore(NotCopied, Hints):
                     else:
                         result = await act(active)
                     if reported is not None:
-                        reported.place = active.attributes  # it may have followed a migration
+                        reported.place = active.attributes  # the call may have followed a migration
                         reported.rows = None if row_count is None else row_count(result)
                     return result
                 except (StaleTableError, StoreMovedError, StoreReplacedError) as exc:

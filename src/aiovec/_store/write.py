@@ -184,9 +184,9 @@ def _has_texts(part: Batch, schema: Schema) -> bool:
 async def vector_of_update(
     make_vectors: MakesVectors, t: OpenTable, values: Mapping[str, Any]
 ) -> Float32Array | None:
-    """Return the vector of an update's new text for ``embed``; None if it has no such text.
+    """Return the vector of an update's new text for ``embed``; None if it sets no such text.
 
-    It is NaN for an empty text, if rows may lack a vector.
+    The vector is NaN for an empty text, if rows may lack a vector.
     """
     schema, source = t.schema, t.schema.embed
     if source is None or source.field not in values:
@@ -204,9 +204,9 @@ async def vector_of_update(
 
 
 async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
-    """Return the kept result of an earlier write with this key; None if there was none.
+    """Return the kept result of an earlier write with this key; None if no such write was done.
 
-    Raises OutcomeUnknownError if there may have been such a write whose result was not kept.
+    Raises OutcomeUnknownError if a write with this key may have been done but not kept.
     """
     kept = await backend.kept(key)
     if kept is None and call_context().retried and await _forgets(backend):
