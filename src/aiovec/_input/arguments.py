@@ -13,7 +13,7 @@ import numpy as np
 from ..backend.contract import TableHandle, Tuning
 from ..errors import InvalidArgumentError, ModelMismatchError
 
-# The most seconds for which a user's iterable is read without a pause.
+# Maximum seconds for which a user's iterable is read without a pause.
 _LONGEST_READ = 0.002
 
 
@@ -56,7 +56,7 @@ def is_iterable(value: object) -> bool:
 
 
 async def read_all(items: Iterable[Any] | AsyncIterable[Any]) -> list[Any]:
-    """Read a user's iterable once, to its end.
+    """Return all items of a user's iterable, read once.
 
     The iterable runs on the event loop, as its author expects, with pauses for other tasks.
     """

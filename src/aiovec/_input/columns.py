@@ -289,7 +289,7 @@ MOST_KEYS = MAX_DEPTH + 2
 def payload_column(
     extra: Sequence[Mapping[str, Any] | None], schema: Schema, places: Places | None
 ) -> list[str | None]:
-    """Return each row's undeclared keys as JSON text; None for a row that has none."""
+    """Return each row's undeclared keys as JSON text; None for a row without such keys."""
     if not any(extra):
         return [None] * len(extra)
     return [

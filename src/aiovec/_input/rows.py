@@ -78,7 +78,7 @@ class Collected:
     form: Literal["rows", "columns", "tables"] = "rows"
 
     def __len__(self) -> int:
-        """Return the number of rows; for columns, the length of the first, or 0 if it has none."""
+        """Return the number of rows; for columns, the length of the first column, if any."""
         if self.form == "rows":
             return len(self.data)
         if self.form == "tables":
@@ -88,7 +88,7 @@ class Collected:
 
 
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Collected:
-    """Read rows of any form once, to their end.
+    """Read all rows, in any form, once.
 
     An Arrow reader may wait for a disk, so a thread reads it. Imports pyarrow if the rows need it.
     """
@@ -594,7 +594,7 @@ def _values(name: str, column: Any) -> list[Any]:
 
 
 def _vectors(given: Any, count: int, schema: Schema, places: Places) -> Float32Array:
-    """Return the vectors of rows; missing ones, which an embedder may make, are NaN."""
+    """Return the vectors of rows; missing vectors, which an embedder may make, are NaN."""
     in_arrow = is_array(given)
     convert = arrow_matrix if in_arrow else matrix_of
     if not may_lack_vectors(schema):
