@@ -435,7 +435,7 @@ def refuse_options(options: Mapping[str, Any], **instead: str) -> None:
 
 
 def relevance(score: float, metric: Metric) -> float:
-    """Return the score of a vector search as a relevance from 0 to 1, in the same order.
+    """Return a vector search's score as a relevance from 0 to 1, which never falls as it rises.
 
     Under "cosine" it is the cosine similarity, or 0 if that is negative; under "l2" the score,
     ``1/(1+distance)``; under "dot" the logistic function of the product.

@@ -30,8 +30,8 @@ class Embedder(_OfModel, Protocol):
     """A callable that returns a vector for each text, in order.
 
     An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
-    a time. A call gets at most 64 texts, or ``batch_size`` if the embedder has this attribute. A
-    parameter ``kind``, if it has one, gets ``"document"`` or ``"query"``.
+    a time. A call gets at most 64 texts, or ``batch_size`` if the embedder has this attribute. If
+    the embedder has a parameter ``kind``, it gets ``"document"`` or ``"query"``.
 
     A call that raises is retried, except after an error of aiovec, an ArithmeticError,
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,

@@ -154,10 +154,10 @@ class Results(list[_R], _AsFrames):
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
     def to_numpy(self) -> Float32Array:
-        """Return the vectors as a float32 matrix with a row for each.
+        """Return the vectors as a float32 matrix.
 
         Searches return vectors with ``include_vector=True``. Raises InvalidVectorError if a row has
-        none.
+        no vector.
         """
         vectors = [row.vector for row in self if row.vector is not None]
         if len(vectors) < len(self):

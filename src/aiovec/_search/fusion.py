@@ -37,11 +37,11 @@ class RRF:
 class Weighted:
     """The weighted mean of a row's shares in both lists; a list without the row adds 0.
 
-    The first row of a list has the share 1. In the vector list, shares fall with the distance, to
-    0.2 for the last row; in the keyword list they fall with the score, to 0. If some keyword hits
-    have all words, their shares are at least 0.5, and the others' shares at most 0.5. If none has
-    all words, the shares are at most 0.7. In a short list of rows that hardly differ, the last row
-    has nearly the same share as the first. A list with weight 0 adds no hits.
+    In the vector list, shares fall with the distance, from 1 for the first row to 0.2 for the last.
+    In the keyword list they fall with the score, from 1 to 0. If some keyword hits have all words,
+    their shares are at least 0.5, and the others' shares at most 0.5. If none has all words, the
+    first share is 0.7. In a short list of rows that hardly differ, the last row has nearly the same
+    share as the first. A list with weight 0 adds no hits.
     """
 
     vector: float = 0.5
@@ -76,7 +76,7 @@ def is_finite(value: object) -> bool:
 
 
 def as_floats(options: object, *names: str) -> None:
-    """Convert these attributes to float; a NumPy number would make every score one, too."""
+    """Convert these attributes to float; NumPy numbers would make the scores NumPy numbers."""
     for name in names:
         object.__setattr__(options, name, float(getattr(options, name)))
 
@@ -204,8 +204,8 @@ def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
 def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:
     """Map sorted values to a scale from ``first`` for the first value to ``last`` for the last.
 
-    The scale is at least ``parts / n`` of the first of the n values long, so the last value may
-    not reach its end.
+    The scale covers at least the fraction ``parts / n`` of the first of the n values. If the values
+    differ by less, the last one is mapped to a number before ``last``.
     """
     if not values or values[0] == values[-1]:
         return [first] * len(values)

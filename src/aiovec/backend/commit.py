@@ -90,7 +90,7 @@ class WriteCall:
             self.answer()
 
     def answer(self) -> None:
-        """Give the outcome to the caller."""
+        """Give the caller the outcome."""
         if not self.settled.done():
             self.settled.set_result(None)
         if not self.future.done():
@@ -111,8 +111,8 @@ class Committer(ABC, Generic[_Write]):
     """The store's name in errors."""
 
     busy: str | None = None
-    """Why it cannot commit now, for errors; None if nothing but this store's writes is in the
-    way."""
+    """For errors: the reason why commits are impossible now; None if only this store's writes can
+    delay them."""
 
     @abstractmethod
     async def take(self) -> Callable[[], Awaitable[None]] | None:

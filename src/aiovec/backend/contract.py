@@ -87,8 +87,8 @@ class Columns:
     """The columns to read for each row, besides its id.
 
     With a ``meter``, a backend reads about ``FEW_ROWS`` rows at a time, and calls ``meter.add``
-    with the bytes of each part before it reads the next one. In this way a server limits the memory
-    for its answers.
+    with the bytes of each part before it reads the next one. A server limits the memory
+    of its responses this way.
     """
 
     fields: tuple[str, ...]
@@ -246,7 +246,7 @@ class Found:
 
 FromRows = Callable[[Batch], _T]
 FromEach = Callable[[list[Found]], _T]
-"""Functions that make the result of a read from its rows, or from the answers to its queries."""
+"""Functions that make the result of a read from its rows, or from each query's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,9 +365,9 @@ class IndexOptions(TypedDict, total=False):
     """Options of an approximate index. An index takes the options of its kind and refuses others.
 
     ``recall`` is the share of the true nearest rows that searches of the table must find, and
-    ``others`` has options for a backend from another package. On LanceDB, the rest are whole
-    numbers: ``num_partitions``, or ``target_partition_size`` in rows; ``sample_rate`` and
-    ``max_iterations`` of their training; ``m`` links and ``ef_construction`` candidates of a graph
+    ``others`` has options for a backend from another package. On LanceDB, the other options
+    are whole numbers: ``num_partitions``, or ``target_partition_size`` in rows; ``sample_rate`` and
+    ``max_iterations`` for training them; ``m`` links and ``ef_construction`` candidates of a graph
     (kinds named ``hnsw``); ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
     """
 

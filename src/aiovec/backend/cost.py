@@ -31,7 +31,7 @@ def cost_of(*things: Any) -> int:
     """Return an estimate of the number of Python values that these objects hold in total.
 
     Counting stops beyond ``INLINE_LIMIT``. An object of an unknown class may hold anything, so it
-    costs more than that.
+    costs more than the limit.
     """
     total = 0
     waiting = list(things)

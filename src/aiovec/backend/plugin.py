@@ -48,14 +48,14 @@ class BackendPlugin(ABC):
     """The backend's name: in the TOML, as a URL scheme, and as the entry point's name."""
 
     schemes: ClassVar[tuple[str, ...]] = ()
-    """The URL schemes that it accepts besides its name."""
+    """The URL schemes that the backend accepts besides its name."""
 
     install: str = ""
-    """The ``pip install`` requirement that provides it. Default: its distribution's name."""
+    """The ``pip install`` requirement of the backend. Default: its distribution's name."""
 
     address_field: ClassVar[Any] = ""
-    """The default of its address key in ``[retrieval]``: a plain value, or ``settings.key`` with
-    rules."""
+    """The default of the backend's address key in ``[retrieval]``: a plain value, or
+    ``settings.key`` with rules."""
 
     delegates: ClassVar[frozenset[str]] = frozenset()
     """Backends whose URLs ``address_key`` also accepts; such a URL opens that backend."""

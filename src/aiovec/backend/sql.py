@@ -61,15 +61,15 @@ class Operand(ABC, Generic[_Sql]):
 
     @abstractmethod
     def is_in(self, values: Sequence[Value], *, negate: bool) -> _Sql:
-        """Return the condition that it equals one of two or more distinct values of one type."""
+        """Return the condition that the operand equals one of at least two values of one type."""
 
     @abstractmethod
     def is_null(self, *, negate: bool) -> _Sql: ...
 
     @abstractmethod
     def is_like(self, pattern: str, *, ignore_case: bool, negate: bool) -> _Sql:
-        """Return the condition that it matches a pattern with the wildcards ``ANY_TEXT`` and
-        ``ANY_CHARACTER``. Case is ignored letter by letter: see ``same_letter``."""
+        """Return the condition that the operand matches a pattern with the wildcards ``ANY_TEXT``
+        and ``ANY_CHARACTER``. Case is ignored letter by letter: see ``same_letter``."""
 
     @abstractmethod
     def starts_with(self, prefix: str, *, negate: bool) -> _Sql: ...
