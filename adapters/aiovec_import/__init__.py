@@ -1,5 +1,5 @@
 """Import and export files: ``aiovec import`` and ``aiovec export``.
 
-``sources`` defines the terms. ``stores`` has a reader for each other kind of store, which uses that
-store's own client.
+``sources`` defines the base classes. ``stores`` has the readers for other programs' stores; each
+reader uses the store's own client.
 """

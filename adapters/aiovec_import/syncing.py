@@ -48,7 +48,8 @@ class Item(NamedTuple):
     """A document or a row of a source. Its ``name`` is its path or its id in the source.
 
     ``place`` is its place in the source. ``SyncImport.rows`` makes rows from ``content``. If
-    ``hash`` is empty, it has no text or no longer exists in the source, so its rows are deleted.
+    ``hash`` is empty, the item has no text or no longer exists in the source, so its rows are
+    deleted.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Seen:
 
 @dataclass
 class SyncImport(Import):
-    """Brings the new and changed items of one source into a table.
+    """Imports the new and changed items of one source into a table.
 
     Each row has the ``base``, which names the source. Only rows with this base are replaced and
     deleted; with ``upsert``, other rows with the same ids are also replaced. With a ``cutter``,
@@ -151,9 +152,9 @@ class SyncImport(Import):
 
     @abstractmethod
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter | None:
-        """Return the cutter, if any. The arguments are the model's tokenizer and token limit.
+        """Return a cutter if texts become passages, else None.
 
-        Each is None if it is unknown.
+        The arguments are the model's tokenizer and token limit. Each is None if it is unknown.
         """
 
     async def find(self, store: VectorStore) -> None:
@@ -187,7 +188,7 @@ class SyncImport(Import):
         return name if name in self.schema.fields else f"payload.{name}"
 
     def _imported(self, where: Expr) -> Expr:
-        """Restrict a filter to rows that imports stored; other rows may also have a source."""
+        """Restrict a filter to rows that imports stored; an app's rows may have a source too."""
         where = where & F[self._ref("hash")].is_not_null()
         return where if self.cutter is None else where & F[self._ref("parts")].is_not_null()
 
@@ -284,9 +285,10 @@ class SyncImport(Import):
         return rejects
 
     async def _taken(self, store: VectorStore, change: Change, ids: set[str]) -> list[Reject]:
-        """Remove items from a change if another writer has just stored their rows.
+        """Take items out of ``change.new`` if another writer has just stored rows with these ids.
 
-        Rows that another import of this source has just stored are replaced.
+        An item whose stored rows may be replaced moves to ``change.changed``. The other items
+        become rejects, which are returned.
         """
         taken = {
             name: row["id"] for name, rows in change.new.items() for row in rows if row["id"] in ids
@@ -323,8 +325,9 @@ class SyncImport(Import):
                 row[self.schema.vector] = old.vector
 
     async def _replace(self, store: VectorStore, rows: list[Row], gone: Sequence[str]) -> None:
-        """Upsert rows and remove the ``gone`` ones, in one call if rows of the table can expire."""
-        # Rows to remove are replaced by expired ones, which have no values for the other fields.
+        """Upsert rows, and delete rows by the ids in ``gone``; in one call, if rows can expire."""
+        # An upsert cannot delete; it replaces these rows with expired rows, in which the other
+        # fields are null.
         nullable = all(field.nullable for field in self.schema.fields.values())
         expires = self.schema.expires if nullable else None
         if gone and expires is not None:
@@ -372,7 +375,7 @@ class SyncImport(Import):
         return gone, len(own)
 
     async def delete(self, store: VectorStore, ids: Sequence[str]) -> None:
-        """Delete rows of this source, except rows that another import has replaced."""
+        """Delete the rows with these ids, unless another source's import has replaced them."""
         for start in range(0, len(ids), _DELETED_AT_ONCE):
             some = ids[start : start + _DELETED_AT_ONCE]
             await store.delete(self.table, some, where=F[self._ref("base")] == self.base)
@@ -404,7 +407,7 @@ class SyncImport(Import):
                     load.seen(read)
 
     def following(self, chunks: Iterator[Chunk]) -> tuple[list[Item], list[Reject]] | None:
-        """Return the next items and rejects, or None at the end. It runs in a thread."""
+        """Return the next items and rejects, or None at the end. This blocks."""
         with reading(self.source.name):
             chunk = next(chunks, None)
         return None if chunk is None else self.items(chunk)
@@ -424,7 +427,7 @@ class SyncImport(Import):
         await self.note(self.load, rejects)
 
     async def find_gone(self, store: VectorStore, has: Callable[[str], bool]) -> None:
-        """Find items that the source no longer has; raise ConfigError if most are gone."""
+        """Find items that the source no longer has; raise ConfigError if most items are gone."""
         self.gone, own = await self.rows_without(store, has)
         names = {*self.gone.values()}
         if len(names) * 2 > own and not (self.wanted.delete_all or self.wanted.dry_run):

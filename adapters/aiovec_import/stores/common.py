@@ -32,7 +32,7 @@ from ..sources import (
 _METRICS: dict[str, Metric] = {
     "cosine": "cosine", "l2": "l2", "euclid": "l2", "ip": "dot", "dot": "dot",
 }  # fmt: skip
-# Pairs of keys in LangChain's stores: of a text, and of the object with its metadata.
+# In LangChain's stores: the key of a text, and the key of the object with its metadata.
 _TEXTS_WITH_METADATA = (
     ("text", "metadata"), ("page_content", "metadata"), ("document", "cmetadata"),
     ("content", "langchain_metadata"),
@@ -43,7 +43,7 @@ FIRST_POINTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A vector column. If ``dim`` is None, it cannot be imported; messages show its ``kind``.
+    """A vector column. Without a ``dim``, it cannot be imported; messages show its ``kind``.
 
     ``metric`` is the other store's name for the metric, or None if the store names no metric.
     """
@@ -59,7 +59,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection of points. ``rows`` is None if they are not counted.
+    """A collection of points. ``rows`` is the number of points, or None if they are not counted.
 
     ``fields`` maps each typed column to its field, or to None if its values go into the payload.
     ``omitted`` describes the columns, other than vectors, that are not imported. ``handle`` is the
@@ -83,7 +83,7 @@ class Point(NamedTuple):
     """A row. Its ``fields`` are imported unchanged; its metadata is converted to storable values.
 
     The metadata may contain fields of the collection, which are not converted. If ``place`` is
-    None, the row's number is used instead.
+    None, the place is the row's number.
     """
 
     id: Any
@@ -94,7 +94,7 @@ class Point(NamedTuple):
 
 
 class CollectionSource(Source):
-    """A store of collections, read with its own client. Messages call a collection ``layout``.
+    """A store of collections, read with its own client. ``layout`` is the word for a collection.
 
     If a collection cannot be imported, the others still are. The user can name the id column if
     ``chooses_ids``, the type of the vectors if ``takes_dtypes``, and a query if ``takes_queries``.
@@ -323,7 +323,7 @@ def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Merge the nested object into its metadata; its keys that clash get a "_"."""
+    """Merge the ``unfolded`` object into its metadata; its keys that clash get a "_"."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):

@@ -1,7 +1,7 @@
-"""Read a FAISS index with a docstore, as LangChain's ``FAISS.save_local`` writes them.
+"""Read a FAISS index and its docstore, as LangChain's ``FAISS.save_local`` writes them.
 
-The docstore is a pickle, which could run any code. It is read without LangChain: only LangChain's
-two classes, which become plain objects, and a few types of values are allowed in the file.
+The docstore is a pickle, which could run any code. It is read without LangChain: the file may only
+contain objects of two LangChain classes, which become plain objects, and a few types of values.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def _connected(psycopg: Any, url: str) -> Any:
 
 
 def _vector(text: str | None) -> Any:
-    """Parse a vector, whose text is JSON."""
+    """Parse the text of a vector, which is JSON."""
     return None if text is None else np.array(json.loads(text), np.float32)
 
 

@@ -47,7 +47,7 @@ class QdrantSource(CollectionSource):
 
     def close(self) -> None:
         self._client.close()
-        del self._client  # its deletion closes it again: do that here, not on the event loop
+        del self._client  # __del__ closes it again: run that here, not on the event loop
 
 
 class QdrantEdgeSource(CollectionSource):

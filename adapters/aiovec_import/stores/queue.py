@@ -2,8 +2,8 @@
 
 In this module, only ``Queue.set_up`` and ``Queue.remove`` write to the database: with a second
 writer, the app's transactions that read and then write would fail. The module uses Python's
-``sqlite3``, as the app does. Two SQLite libraries in one process would not see each other's locks,
-and each would drop the other's locks when it closes the file.
+``sqlite3``, as an app in this process does. Two SQLite libraries in one process would not see each
+other's locks, and each would drop the other's locks when it closes the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREFIX = "aiovec_queue_"
 _EVENTS = ("insert", "update", "key", "delete", "tail", "emptied")
 # The number of newest entries that the queue keeps, and the number of entries between two prunings.
 _KEPT, _TAIL = 100_000, 1024
-# Entries that identify a queue, counted back from the newest: itself, and 1, 2, 4, ... before it.
+# The entries that identify a queue: the newest, and the entries 1, 2, 4, ... before the newest.
 _BEFORE = (0, *(1 << power for power in range(17)))
 _COPY = "temp.aiovec_keys"
 
@@ -49,8 +49,8 @@ class Versions(NamedTuple):
     def is_same_file(self, before: Versions) -> bool:
         """Return whether this is still the same file with the same schema.
 
-        A file that was written without a commit was copied over, or its WAL was checkpointed; both
-        count as another file.
+        If the modification time changed without a commit, another program overwrote the file,
+        or the WAL was checkpointed. Both cases count as another file.
         """
         is_copied = self.time != before.time and self.commits == before.commits
         return self[1:3] == before[1:3] and not is_copied
@@ -120,8 +120,9 @@ class Mark:
     ``queue`` is the queue's number, and ``shape`` has the columns and the passage lengths that the
     rows were made with. All entries up to ``applied`` have been applied. ``seen`` maps the numbers
     of some entries to their digests: the entry that was the newest when rows were last read, and
-    earlier ones. No row of the store's table is newer. ``refused`` lists the keys of rows that were
-    set aside; ``forgot`` is True if there were too many to list.
+    earlier entries. No row of the store's table is newer than the newest entry in ``seen``.
+    ``refused`` lists the keys of rows that were set aside; ``forgot`` is True if there were too
+    many to list.
     """
 
     queue: int
@@ -136,7 +137,7 @@ class Mark:
 
     @classmethod
     def read(cls, text: str | None) -> Mark | None:
-        """Parse a mark; return None if the text is not one."""
+        """Parse a mark; return None if the text is not a mark."""
         try:
             facts = json.loads(text or "")
             refused = [
@@ -278,7 +279,7 @@ class Queue(AppDatabase):
     # Reading
 
     def suits(self, mark: Mark) -> bool:
-        """Return whether the mark is from this queue, which still has all changes since then."""
+        """Return whether the mark is from this queue, and the queue still has all later changes."""
         if self.number() != mark.queue:
             return False
         ((first,),) = self.run(f"SELECT min(seq) FROM {self._queue} WHERE seq > 0")
@@ -305,7 +306,7 @@ class Queue(AppDatabase):
         return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the last number and the distinct keys of up to ``limit`` next entries."""
+        """Return the last number and the keys of up to ``limit`` entries after ``after``."""
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
@@ -318,7 +319,7 @@ class Queue(AppDatabase):
         )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the last position among up to ``limit`` next copied keys, and the keys."""
+        """Return the last position and up to ``limit`` copied keys after position ``after``."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
@@ -327,7 +328,7 @@ class Queue(AppDatabase):
         return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
-        """Return how many entries up to ``until`` still have to be applied after the mark.
+        """Return the number of entries after the mark, up to ``until`` or else to the newest entry.
 
         Return None if the mark does not suit the queue. Raises LookupError if the queue has no
         entry ``until`` yet.

@@ -3,7 +3,7 @@
 ``SqlTable`` is a table, a view or a query, with or without vectors. In a ``TextTable``, rows have a
 text and no vectors. ``SqliteTable`` is a ``TextTable`` in SQLite; it reads all rows, or the rows
 with the given keys, through its caller's connection. ``texts.TextImport`` imports the chunks of a
-text table into a table with its ``schema``, completed by the store's embedder.
+text table into a table with the text table's ``schema``, which the store's embedder completes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KINDS: tuple[tuple[Literal["bool", "int", "text", "float"] | None, tuple[str, .
     (None, ("blob",)),
     ("float", ("real", "floa", "doub")),
 )
-# Types whose values are kept in the payload, unless an option names the column or it has an index.
+# Values of these types stay in the payload, unless an option names the column or it has an index.
 _LOOSE: tuple[tuple[Literal["text", "float"], tuple[str, ...]], ...] = (
     ("text", ("date", "time")),
     ("float", ("num", "dec")),
@@ -55,11 +55,11 @@ def _same(value: Any) -> Any:
 class Column(NamedTuple):
     """A column: the SQL that selects it, and the field for its declared type.
 
-    Without such a field, its values go into the payload; in a ``TextTable``, it can become the
-    field ``may_be`` instead. ``key`` is its position in the primary key. ``left_out`` describes its
-    values if they cannot be imported. ``read`` converts a selected value for a row, or raises
-    ValueError. With ``spread``, the keys of its objects are imported as columns; a table has at
-    most one such column.
+    Without a field, the values go into the payload; in a ``TextTable``, the column can become the
+    field ``may_be`` instead. ``key`` is the column's position in the primary key. ``left_out``
+    describes the values if they cannot be imported. ``read`` converts a selected value for a row,
+    or raises ValueError. With ``spread``, the values are objects, whose keys are imported as
+    columns; a table has at most one such column.
     """
 
     name: str
@@ -77,9 +77,9 @@ class SqlTable:
     """A table, a view or a query of any database.
 
     ``key`` lists the columns whose values form the id; it is empty if rows get new ids. ``columns``
-    lists the other columns to import, and the columns of a composite key. ``hidden`` lists names of
-    the row's id that are not columns, such as rowid; they are the key of a table with ``vectors``
-    that has no other key.
+    lists the other columns to import, and the columns of a composite key. ``hidden`` lists names
+    that can be selected but are not columns, such as rowid; they are the key of a table with
+    ``vectors`` that has no other key.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class TextTable(SqlTable):
         return Schema(0, fields=kept, embed=wanted.embed_of(kept))
 
     def offered(self, rows: int, database: str) -> ForeignTable:
-        """Return the table to import from the database with this name."""
+        """Return the table to import; ``database`` is the name of its database."""
         collection = replace(self.collected([], rows), fields=self.schema.fields)
         return ForeignTable(
             legal_table_name(self.name), self.name, self.layout, rows, self.schema,
@@ -195,7 +195,7 @@ class TextTable(SqlTable):
 class SqliteTable(TextTable):
     """A table of texts in a SQLite database.
 
-    It sets the connection's ``text_factory``, so a text that is not UTF-8 rejects only its own row.
+    It sets the connection's ``text_factory``: if a text is not UTF-8, only its row is rejected.
     """
 
     def __init__(self, db: Any, name: str, wanted: Wanted) -> None:
@@ -232,7 +232,7 @@ class SqliteTable(TextTable):
         return field_of_kinds(kinds) if kinds else None
 
     def foreign(self, database: str) -> ForeignTable:
-        """Count the rows, and return the table to import from the database with this name."""
+        """Count the rows, and return the table to import; ``database`` is its database's name."""
         (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
         return self.offered(rows, database)
 
@@ -325,7 +325,7 @@ def as_text(text: bytes) -> str:
 
 
 def _is_torn(value: object) -> bool:
-    """Return whether a value is a text that was decoded from bytes that are not UTF-8."""
+    """Return whether a value is text that ``as_text`` decoded from bytes that are not UTF-8."""
     return isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value)
 
 

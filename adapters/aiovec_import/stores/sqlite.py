@@ -74,7 +74,7 @@ _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
 
 class SqliteSource(SqlSource):
-    """Collections, vec0 tables, columns of BLOBs that the user names, and tables of texts."""
+    """A database with collections, vec0 tables, columns of BLOBs, or tables of texts."""
 
     layout = "SQLite database"
     place = "rowid"
@@ -100,9 +100,9 @@ class SqliteSource(SqlSource):
         with _reading(path):
             roll_back(path, _BUSY_SECONDS)
             self._db = connect_read_only(path, _BUSY_SECONDS, _read)
-            # A text that is not UTF-8 rejects only its own row.
+            # If a text is not UTF-8, only its row is rejected.
             self._db.text_factory = as_text
-            if self._wanted.query is not None:  # a view takes one statement, which only reads
+            if self._wanted.query is not None:  # a view has one statement, which can only read
                 self._db.execute(f"CREATE TEMP VIEW {QUERY} AS {self._wanted.query}")
             # Read one snapshot of the file, even if others write during the import.
             self._db.execute("BEGIN")
@@ -174,7 +174,7 @@ class SqliteSource(SqlSource):
         self, name: str, layout: str, source: str, columns: Sequence[Column],
         vectors: Sequence[Vectors], vec0: str = "", model: str | None = None,
     ) -> Collection:  # fmt: skip
-        """Return a table as a collection. If ``vec0`` is named, count its rowids as the rows."""
+        """Return a table as a collection. ``vec0`` is the vec0 table with the vectors, if any."""
         names = [vector.name for vector in vectors]
         columns = [
             column if column.field or column.spread or column.name in names
@@ -223,7 +223,7 @@ class SqliteSource(SqlSource):
         return [c.name for c, type in columns_of(self._db, table) if "blob" in type.lower()]
 
     def _collections(self) -> dict[str, Callable[[], Collection]]:
-        """Return a function for each collection whose two tables both exist."""
+        """Return functions that describe the collections whose two tables both exist, by name."""
         if _META not in self._kinds:
             return {}
         names = {column.name for column, _ in columns_of(self._db, _META)}
