@@ -140,7 +140,7 @@ class _ParquetWriter:
             if pa.types.is_fixed_size_list(column.type) and column.nullable:
                 columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
         self._columns = columns
-        # Only texts repeat often enough for a dictionary; the numbers of vectors do not.
+        # Only texts repeat often enough for a dictionary; vector components do not.
         texts = [column.name for column in columns if pa.types.is_string(column.type)]
         self._writer = pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=texts)
 

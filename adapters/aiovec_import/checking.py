@@ -36,7 +36,7 @@ class CheckedRows:
     rejects: list[Reject]
 
     def only(self, good: BoolArray, reason: str) -> CheckedRows:
-        """Return the good rows, and a reject for each of the others."""
+        """Return the rows for which ``good`` is true, and rejects for the other rows."""
         ids = self.rows.column("id")
         bad = [
             Reject(self.places[i], ids[i].as_py(), reason) for i in np.flatnonzero(~good).tolist()
@@ -45,7 +45,7 @@ class CheckedRows:
         return CheckedRows(self.rows.filter(pa.array(good)), places, [*self.rejects, *bad])
 
     def without(self, ids: Collection[str], reason: str) -> CheckedRows:
-        """Return the rows without these ids; rows that have one of them become rejects."""
+        """Return the rows without these ids; rows with one of the ids become rejects."""
         held = self.rows.column("id").to_pylist()
         good = np.fromiter((id not in ids for id in held), dtype=bool, count=len(held))
         return self.only(good, reason)

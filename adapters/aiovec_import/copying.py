@@ -118,7 +118,7 @@ class RowImport(Import):
 
 @dataclass
 class RowUpdate(Import):
-    """An update from the rows of a file: all change in one commit, or none if one of them is bad.
+    """An update from the rows of a file: all rows change in one commit, or none if one is bad.
 
     With ``strict``, every id must exist. ``count`` is the number of rows to update.
     """
@@ -146,7 +146,7 @@ class RowUpdate(Import):
         yield await in_thread(self._rows)
 
     def _rows(self) -> list[Any]:
-        """Return the mappings that have more than an id, or the Arrow tables."""
+        """Return the mappings that have more keys than the id, or the Arrow tables."""
         (load,) = self.loads
         schema, rows = load.used_schema, []
         with reading(self.source.name):
@@ -172,7 +172,7 @@ class RowUpdate(Import):
 
 
 def opened_update(wanted: Wanted) -> RowUpdate:
-    """Open the file of an update. It blocks."""
+    """Open the file of an update. This blocks."""
     source = opened(wanted, files_of(wanted.sources), wanted.schema)
     try:
         with reading(source.name):

@@ -35,7 +35,7 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvFile(FileReader):
     """Reads a CSV file. Row 1 is the first line, which names the columns.
 
-    Without a schema, the type of a column depends on all its cells, because pyarrow would look at
+    Without a schema, the type of a column depends on all its cells, whereas pyarrow would look at
     one block only; a column of mixed types is text. Columns that the schema does not name become
     text in the payload.
     """
@@ -188,7 +188,7 @@ _CELLS = (
 
 
 def _kinds_of_cells(cells: pa.Array) -> set[str]:
-    """Return the kind of non-null cells, as ``kinds_in`` names it."""
+    """Return a set with the kind of these non-null cells, as ``kinds_in`` names it."""
     if not len(cells):
         return set()
     for kind, pattern in _CELLS:
@@ -216,8 +216,8 @@ class CheckedFile(io.RawIOBase):
     """Reads a file from its beginning, then an appended row.
 
     Raises UnicodeDecodeError if the file is not UTF-8. It has its own position, because pyarrow
-    reads ahead in a thread, which may still run when the file is read again. The reader sets
-    ``is_whole`` when it reaches the appended row.
+    reads ahead in a thread, which may still run when the file is read again. ``CsvFile`` sets
+    ``is_whole`` when pyarrow has parsed the appended row.
     """
 
     def __init__(self, file: Any, lock: threading.Lock, last: str) -> None:
@@ -244,7 +244,7 @@ class CheckedFile(io.RawIOBase):
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
-    """Return the value of a cell. A cell that does not fit stays text, and the store refuses it."""
+    """Return the value of a cell. A cell of another type stays text, which the store refuses."""
     if cell is None or kind in (None, "text", "datetime"):
         return cell
     if kind == "bool":

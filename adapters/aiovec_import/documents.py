@@ -24,7 +24,7 @@ from .syncing import Item, Row, SyncImport
 
 @dataclass
 class DocumentImport(SyncImport):
-    """An import of documents, whose passages replace those of earlier versions.
+    """An import of documents. The passages of a changed document replace its earlier passages.
 
     Passages are replaced even if an app stored them. ``reasons`` has the reason for each document
     that cannot be imported.
@@ -102,7 +102,7 @@ class DocumentImport(SyncImport):
 
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
-        # With a wrong folder, this raises an error before anything is stored.
+        # If the user names a wrong folder, this raises an error before anything is stored.
         if self.wanted.delete and self.load.exists:
             await self.find_gone(store, self.source.has)
 

@@ -177,7 +177,7 @@ class SourceFeed(Feed):
         return True
 
     def _tell(self, rejects: Sequence[Reject], counts: Counter[str] = _NO_COUNTS) -> None:
-        """Log which rows or documents were set aside, and how many changed. A log may block."""
+        """Log which rows or documents were set aside, and how many changed. Logging can block."""
         for reject in rejects:
             self.refused.pop(name := shown(reject.id or reject.row), None)
             LOG.warning("%s: %s is set aside: %s", self.table, name, reject.reason)

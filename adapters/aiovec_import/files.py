@@ -40,13 +40,13 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)
 
 
 def no_file(path: Path | str) -> ConfigError:
-    """Return the error for a missing file; the path can be PostgreSQL's ``password=...``."""
+    """Return the error for a missing file. It hides secrets, such as a ``password=`` in a path."""
     return ConfigError(f"there is no file {without_secrets(str(path))}")
 
 
 @contextmanager
 def reading(path: Path | str | None) -> Iterator[None]:
-    """Turn any exception of a reader into a ConfigError that names the file.
+    """Turn exceptions other than AiovecErrors into a ConfigError that names the file.
 
     ``path`` is None for a store.
     """
@@ -184,8 +184,8 @@ class FileReader(Reader):
     ) -> None:
         """Find the vector column, and set the schema of the rows.
 
-        The first of these that exists is used: the schema from the user, the schema in the file,
-        the target table's schema, and a schema inferred from the columns.
+        The schema is the first of these that exists: the schema from the user, the schema in the
+        file, the target table's schema, and a schema inferred from the columns.
         """
         wanted = self._wanted.vector_column
         known = self._given or carried

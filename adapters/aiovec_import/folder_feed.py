@@ -23,8 +23,8 @@ from .loading import create
 from .sources import NO_LIST, Wanted
 from .syncing import Item
 
-# The watcher delivers events when no other event has followed for the step, or at the latest after
-# the debounce time.
+# The watcher delivers events once no event has followed within a step, or at the latest after the
+# debounce time.
 _STEP_MS, _DEBOUNCE_MS = 50, 400
 # The watcher may start after the first scan, so the folder is scanned again this long after the
 # watcher's start.
@@ -72,7 +72,7 @@ class FolderFeed(SourceFeed):
         states = await in_thread(_with_lost, present, states, self._states)
         again = self._is_time_for_refused()
         if not states or (self._is_copied and states == self._states and not again):
-            return False  # nothing has changed, or no file exists: perhaps it is not mounted
+            return False  # nothing has changed, or no file exists: is the folder unmounted?
         job = self._job(present)
         await job.find(self.store)
         before = self._states
@@ -117,7 +117,7 @@ def _states(documents: Documents) -> dict[str, State]:
 def _with_lost(
     documents: Documents, states: Mapping[str, State], before: Mapping[str, State]
 ) -> dict[str, State]:
-    """Return the states, and the previous states of documents in folders that cannot be read."""
+    """Return the states, plus the previous states of documents in unreadable folders."""
     lost = before.keys() - states.keys() if states else ()
     return {**states, **{source: before[source] for source in lost if documents.has(source)}}
 

@@ -80,7 +80,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
 
 
 def documents_of(wanted: Wanted) -> Documents | None:
-    """Return the documents among the sources; None if the sources have rows. It blocks.
+    """Return the documents among the sources; None if the sources have rows. This blocks.
 
     A folder counts as documents if it contains one, or if it is not another program's store.
     """
@@ -92,11 +92,11 @@ def documents_of(wanted: Wanted) -> Documents | None:
 
 
 def documents_in(wanted: Wanted) -> Documents:
-    """Find the documents among the sources, if any. It blocks.
+    """Find the documents among the sources, if any. This blocks.
 
-    It searches folders recursively and follows links. It leaves out names that begin with a dot,
-    files that a ``.gitignore`` or ``exclude`` matches, and files that ``include`` does not match.
-    An unreadable subfolder is listed with a slash after its name, and fails like a document.
+    The search is recursive and follows links. It leaves out names that begin with a dot, files that
+    a ``.gitignore`` or ``exclude`` matches, and files that ``include`` does not match. An
+    unreadable subfolder is listed like a document, with a slash after its name; reading it fails.
     """
     found = Documents()
     globs = Globs(wanted.include) if wanted.include else None, Globs(wanted.exclude)

@@ -34,7 +34,7 @@ class Globs:
         self._all = re.compile("|".join(parts), re.DOTALL)
 
     def say(self, path: str) -> bool | None:
-        """Return True if a glob matches a path, False if a "!" glob does, or None.
+        """Return True if a glob matches a path, False if a "!" glob does, None if no glob does.
 
         The path of a folder ends in "/".
         """
@@ -42,7 +42,7 @@ class Globs:
         return self._says[found.lastindex - 1] if found and found.lastindex else None
 
     def name(self, path: str) -> bool:
-        """Return whether the globs match a file or, if none does, the nearest folder above it."""
+        """Return whether a file matches; if no glob decides, its nearest matching folder does."""
         names = accumulate(re.findall("[^/]*/|[^/]+", path))
         said = (self.say(name) for name in reversed([*names]))
         return next((bool(each) for each in said if each is not None), False)

@@ -249,7 +249,7 @@ async def _schema_of(at: At, table: str) -> Schema | None:
 
 
 def _mapped(fields: list[str] | None) -> dict[str, str]:
-    """Map the fields of a passage to the table's fields, as ``--fields`` names them."""
+    """Return a map from the fields of a passage to the table's fields, parsed from ``--fields``."""
     from aiovec.documents import SCHEMA
 
     names: dict[str, str] = {}
@@ -301,7 +301,7 @@ def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
 
 
 def _list_of(files: list[str], table: str | None, source: Reader) -> Path:
-    """Return a path for the rejects: next to a single file if possible, or the current folder."""
+    """Return a path for rejects: next to a single file if possible, or in the current folder."""
     path = Path(source.name)
     is_next_to = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
     last = re.split(r"[/\\:]", source.name.partition("?***")[0].rstrip("/"))[-1]

@@ -110,7 +110,7 @@ def _kinds_of(values: list[Any]) -> set[str]:
 
 
 def _object(number: int, line: bytes) -> dict[str, Any] | Reject:
-    """Return the object in a line, or a reject with the reason why the line has none."""
+    """Return the object in a line, or a reject if the line is not an object."""
     try:
         value = read_json(line.decode())
     except RecursionError:

@@ -40,7 +40,8 @@ class Load:
     ``schema`` is first the user's schema, and later the table's. Each row is imported (``rows``) or
     listed as a reject (``rejected``); ``missing`` counts rows that the source counted but did not
     return. ``created`` is True if the import created the table, and ``problem`` is the reason why
-    the rest cannot be read. ``skipped`` lists the files if an engine completed this load earlier.
+    the rest of the source table cannot be read. ``skipped`` lists the files if an engine completed
+    this load earlier.
     """
 
     source: ForeignTable
@@ -105,7 +106,7 @@ class Import(ABC):
 
     @property
     def kept(self) -> str:
-        """The rows written so far, for the error that ends an import; may be empty."""
+        """A text about the rows written so far, for the error that ends an import; may be empty."""
         kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
         return f"{', '.join(kept)}; {self.going_on}" if kept else ""
 
@@ -131,7 +132,7 @@ class Import(ABC):
     async def find(self, store: VectorStore) -> None:
         """Check the target tables; raise an error if the import is impossible.
 
-        If the store does not exist yet, it is first called with an in-memory store.
+        If the store does not exist yet, ``find`` is first called with an in-memory store.
         """
         for load in self.loads:
             await find_table(store, load, self.wanted)

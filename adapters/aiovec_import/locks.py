@@ -1,4 +1,4 @@
-"""Locks between processes: SQLite's file locks on empty files, which end with the process."""
+"""Locks between processes: SQLite's locks on empty files. A process's locks end with it."""
 
 from __future__ import annotations
 

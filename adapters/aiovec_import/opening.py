@@ -62,7 +62,7 @@ def opened(
     opener = Opener(wanted, existing)
     if [*files] == [*wanted.sources] and len(files) == 1 and not as_files:
         return opener.open(wanted.sources[0])
-    # A glob has one name, however many files match it.
+    # The base of a glob stays the same, however many files match it.
     base = redacted(wanted.sources[0]) if len(wanted.sources) == 1 else "files"
     return Files(files, opener, base)
 
@@ -120,7 +120,7 @@ class Opener:
             return self._file(path, form, path.open("rb"), schema_file(path))
 
     def chunks(self, path: str, schema: Schema, size: int) -> Iterator[tuple[ForeignTable, Chunk]]:
-        """Yield the rows of one of several files, with the file's name in their places."""
+        """Yield the rows of one of several files; the place of a row includes the file's name."""
         shown, opener = redacted(path), replace(self, existing=schema)
         with closing(opener.open_file(path)) as file, reading(shown):
             (table,) = file.tables()

@@ -37,7 +37,7 @@ class Rows:
     store: VectorStore
     wanted: Wanted
     copy: str = ""
-    """The path of a copy to read instead of the file; empty without one."""
+    """The path of a copy to read instead of the file; empty without a copy."""
 
     @property
     def source(self) -> str:

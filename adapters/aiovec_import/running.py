@@ -82,7 +82,7 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
                 part = await anext(parts, None)
         changed = await job.finish(vectors)
     if changed and not job.wanted.dry_run:
-        # After a script's command, no running app may build the indexes.
+        # After a command in a script, perhaps no app is running that would build the indexes.
         await of_each_table(vectors, changed, vectors.optimize, "indexing and optimizing")
     return vectors.target if exists else str(place)
 
@@ -90,8 +90,8 @@ async def _imported(at: At, job: Import, embedder: str | None) -> str:
 async def use_embedder(vectors: VectorStore, embedder: str, table: str, new: Schema) -> None:
     """Give a store the embedder for a table, which exists or will be created with ``new``.
 
-    Raises ModelMismatchError if another model made the table's vectors. A command that finds
-    nothing new would not notice, because it embeds nothing.
+    Raises ModelMismatchError if another model made the table's vectors. Without this check, a
+    command that finds nothing new would not raise the error, because it embeds nothing.
     """
     old = await vectors.schema(table) if table in await vectors.tables() else None
     give_embedder(vectors, old or new, embedder)

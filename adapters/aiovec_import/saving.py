@@ -50,7 +50,7 @@ async def save(
 ) -> Saved:
     """Write the rows of one snapshot to a file, in constant memory.
 
-    With a ``stream``, write to it instead of a file; the path is then its name in messages.
+    With a ``stream``, write to the stream; ``path`` is then the stream's name in messages.
     """
     form = format_of(path, form)
     if stream is not None and form == "arrow":
@@ -84,7 +84,7 @@ async def save(
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
-    """Return the columns of the file, and the schema to write, or None if it has no vectors.
+    """Return the columns of the file, and the schema to write: None for a file without vectors.
 
     The schema of a selection describes a table with only the selected columns.
     """
@@ -183,7 +183,7 @@ class FileWriter:
         """Remove the unfinished files."""
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):
             if self._rows is not None:
-                self._rows.close()  # otherwise it would write when it is garbage collected
+                self._rows.close()  # otherwise the writer would write when it is garbage collected
         if self._is_file:
             with contextlib.suppress(OSError):  # the disk may be too full for the rest
                 if self._file is not None:

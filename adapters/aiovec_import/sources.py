@@ -37,7 +37,7 @@ CAME_BEFORE = "an earlier row of the source has this id"
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that cannot be imported: its place in the source, its id, if any, and the reason."""
+    """An item that cannot be imported: its place in the source, its id, if any, and the reason."""
 
     row: int | str | None
     id: str | None
@@ -59,7 +59,7 @@ class RejectsFile:
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """Add a table's rejects to the list, with their places in the source as key ``place``."""
+        """Add a table's rejects to the list. ``place`` is the key for the place of each row."""
         with writing_to(self.path):
             for reject in rejects:
                 if not self.count:
@@ -97,10 +97,10 @@ NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows as ``insert`` takes them: an Arrow table, or a list of mappings.
+    """Some rows in a form that ``insert`` accepts: an Arrow table, or a list of mappings.
 
-    ``places`` has the place of each row in the source. ``rejects`` lists items that are no valid
-    rows for the reader. The importer checks the rows.
+    ``places`` has the place of each row in the source. ``rejects`` lists items that the reader
+    cannot convert to rows. The importer checks the rows.
     """
 
     rows: Any
@@ -109,7 +109,7 @@ class Chunk:
 
 
 def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
-    """Yield values, each given with its number of bytes, in lists of up to ``size``.
+    """Yield lists of up to ``size`` values. Each value is given with its size in bytes.
 
     Lists of large values are shorter.
     """
@@ -254,7 +254,7 @@ class Reader(ABC):
     """A file or a store, open for reading."""
 
     name: str = ""
-    """Its path or address, for messages."""
+    """The path or address of the source, for messages."""
 
     form: str = "database"
     """The format of a file, or "database"."""
@@ -266,7 +266,7 @@ class Reader(ABC):
     """A note for the user about the import."""
 
     failed: Mapping[str, str] = {}
-    """Tables that cannot be imported, with the reasons; ``tables`` adds some."""
+    """Tables that cannot be imported, with the reasons; ``tables`` can add more."""
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
@@ -356,7 +356,7 @@ def _kind(name: str) -> type[Source]:
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a column's name, with "_" appended if ``taken`` has it, not counting final "_"s."""
+    """Return the name, or the name plus "_" if ``taken`` has the name without final "_"s."""
     return f"{name}_" if name.rstrip("_") in taken else name
 
 

@@ -47,9 +47,9 @@ _T = TypeVar("_T")
 class TableFeed(SourceFeed):
     """Follows a SQLite table whose triggers write the keys of changed rows to a queue.
 
-    ``docs/internals/adr/0025`` describes the design. The store keeps the mark as the table's note
-    for the source's base. Each step reads the mark, because the store may have been restored,
-    reverted or moved.
+    ``docs/internals/adr/0025`` describes the design. A ``Mark`` is a position in the queue. The
+    store keeps the mark in the table's notes, under the source's base. Each step reads the mark,
+    because the store may have been restored, reverted or moved.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:

@@ -142,7 +142,7 @@ class TextImport(SyncImport):
         return await super().finish(store)
 
     async def find_rest(self, store: VectorStore) -> None:
-        """Find the rows that the source no longer has, after it has been read to its end."""
+        """Find the rows that the source no longer has, after reading the source to the end."""
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: no id can be read in {self._nameless:,} of the rows, "

@@ -36,7 +36,7 @@ _STILL = 1.0
 
 
 async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFeed:
-    """Return the feed that brings a source into this store."""
+    """Return the feed that keeps a table of this store in step with a source."""
     feed: SourceFeed | None = await in_thread(_documents, store, wanted, every)
     if feed is None:
         rows = await in_thread(_rows, store, await _completed(store, wanted))
@@ -71,7 +71,7 @@ def _rows(store: VectorStore, wanted: Wanted) -> Rows:
 
 
 def _table_named(source: str) -> str:
-    """Return the name of the source's table, or ""; ConfigError if its file is missing."""
+    """Return the name of the source's table, or "". Raises ConfigError if its file is missing."""
     path, name = path_and_table(source)
     if named_source(source) is None and not is_url(source) and not path.exists():
         raise no_file(path)
@@ -79,7 +79,7 @@ def _table_named(source: str) -> str:
 
 
 async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
-    """Add the text field of the existing table, if the user names no text column."""
+    """Complete the request: ``embed`` defaults to the text field of the existing table."""
     (source,) = wanted.sources
     name = await in_thread(_table_named, source)
     if wanted.embed is None and (wanted.table or name):
@@ -124,8 +124,8 @@ class ComparedFeed(SourceFeed):
         super().__init__(rows.store, rows.shown, job, every)
         self._rows = rows
         self._opened = ExitStack()
-        # The state of a file that lacked most of its rows, the time when it was first seen, and
-        # whether its deletes are still delayed.
+        # The state of a file that lacked most of its rows, the time when this state was first
+        # seen, and whether the deletes are still delayed.
         self._shrunk: State = ()
         self._shrunk_at, self._waits = 0.0, False
 
@@ -148,7 +148,7 @@ class ComparedFeed(SourceFeed):
         return False
 
     def _is_new(self, state: State, lost: int) -> bool:
-        """Return whether a file that lacks most of its rows was first seen too recently."""
+        """Return whether it is too early to delete the rows that a file lost; log a new loss."""
         if self._shrunk != state:
             self._shrunk, self._shrunk_at = state, time.monotonic()
             about = "%s: %s rows are gone, and are deleted if the next check finds the same file"

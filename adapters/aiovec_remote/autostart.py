@@ -55,12 +55,12 @@ class Autostart:
         while (now := time.monotonic()) < deadline:
             if (address := folder.address()) is not None:
                 return address
-            if process is not None and (process.poll() or 0) > 0:  # a killed one may be restarted
+            if process is not None and (process.poll() or 0) > 0:  # a killed server is restarted
                 raise AiovecError(
                     f"the server could not be started: {_last_words(folder.log, log_size)} (its "
                     f"log is {folder.log})"
                 )
-            # A server that finds another one in the folder exits with 0.
+            # A server that finds another server in the folder exits with 0.
             if process is None or (process.poll() is not None and now > again):
                 again = now + _AGAIN
                 process, log_size = _start(folder)

@@ -371,8 +371,8 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
 def _body_of(change: Update) -> dict[str, Any]:
     payload, removed = _by_name(change.payload)
     body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
-    # A vector of NaN means no vector. The client does not send it: the server infers it from the
-    # text.
+    # A vector of NaN removes the row's vector, because its text becomes empty. The client does not
+    # send it: the server sees the empty text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body

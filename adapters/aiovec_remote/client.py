@@ -81,7 +81,7 @@ class Request:
 
 
 class Client:
-    """Makes a store's calls to one server, and keeps its connections."""
+    """Makes a store's calls to one server, over connections that it keeps open."""
 
     def __init__(self, url: str, settings: RemoteSettings) -> None:
         self.target = redacted(url)
@@ -101,7 +101,7 @@ class Client:
     async def ask(self, request: Request, read: Callable[[Any], _T]) -> tuple[_T, str]:
         """Call the server; return the result of ``read`` for its response, and the table's state.
 
-        ``read`` gets JSON, rows or None. A write gets a key, so that it is done only once.
+        ``read`` gets JSON, rows or None. A write gets a key, so that the server does it only once.
         """
         self.check_open()
         call = _Call(self, request)
@@ -367,7 +367,7 @@ async def _tried_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
-    Otherwise the client would not know that the server may have done the call at the first attempt.
+    Otherwise the client would not know that the server may have done the call on the first attempt.
     """
     try:
         return await handler(request)
