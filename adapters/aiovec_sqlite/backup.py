@@ -29,7 +29,7 @@ from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
-# Change numbers of at least this are ignored, because a damaged file may contain any number.
+# Change numbers from this one on are ignored, because a damaged file may contain any number.
 _NO_COUNT = 2**61
 
 
@@ -119,7 +119,7 @@ def restore(
 
 
 def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
-    """Copy a backup and check the copy. SQLite's backup API also reads a WAL next to the backup."""
+    """Copy a backup, with the changes in any WAL next to it, and check the copy."""
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         source.backup(copy, pages=_PAGES_AT_ONCE)
@@ -134,8 +134,8 @@ def _copy(source: sqlite3.Connection, partial: Path, backup: str) -> None:
 def _count_on_from(partial: Path, newest: int) -> None:
     """Raise the copy's change number above the number of the replaced store.
 
-    The first process that opens the store for writing also raises the number, by the clock. But a
-    reading process may open the store first, or the clock may have been set back.
+    The first process that opens the store for writing also raises the number, using the clock. But
+    a process may open the store for reading first, or the clock may have been set back.
     """
     with closing(connect(str(partial))) as copy:
         copy.execute("PRAGMA synchronous = FULL")

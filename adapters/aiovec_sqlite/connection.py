@@ -1,6 +1,6 @@
 """SQLite connections, built on aiosqlite, that run their work in threads shared by all stores.
 
-Reads use a pool of connections. The function that does a write's work gets a ``Transaction``.
+Reads use a pool of connections. A write is a function that gets a ``Transaction``.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class Connection(aiosqlite.Connection):
     It opens for its first work, closes when idle, and reopens for later work. A ``kept`` connection
     stays open when idle and only frees memory, so other processes see that the file is in use.
 
-    After each read, it calls ``check_file``, so that no result comes from a replaced file. The
-    check's error also explains why a read failed.
+    After each read, it calls ``check_file``, so that no result comes from a replaced file. If a
+    read fails because its file was replaced, the check's error is raised instead.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Connection(aiosqlite.Connection):
     def __del__(self) -> None:
         # The interpreter cannot start threads while it exits.
         if os.getpid() == self._process and not sys.is_finalizing():
-            getattr(super(), "__del__", self.begin_closing)()  # aiosqlite 0.22 warns there
+            getattr(super(), "__del__", self.begin_closing)()  # aiosqlite 0.22's __del__ warns
 
     # Closing
 
@@ -223,7 +223,7 @@ class Connection(aiosqlite.Connection):
         try:
             if connection is not None:
                 connection.close()
-        except BaseException as exc:  # noqa: BLE001 - it belongs to the waiting caller
+        except BaseException as exc:  # noqa: BLE001 - the waiting caller gets it
             self._closed.set_exception(exc)
         else:
             self._closed.set_result(None)
@@ -326,14 +326,14 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work, or only the ticket's work, unless it is protected."""
+        """Interrupt the running work, unless it is protected; with a ticket, only the ticket's work."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
         if self._uninterrupted.acquire(blocking=False):
             try:
                 if ticket is None or (ticket.begun and not ticket.over):
-                    with suppress(load_driver().Error):  # it has just been closed
+                    with suppress(load_driver().Error):  # the connection has just been closed
                         connection.interrupt()
             finally:
                 self._uninterrupted.release()
@@ -342,8 +342,8 @@ class Connection(aiosqlite.Connection):
 def clear_frames_of(error: BaseException) -> None:
     """Clear the local variables in the tracebacks of an error and its causes.
 
-    Otherwise the thread that drops the error would reset a cursor among them. The reset would wait
-    for the statement that this thread runs, and crash if this thread is closing the connection.
+    Otherwise any thread that drops the error would reset the cursors among these variables. A reset
+    would wait for the connection's running statement, and crash while the connection is closed.
     """
     left, seen = [error], set[int]()
     while left:
@@ -378,8 +378,8 @@ def check_not_inherited(file: str | os.PathLike[str]) -> None:
 def _after_fork() -> None:
     """Keep a forked child from touching its parent's SQLite connections.
 
-    The interpreter would close them on exit, which could delete the parent's WAL. So the child
-    never frees them.
+    The interpreter would close these connections on exit, which could delete the parent's WAL. So
+    the child never frees them.
     """
     for connection in list(_OPEN):
         if connection._connection is not None:
@@ -399,7 +399,7 @@ class Read(Protocol):
 
 
 class ReaderPool:
-    """A pool of up to ``size`` reading connections. In WAL mode they never wait for the writer."""
+    """A pool of up to ``size`` reading connections, which in WAL mode never wait for the writer."""
 
     def __init__(
         self, connect: Callable[[], Connection], target: str, size: int, busy_timeout: float
@@ -430,7 +430,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[Connection, None]:
-        """Yield a connection of the pool. The caller limits the number and time of its reads."""
+        """Yield a connection of the pool; wait without a time limit until one is free."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()
@@ -493,8 +493,8 @@ class TooLargeForGroupError(Exception):
 class Transaction:
     """A write transaction: the connection, change numbers, and a check for cancellation.
 
-    The calls in one commit share it. ``call`` is the running call, or None while joined calls run.
-    ``alone`` is true if the commit has only one call.
+    All calls in a commit share a transaction. ``call`` is the running call, or None while joined
+    calls run. ``alone`` is true if the commit has only one call.
     """
 
     __slots__ = ("alone", "call", "db", "newest")
@@ -510,7 +510,8 @@ class Transaction:
         """Announce how many rows the call will write, before it writes the first.
 
         Raises TooLargeForGroupError for many rows in a group: for each row of vec0, SQLite searches
-        all pages that the savepoint has saved, so 20,000 rows take ten times as long as without it.
+        all pages that the group's savepoint has saved, so 20,000 rows take ten times as long as
+        they take alone.
         """
         if rows > _MOST_ROWS_IN_SAVEPOINT and not self.alone:
             raise TooLargeForGroupError

@@ -1,4 +1,4 @@
-"""Collect the SQLite findings of ``aiovec doctor``: the driver, its extension, and a file."""
+"""Collect the findings of ``aiovec doctor`` about SQLite: the driver, sqlite-vec, and a file."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ OLDEST_SQLITE = (3, 38, 0)
 
 OPENING = threading.Lock()
 """The lock that is held while a connection opens its file, and while code reads a database as an
-ordinary file: closing it would drop the locks of a connection that opened the file in between."""
-if hasattr(os, "register_at_fork"):  # otherwise a forked child might wait for it forever
+ordinary file: closing that file would drop the locks of a connection that opened it meanwhile."""
+if hasattr(os, "register_at_fork"):  # otherwise a forked child might wait for the lock forever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
     )

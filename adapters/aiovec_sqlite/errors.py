@@ -208,7 +208,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """Make disk errors name the copy that is being written instead of the store."""
+    """Name the copy that is being written, not the store, in the block's disk errors."""
     try:
         with writing_to(path):
             yield

@@ -292,13 +292,13 @@ class TableLayout:
 
     def index_of(self, name: str) -> str:
         """Return the quoted name of the index of a field or a payload key."""
-        if "." in name:  # SQLite's names ignore case, but keys do not
+        if "." in name:  # SQL names ignore case, but payload keys do not
             name = f"payload.{name.encode().hex()}"
         return quoted(f"{self.stem}.rows.{name}")
 
     @cached_property
     def payload_values(self) -> dict[Ref, str]:
-        """A map from each indexed payload key to the SQL of its index over the table ``r``."""
+        """A map from each indexed payload key to its index's SQL expression, for table ``r``."""
         paths = [tuple(name.split(".")[1:]) for name in self.schema.payload_indexes]
         return {Ref("payload", path): indexed_value(path, "r.payload") for path in paths}
 
@@ -361,7 +361,7 @@ def _look_at(path: Path) -> bool:
             f"{LAYOUT_VERSION}; upgrade aiovec to open it",
         )
     if has_contents(path, "-journal"):
-        # A process is creating the store, or was killed; SQLite rolls back an incomplete creation.
+        # A process is creating the store, or was killed while creating it; SQLite then rolls back.
         return False
     if has_contents(path, "-wal") and not _keeps_wal(path):
         raise CorruptStoreError(
@@ -385,9 +385,9 @@ def _keeps_wal(path: Path) -> bool:
     """Return whether the file's header allows a WAL next to the file.
 
     Every store's header does. A backup's header does not, so a WAL next to a backup belongs to
-    another file, and SQLite would mix their pages. SQLite does not report this byte of the header.
-    If this process has the file open, the byte is read through that descriptor (see the module's
-    docstring); if not, the lock keeps connections from opening the file now.
+    another file, and SQLite would mix their pages. SQLite does not report the header's byte for
+    WAL mode. If this process has the file open, the byte is read through that descriptor (see the
+    module's docstring); if not, the lock keeps connections from opening the file now.
     """
     with OPENING:
         status = path.stat()
@@ -416,7 +416,7 @@ def create_store(db: sqlite3.Connection) -> None:
     soon as the store exists. Everything is one transaction, so a killed process leaves an empty
     file, or a file that its journal makes empty again.
     """
-    # A commit of one row writes eight pages to the WAL. With 4 KiB pages, bulk inserts take longer.
+    # A commit of one row writes eight pages to the WAL, but smaller pages would slow bulk inserts.
     db.execute("PRAGMA page_size = 8192")
     db.execute("BEGIN")
     try:
@@ -450,7 +450,7 @@ _UNREADABLE = (AiovecError, ArithmeticError, LookupError, RecursionError, TypeEr
 def _layout(name: str, schema: str, epoch: int) -> TableLayout:
     # Cached, because every call reads its table's entry, and equal texts have equal layouts.
     try:
-        check_table_name(name)  # the names in SQL are made from it
+        check_table_name(name)  # the names in SQL are made from this name
         stem = default_stem(name)
         form = json.loads(schema)
         if isinstance(form, dict) and _STEM in form:

@@ -75,7 +75,7 @@ class OpenFile:
         """Return the identity of the file that a connection has just opened.
 
         Waits up to ``patience`` seconds while another process locks the file, for example because
-        it closes the file as the last process.
+        that process is the last to close it.
         """
         # SQLite creates the WAL when a connection first reads.
         wait = _Patience(path, patience, ticket)
@@ -93,8 +93,8 @@ class OpenFile:
     def check(self) -> None:
         """Raise StoreReplacedError if the file, or its WAL, was replaced or removed.
 
-        Raises it also if a file that is read as immutable has changed. Raises AiovecError if a
-        system call fails.
+        Also raises StoreReplacedError if a file that is read as immutable has changed, and
+        AiovecError if a system call fails.
         """
         inode = _inode(self.target)
         if inode != self.inode:
@@ -229,9 +229,9 @@ def connect_read_only(
     """Return a connection that cannot write, but reads a WAL next to the file.
 
     SQLite needs a lock file to read a database in WAL mode. If it cannot create one, for example on
-    a read-only medium, the file is read as immutable. If there is also a WAL, whose
-    changes would be missing, or a rollback journal, AiovecError is raised. ``check`` checks the
-    schema, by default for foreign SQL.
+    a read-only medium, the file is read as immutable. Then AiovecError is raised if there is a WAL,
+    whose changes would be missing, or a rollback journal. ``check`` checks the schema, by default
+    for foreign SQL.
     """
     uri = path.absolute().as_uri()
     try:

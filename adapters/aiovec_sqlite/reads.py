@@ -102,7 +102,8 @@ def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
 def _selected(columns: Columns) -> str:
     """Return the columns of ``r`` that a statement reads for ``_as_rows``.
 
-    If a meter counts bytes, it reads only rowids, because SQLite would sort whole rows in memory.
+    If ``columns`` has a meter, these are only the rowids, because SQLite would sort whole rows in
+    memory.
     """
     if columns.meter is not None:
         return "r._rowid"
@@ -188,7 +189,7 @@ def by_rowids(
 
 
 def _count(columns: Columns, meter: Meter, table: TableLayout, values: Sequence[Any]) -> None:
-    """Meter the bytes and values of rows; ``values`` has each row's rowid, id and columns."""
+    """Add rows' bytes and values to the meter; ``values`` has each row's rowid, id and columns."""
     lists = [table.schema.fields[name].is_list for name in columns.fields]
     is_json = [False, False, *lists, *([True] if columns.payload else [])]
     texts = (text for n in range(len(is_json)) if is_json[n] for text in values[n :: len(is_json)])

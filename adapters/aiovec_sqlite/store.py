@@ -242,7 +242,7 @@ class SqliteBackend(Backend):
             await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Copy the WAL into the file, because closing in the driver would hold the GIL."""
+        """Copy the WAL into the file now; on closing, the driver would do it holding the GIL."""
         self._check_file()  # leave the WAL of a replaced file alone
         upkeep.checkpoint(db, ticket)
 
@@ -321,7 +321,7 @@ class SqliteBackend(Backend):
 
         def alter(tx: Transaction) -> None:
             work(tx, *args, self._schemas_free)
-            if text_of is not None:  # the commit then has a small table's whole index
+            if text_of is not None:  # if the table is small, the commit has its whole index
                 text_index.advance(tx, text_of)
 
         await self._write_once(alter, text_of=text_of)

@@ -39,7 +39,7 @@ _MOST_CHARACTERS = 1_000_000
 _MERGED_PAGES = 200
 # Bytes of an index page in the file: a little less than FTS5's default.
 _PAGE_BYTES = 4_050
-# SQL names contain this name. A renamed table keeps the names of its index.
+# An FTS5 table's name, which other SQL names begin with. A renamed table keeps it.
 _FTS_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
 
 
@@ -68,12 +68,12 @@ class TextIndex:
 
     @property
     def table(self) -> str:
-        """The FTS5 table, quoted."""
+        """The quoted name of the FTS5 table."""
         return quoted(self.fts)
 
     @property
     def view(self) -> str:
-        """The view of the indexed rows, quoted."""
+        """The quoted name of the view of the indexed rows."""
         return quoted(f"{self.fts}.rows")
 
     @property
@@ -164,7 +164,7 @@ def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
 
 
 def being_built(name: str, index: TextIndex) -> UnsupportedError:
-    """Return the error of a search that needs an incomplete index."""
+    """Return the error for a search that needs an incomplete index."""
     return UnsupportedError(
         "text",
         "sqlite",

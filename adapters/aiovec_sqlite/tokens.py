@@ -28,16 +28,16 @@ def tokenizer_of(analyzer: str) -> str:
 class Tokenizer:
     """An in-memory FTS5 table, ``texts``, and a table of the positions of its tokens, ``words``.
 
-    It splits texts or keeps rows. Only one thread may use it at a time, even for reads: fts5vocab
-    frees memory twice if rows are added while one of its statements is open. Dropping the last
-    reference closes it.
+    A tokenizer either splits texts or keeps rows. Only one thread may use it at a time, even for
+    reads: fts5vocab frees memory twice if rows are added while one of its statements is open.
+    Dropping the last reference closes the tokenizer.
     """
 
     def __init__(self, analyzer: str, columns: int = 1) -> None:
         self.db: sqlite3.Connection = load_driver().connect(
             ":memory:", check_same_thread=False, isolation_level=None
         )
-        # Close it in a thread, because the event loop may drop the last reference.
+        # Close the database in a thread, because the event loop may drop the last reference.
         weakref.finalize(self, begin_in_thread, self.db.close).atexit = False
         names = ", ".join(f"c{number}" for number in range(1, columns + 1))
         self._plain = analyzer not in ("english", "ngram")

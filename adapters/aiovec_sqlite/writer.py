@@ -247,11 +247,14 @@ class Writer(Committer[_Call]):
         return mark if mark.left or mark.filling or mark.state == PAUSED else None
 
     def _commit(self, group: list[_Call], db: sqlite3.Connection) -> MoveMark | None:
-        """Run a group in one transaction. The caller retries calls that have not ended by then."""
+        """Run a group in one transaction; return the mark of a pause that stops it.
+
+        The caller retries the calls that have not ended.
+        """
         committing = False
         try:
             if self._was_full:
-                # There may be room again, and truncating the WAL frees the most.
+                # The disk may have room again, and truncating the WAL frees the most space.
                 self._was_full = False
                 _cut_log(db)
             if not _begin(db):
@@ -328,7 +331,7 @@ class Writer(Committer[_Call]):
         translated = self.translated(error)
         self._was_full = full = isinstance(translated, StoreFullError)
         if full and (_cut_log(db) or len(group) > 1):
-            _try_alone(group)  # there was no room for all, but perhaps for the smaller ones
+            _try_alone(group)  # the disk may have room for some of the calls
             return
         if committing and not full:
             translated = OutcomeUnknownError(self.target, str(error))
@@ -347,7 +350,7 @@ class Writer(Committer[_Call]):
             raise OutcomeUnknownError(self.target, str(exc.__cause__ or exc)) from exc
 
     def _apply(self, tx: Transaction, calls: list[_Call]) -> Exception | None:
-        """Do calls in one savepoint; a group's only call needs none. Return the error, if any.
+        """Run calls in one savepoint, or a group's only call without one. Return the error, if any.
 
         If several calls fail together, the caller can retry them one by one.
         """
@@ -375,7 +378,7 @@ class Writer(Committer[_Call]):
 
 
 def _once(tx: Transaction, calls: list[_Call]) -> None:
-    """Do the work of one call or several joined calls, unless a key shows that it was done."""
+    """Do the work of one call or of joined calls, unless a call's key shows that it was done."""
     keys = [call.key for call in calls if call.key is not None]
     kept = next(filter(None, (find_key(tx.db, key) for key in keys)), None)
     if kept is not None:
@@ -443,7 +446,7 @@ def _try_alone(group: list[_Call]) -> None:
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:
-    """Copy the WAL into the file and truncate it; return whether another try now has more room."""
+    """Copy the WAL into the file and truncate the WAL; return whether that can have freed space."""
     try:
         _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
