@@ -326,7 +326,7 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work, unless it is protected; with a ticket, only the ticket's work."""
+        """Interrupt the running work, or only the ticket's work, but no work that is protected."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
@@ -441,7 +441,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield a function for long reads in one snapshot, on a connection beyond ``size``."""
+        """Yield a function for long reads in one snapshot; its connection is beyond ``size``."""
         connection = self._take()
         try:
             await connection.read(_begin_aside, snapshot=False)

@@ -90,8 +90,8 @@ def read_header(path: Path) -> Header | None:
     driver = _any_driver()
     try:
         with opened_as_it_lies(path) as db:
-            # If another process is writing the file, or was killed while writing, it may be longer
-            # than its header says, and could not be read without this pragma.
+            # If another process is writing the file, or was killed while writing, the file may be
+            # longer than its header says, and could not be read without this pragma.
             db.execute("PRAGMA writable_schema = ON")
             application, version = (
                 int(db.execute(f"PRAGMA {name}").fetchone()[0])

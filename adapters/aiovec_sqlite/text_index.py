@@ -192,7 +192,7 @@ def check_can_index(schema: Schema) -> None:
 def advance(tx: Transaction, name: str) -> bool:
     """Do one step of building the index that the schema needs; return True if more steps are left.
 
-    Several processes may do this at the same time.
+    Several processes may build the same index at the same time.
     """
     tx.expect(_MOST_ROWS)
     table = read_table(tx.db, name)

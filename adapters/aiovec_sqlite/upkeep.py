@@ -69,7 +69,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
 
 
 def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
-    """Return the approximate size in bytes of the ordinary table, from the lengths of some rows."""
+    """Return the approximate size in bytes of the ordinary table, judged by some rows."""
     lengths = " + ".join(f"coalesce(length({c}), 0)" for c in table.row_columns)
     (mean,) = db.execute(
         f"SELECT avg({lengths}) FROM (SELECT * FROM {table.rows} LIMIT 1000)"

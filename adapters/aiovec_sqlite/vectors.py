@@ -54,7 +54,7 @@ class VectorReader:
         return self._read_all(rowids, ticket)
 
     def _read_all(self, rowids: Int64Array, ticket: Ticket) -> Float32Array:
-        """Read rows that all have a vector."""
+        """Return the vectors of rows, all of which must have a vector."""
         if len(rowids) <= _FEW:
             return self._read_by_rowid(rowids, ticket)
         return self._read_by_chunks(rowids, ticket)

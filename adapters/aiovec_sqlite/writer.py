@@ -113,7 +113,8 @@ class _Call(WriteCall):
     ) -> None:
         super().__init__()
         self.work = work
-        # Kept with the work's result, and with the table whose text index is built afterwards.
+        # The idempotency key, stored with the work's result and with ``text_of``, the table whose
+        # text index is built afterwards.
         self.key = key
         self.text_of = text_of
         # The work's result, which the caller gets after the commit.

@@ -28,7 +28,7 @@ _BUSY = "the searches of this process take too long"
 
 
 class Searched(Protocol):
-    """A table, which can answer searches now or makes them wait."""
+    """A table that can answer searches now, or makes them wait."""
 
     @property
     def ready(self) -> bool:
@@ -54,7 +54,7 @@ AnswerQueries = Callable[
 
 
 class _WaitingCall:
-    """A caller's queries and the function that makes its result; the caller may be cancelled."""
+    """A call's queries, and the function that makes its result; its caller may be cancelled."""
 
     __slots__ = tuple("deadline finish future large queries size task together".split())
 
@@ -65,7 +65,7 @@ class _WaitingCall:
         self.large = any(query.limit > LARGE and not query.by_both for query in queries)
         self.deadline = deadline
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # The calls answered together with this one, and their task, cancelled if no caller is left.
+        # The calls answered together with this one, and the task that answers them.
         self.together: Sequence[_WaitingCall] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -205,7 +205,7 @@ class Batches:
         self._line.check_room(call.deadline, _BUSY)
         queue.waiting.append(call)
         self._waiting[queue] = None
-        # Later, so that calls from one iteration of the event loop are answered together.
+        # Begin later, so that calls from one iteration of the event loop are answered together.
         asyncio.get_running_loop().call_soon(self.begin)
         try:
             return await self._line.wait(call.future, call.deadline, call.give_up)
@@ -244,7 +244,7 @@ class Batches:
         if queue.batch is batch:
             queue.batch = None
         if self._waiting:
-            # Later, so that callers that just got results can search again and join the batch.
+            # Begin later, so that callers that just got results can search again in this batch.
             asyncio.get_running_loop().call_soon(self.begin)
 
     def _on_scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
@@ -293,7 +293,7 @@ class Batches:
         deliver = partial(self._deliver, asyncio.get_running_loop(), calls)
         try:
             results = await queue.answer(read, queries, self._on_scanned(queue, batch), deliver)
-        except Exception as error:  # noqa: BLE001 - the waiting callers get it
+        except Exception as error:  # noqa: BLE001 - the waiting callers get the error
             if isinstance(error, StoreBusyError):
                 for call in calls:
                     call.fail(call.deadline.error(error.reason))
@@ -301,7 +301,7 @@ class Batches:
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:
                 call.fail(error)
-            # If it is unknown which call fails, or another call fails, answer each separately.
+            # If it is known which calls failed, answer the others together once; else one by one.
             for group in [calls] if refused and not again else [[call] for call in calls]:
                 await self._answer_calls(read, queue, group, batch, again=True)
             return

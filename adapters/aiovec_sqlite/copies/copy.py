@@ -51,7 +51,7 @@ _LITERAL = 80
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """A filter's masks by the segments' marks, and the newest change number of their use.
+    """A filter's masks, by segments' marks, and the newest change number at which they were used.
 
     The masks are not valid for states before that change: they match the rows' newer values.
     """
@@ -257,7 +257,7 @@ class ResidentCopy:
             if len(changed):
                 segments = self.with_rows(without(state.segments, changed), db, written, ticket)
                 state = State(change, tuple(segments))
-            else:  # another table changed
+            else:  # only other tables changed
                 state = replace(state, change=change)
             self.state = state
             return state

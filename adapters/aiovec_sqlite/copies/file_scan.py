@@ -184,7 +184,8 @@ def _nearest_by_scan(
 ) -> list[Int64Array]:
     """Return each query's nearest rows, including ties. All queries must have the same filter.
 
-    With ``dims``, rank the rows by their first ``dims`` components, and return more rows.
+    With ``dims``, rank the rows by their first ``dims`` components, and return more rows than the
+    queries request.
     """
     vectors.check_rows()
     selected = rowids_where(db, table, *_condition(queries[0], table))

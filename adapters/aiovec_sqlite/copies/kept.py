@@ -39,9 +39,9 @@ TOO_LARGE = "it is larger than the memory for copies"
 _FOR_MASKS, _FOR_WORDS, _FOR_CHANGES = 1 / 16, 1 / 8, 1 / 2
 # Seconds until a retry after a failure, and until the next check of a table with few texts.
 PAUSE, _UNTIL_MORE = 60.0, 1.0
-# A copy is rebuilt when the first number, a share of its scan file's rows, has changed, or when
-# private memory has the second number more dead rows than live rows. The next build begins after a
-# pause of the third number times the duration of the last build.
+# A copy is rebuilt when this share of its scan file's rows has changed or, without a scan file,
+# when it has this many more dead rows than live rows. The pause after a build is this many times as
+# long as the build.
 _WORN, _GONE, _BETWEEN_BUILDS = 1 / 8, 256, 4
 # A copy with more changes than this share of its rows is rebuilt, not updated.
 _FOLLOWED = 1 / 2
@@ -51,8 +51,8 @@ _LOOK = 0.2
 _WORDS_IN_FILE = 4 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
-"""Stores the token of a table's scan file of a kind, which makes the file valid. If the token is
-None, it removes the stored token."""
+"""Stores the token of a table's scan file, which makes the file valid. The arguments are the table,
+the kind of the file's contents, and the token; for None, the stored token is removed."""
 
 
 _T = TypeVar("_T", ResidentCopy, Words)
@@ -320,11 +320,11 @@ class KeptWords(Kept[Words]):
         # The largest size of the words that was checked against the memory limit.
         self._checked_bytes = 0
         self._following: asyncio.Task[None] | None = None
-        # Taken by the first search, which maps the file.
+        # The first search acquires this lock, maps the file, and never releases the lock.
         self._first = threading.Lock()
 
     def find(self, db: sqlite3.Connection) -> Words | None:
-        """Return the words; the table's first search maps their file. None if not loaded."""
+        """Return the words, or None if they are not loaded. The first search maps their file."""
         if self.value is None and self._first.acquire(blocking=False):
             layout = current_table(db, self.table)
             self.value = Words.mapped(db, layout, self._most, self._keeper.files)

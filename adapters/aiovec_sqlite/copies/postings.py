@@ -30,7 +30,7 @@ from .scanfile import HEAD, NewFile, SpoiledFileError, digest_of, mapped
 
 UInt32Array = npt.NDArray[np.uint32]
 Counts = npt.NDArray[Any]
-"""Match counts; each takes one byte or four."""
+"""Match counts, of one or four bytes each."""
 
 # Change this number when the layout changes.
 _LAYOUT = 1
@@ -84,7 +84,7 @@ class Postings:
             start += kind.itemsize * count
         self.rowids: Int64Array = arrays["rowids"]
         self.lengths: UInt32Array = arrays["lengths"]
-        # For each block: its first posting's number, its place, the bytes of a count, its checksum.
+        # For each block: its first posting's number, its offset, a count's bytes, its checksum.
         self._blocks: Int64Array = arrays["blocks"].reshape(-1, 4)
         self._first = np.append(self._blocks[:, 0], arrays["starts"][-1])
         # Reading a single item takes half as long from a memoryview as from an array.
@@ -182,7 +182,7 @@ def counted(
     values: Sequence[Any],
     docs: Int64Array,
 ) -> tuple[UInt32Array, Counts]:
-    """Return the rows with word occurrences that meet a condition, and their number in each row.
+    """Return the rows with word occurrences that meet a condition, with the number of occurrences.
 
     ``words`` is the fts5vocab table, and ``docs`` has the rows' ids in it, by row number.
     """
@@ -226,7 +226,7 @@ def make_postings(
     rows: tuple[Int64Array, UInt32Array],
     file: NewFile | None,
 ) -> Postings:
-    """Make postings of this snapshot in a new scan file, or in private memory without one."""
+    """Make postings of this snapshot in the new scan ``file`` or, without it, in private memory."""
     change, lists = newest_change(db), bytearray()
     if file is None:
         small, sizes = _write(db, ticket, index, rows, lists.extend)
@@ -241,7 +241,10 @@ def make_postings(
 def read_postings(
     number: int, token: str, table: TableLayout, index: TextIndex, *, whole: bool = False
 ) -> Postings:
-    """Return the postings in an open file. Raises ValueError, among others, if it is unusable."""
+    """Return the postings in an open file.
+
+    Raises an exception, such as ValueError, if the file is unusable.
+    """
     area, facts = mapped(number, token)
     change, digest, sizes = facts["change"], facts["digest"], _Sizes(*facts["sizes"])
     if not all(type(fact) is int and fact >= 0 for fact in (change, *sizes)):
@@ -348,7 +351,7 @@ def _postings(
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Return the postings of words in the form that ``_blocks`` yields.
 
-    ``numbers`` has each word's number of occurrences, and ``docs`` the row of each occurrence.
+    ``numbers`` has each word's number of occurrences, and ``docs`` the row id of each occurrence.
     """
     words = np.repeat(np.arange(len(numbers)), numbers)
     rows, present = numbers_of(docs, rowids)

@@ -43,7 +43,7 @@ class ScanQuery:
     vector: Float32Array
     limit: int
     masks: Sequence[BoolArray] | None = None
-    """None if the query may return all rows."""
+    """None if the query may return any row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def nearest(
 
     With ``vectors``, return the rows' vectors too. If ``stop`` becomes true, the scan ends early,
     and the result is incomplete. At most ``parts`` threads share the scan, and each takes ``unit``
-    rows at a time; for 0, a suitable number is chosen.
+    rows at a time; 0 means a suitable number.
     """
     native = library()
     points = np.ascontiguousarray(stacked([target.vector for target in targets]), np.float32)

@@ -70,10 +70,10 @@ def size_of(rows: int, dim: int) -> int:
 
 
 class _Places:
-    """The places of the arrays in a scan file for a given number of rows."""
+    """The offsets of the arrays in a scan file with a given number of rows."""
 
     def __init__(self, rows: int, dim: int) -> None:
-        # Rows of a segment of the file. While the file is written, two segments are in memory.
+        # Rows per segment: few, because two segments are in memory while the file is written.
         self.full = min(FULL, max(1024, _PART // (5 * dim + 20)) // 64 * 64)
         half, segments = (dim + 1) // 2, -(-rows // self.full)
         self.arrays: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
@@ -97,7 +97,7 @@ class _Places:
 
     @property
     def large(self) -> int:
-        """The byte of the file at which the large arrays begin."""
+        """The offset in the file at which the large arrays begin."""
         return self.arrays["upper"][0]
 
 
@@ -111,7 +111,7 @@ def _facts(table: TableLayout, rows: int, change: int, digest: str) -> dict[str,
 
 
 def _digest_of(segment: Segment) -> _Array:
-    """Return the digest of a segment's large arrays, which are not checked at opening."""
+    """Return the digest of a segment's large arrays; opening a file does not check these arrays."""
     digest = hashlib.sha256()
     for name in _LARGE:
         digest.update(getattr(segment, name))
@@ -152,7 +152,7 @@ class NewFile:
         return self._file.fileno()
 
     def write(self, data: Any, place: int | None = None) -> None:
-        """Write data at a place; by default, where the last write ended."""
+        """Write data at the offset ``place``; by default, where the last write ended."""
         if place is not None:
             self._file.seek(place)
         left = memoryview(data).cast("B")
@@ -335,7 +335,7 @@ class ScanFiles:
         self.can_write = not read_only
         self._patience = min(_STOPPED, patience)
         self.least = int(os.environ.get(VARIABLE, _WORTH))
-        """The smallest number of bytes for which a table gets a file."""
+        """The smallest size in bytes for which a table gets a file."""
         # By kind: the files that others were writing at the last check, and the time since which
         # these files have not changed.
         self._written: dict[str, tuple[set[tuple[str, int, int]], float]] = {}
@@ -363,7 +363,7 @@ class ScanFiles:
         return self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
 
     def _keep_private(self, path: Path) -> None:
-        """Remove the file's permissions that the store does not have."""
+        """Remove permissions from a scan file that the store's file does not have."""
         allowed, mode = (stat.S_IMODE(os.stat(file).st_mode) for file in (self._store, path))
         if mode & ~(allowed | 0o600):
             with suppress(OSError):  # another user owns it
@@ -420,7 +420,7 @@ class ScanFiles:
 
     @contextmanager
     def _locked(self, *kinds: bytes) -> Iterator[tuple[list[Path], list[Path]]]:
-        """Lock the files that nobody is writing; yield these files, and files being written."""
+        """Lock the files that nobody is writing; yield their paths, and the other files' paths."""
         free: list[Path] = []
         written: list[Path] = []
         begin = len(self._store.name)

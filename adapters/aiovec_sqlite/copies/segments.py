@@ -57,7 +57,7 @@ class RowCodes:
     offset: Float32Array
     error: Float32Array
     reach: Float32Array
-    """An upper bound for the length of the part that the codes represent."""
+    """For each row, an upper bound for the length of the part that its codes represent."""
     vectors: Float32Array
 
     def __len__(self) -> int:
@@ -69,9 +69,10 @@ class RowCodes:
 
 
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
-    """Return the codes of vectors that are 0, or whose largest component is from 1e-15 to 1e15.
+    """Return the codes of vectors.
 
-    Raises DamageError for any other vector, which would make the bound useless for all rows.
+    Raises DamageError if a vector's largest component is neither 0 nor from 1e-15 to 1e15: such a
+    vector would make the bound useless for all rows.
     """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
@@ -198,7 +199,7 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        """The private bytes."""
+        """The size of the private memory in bytes."""
         if self.mapped:
             return self.offset.nbytes if self.dead else 0
         return sum(array.nbytes for array in self._arrays)
@@ -249,9 +250,9 @@ class Segment:
         return replace(self, offset=offset, dead=self.dead + len(places))
 
     def places(self, rowids: Int64Array) -> Int64Array:
-        """Return the places of the rows that have one of these sorted ids.
+        """Return the positions of the rows that have one of these sorted ids.
 
-        A row that was removed and added again also has an old place, which does not count.
+        If a row was removed and added again, only its new position is returned.
         """
         first, last = self._span
         if not len(rowids) or rowids[-1] < first or last < rowids[0]:
@@ -298,7 +299,7 @@ def among(
 
 
 def positions_of(present: npt.NDArray[_Number], rowids: npt.NDArray[_Number]) -> Int64Array:
-    """Return the places in ``present`` of the ``rowids`` that it contains; both are sorted."""
+    """Return the positions in ``present`` of the ``rowids`` that it contains; both are sorted."""
     if not len(present):
         return np.zeros(0, dtype=np.int64)
     first, last = np.searchsorted(rowids, (present[0], present[-1] + 1))
@@ -322,12 +323,12 @@ class State:
 
     @cached_property
     def nbytes(self) -> int:
-        """The private bytes."""
+        """The size of the private memory in bytes."""
         return sum(segment.nbytes for segment in self.segments)
 
     @cached_property
     def changed(self) -> int:
-        """The number of rows changed since the scan file was written; without one, all rows."""
+        """The number of rows changed since the scan file was written; without a file, all rows."""
         return sum(part.dead if part.mapped else part.count for part in self.segments)
 
     @cached_property

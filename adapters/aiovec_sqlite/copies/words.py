@@ -123,7 +123,7 @@ class _List:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows with consecutive numbers: those of the postings, or changed rows. Never changes."""
+    """Rows with consecutive numbers: the rows of the postings, or changed rows. Never changes."""
 
     mark: object
     docs: Int64Array
@@ -145,7 +145,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Both parts at one change number."""
+    """Both parts of the rows at one change number."""
 
     change: int
     segments: tuple[_Part, _Part]
@@ -317,7 +317,7 @@ class Words:
                         [self._list(state, part, clause, read) for clause in clauses]
                         for part in parts
                     ]
-                    self._evict(state)  # after all lists of the query were taken
+                    self._evict(state)  # only now, because the query needs its lists
                     break
             try:
                 for part, clause in missing:  # without the lock: common words are slow
@@ -406,7 +406,10 @@ class Words:
         return known, having
 
     def _evict(self, state: _State) -> None:
-        """Remove the least recently used lists if all lists take too much memory."""
+        """Remove the least recently used lists if all lists take too much memory.
+
+        Also remove all lists of changed rows if there are too many.
+        """
         while self._bytes > self._most_in_lists and self._lists:
             self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
         if len(state.changed) > _MOST_OF_CHANGED:

@@ -6,10 +6,10 @@ for which the filter is neither true nor false.
 
 Payload keys are looked up among the keys of ``json_each``, not by JSON paths: ``json_each``
 unescapes them in every version of SQLite, while a path misses keys that are escaped in the JSON
-text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). A lookup binds one parameter for
-each key, while a path binds one for each use; it takes 1.1 µs per row instead of 0.5 µs. An index
-cannot contain ``json_each``, so the index of a payload key is over the expression ``INDEXED``, with
-the path in the SQL.
+text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). A lookup takes 1.1 µs per row, a
+path 0.5 µs. A lookup binds each key once, and a path is bound once for each use. An index cannot
+contain ``json_each``, so the index of a payload key is over the expression ``INDEXED``, with the
+path in the SQL.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Location:
     def select(self, sql: str, parameter: str) -> str:
         """Return ``sql`` as a subquery on the value at the path, NULL if there is no value.
 
-        The subquery binds the parameters of ``sql``, then each key of the path at a ``parameter``.
+        The subquery binds the parameters of ``sql``, then the keys of the path, each by the
+        placeholder ``parameter``.
         """
         return f"(SELECT {sql} FROM {', '.join(self.levels)} WHERE {self.keys(parameter)})"
 
@@ -75,7 +76,7 @@ class Location:
         return levels
 
     def keys(self, parameter: str) -> str:
-        """Return the condition that selects the path, with each key at a ``parameter``."""
+        """Return the condition that selects the path; ``parameter`` is the keys' placeholder."""
         return " AND ".join(f"k{i}.key = {parameter}" for i in range(1, len(self.path) + 1))
 
 
@@ -162,8 +163,8 @@ def sorted_value(ref: Ref) -> tuple[str, Sequence[str]]:
 def counted_items(ref: Ref) -> tuple[str, str, str]:
     """Return SQL to count the value at a payload path, or each item if the value is a list.
 
-    The first text is the value, in the form of ``sorted_value``. The second names the tables to add
-    to the table ``r``, and the third is their condition, with a parameter for each key of the path.
+    Returns SQL for the value, in the form of ``sorted_value``; the tables to list after the table
+    ``r``; and the condition on these tables, with a parameter for each key of the path.
     """
     at = Location(ref.path)
     items = f"json_each(CASE WHEN {at.type} = 'array' THEN {at.value} ELSE '[0]' END) AS item"
@@ -264,7 +265,7 @@ def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
 
 
 def _by_index(expr: Expr, key: str, negate: bool) -> _Part | None:
-    """Return the condition over an indexed payload key; None if the index cannot answer it."""
+    """Return a condition over an indexed payload key; None if an index cannot evaluate ``expr``."""
     match expr:
         case Compare(_, operator, value):
             op = NEGATED[operator] if negate else operator
@@ -404,7 +405,7 @@ def _negated(part: _Part, negate: bool) -> _Part:
 
 
 def _value(ref: Ref) -> str:
-    """Return SQL for the value. For a payload key, use the SQL only in ``Location.select``."""
+    """Return SQL for a value of row ``r``; use a payload key's SQL only in ``Location.select``."""
     return Location(ref.path).value if ref.path else 'r."' + ref.name.replace('"', '""') + '"'
 
 

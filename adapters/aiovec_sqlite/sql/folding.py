@@ -54,7 +54,7 @@ _FOLDING = _Folding()
 def _changing() -> re.Pattern[str]:
     """Return a pattern that matches the characters that folding changes, or that are above U+FFFF.
 
-    Searching for it takes a fifth as long as folding, and most ideographs do not match it.
+    Searching a text for it takes a fifth as long as folding; most ideographs do not match it.
     """
     chars = "".join(char for char in map(chr, range(0x10000)) if _folded(char) != char)
     return re.compile(f"[{re.escape(chars)}\U00010000-\U0010ffff]")

@@ -20,8 +20,8 @@ _FUNCTION, _FOLDING_FUNCTION = "aiovec_like", "aiovec_ilike"
 
 # The length limit of a GLOB pattern, in bytes.
 _LONGEST_GLOB = 32
-# GLOB stops at a NUL, and reads the others as U+FFFD in pattern and text. A pattern without these
-# characters still fails for texts with a NUL, so ``filters._like`` passes those to the function.
+# GLOB stops at a NUL, and reads U+FFFE and U+FFFF as U+FFFD. A pattern without these characters
+# still fails for texts with a NUL, so ``filters._like`` passes such texts to the function.
 _NOT_FOR_GLOB = re.compile("[\0\ufffd\ufffe\uffff]")
 _GLOB = {ANY_TEXT: "*", ANY_CHARACTER: "?", "*": "[*]", "?": "[?]", "[": "[[]"}
 

@@ -94,9 +94,9 @@ def load() -> Library | None:
 
 
 def library() -> Library:
-    """Return the library; it is always usable if a table is in memory.
+    """Return the library. Raises UnusableError if it is unusable.
 
-    Raises UnusableError if it is unusable.
+    No table is in memory without a usable library.
     """
     loaded = load()
     if loaded is None:
@@ -123,7 +123,7 @@ def _loaded(wanted: str) -> Library | None:
 
 
 def opened(wanted: str, library: Path) -> Library:
-    """Return the library at a path, with the ``wanted`` kind of scan; "" is the fastest.
+    """Return the library at a path, with the ``wanted`` kind of scan, or the fastest for "".
 
     Raises UnusableError if the library cannot be used.
     """
