@@ -42,20 +42,19 @@ if TYPE_CHECKING:
 _PIECE, _CACHE = 8 * 2**20, 64 * 2**20
 
 Alone = Callable[[Sequence[str]], AbstractAsyncContextManager[None]]
-"""Holds the write locks of some tables."""
+"""Returns a context manager that holds the write locks of the given tables."""
 
 
 async def write_backup(
     session: Session, path: Path, pins: Pins, alone: Alone, generation: int
 ) -> None:
-    """Write to a folder next to ``path``, and rename it to ``path`` when it is complete.
+    """Write a backup to a folder next to ``path``, and rename the folder when it is complete.
 
     All tables are opened first, and the backup copies each table at the version it has at that
     time. From the migration's record, the backup keeps only the ``generation``, so apps that a
     migration sent to this store accept a restored copy. A backup that fails leaves no files. Raises
-    StoreMovedError if a migration has moved the store, because its rows are old, and
-    StaleTableError if a table was renamed or dropped during the backup, so that the table's files
-    can no longer be read.
+    StoreMovedError if a migration has moved the store, because the rows in this store are outdated,
+    and StaleTableError if a table was created, renamed or dropped during the backup.
     """
     await session.mark.check_here()
     # A unique name, so that files left by a killed backup cannot clash with this one.

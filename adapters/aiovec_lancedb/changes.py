@@ -10,7 +10,7 @@ two versions, and the position between them; so each page has up to ``limit`` ch
 is returned twice. A numbering ends when the history does: a table that is created again or copied
 gets a new numbering. Before a revert to an earlier version, the table also gets a new numbering,
 which the revert undoes like all other changes. So a follower's numbering has ended if any version
-since its last one has a different numbering.
+since the follower's last one has a different numbering.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ UPDATED, CREATED = "_row_last_updated_at_version", "_row_created_at_version"
 _BLOCK = 10_000
 # Row ids in a batch. With Lance's default of 1,024, 1.6 million ids take 0.2 s instead of 0.01 s.
 _SCAN_BATCH = 2**17
-# The most places kept from one scan of all rows (2 MiB), and the most followers that have such
-# places.
+# The most places kept from one scan of all rows (2 MiB), and the most followers for which places
+# are kept.
 _PLANNED, _MOST_PLANS = 2**18, 8
 # The number of manifests read concurrently: on object storage, each takes a request.
 _MANIFESTS = 16
@@ -142,7 +142,7 @@ async def _check_history(table: Snapshot, at: _Position, end: _Position) -> None
 
 
 async def _version(table: Snapshot, number: int) -> Snapshot:
-    """Return the table as it was in a version that has the newest version's numbering."""
+    """Return the table as it was in the version with this number."""
     session = table.session
     lance, arrow = await session.open_any(table.name)
     if incarnation_in(arrow) != incarnation_in(table.arrow):
@@ -159,7 +159,7 @@ async def _page(
     new = table
     if at.target < end.base:
         new = await _version(table, at.target)
-        # The epochs differ if the fields do, so that version's rows would not fit the table.
+        # The epochs differ if the fields do. Then that version's rows would not fit the table.
         if epoch_of(new.arrow) != epoch_of(table.arrow):
             raise ChangesPrunedError(end.number)
     keys = await plans.ahead(new, at, limit)

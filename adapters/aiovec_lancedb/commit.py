@@ -1,8 +1,8 @@
 """Commit a table's writes: operations that arrive while a commit runs share the next commit.
 
 A commit of any size takes Lance a few milliseconds and adds a version and files. So a group of
-calls that name their rows takes at most two commits on a folder: one inserts, replaces and changes
-rows, and one deletes rows. In a bucket, changes take a separate commit.
+calls that give the ids of their rows takes at most two commits on a folder: one inserts, replaces
+and changes rows, and one deletes rows. In a bucket, changes take a separate commit.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class WriteOperation(ABC):
     """True if the table's fields may differ from the handle's."""
 
     size: int = ALONE
-    """The number of rows that it adds to a commit; ``ALONE`` if it needs a separate commit."""
+    """The number of rows that the operation adds to a commit; ``ALONE`` for a separate commit."""
 
     changes_schema: bool = False
     """True if an open migration refuses this write."""
 
     by_hand: bool = False
-    """True if a store that a migration is filling refuses this write, unlike the writes of
-    upkeep."""
+    """True if a store that a migration is filling refuses this write. Such a store accepts the
+    writes of upkeep."""
 
     fills: bool = False
     """True if this write is part of an engine's load, during which the table refuses other
@@ -73,7 +73,7 @@ class WriteOperation(ABC):
 
 
 TableWork = Callable[..., Awaitable[Any]]
-"""Called with the opened table as the last argument, if the operation has a handle."""
+"""A function that gets the opened table as its last argument if the operation has a handle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,8 +159,8 @@ class TableCommitter(Committer[OperationCall]):
         return None
 
     async def _do(self, group: list[OperationCall]) -> None:
-        """Do the operations of the calls in one commit, or one by one if it fails, and end the
-        calls."""
+        """Do the operations of the calls in one commit, or one by one if that commit fails, and end
+        the calls."""
         outcomes: list[Any]
         try:
             outcomes = await self._done([call.work for call in group])
@@ -193,8 +193,8 @@ class TableCommitter(Committer[OperationCall]):
             self._mark = self._session.mark.look()
 
     async def _done(self, works: list[WriteOperation]) -> list[Any]:
-        """Do operations in one commit, unless the mark refuses them; return each one's result or
-        error."""
+        """Do operations in one commit, unless the mark refuses them; return each operation's result
+        or error."""
         first, *others = works
         if (mark := self._mark) is not None and _refuses(mark, first):
             raise mark.refusal(self.target)
@@ -235,7 +235,7 @@ class TableCommitter(Committer[OperationCall]):
         """Raise an error if, in a bucket, a mark refuses the work.
 
         This sees a mark that was set before the version was opened; the check after the commit sees
-        a later one.
+        a mark that was set later.
         """
         if self._session.exclusive:
             return

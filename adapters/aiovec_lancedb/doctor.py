@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CURE = 'pip install "aiovec[lancedb]"'
 _RESTORE = "go back to an earlier version by revert(), or restore the folder from a backup"
 
-# The most ids that are checked for duplicates; further ids of a larger table are only read.
+# The most ids that are checked for duplicates; the remaining ids of a larger table are only read.
 _MOST_IDS = 5_000_000
 
 

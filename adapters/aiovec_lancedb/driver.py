@@ -1,4 +1,4 @@
-"""Import lancedb, with its log limited to errors unless the user has set the log's level.
+"""Import lancedb, and limit its log to errors unless the user has set a log level.
 
 The import takes more than a second and reads the environment, so this module is loaded with the
 backend, in a thread.
@@ -20,7 +20,7 @@ from aiovec.backend.memory import limit_heaps, usable_cores
 
 @cache
 def first_process() -> int:
-    """Return the id of the process that called this function first, which is the one using lancedb.
+    """Return the id of the process that called this function first, and so uses lancedb.
 
     A forked child must not use lancedb: it lacks lancedb's threads, including those that hold
     locks, so calls hang or crash the process.
@@ -35,7 +35,8 @@ def first_process() -> int:
 #
 # By default, Lance computes in two fewer threads than there are cores, but at least one. A graph
 # build occupies one of them until it ends, and keyword searches wait for another: on two cores, for
-# all 33 s of a build. With eight, the system shares the cores, and the longest search took 0.9 s.
+# all 33 s of a build. With eight threads, the system shares the cores, and the longest search took
+# 0.9 s.
 _ENVIRONMENT = {
     "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
@@ -47,9 +48,9 @@ for _name, _value in _ENVIRONMENT.items():
     # kept.
     os.environ.setdefault(_name, _value)
 
-# Let pyarrow use the C library's allocator too: pyarrow's own keeps the memory that Lance's threads
-# free for the thread that allocated it, 70 MiB more after two minutes of mixed load, and still
-# growing. This applies to the whole process. The environment's setting takes precedence.
+# Let pyarrow use the C library's allocator too. If Lance's threads free memory, pyarrow's own
+# allocator keeps it for the thread that allocated it: 70 MiB more after two minutes of mixed load,
+# and still growing. This applies to the whole process. The environment's setting takes precedence.
 if sys.platform.startswith("linux") and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
     pa.set_memory_pool(pa.system_memory_pool())
 
@@ -74,8 +75,8 @@ indexing = _index
 def without_blobs(query: Any) -> Any:
     """Return the query, prepared for a table without blob columns.
 
-    lancedb asks a query's table for its schema each time, to look for blob columns: 0.1 ms. A query
-    without a table does not ask.
+    To look for blob columns, lancedb asks a query's table for its schema each time, which takes
+    0.1 ms. It does not look if the query has no table.
     """
     if getattr(query, "_table", None) is not None:
         query._table = None

@@ -68,7 +68,7 @@ class Filling:
             await self._sweeping()
 
     async def _do(self, act: TableWork) -> Any:
-        # It counts as a schema change, because no load may be open during a migration.
+        # The write counts as a schema change, because no load may be open during a migration.
         return await self._commit_to(
             SeparateWrite(act, self._table, changes_schema=True, fills=True)
         )

@@ -46,11 +46,11 @@ _UPLOAD = re.compile(r"(single PUT|[\w ]*multipart upload[\w ]*) of .*?: (?=Gene
 
 
 class NoSuchTableError(Exception):
-    """Internal: a caller, which knows the table's name, translates this error."""
+    """An internal error, which callers translate because they know the table's name."""
 
 
 class LanceTableExistsError(Exception):
-    """Internal: a caller translates this error, like NoSuchTableError."""
+    """An internal error, which callers translate, like NoSuchTableError."""
 
 
 class ConflictError(StoreBusyError):
@@ -58,7 +58,7 @@ class ConflictError(StoreBusyError):
 
 
 def message_of(error: BaseException) -> str:
-    """Return lancedb's message in one line."""
+    """Return a lancedb error's message on one line, without secrets."""
     text = without_secrets(str(error))
     text = _UPLOAD.sub("", _SOURCE_PLACE.sub("", text)).removeprefix("lance error: ")
     return " ".join(text.split())[:600]
@@ -72,7 +72,7 @@ CURE = (
     "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
-"""Ends the reason of a CorruptStoreError about a damaged file."""
+"""Text that ends the reason of a CorruptStoreError about a damaged file."""
 _CRASHED = (
     "LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with 'aiovec "
     "doctor'"
@@ -126,7 +126,7 @@ def crashed(target: str, message: str) -> AiovecError:
 
 
 def translate(error: Exception, target: str) -> Exception:
-    """Return aiovec's error for a lancedb error, or an internal error defined above."""
+    """Translate a lancedb error into an aiovec error, or into an internal error defined above."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return _of_system(error, target)
     return (

@@ -73,7 +73,7 @@ class _Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """The rows of a table that a filter selects."""
+    """An export of a table's rows that match a filter."""
 
     versions: Versions
     handle: TableHandle

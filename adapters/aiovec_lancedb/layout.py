@@ -1,8 +1,8 @@
 """The layout of a table in Lance, and notes about the table's state.
 
 A Lance table has the columns and metadata of ``Schema.to_arrow()``, and a name for the table's
-incarnation. A field that was added or altered later carries its options with its column, so that
-column and options appear in one commit.
+incarnation. If a field was added or altered later, its options are stored with its column, so that
+both appear in one commit.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
 
 
 def new_numbering() -> str:
-    """Return a new numbering of changes, greater than all earlier ones."""
+    """Return a new numbering of changes, greater than all earlier numberings."""
     return str(time.time_ns() // 1000)
 
 
@@ -87,7 +87,7 @@ def notes_in(arrow: pa.Schema) -> dict[str, str]:
 
 
 def as_notes(change: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return a change of callers' notes as a change of the notes on the id column."""
+    """Return callers' notes with the keys that these notes have on the id column."""
     return {_NOTES + name: text for name, text in change.items()}
 
 
@@ -107,7 +107,7 @@ def options_of(field: Field) -> dict[str, str]:
 
 
 def renamable(schema: Schema, name: str) -> dict[str, str]:
-    """Return the notes with which a column keeps its field's options when it is renamed."""
+    """Return the notes that keep a field's options with its column when the column is renamed."""
     notes = options_of(schema.fields[name])
     if schema.embed is not None and schema.embed.field == name:
         notes[_EMBEDDED.decode()] = "1"
@@ -138,7 +138,7 @@ def load_in(arrow: pa.Schema) -> LoadNote | None:
 
 
 def epoch_of(arrow: pa.Schema) -> tuple[Any, ...]:
-    """Return the epoch, which changes when the incarnation or the fields change."""
+    """Return a table's epoch, which changes when the incarnation or the fields change."""
     metadata = arrow.metadata or {}
     options = [(column.metadata or {}).get(_FIELD) for column in arrow]
     return incarnation_in(arrow), metadata.get(_SCHEMA), tuple(arrow.names), tuple(options)
@@ -222,7 +222,7 @@ def _altered(original: Schema, arrow: pa.Schema) -> Schema:
 
 
 def column_names(schema: Schema, columns: Columns) -> list[str]:
-    """Return the names of the id and of the columns to read, in the order of
+    """Return the names of the columns to read, including the id, in the order of
     ``Schema.to_arrow()``."""
     names: list[str] = columns.layout(schema).names
     return names

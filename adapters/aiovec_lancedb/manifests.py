@@ -97,7 +97,7 @@ class Manifests:
 
 
 def version_of(name: str) -> int | None:
-    """Return the number of the version whose manifest this file is; None for any other file."""
+    """Return the version number of a manifest, from its path in the table; None for other files."""
     folder, _, file = name.partition("/")
     stem, _, suffix = file.partition(".")
     if folder != "_versions" or suffix != "manifest" or not stem.isdigit():
@@ -107,7 +107,7 @@ def version_of(name: str) -> int | None:
 
 
 def needs(manifest: bytes, name: str) -> bool:
-    """Return whether a version may need this file of its table.
+    """Return whether the version with this manifest may need the table's file ``name``.
 
     Deletion files, which are small, always count as needed.
     """

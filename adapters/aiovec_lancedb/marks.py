@@ -32,7 +32,7 @@ _TRIES, _BETWEEN_TRIES = (100, 0.01) if sys.platform == "win32" else (1, 0.0)
 
 
 def _tried(act: Callable[[], _T]) -> _T:
-    """Call a function that Windows may refuse for a moment, and return its result."""
+    """Call a function that may briefly fail on Windows, and return its result."""
     for _ in range(_TRIES - 1):
         with suppress(PermissionError):
             return act()
@@ -54,7 +54,7 @@ def generation_in(folder: Path) -> int:
 
 
 def write_generation(folder: Path, generation: int) -> None:
-    """Create a store's lock folder; unless ``generation`` is 0, with a record that has only it."""
+    """Create a store's lock folder. Unless ``generation`` is 0, write a record of it there."""
     folder.mkdir()
     if generation:
         text = MoveRecord(generation=generation).to_json()
@@ -106,9 +106,9 @@ class MarkFile:
 
 
 class MarkObject:
-    """A bucket's mark, in an object. The methods are those of ``MarkFile``.
+    """A bucket's mark, in an object, with the same methods as ``MarkFile``.
 
-    Each change is conditional on the object that was read, so no change is lost.
+    A change is written only if the object has not changed since it was read, so no change is lost.
     """
 
     poll = 0.2
@@ -132,8 +132,8 @@ MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` creates its storage; None if the store can have no
-    mark."""
+    """The mark as one store sees it. ``make`` creates the mark's storage; it is None if the store
+    can have no mark."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target

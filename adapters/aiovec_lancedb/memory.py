@@ -1,4 +1,4 @@
-"""Limit the memory of a store's reads, which take shares of it.
+"""Limit the memory that a store's reads use in total.
 
 Lance reads ahead of its computation, and the sort in a flat search keeps the batches that contain
 its candidates. So one search may hold a copy of all vectors, and a hundred searches may hold a
@@ -86,7 +86,7 @@ class ReadAdmission(Gate):
         return self.enter(current_deadline(self._busy_timeout), size)
 
     def turn(self) -> Slot:
-        """Return a slot for a read that holds its share; more slots would not make reads faster."""
+        """Return a slot for a read that holds its share. More slots would not make reads faster."""
         return self._turns.enter(current_deadline(self._busy_timeout))
 
     def close(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a table in memory. A group's calls are applied to the rows before these are written."""
+"""Apply the calls of a group to a table's rows in memory, before the rows are written."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _IN_COLUMNS: Row = MappingProxyType({})
 class NetRows:
     """The rows that a group's operations name, before and after these operations.
 
-    ``existing`` has the table's rows: rows that may be changed, and other rows with only their
-    ``looked_at`` fields. The rows in ``written`` will be written, and then the rows with the ids in
-    ``gone`` will be deleted. A row that is written and then deleted is in both, so that each
-    operation takes effect in one commit.
+    ``existing`` maps ids to rows of the table: a whole row if an operation may change it, otherwise
+    only the row's ``looked_at`` fields. The rows in ``written`` will be written, and then the rows
+    with the ids in ``gone`` will be deleted. A row that is written and then deleted is in both, so
+    that each operation takes effect in one commit.
 
     Written rows with the ids in ``changes`` change existing rows, and rows with the ids in ``free``
-    replace any row with that id. All other written rows have ids that the table lacks.
+    replace any row with the same id. All other written rows have ids that the table lacks.
     """
 
     def __init__(self, schema: Schema, existing: Mapping[str, Row]) -> None:
@@ -46,11 +46,11 @@ class NetRows:
         return id in self._now
 
     def existing(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids that have a row."""
+        """Return the ids for which a row exists."""
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
-        """Return the ids that have a row matching ``where``, a filter that ``is_known``."""
+        """Return the ids with a row that matches ``where``, a filter that ``is_known`` accepts."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: Batch) -> None:
@@ -61,12 +61,12 @@ class NetRows:
 
     @property
     def replaces(self) -> bool:
-        """True if a row to write certainly replaces an existing one."""
+        """True if at least one written row certainly replaces an existing row."""
         return not self._before.isdisjoint(self.written)
 
     def put(self, rows: Batch, *, replaces: bool, alone: bool) -> None:
-        """Write complete rows. Without ``replaces``, the table must lack their ids. Rows of an
-        operation that is ``alone`` in its group remain in columns."""
+        """Write complete rows. Without ``replaces``, none of their ids may exist yet. If the
+        operation is ``alone`` in its group, its rows are kept as columns."""
         if alone:
             new, self._many = dict.fromkeys(rows.ids, _IN_COLUMNS), rows
         else:
@@ -110,7 +110,7 @@ class NetRows:
 
 
 def looked_at(schema: Schema) -> list[str]:
-    """Return the fields of existing rows that decide which changes are allowed."""
+    """Return the names of the fields that decide which changes to an existing row are allowed."""
     times = [] if schema.expires is None else [schema.expires]
     return [*partition_fields(schema), *times]
 
@@ -118,7 +118,8 @@ def looked_at(schema: Schema) -> list[str]:
 def is_known(where: Expr | None, schema: Schema) -> bool:
     """Return whether a filter can be applied to rows in memory.
 
-    Only the filters for expired or live rows can; calls on tables with expiring rows add them.
+    This is true only of filters for expired or live rows, which calls on tables with expiring rows
+    add.
     """
     match where:
         case None:
@@ -147,7 +148,7 @@ def _holds(where: Expr | None, row: Row) -> bool:
 
 
 def rows_of(schema: Schema, stored: Batch) -> Iterator[tuple[str, Row]]:
-    """Yield the id and the row of each stored row."""
+    """Yield each stored row as its id and a ``Row``."""
     columns: dict[str, Any] = {name: stored.values(name) for name in stored.fields}
     if stored.vectors is not None:
         columns[schema.vector] = stored.vectors

@@ -44,16 +44,16 @@ if TYPE_CHECKING:
 # rows are not indexed.
 _WORTH_A_CHECK = 100
 # Microseconds per id in an IN, mostly for parsing and planning, and per row of the table when all
-# ids are read. The smaller sum decides how ids are looked up.
+# ids are read. The smaller total decides how ids are looked up.
 _COST_IN_LIST, _COST_IN_TABLE = 10.0, 0.15
 # Rows in a batch.
 _BATCH = 2**17
-# The largest size in bytes of rows that a merge looks up in the index over the ids. Lance then
-# holds several copies of the rows in a pool of 150 MB per core, or fails. Without the index there
-# is no limit.
+# The largest size in bytes of rows that a merge looks up in the index over the ids. With the index,
+# Lance holds several copies of the rows in a pool of 150 MB per core, and fails if they do not fit.
+# Without the index there is no limit.
 _MOST_BY_INDEX = 32 * 2**20
-# Rows of the table per merged row above which the index is faster than reading all ids: merging 53
-# rows took 26 ms with it and 19 ms without it among 40,000, but 50 and 60 ms among 200,000.
+# Rows of the table per merged row above which the index is faster than reading all ids. Merging 53
+# rows into 40,000 took 26 ms with the index and 19 ms without, but 50 and 60 ms into 200,000.
 _ROWS_BY_INDEX = 3000
 # Up to this many ids are always looked up by an IN, even in a small table.
 _FEW = 64
@@ -101,9 +101,10 @@ OnConflict = Literal["fail", "skip", "replace", "move"]
 class RowsOperation(WriteOperation):
     """A write of one table's rows, which returns a number of rows.
 
-    In a group, ``apply`` applies the write to the named rows in memory, or raises an error and
-    changes nothing. ``direct`` lets Lance do the write in a separate commit, if the write selects
-    rows by a filter or names too many, or if it is the only one and need not read a row.
+    In a group, ``apply`` applies the write in memory to the rows with the ids in ``named``, or
+    raises an error and changes nothing. ``direct`` lets Lance do the write in a separate commit. It
+    is used if the write has a filter or too many ids, or if no other write has joined the group and
+    no row has to be read.
     """
 
     handle: TableHandle
@@ -113,8 +114,8 @@ class RowsOperation(WriteOperation):
     direct: Callable[[Snapshot], Awaitable[int]] | None
     size: int
     by_rows: bool = False
-    """True if the write is applied in memory even when it is the only one: to merge a column of one
-    row among 40,000, Lance reads all rows, which takes 340 ms."""
+    """True if the write is applied in memory even when it is alone in its group: to merge a column
+    of one row among 40,000, Lance reads all rows, which takes 340 ms."""
 
     by_hand = True
 
@@ -209,7 +210,7 @@ async def _apply(table: Snapshot, group: Sequence[RowsOperation]) -> list[Any]:
 def _to_look_up(
     table: Snapshot, group: Sequence[RowsOperation]
 ) -> tuple[list[str], list[str], bool]:
-    """Return the ids of rows to read whole, the ids to look up, and whether ids remain that are
+    """Return the ids of rows to read whole, the ids to look up, and whether any other ids are
     merged without a check."""
     named: dict[str, set[str]] = {}
     for operation in group:
@@ -259,12 +260,12 @@ async def _write(
 ) -> int:
     """Write rows that were looked up; return how many rows they replaced.
 
-    A folder has one writer at a time, so the look-up is still valid. In a bucket only Lance keeps
-    ids unique, among merges without an index: an existing row is replaced only if it meets the
-    ``condition``, and a new row is written only if the merge ``inserts``. If some rows are not
-    written, because other writers were faster, this deletes the inserted rows and raises
-    ConflictError. The caller can repeat the call, which writes the replaced rows again with the
-    same values.
+    A folder has one writer at a time, so the look-up is still valid. In a bucket, only Lance
+    keeps ids unique, and only if all merges work without an index. An existing row is replaced only
+    if it meets the ``condition``, and a new row is written only if the merge ``inserts``. If some
+    rows are not written, because other writers were faster, this deletes the inserted rows and
+    raises ConflictError. The caller can repeat the call, which writes the replaced rows again with
+    the same values.
     """
     session = table.session
     if session.exclusive and not merge:
@@ -341,7 +342,7 @@ def add(handle: TableHandle, rows: pa.Table) -> RowsOperation:
 
 
 def _stored(value: Any) -> Any:
-    """Return the value in ``stored_form``."""
+    """Return the value with each -0.0 replaced by 0.0, like ``stored_form``."""
     if isinstance(value, list):
         return [_stored(item) for item in value]
     return value + 0.0 if isinstance(value, float) else value
@@ -466,7 +467,7 @@ def _table_of(part: Batch, schema: Schema) -> pa.Table:
 
 
 async def _set_columns(table: Snapshot, rows: pa.Table) -> int:
-    """Replace columns of the existing rows with these ids; return how many exist.
+    """Write the columns of ``rows`` to existing rows with the same ids; return how many exist.
 
     The merge does not use the index over the ids: with it, Lance would rewrite the columns of all
     rows in a file, and remove the file from the columns' indexes.

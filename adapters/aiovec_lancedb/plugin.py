@@ -53,7 +53,8 @@ class LancedbPlugin(BackendPlugin):
         return path.is_dir() and any(path.iterdir())
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target for a folder that has Lance tables, is one, or is named like one."""
+        """Return the store's target if the folder contains Lance tables, is a Lance table, or does
+        not exist but has the suffix of one; otherwise None."""
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"
         if (folder / "_versions").is_dir() and folder.suffix == ".lance":

@@ -28,8 +28,8 @@ ADDRESS = "_rowaddr"
 _K = TypeVar("_K", str, int)
 _T = TypeVar("_T")
 
-# The most ids in one query, and the most bytes of its rows. If a meter counts them, the first block
-# is small, and the size of the rows read determines the size of the next block.
+# The most ids in one query, and the most bytes of its rows. If a meter counts the bytes, the first
+# query reads few rows, and their size determines how many rows the next query reads.
 _BLOCK, _BLOCK_BYTES = 10_000, 8 * 2**20
 # The largest limit or offset that Lance accepts; no fragment can have nearly that many rows.
 MOST = 2**31 - 1
@@ -39,7 +39,7 @@ _COST = 16
 
 
 async def condition_of(where: Expr | None) -> str | None:
-    """Return a filter in Lance's SQL. With many literals, this takes a while."""
+    """Return a filter as SQL for Lance. This takes a while if the filter has many literals."""
     if where is None:
         return None
     return await hop(_COST * where.literals, condition_sql, where)
@@ -93,7 +93,7 @@ async def _rows_by(
 
 
 def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
-    """Count the rows' bytes with the read's meter, and return them."""
+    """Add the rows' bytes and payload values to the read's meter; return the number of bytes."""
     texts = payload_texts(rows.column(PAYLOAD)) if columns.payload else ()
     meter.add(rows.nbytes, sum(values_in(text or "") for text in texts))
     return int(rows.nbytes)

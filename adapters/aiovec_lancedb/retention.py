@@ -1,8 +1,8 @@
-"""Decide which versions upkeep keeps: recent ones, and ones in use by long reads, tags or branches.
+"""Decide which versions upkeep keeps: recent versions, and versions that reads or tags use.
 
-On a folder, a pin makes every process keep a version. It is a locked file named after the version,
-which the system unlocks when its process ends, even in a crash. On object storage, upkeep cannot
-see reads, so it keeps versions for longer.
+On a folder, a pin makes every process keep a version. A pin is a locked file named after the
+version, which the system unlocks when its process ends, even in a crash. On object storage, upkeep
+cannot see reads, so it keeps versions for longer.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Pin:
 async def check_kept(session: Session, table: str, version: int) -> None:
     """Raise AiovecError if upkeep has removed a version that was being read.
 
-    Upkeep sees no pins in a bucket, or of readers without write permission.
+    In a bucket there are no pins, and readers without write permission cannot make any.
     """
     lance, _ = await session.open_any(table)
     versions: Any = await session.run(lance.list_versions())  # type: ignore[no-untyped-call]

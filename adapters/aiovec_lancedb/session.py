@@ -3,7 +3,7 @@
 A call works on one version of its table, the newest when it begins, so it sees every acknowledged
 write of every process. Each way to open a table does more than the previous one:
 
-- ``Session.open_any`` returns lancedb's table and its Arrow schema, whatever created it.
+- ``Session.open_any`` returns lancedb's table and its Arrow schema, whichever program created it.
 - ``Session.newest`` opens a table by name, for callers without a handle.
 - ``Session.opened`` opens it by handle, for writes and upkeep, or raises StaleTableError if the
   handle is outdated.
@@ -83,7 +83,7 @@ _METADATA_CACHE = 64 * 2**20
 _REPLACED = 16
 # Seconds after which calls that use earlier caches have ended.
 _UNDER_WAY = 2.0
-# The most answers cached for one version.
+# The most results of calls cached for one version.
 _MOST_ANSWERS = 256
 # Pauses in seconds between checks for a table's missing files, because a drop may be in progress.
 _LOOKS = (0.02, 0.1, 0.5)
@@ -91,7 +91,7 @@ _LOOKS = (0.02, 0.1, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A table at one version, which ``lance`` has checked out. Caches answers about the version."""
+    """A table at one version, which ``lance`` has checked out. Caches facts about the version."""
 
     session: Session
     name: str
@@ -199,7 +199,7 @@ class Connections:
     reader: AsyncConnection
     """Reads a folder with less CPU time, but must not write: see ``StoreTarget.written``."""
     newest: dict[str, Newest] = field(default_factory=dict)
-    """Each table's newest version, kept for later reads. It refers to Lance's caches."""
+    """Each table's newest version, kept for later reads. The versions refer to Lance's caches."""
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """The UUIDs of each table's indexes when last listed, by table and index name."""
     replaced: int = 0
@@ -323,7 +323,7 @@ class Session:
 
     @property
     def forked(self) -> bool:
-        """True in a forked child of the process that opened the session, where it is unusable."""
+        """True if this process is a forked child, which must not use the session."""
         return self._process not in (0, os.getpid())
 
     async def open(self) -> None:
@@ -343,7 +343,7 @@ class Session:
                     self._connections = await self._connect()
                     await self._connections.writer.list_tables(limit=1)
             await self.check_folder()
-            # Stores on the same tables have equal keys; each store in memory has a different one.
+            # Stores on the same tables have equal keys; each store in memory has a unique key.
             self._key = await in_thread(lambda: self._target.key)
             self._key += f" {id(self)}" if self._target.in_memory else ""
         except TimeoutError:
@@ -478,7 +478,7 @@ class Session:
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
         """Hold the write locks of the tables.
 
-        If one is not free within ``limit`` seconds, release all of them and raise StoreBusyError,
+        If a lock is not free within ``limit`` seconds, release all locks and raise StoreBusyError,
         so that calls that wait for the first table do not fail because of the last one.
         """
         deadline = Deadline(limit)
@@ -501,8 +501,8 @@ class Session:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The client for conditional writes in a bucket. Get it in a thread, because this may
-        import it."""
+        """The client for conditional writes in a bucket. Access this in a thread, because it may
+        import the client."""
         try:
             from .locks.bucket import Bucket
         except ImportError as exc:
@@ -521,8 +521,8 @@ class Session:
         return name in await self.names()
 
     def _has_more_than_a_transaction(self, name: str) -> bool:
-        """Return whether a bucket has more of a table than its transactions, which alone remain if
-        LanceDB is killed while it creates the table."""
+        """Return whether a bucket has files of a table other than transactions. Only transactions
+        exist if LanceDB was killed while it created the table."""
         return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
 
     async def names(self) -> list[str]:
@@ -619,8 +619,8 @@ class Session:
     ) -> Snapshot:
         """Return the table's newest version; raise StaleTableError if the handle is outdated.
 
-        With ``altered``, its fields may differ, as long as it was not dropped. With ``checked``,
-        the caller checks the store's folder.
+        With ``altered``, the handle may have other fields, as long as the table was not dropped.
+        With ``checked``, the caller checks the store's folder.
         """
         table, arrow = await self.open_any(handle.name, reads=reads)
         if not checked:  # the handle may refer to another folder, or to an older copy
@@ -667,8 +667,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. ``most`` is the largest possible number of rows, which saves
-        the last request that only finds the end."""
+        """Return all rows of a query. If the largest possible number of rows, ``most``, is given,
+        this saves the last request, which would only find the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()

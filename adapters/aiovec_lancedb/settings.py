@@ -23,7 +23,7 @@ class LancedbSettings(BackendSettings):
     which are the better place for secrets."""
 
     region: str = not_empty("us-east-1")
-    """Region of a db:// address. Its key comes from the environment variable LANCEDB_API_KEY."""
+    """Region of a db:// address. The environment variable LANCEDB_API_KEY contains the key."""
 
     host: str = ""
     """Address of the service behind db://. Empty means LanceDB's own service."""
@@ -55,8 +55,8 @@ class LancedbSettings(BackendSettings):
     search_memory: str = memory_size("auto")
     """Memory for concurrent exports, large reads and searches without an index, such as "512 MiB".
 
-    Others wait. One that needs more than the whole amount runs alone. "auto" is a quarter of the
-    machine's memory, at most 4 GiB."""
+    Calls for which no memory is left wait, and a call that needs more than the whole amount runs
+    alone. "auto" is a quarter of the machine's memory, at most 4 GiB."""
 
     scan_limit: str = memory_size("1 GiB")
     """The most bytes of vectors that a search without a usable index may read, such as "4 GiB".

@@ -20,7 +20,7 @@ from aiovec.backend.threads import hop
 from .layout import ROW
 from .sql.values import PayloadValue, name
 
-# The number of additional rows held before a sort, which saves sorts for a few megabytes.
+# The number of additional rows collected before a sort. They take a few megabytes, and save sorts.
 _MOST_WAITING = 65_536
 # For ``hop``: sorting a row by one key costs as much as copying this many values.
 _COST_A_KEY = 8
@@ -41,7 +41,7 @@ def kind_of(value: Any) -> int | None:
 
 
 def key_columns(order_by: Sequence[Order]) -> dict[str, str]:
-    """Return the columns to select for ``sorted_numbers``, each as SQL."""
+    """Return the SQL of each column that ``sorted_numbers`` needs, by the column's name."""
     keys = {
         f"key{n}": PayloadValue(order.ref.path).as_scalar
         if order.ref.path
@@ -120,5 +120,5 @@ def _parts_of(value: Any) -> tuple[int | None, float | None, int | None, str | N
     kind = kind_of(value)
     if kind is None or isinstance(value, str):
         return kind, None, None, value
-    number = value + 0.0  # -0.0 becomes 0.0, which Arrow would sort after it
+    number = value + 0.0  # -0.0 becomes 0.0; Arrow sorts -0.0 first
     return kind, number, value - int(number) if isinstance(value, int) else 0, None

@@ -83,7 +83,7 @@ _ABLE = frozenset({
     "bulk-load", "questions",
 })  # fmt: skip
 
-# The share of busy_timeout in which all locks of several tables must be free.
+# The share of busy_timeout within which the locks of several tables must all be free.
 _SHARE_OF_PATIENCE = 1 / 2
 
 
@@ -433,7 +433,7 @@ class LancedbBackend(Backend):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """After earlier writes, update each table's sign, which makes readers check the mark."""
+        """After a table's earlier writes, update its sign, which makes readers check the mark."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

@@ -105,7 +105,7 @@ async def _batches(table: Snapshot, column: str, where: Expr | None) -> Batches:
 
 def _keys(values: pa.Array, ref: Ref) -> list[_Key]:
     """Return a key for each value that is not null; for a list, one for each distinct item."""
-    # Arrow cannot drop the nulls of text views, which values of nested payload keys may be.
+    # Values of nested payload keys may be text views, from which Arrow cannot drop nulls.
     present = [value for value in python_values(values) if value is not None]
     if not ref.path:
         if pa.types.is_list(values.type):

@@ -1,7 +1,7 @@
 """A table's versions, for reads, and the queue of its writes.
 
 Opening a table takes several hops to Lance's threads, so the newest version is kept. On a folder,
-each read first checks that the kept version is still the newest, by the names in the folder of
+each read first checks that the kept version is still the newest, by the file names in the folder of
 versions, as Lance does when it looks for the newest version. The check costs a third of opening the
 table again. If the check is inconclusive, the read opens the table again. So a read sees every
 write that was acknowledged before it began.
@@ -89,7 +89,7 @@ class Versions:
         self._looking = asyncio.Lock()
 
     async def snapshot(self, handle: TableHandle) -> Snapshot:
-        """Return the newest version: the kept version if it is still the newest, or else open the
+        """Return the newest version. Unless the kept version is still the newest, this opens the
         table."""
         connections = self.session.connections
         now, writes = time.monotonic(), self._writes
@@ -109,13 +109,13 @@ class Versions:
             await table.indexes()
         if not fresh:
             # The check came before the table was opened. If the manifest belonged to another
-            # version, or to another table of this name, the next check will return another one.
+            # version, or to another table of this name, the next check will find a different one.
             until = now + self.session.settings.read_freshness
             connections.newest[self.name] = Newest(table, handle.epoch, manifest, writes, until)
         return table
 
     async def _look_at_disk(self) -> ManifestIdentity | None:
-        """Return the newest manifest's identity; reads that wait for a check share the next one.
+        """Return the newest manifest's identity. Reads that wait for a check share the next check.
 
         A check that has already begun may miss writes that this read has to see.
         """
@@ -171,7 +171,7 @@ class Versions:
     async def changing(
         self, handle: TableHandle, most: int | None, dim: int
     ) -> AbstractAsyncContextManager[object]:
-        """Return a share of the memory for changing the payloads of ``most`` rows; None means all.
+        """Return a share of the memory for changing the payloads of ``most`` rows; None: all.
 
         ``dim`` is 0 unless the call also changes vectors.
         """
@@ -228,10 +228,10 @@ class Writes:
     async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
         """Queue an operation, and return its result after its commit.
 
-        Raises StoreBusyError if it cannot begin within ``limit`` seconds, or ``busy_timeout``. If
-        the caller is cancelled before the operation begins, it is never done. If the caller is
-        cancelled later, the operation is still done, unless a conflict requires a retry. The
-        outcome is settled when the call returns, however often the caller is cancelled.
+        Raises StoreBusyError if the operation cannot begin within ``limit`` seconds (by default,
+        ``busy_timeout``). If the caller is cancelled before the operation begins, it is never done.
+        If the caller is cancelled later, the operation is still done, unless a conflict requires a
+        retry. The outcome is settled when the call returns, however often the caller is cancelled.
         """
         session = self.versions.session
         if session.closing:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# The name of a table's folder while it is removed. No other folder has such a name.
+# The name of a table's folder while it is being removed. No other folder has a name like this.
 _DROPPED = ".{}.{}.dropped"
 _IS_DROPPED = re.compile(r"\.[a-z][a-z0-9_-]{0,62}\.[0-9a-f]{32}\.dropped")
 
@@ -137,7 +137,7 @@ def _put_away(folder: Path, name: str) -> bool:
 
 
 def remove_dropped(folder: Path) -> None:
-    """Remove files that killed drops of tables have left."""
+    """Remove folders that killed calls of ``drop_table`` have left."""
     for left in folder.glob(_DROPPED.format("*", "*")):
         if _IS_DROPPED.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True)
@@ -163,8 +163,8 @@ async def drop_or_rename(change: DropField | RenameField, table: Snapshot) -> No
     if isinstance(change, DropField):
         await table.session.run(table.lance.drop_columns([name]))
         return
-    # The note comes first, so that the column is a field under either name. By itself, the note
-    # changes nothing.
+    # The note comes first, so that the column is a field under either name. Until the column
+    # is renamed, the note changes nothing.
     await table.session.annotate(table.lance, name, renamable(table.schema, name))
     renaming: Any = {"path": name, "rename": change.new}
     await table.session.run(table.lance.alter_columns(renaming))
@@ -177,8 +177,9 @@ async def rename_table(
     new: str,
     alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]],
 ) -> None:
-    """Rename a table's folder, while nobody creates a table with the new name."""
-    # Also check before waiting for the new name: of two calls that swap names, one fails here.
+    """Rename a table's folder, and keep others from creating a table with the new name."""
+    # Also check before waiting for the lock on the new name: otherwise, calls that swap two names
+    # would wait for each other.
     await check_exists(session, old)
     await check_free(session, new)
     async with alone([new]):
@@ -234,8 +235,8 @@ async def set_sign(session: Session, table: str) -> None:
 async def check_whole(session: Session, handle: TableHandle, version: int) -> None:
     """Read a whole version; raise InvalidArgumentError if some of its files are missing.
 
-    If upkeep was killed while it removed the version, the manifest still exists, and Lance would
-    make it the newest even if files are missing.
+    If upkeep was killed while it removed the version, the version's manifest still exists, and
+    Lance would restore the version although files are missing.
     """
     try:
         async with session.reading(handle) as table:
@@ -262,7 +263,7 @@ async def _check_out(table: Snapshot, version: int) -> None:
 async def _index_now_or_later(
     session: Session, table: str, fields: Mapping[str, Field], analyzer: str
 ) -> None:
-    """Index existing columns. If that fails, upkeep indexes them later: the call has succeeded."""
+    """Index new columns. If that fails, upkeep indexes them later, and the call still succeeds."""
     with suppress(AiovecError, StaleTableError):
         lance, _ = await session.open_any(table)
         await index_fields(session, lance, fields, analyzer)

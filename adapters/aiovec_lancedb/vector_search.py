@@ -48,8 +48,8 @@ _T = TypeVar("_T")
 _EPSILON = 2.0**-23
 # The number of candidates beyond an exact search's limit, because float32 sums may reorder ties.
 _NEAR_TIES = 16
-# The largest component of a query for which Lance computes dot products. Lance ranks by 1 - dot, in
-# which small products would vanish next to the 1, so queries are scaled by a power of two, which is
+# The largest component of a scaled query, if the metric is dot. Lance ranks by 1 - dot, in which
+# small products would vanish next to the 1, so queries are scaled by a power of two, which is
 # exact.
 _LARGEST_COMPONENT = 2.0**60
 # The most bytes of vectors that one query may load. If it needs more, a scan measures every row.
@@ -264,7 +264,8 @@ async def _finished(
 ) -> _T:
     """Return the result of ``finish``; if bytes are counted, read the rows of the results first.
 
-    This empties ``results`` in the thread, because freeing the tables of many queries takes long.
+    ``results`` is emptied in the thread that calls ``finish``, because freeing many tables takes
+    long.
     """
     rows = None
     cost = cost_of(*(near.rows for near in results))
@@ -330,8 +331,8 @@ def _scale(table: Snapshot, query: Query) -> np.float32:
 
 
 def _scans(queries: Sequence[Query], most: int) -> Iterator[tuple[list[int], int]]:
-    """For each scan, yield the places of the queries that share it, which have the same filter, and
-    the number of rows to request for each query.
+    """For each scan, yield the positions of its queries, which have the same filter, and the number
+    of rows to request for each query.
 
     A scan has at most ``most`` candidates, unless a single query needs more.
     """
@@ -367,7 +368,7 @@ def _lance_distances(candidates: pa.Table, metric: Metric, *, by_codes: bool) ->
 
 
 def _best(candidates: pa.Table, near: Float64Array, best: Int64Array) -> Nearest:
-    """Return the best candidates with their distances."""
+    """Return the best candidates, and possibly a few others, with their distances."""
     if len(near) - len(best) > _FEW_MORE:
         candidates, near = candidates.take(pa.array(best)), near[best]
     return Nearest(candidates, near.tolist())
