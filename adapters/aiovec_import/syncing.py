@@ -37,7 +37,7 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKS = ("base", "hash", "parts", "source")
 
 COUNTS = ("new", "changed", "unchanged", "empty", "deleted")
-"""The possible results for an item."""
+"""The possible results of synchronising an item."""
 
 Row = dict[str, Any]
 _Stored = dict[str, tuple[str | None, str | None, int | None]]
@@ -47,9 +47,9 @@ _Stored = dict[str, tuple[str | None, str | None, int | None]]
 class Item(NamedTuple):
     """A document or a row of a source. Its ``name`` is its path or its id in the source.
 
-    ``place`` is its place in the source. ``SyncImport.rows`` makes rows from ``content``. If
-    ``hash`` is empty, the item has no text or no longer exists in the source, so its rows are
-    deleted.
+    ``place`` locates the item in the source, for messages. ``SyncImport.rows`` makes rows from
+    ``content``. If ``hash`` is empty, the item has no text or no longer exists in the source, so
+    its rows are deleted.
     """
 
     name: str
@@ -188,7 +188,7 @@ class SyncImport(Import):
         return name if name in self.schema.fields else f"payload.{name}"
 
     def _imported(self, where: Expr) -> Expr:
-        """Restrict a filter to rows that imports stored; an app's rows may have a source too."""
+        """Restrict a filter to rows that imports stored; an app's rows can have a source, too."""
         where = where & F[self._ref("hash")].is_not_null()
         return where if self.cutter is None else where & F[self._ref("parts")].is_not_null()
 
@@ -197,7 +197,7 @@ class SyncImport(Import):
     ) -> AsyncGenerator[Change, None]:
         """Yield the changes for these items, at least one; without a store, every item is new.
 
-        A thread makes the rows for new and changed items, for one write at a time.
+        A thread makes the rows for new and changed items, enough for one write at a time.
         """
         state = await self._state(store, [item.name for item in items]) if store and items else {}
         change, waiting = Change(), deque[tuple[Item, _Stored]]()
@@ -223,7 +223,7 @@ class SyncImport(Import):
             change = Change()
 
     def _make(self, change: Change, waiting: deque[tuple[Item, _Stored]]) -> None:
-        """Make the rows of the next items for one write."""
+        """Make rows from the next waiting items, enough for one write."""
         count = 0
         while waiting and count < _AT_ONCE:
             item, stored = waiting.popleft()

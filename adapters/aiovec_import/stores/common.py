@@ -94,10 +94,11 @@ class Point(NamedTuple):
 
 
 class CollectionSource(Source):
-    """A store of collections, read with its own client. ``layout`` is the word for a collection.
+    """A store of collections, read with its own client.
 
-    If a collection cannot be imported, the others still are. The user can name the id column if
-    ``chooses_ids``, the type of the vectors if ``takes_dtypes``, and a query if ``takes_queries``.
+    ``layout`` is the word for a collection in messages. If a collection cannot be imported, the
+    others still are. The user can name the id column if ``chooses_ids``, the type of the vectors if
+    ``takes_dtypes``, and a query if ``takes_queries``.
     """
 
     layout: ClassVar[str]

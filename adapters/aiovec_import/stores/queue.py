@@ -39,7 +39,7 @@ Key = tuple[Any, ...]
 
 
 class Versions(NamedTuple):
-    """Numbers that change with a database: commits, schema, inode, and modification time."""
+    """Numbers that change when a database does: commits, schema, inode, and modification time."""
 
     commits: int
     schema: int

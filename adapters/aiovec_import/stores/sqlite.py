@@ -67,7 +67,7 @@ _LLM = {
 }
 
 _META = "_collection_meta"
-# The name that aiovec.compat.VectorStore gives to vectors, so that it can read the table. Like
+# aiovec.compat.VectorStore uses this name for vectors, and can then read the imported table. Like
 # aiovec.compat, the import adds a "_" before keys with reserved names.
 _COLLECTION_VECTOR = "vector"
 _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
