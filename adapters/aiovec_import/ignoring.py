@@ -93,8 +93,8 @@ def rules_in(folder: Path, before: str = "", skip: int = 0) -> Rules:
 def rules_above(top: Path) -> Rules:
     """Return the globs of the folders above a folder, up to the root of its repository.
 
-    Return no globs outside a repository, or if they exclude the folder itself: a user who names it
-    wants its files.
+    Return no globs outside a repository, or if they exclude the folder itself: a user who imports
+    an excluded folder wants its files.
     """
     rules: Rules = []
     here = Path(os.path.abspath(top))

@@ -205,7 +205,7 @@ class Wanted:
 
     @classmethod
     def of(cls, sources: Sequence[str], **options: Any) -> Wanted:
-        """Build the request from arguments or options; those that are None get their defaults."""
+        """Build the request from arguments or options; None stands for a default."""
         given = {name: value for name, value in options.items() if value is not None}
         for name in {"text", "index", "include", "exclude"} & given.keys():
             names: Names = given[name]
@@ -272,7 +272,7 @@ class Reader(ABC):
     def tables(self) -> list[ForeignTable]:
         """Return the tables to import.
 
-        Raises ConfigError if there is none, or if the user must name one.
+        Raises ConfigError if there are no tables, or if the user must name a table.
         """
 
     @abstractmethod

@@ -275,7 +275,7 @@ class TableFeed(SourceFeed):
         return mark
 
     async def _compare(self, mark: Mark) -> bool:
-        """Compare the next rows; after the last ones, delete stored rows that the source lacks."""
+        """Compare the next rows; after the last rows, delete stored rows that the source lacks."""
         last, keys = await self._ask(Queue.copied, AT_ONCE, self._copied)
         if keys:
             rows = await self._alone(self._table.rows_of_keys, keys, self._job.schema)

@@ -290,7 +290,7 @@ class Queue(AppDatabase):
         return self._digests(seen) == {seq: it for seq, it in seen.items() if seq >= oldest}
 
     def seen(self) -> dict[str, str]:
-        """Return the digests, by number, of the newest entry and of some earlier ones."""
+        """Return the digests, by number, of the newest entry and of some earlier entries."""
         last = self.last()
         digests = self._digests(last - before for before in _BEFORE if last > before)
         return {str(seq): digest for seq, digest in digests.items()}
