@@ -441,7 +441,10 @@ class ReaderPool:
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[Read, None]:
-        """Yield a function for long reads in one snapshot; its connection is beyond ``size``."""
+        """Yield a function for long reads in one snapshot.
+
+        The connection for these reads does not count towards ``size``.
+        """
         connection = self._take()
         try:
             await connection.read(_begin_aside, snapshot=False)

@@ -49,8 +49,8 @@ class OpenFile:
     """The identity of the file and its WAL when the store was opened.
 
     A process that has a file open can still read and write it after it was replaced or removed, but
-    its writes are lost once no process has it open. A check calls ``stat`` twice, which takes 15 µs
-    on a loaded machine.
+    these writes are lost once no process has the file open. A check calls ``stat`` twice, which
+    takes 15 µs on a loaded machine.
     """
 
     target: str
@@ -177,7 +177,7 @@ def _to_wal(db: sqlite3.Connection) -> None:
 def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
     """Raise the change number above all numbers of this file and of a store that it replaces.
 
-    Readers of the change feed start again, because their numbers may come from the other store.
+    Readers of the change feed start again, because their numbers may come from the replaced store.
     """
     number = _number_above(max(newest_change(db), replaced))
     db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))

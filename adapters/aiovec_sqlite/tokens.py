@@ -26,7 +26,7 @@ def tokenizer_of(analyzer: str) -> str:
 
 
 class Tokenizer:
-    """An in-memory FTS5 table, ``texts``, and a table of the positions of its tokens, ``words``.
+    """An in-memory FTS5 table, ``texts``, and a table of its tokens' positions, ``words``.
 
     A tokenizer either splits texts or keeps rows. Only one thread may use it at a time, even for
     reads: fts5vocab frees memory twice if rows are added while one of its statements is open.

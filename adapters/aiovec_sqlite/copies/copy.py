@@ -316,7 +316,8 @@ def changes_since(
     """Return the rowids of rows written after a change number: of rows that have a vector, and of
     all rows, including deleted rows.
 
-    Returns None if there are more than ``most``, or if the file no longer lists all deleted rows.
+    Returns None if there are more than ``most`` rows, or if the file no longer lists all deleted
+    rows.
     """
     if since < floor_of(db, table):
         return None

@@ -290,7 +290,7 @@ class KeptCopy(Kept[ResidentCopy]):
             self.refuse(str(error))
 
     def keep_to_memory(self) -> None:
-        """If the memory limit is exceeded, drop the copy; a later one may go into a scan file."""
+        """If the memory limit is exceeded, drop the copy; a later copy may go into a scan file."""
         copy = self.value
         if copy is None or copy.state is None or self._keeper.has_room():
             return

@@ -1,4 +1,4 @@
-"""Share a scan among threads: the calling thread does its parts, and others help on free cores.
+"""Share a scan among threads: the calling thread, and helper threads on free cores.
 
 The helpers are library threads that all stores of the process share. A scan never waits for a
 helper to begin: the calling thread does the parts that no helper takes.

@@ -120,7 +120,7 @@ class Postings:
         return as_list(sums)
 
     def check(self) -> None:
-        """Compare all blocks with their checksums; raise SpoiledFileError if one differs."""
+        """Compare all blocks with their checksums; raise SpoiledFileError if a checksum differs."""
         for _ in self._between(0, int(self._first[-1])):
             pass
 

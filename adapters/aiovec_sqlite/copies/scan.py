@@ -180,7 +180,7 @@ def found_by_scan(
     queries: Sequence[Query],
     on_scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
-    """Scan for all queries; return an iterator over groups of results, keyed by queries' places.
+    """Scan for all queries; return an iterator over groups of results, by queries' positions.
 
     Queries with few rows come first. Calls ``on_scanned`` before any field is read.
     """
@@ -217,7 +217,7 @@ def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[Query]) -> list[Ne
 
 
 def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
-    """Group the queries into scans: yield the places of the queries of each scan."""
+    """Group the queries into scans: yield each scan's queries, by their positions."""
     together: list[int] = []
     wanted = 0
     for place, target in enumerate(targets):

@@ -154,8 +154,8 @@ def opened(wanted: str, library: Path) -> Library:
     return Library(functions, available, wanted or available[-1])
 
 
-# For 32-bit and 64-bit ELF files: the format of an offset; the places of the program headers'
-# offset, entry size and number; and within an entry, the places of the segment's offset and size.
+# For 32-bit and 64-bit ELF files: the format of an offset; where the program headers' offset, entry
+# size and number are; and where in an entry the segment's offset and size are.
 _ELF = {1: ("I", 28, 42, 44, 4, 16), 2: ("Q", 32, 54, 56, 8, 32)}
 
 
