@@ -13,9 +13,9 @@ import numpy as np
 from .._model.arrays import Float32Array, Float64Array, Int64Array
 from .._model.schema import Metric
 
-# Components measured in one step, and the fewest rows in a step. More would allocate new memory
-# each time. With fewer, threads switch more often and wait for the interpreter (``python -m bench
-# search``).
+# Components measured in one step, and the fewest rows in a step. More components would allocate new
+# memory each time. With fewer rows, threads would switch more often and wait for the interpreter
+# (``python -m bench search``).
 _COMPONENTS, _FEWEST_ROWS = 49_152, 16
 # Splits a float64 into an upper part of 29 bits and the rest.
 _CUT = 2.0**24 + 1
@@ -26,7 +26,7 @@ _NO_ANGLE = 2.0**-156
 
 
 def distances(vectors: Float32Array, query: Float32Array, metric: Metric) -> Float64Array:
-    """Return distances in float64, so that no float32 vectors overflow.
+    """Return distances in float64, so that distances of float32 vectors cannot overflow.
 
     ``query`` is one vector, or a matrix with a query for each row. A row's distance depends only on
     the row and its query. ``docs/internals/exact-search.md`` bounds the error: 2⁻⁴⁴ of the
@@ -57,9 +57,9 @@ def scores_of(metric: Metric, distances: Sequence[float]) -> list[float]:
 
 
 def _dot(rows: Float64Array, points: Float64Array) -> Float64Array:
-    # The product of two float32 numbers is exact in float64. A sum of products is not, and would
-    # order nearly equal rows wrongly. So each product is split: the upper parts are multiples of
-    # one number, with few enough bits that their sum is exact.
+    # The product of two float32 numbers is exact in float64. A sum of products is not exact, and
+    # would order nearly equal rows wrongly. So each product is split: the upper parts are multiples
+    # of one number, with few enough bits that their sum is exact.
     products = rows * points
     largest = np.abs(products).max(axis=1, initial=0.0)
     exponents = np.frexp(largest)[1] + (rows.shape[1].bit_length() + 1)

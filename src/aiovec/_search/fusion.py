@@ -123,7 +123,7 @@ def least(
 
 @dataclass(slots=True)
 class FusedHit(Generic[_K]):
-    """A row of a fused list, by its id or another key of the backend.
+    """A row of a fused list. ``key`` is the row's id, or another key that the backend uses.
 
     The distance is None if the row has no vector, or until it is measured.
     """
@@ -134,7 +134,7 @@ class FusedHit(Generic[_K]):
     ranks: Mapping[str, Rank]
 
 
-# The least share of a row with all words, and the greatest share of any other row.
+# The smallest share of a row with all words, and the largest share of any other row.
 _HALF = 0.5
 
 
@@ -182,14 +182,14 @@ def _weighted(fusion: Fusion, name: str, shares: Sequence[float]) -> list[float]
 
 
 def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
-    # The last row's share is not 0: it is near, and a list has to end somewhere.
+    # The last row's share is not 0: the row is near, and a list has to end somewhere.
     if metric == "dot":  # the distance of equal vectors is not fixed, so it is scaled as a score
         return _between(distances, 1.0, 0.2)
     # Squared Euclidean distances of unit vectors are proportional to their cosine distances.
     scale = [distance**2 for distance in distances] if metric == "l2" else distances
-    # ``parts`` keeps two nearly equal rows from getting the greatest and the least share. By
-    # ``bench quality``, 8 and 10 are better than 0 and 16. With more than 8, noise in a list of two
-    # is too near the good row (ADR 26).
+    # ``parts`` keeps two nearly equal rows from getting the largest and the smallest share. By
+    # ``bench quality``, 8 and 10 are better than 0 and 16. With more than 8, an irrelevant row in a
+    # list of two gets too near the good row (ADR 26).
     return _between(scale, 1.0, 0.2, parts=8)
 
 
@@ -204,8 +204,8 @@ def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
 def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:
     """Map sorted values to a scale from ``first`` for the first value to ``last`` for the last.
 
-    The scale covers at least the fraction ``parts / n`` of the first of the n values. If the values
-    differ by less, the last one is mapped to a number before ``last``.
+    With n values, the scale is at least ``parts / n`` times as long as the first value. If the
+    values differ by less, the last one is mapped to a number before ``last``.
     """
     if not values or values[0] == values[-1]:
         return [first] * len(values)

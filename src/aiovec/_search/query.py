@@ -36,8 +36,8 @@ _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
 
-# The similarity from which a word counts as a misspelt field, and the length that it must exceed:
-# one letter is too large a part of a short word.
+# The similarity from which a word counts as a misspelt field, the lower one for words of up to four
+# letters, and the length that a word must exceed: one letter is too large a part of a short word.
 _NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
 
 _WORD = re.compile(r"[^\W_]+")
@@ -125,7 +125,7 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
 
 
 def _check_no_field(word: str, after: str, fields: Set[str], schema: Schema) -> None:
-    """Raise InvalidNameError if a word before a colon is probably meant as a field."""
+    """Raise InvalidNameError if a word before a colon is probably meant to be a field."""
     near = nearest_name(word.lower(), sorted(fields), _NEAR if len(word) > 4 else _NEAR_OF_FOUR)
     declared = word == "id" or word in schema.fields
     if (declared or (near and len(word) > _FEW_LETTERS)) and not after.startswith("//"):
