@@ -35,7 +35,7 @@ class Upsert:
 
     The result is the number of rows. Raises InvalidRowError, and writes nothing, if a row differs
     from the stored row in a partition field. With ``moves``, as in a migration, the row is moved to
-    the other partition.
+    its new partition.
     """
 
     rows: Batch
@@ -46,9 +46,10 @@ class Upsert:
 class Update:
     """Set fields and change the payload in the rows that both ``ids`` and ``where`` select.
 
-    ``ids`` are distinct; None for either selects every row. With ``vector``, each row gets this
-    vector; in tables with ``vector_nullable``, a vector of NaN removes the stored one. If
-    ``payload.apply`` raises for a row, nothing is changed. The result is the number of rows.
+    ``ids`` are distinct. If ``ids`` or ``where`` is None, it selects every row. With ``vector``,
+    each row gets this vector; in tables with ``vector_nullable``, a vector of NaN removes the
+    stored one. If ``payload.apply`` raises for a row, nothing is changed. The result is the number
+    of rows.
     """
 
     values: Mapping[str, Any]
@@ -81,7 +82,8 @@ class UpdateRows:
         return len(part) > 0 and part.ids[0] in self.payloads
 
     def check(self, existing: Container[str]) -> None:
-        """Raise InvalidRowError if ``strict`` and ids are missing."""
+        """Raise InvalidRowError if ``strict`` is set and some of the ids are not in
+        ``existing``."""
         if self.strict and (missing := [id for id in self.ids if id not in existing]):
             names = listed(missing, most=12, show=shown)
             raise InvalidRowError(
@@ -92,7 +94,7 @@ class UpdateRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delete:
-    """Delete the rows that both ``ids`` and ``where`` select; None for either selects every row.
+    """Delete the rows that both ``ids`` and ``where`` select; if either is None, it selects all.
     The result is the number of deleted rows."""
 
     ids: Sequence[str] | None

@@ -105,7 +105,7 @@ _Write = TypeVar("_Write", bound=WriteCall)
 
 
 class Committer(ABC, Generic[_Write]):
-    """The adapter's side of a ``GroupCommit``."""
+    """The part of a ``GroupCommit`` that an adapter implements."""
 
     target: str
     """The store's name in errors."""
@@ -116,19 +116,20 @@ class Committer(ABC, Generic[_Write]):
 
     @abstractmethod
     async def take(self) -> Callable[[], Awaitable[None]] | None:
-        """Try once, briefly, to take the lock. Calls may leave or time out during the attempt.
+        """Try once, briefly, to take the lock.
 
-        Return the function that releases the lock, or None if others hold it. A cancelled attempt
-        must not keep the lock. If it raises an error, all waiting calls get the error.
+        Return the function that releases the lock, or None if others hold it. During the attempt,
+        calls may be cancelled or time out. A cancelled attempt must not keep the lock. If an
+        attempt raises an error, all waiting calls get the error.
         """
 
     @abstractmethod
     async def commit(self, group: list[_Write]) -> MoveMark | None:
-        """Do the group's work under the lock; return a migration's pause if that forbids it.
+        """Do the group's work under the lock; return the mark of a pause that forbids the work.
 
         For each call, call ``begin``, then ``succeed`` or ``fail``. Calls that have not ended when
-        this returns wait again, in order; if it raises, they get the error. A cancellation,
-        which comes only when the loop is about to end, must not leave work running.
+        this method returns wait again, in order; if it raises an error, they get the error. A
+        cancellation, which comes only when the loop is about to end, must not leave work running.
         """
 
     @abstractmethod
@@ -229,7 +230,7 @@ class GroupCommit(Generic[_Write]):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(0)
                     if len(self._waiting) >= self._answered:
-                        break  # all of them write again
+                        break  # all callers write again
         except BaseException:
             # No other task ends the calls that still wait.
             self._fail_all(self._waiting, StoreClosedError(self._committer.target))
@@ -259,7 +260,7 @@ class GroupCommit(Generic[_Write]):
             await release()
 
     def _settle(self, group: list[_Write]) -> None:
-        """Answer the calls that have ended; the others wait again, ahead of later calls."""
+        """Give ended calls' outcomes to the callers; put the other calls back, first in line."""
         left = []
         for call in group:
             if call.ended:

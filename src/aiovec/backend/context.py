@@ -63,11 +63,12 @@ class CallContext:
 
 
 FEW_ROWS = 32
-"""The number of rows that a read may return whatever their size, or read between two counts."""
+"""A read of at most this many rows needs no meter; a longer read counts the bytes of about this
+many rows at a time."""
 
 
 class Meter:
-    """Counts the bytes of one read, and ends it with an error when they are too many."""
+    """Counts the bytes of one read, and ends the read with an error when they are too many."""
 
     __slots__ = ("_check", "_nbytes", "refused")
 
@@ -84,7 +85,8 @@ class Meter:
     def add(self, nbytes: int, values: int = 0) -> None:
         """Count bytes that were read.
 
-        ``values`` is the number of values in their JSON, each of which will take 8 bytes or more.
+        ``values`` is the number of values in the JSON that was read; parsed, each takes 8 bytes or
+        more.
         """
         self._nbytes += nbytes + 8 * values
         try:
@@ -134,9 +136,9 @@ def new_meter(rows: int | None) -> Meter | None:
 def write_key() -> WriteKey | None:
     """Return the key of the running write.
 
-    A backend with the ability "once" commits it with the write, and returns the kept result if it
-    has the key already. It must call this when its method is called: a task that commits for many
-    calls has the context of only one of them.
+    A backend with the ability "once" commits the key with the write, and returns the kept result if
+    it has the key already. It must call this function in the context of the call: a task that
+    commits for many calls has the context of only one of them.
     """
     key = _CONTEXT.get().key
     return key if key is None or isinstance(key, WriteKey) else key()

@@ -132,9 +132,9 @@ def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Column
 class Order:
     """One key to sort rows by: a field, "id", or a key of the payload.
 
-    Nulls come last in either direction. In a payload key, numbers come before text, text before
-    booleans (FALSE before TRUE), and every other value counts as null; ``descending`` reverses
-    this. Numbers are compared exactly, text by code points.
+    Nulls come last in either direction. Among the values of a payload key, numbers come before
+    text, text before booleans (FALSE before TRUE), and every other value counts as null;
+    ``descending`` reverses this order. Numbers are compared exactly, text by code points.
     """
 
     ref: Ref
@@ -184,8 +184,8 @@ class Query:
     clause does not match; if every clause is excluded, no row matches. ``highlight`` has the texts
     to put before and after each matching word in the snippets.
 
-    In a search by both, each list has ``limit`` rows and the fused list, which
-    ``aiovec.backend.hybrid`` makes, has ``hits``. The vector list has no rows beyond
+    In a search by both, each list has ``limit`` rows, and the fused list, which
+    ``aiovec.backend.hybrid`` makes, has ``hits`` rows. The vector list has no rows beyond
     ``max_distance``.
     """
 
@@ -227,8 +227,8 @@ class Found:
     """The matching rows of a query, in any order, with their distances, scores and ranks.
 
     A search by vector returns all rows that are at least as near as the last of the ``limit``
-    nearest (``aiovec.backend.nearest_first``): ``VectorStore`` breaks ties by id. It may return
-    more.
+    nearest (``aiovec.backend.nearest_first``): ``VectorStore`` breaks ties by id. The search may
+    return more rows.
 
     ``distances`` follow the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by words
     has none, and a search by both has None for a row without a vector. ``scores`` are the BM25
@@ -246,7 +246,8 @@ class Found:
 
 FromRows = Callable[[Batch], _T]
 FromEach = Callable[[list[Found]], _T]
-"""Functions that make the result of a read from its rows, or from each query's rows."""
+"""``FromRows`` makes the result of a read from its rows, ``FromEach`` the result of a search from
+the matching rows of each query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,11 +331,11 @@ class TableStats:
     """The size and costs of a table.
 
     ``bytes`` is its size on disk, ``index`` the state of its vector index in words,
-    ``unindexed_rows`` the number of rows that a search must scan, ``scan_memory`` the bytes of its
-    copy in this process's memory. ``last_optimize`` is None if the table was never optimized (on
-    LanceDB, by this process). ``details`` depends on the backend. If rows expire, ``VectorStore``
-    subtracts the expired rows that are still stored from ``rows``, and puts their number into
-    ``details`` as ``expired_rows``.
+    ``unindexed_rows`` the number of rows that a search must scan, ``scan_memory`` the size in bytes
+    of the copy that searches keep in this process's memory. ``last_optimize`` is None if the table
+    was never optimized (on LanceDB, by this process). ``details`` depends on the backend. If rows
+    expire, ``VectorStore`` subtracts the expired rows that are still stored from ``rows``, and puts
+    their number into ``details`` as ``expired_rows``.
     """
 
     table: str
@@ -401,11 +402,11 @@ class Backend(ABC):
     "bulk-load" and "questions". The others:
 
     - "text": it searches by words, in the fields with ``text=True``, and by words and a vector.
-    - "once": the key of a write (``write_key``) is committed with it, so that a repeated write is
-      not done twice.
+    - "once": it commits the key of a write (``write_key``) with the write, so that a repeated write
+      is not done twice.
     - "power-loss": an acknowledged write survives a power failure.
-    - "payload-indexes": it has indexes over payload keys; another backend only keeps their names
-      in a migrated schema, for a migration back.
+    - "payload-indexes": it has indexes over payload keys; a backend without them only keeps their
+      names in a migrated schema, for a migration back.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
     - "read-only": it can be opened with ``read_only``.
     """
@@ -414,14 +415,14 @@ class Backend(ABC):
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
 
     tunings: frozenset[str] | None = frozenset()
-    """The names of the ``Tuning`` values that its searches take; the store refuses the others,
-    unless the search is exact. None if the backend refuses them itself."""
+    """The names of the ``Tuning`` values that the backend's searches take; the store refuses the
+    other values, unless the search is exact. None if the backend itself refuses them."""
 
     read_only: bool = False
-    """If this is set before ``open``, ``open`` raises ConfigError if there is no store, methods
-    that write raise UnsupportedError, and nothing is created or written (no upkeep, no mark),
-    except files that the driver needs to read while others write, or that keep a version while it
-    is read."""
+    """Set before ``open``. If True, ``open`` raises ConfigError if there is no store, and methods
+    that write raise UnsupportedError. Nothing is created or written (no upkeep, no mark), except
+    files that the driver needs for reads while other processes write, or that keep a version while
+    it is read."""
 
     @property
     @abstractmethod
@@ -530,9 +531,9 @@ class Backend(ABC):
     ) -> _T:
         """Return the result of ``finish`` for the best rows of each query; filters apply first.
 
-        Several queries have different vectors, and perhaps different filters. A search by words
-        or by both is the only query, and needs the ability "text"; a search by both sees one state
-        of the table, and reads only the rows of the fused list.
+        Several queries have different vectors, and perhaps different filters. A query by words, or
+        by both, is the only query of its call, and needs the ability "text". A search by both sees
+        one state of the table, and reads only the rows of the fused list.
         """
 
     @abstractmethod
@@ -550,7 +551,8 @@ class Backend(ABC):
 
         A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes, and the
         columns of ``columns.layout(schema)`` in any order: ``VectorStore`` sorts them. A cursor
-        continues after its batch in a new snapshot: rows that exist throughout come exactly once.
+        continues after its batch in a new snapshot: rows that exist throughout are yielded exactly
+        once.
         """
 
     async def rows(
@@ -613,9 +615,9 @@ class Backend(ABC):
         raise self._lacks("indexes")
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
-        """Measure the recall of the index with these questions. Needs the ability "questions".
+        """Measure the recall of the index with these query vectors. Needs the ability "questions".
 
-        ``create_index`` also takes them, as the option ``questions``.
+        ``create_index`` also takes query vectors, as the option ``questions``.
         """
         raise self._lacks("questions")
 
@@ -677,7 +679,7 @@ class Backend(ABC):
     # reads and writes. All other objects obey the mark.
 
     async def move_record(self) -> MoveRecord:
-        """Return the mark and the generation; raise CorruptStoreError if the record is damaged."""
+        """Return the store's record of migrations; raise CorruptStoreError if it is damaged."""
         raise self._lacks("moves")
 
     async def change_move(
@@ -693,9 +695,10 @@ class Backend(ABC):
         raise self._lacks("moves")
 
     async def flush_writers(self, limit: float) -> None:
-        """Return when every write that read an earlier mark is committed or will read it again.
+        """Wait until each write that read an earlier mark is committed, or will read the mark
+        again.
 
-        Raises StoreBusyError if one of them takes longer than ``limit`` seconds.
+        Raises StoreBusyError if one of the writes takes longer than ``limit`` seconds.
         """
         raise self._lacks("moves")
 

@@ -77,7 +77,7 @@ def _arrow() -> Finding:
 
 
 def room_at(folder: Path, why: str) -> Iterator[Finding]:
-    """Yield findings about a folder's free space and write access. It need not exist yet.
+    """Yield findings about the free space and write access of a folder, which need not exist yet.
 
     ``why`` says which part of aiovec writes there.
     """

@@ -26,7 +26,7 @@ GROUP = "aiovec.engines"
 
 ReadSource = Callable[[str, Schema], "Iterator[pa.Table]"]
 """A function that yields the rows of a file, checked for the schema. Its AiovecErrors name the file
-and the row. It can be pickled, and blocks."""
+and the row. The function can be pickled, and blocks."""
 
 Seen = Callable[[int, int], None]
 """A function that is called with the numbers of files and rows read so far."""

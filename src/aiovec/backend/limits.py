@@ -183,7 +183,7 @@ class Gate:
         self.calls = calls
         self.memory = memory
         self.used = 0
-        """The bytes of the admitted calls."""
+        """The total size of the admitted calls, in bytes."""
         self._within = 0
         self._waiting: OrderedDict[Slot, asyncio.Future[None]] = OrderedDict()
         self._line = Line(max_waiting)
@@ -285,7 +285,8 @@ class Slot:
 
 
 def copy_of_error(error: Exception) -> Exception:
-    """Return a copy of an error for another caller, since raising it changes its traceback."""
+    """Return a copy of an error for another caller, since raising an error changes its
+    traceback."""
     try:
         copied = copy.copy(error)
     except Exception:  # noqa: BLE001 - an app's class, whose constructor may fail

@@ -41,8 +41,8 @@ class MoveMark:
     ``moved_to`` is the target as a user would write it, ``target`` as its backend does. ``backend``
     is the target's name in the TOML file ``config``, whose apps follow the move; both are empty if
     the run changes no TOML file. ``source`` is the source store. With ``target_marked``, the target
-    has a mark of the run too, so a store without it is not the target. ``fresh`` is True if a store
-    that is being filled had no tables at first.
+    has a mark of the run too, so a store without such a mark is not the target. ``fresh`` is True
+    if a store that is being filled had no tables at first.
 
     ``generation`` rises with every cut-over in either direction; it is 0 before the first. A store
     being filled has the generation of its source, so that a process that follows an older cut-over

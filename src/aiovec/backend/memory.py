@@ -102,7 +102,8 @@ def usable_cores() -> int:
 
 
 def _of_groups(controller: str, name: str) -> list[str]:
-    """Return the contents of this file in the process's control group and the groups above it.
+    """Return the contents of the files ``name`` in the process's control group and its
+    parent groups.
 
     In version 1 of control groups, each controller has a separate tree.
     """

@@ -172,8 +172,8 @@ def _located(target: PathText) -> tuple[BackendPlugin, str]:
 def _configured(
     plugin: BackendPlugin, settings: RetrievalSettings, file: Path
 ) -> tuple[BackendPlugin, str]:
-    """Return the backend and the address that a backend's key in the TOML file names, which may be
-    the URL of another backend."""
+    """Return the backend and the address from a backend's address key in the TOML file. The key may
+    hold the URL of another backend."""
     key = f"retrieval.{plugin.address_key}"
     text = plugin.address_in(settings, file)
     if not text:

@@ -70,7 +70,7 @@ class BackendPlugin(ABC):
 
     @property
     def address_key(self) -> str:
-        """The name of its address key. A class may set it as an attribute."""
+        """The name of the backend's address key. A class may set it as an attribute."""
         return f"{self.name}_url"
 
     @property
@@ -110,10 +110,11 @@ class BackendPlugin(ABC):
         return path.exists()
 
     def claims(self, folder: Path) -> str | None:
-        """Return the target that opens a folder as this backend's store; None if it is not one.
+        """Return the target that opens a folder as this backend's store; None if the folder
+        is not a store.
 
-        Called before the backend for plain paths creates a new store there. The answer for a
-        folder that does not exist may depend on its name.
+        Called before the backend for plain paths creates a new store there. The result for a folder
+        that does not exist may depend on its name.
         """
         return None
 
@@ -153,7 +154,7 @@ _OURS = {
 }
 
 KEYS = frozenset({"backend", "dim", "server", "embedders"})
-"""The keys of ``[retrieval]`` that belong to no backend, and cannot be the name of one."""
+"""The keys of ``[retrieval]`` that belong to no backend. No backend can have one of these names."""
 
 
 def backends() -> tuple[BackendPlugin, ...]:

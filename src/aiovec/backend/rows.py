@@ -24,7 +24,7 @@ from .._tools.lazy_arrow import is_array, pa
 from ..errors import InvalidRowError
 
 BYTES_A_VALUE = 32
-"""Estimated bytes of a value that is not a vector."""
+"""Estimated size in bytes of a value that is not a vector."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +34,8 @@ class Batch:
 
     ``fields`` are lists of Python values; the fields of rows to write may be Arrow arrays, which
     ``values`` converts. ``payloads`` are JSON texts or None. ``vectors`` has a row of float32 for
-    each id, filled with NaN if it has no vector. Both are None if they were not read or are not
-    updated; ``payloads`` is also None if the schema has no payload.
+    each id, filled with NaN if the row has no vector. ``payloads`` and ``vectors`` are None if they
+    were not read or are not updated; ``payloads`` is also None if the schema has no payload.
     """
 
     ids: Sequence[str]
@@ -67,7 +67,7 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """The estimated bytes of rows to write."""
+        """The estimated size in bytes of rows to write."""
         return self.matrix().nbytes + BYTES_A_VALUE * len(self) * (2 + len(self.fields))
 
     def table(self, schema: Schema) -> pa.Table:

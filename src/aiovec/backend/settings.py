@@ -115,7 +115,7 @@ class Key:
     names: str = ""
     """The form of the names in a mapping."""
     secret: bool = False
-    """True if no message may show its values, whatever its name."""
+    """True if no message may show the key's values, whatever the key is called."""
     examples: Sequence[Any] = ()
 
     @property
@@ -176,7 +176,8 @@ class Key:
         return values if self.section is None else self.section(**values)
 
     def _unknown(self, path: _Path) -> _Fault:
-        """Return the fault for an unknown name, with the known keys or the section that has it."""
+        """Return the fault for an unknown name. It names the known keys, or the section that has
+        the key."""
         name = path[-1]
         if self.section is None:
             return (path, f"must have a name of the form {self.names}")
@@ -226,7 +227,8 @@ class Key:
         """Return a wrong value for a message, unless it may be or contain a secret."""
         plain = isinstance(value, (bool, int, float))
         if isinstance(value, str):
-            # A text with a known form is a word or an address, which may have a user or a query.
+            # A text with a known form is a word or an address. An address may have a user or a
+            # query.
             known = self.choices or self.accepted or not isinstance(self.default, str)
             plain = bool(known) and not set("@?#") & set(value)
         if self.secret or not plain or names_secret(path[-1]):

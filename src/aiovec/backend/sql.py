@@ -1,8 +1,8 @@
 """Filters as SQL: this module walks the tree; a dialect writes the leaves for its engine.
 
-The SQL of a condition is NULL where the filter is neither true nor false. NOT is pushed down to
-the conditions, which is exact in three-valued logic too: an engine gets plain comparisons, for
-which it may use an index, and less nesting.
+The SQL of a condition is NULL where the filter is neither true nor false. NOT is pushed down to the
+conditions, which is exact in three-valued logic too. So an engine gets less nesting, and plain
+comparisons, for which it can use an index.
 """
 
 from __future__ import annotations

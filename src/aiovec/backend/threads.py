@@ -37,7 +37,7 @@ FORKED = "it was opened before this process was forked; open a store in each pro
 
 
 REST = 5.0
-"""Seconds without work until threads and child processes end and connections free memory."""
+"""Seconds without work after which threads and child processes end, and connections free memory."""
 
 
 # Threads
@@ -294,8 +294,8 @@ class Background:
 async def wait_out(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     """Wait until the future is done, however often the caller is cancelled.
 
-    Return the first cancellation, which the caller must raise. A cancellation by an anyio scope is
-    delayed instead, until the caller's next await.
+    Return the first cancellation, if any, which the caller must raise. A cancellation by an anyio
+    scope is delayed instead, until the caller's next await.
     """
     first: asyncio.CancelledError | None = None
     # Only an app that has imported anyio has scopes. Importing it takes 40 ms of CPU time.
