@@ -1,8 +1,8 @@
 """Build indexes while others write, measure them, and store the results in the table's metadata.
 
-A build reads one version of the table and commits when it ends. Lance merges it with later writes;
-newer rows are searched without the index until upkeep adds them. So writers never wait for a build.
-A cancelled build does not change the table.
+A build reads one version of the table and commits when it ends. Lance merges the commit with later
+writes; newer rows are searched without the index until upkeep adds them. So writers never wait for
+a build. A cancelled build does not change the table.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Asked:
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
         """Keep searched vectors as queries for measuring the vector index.
 
-        Return whether this call made the vectors enough for a first or for the best measurement.
+        Return whether the kept vectors have just become enough for a measurement, or for the best
+        measurement.
         """
         before = len(self._asked)
         for vector in vectors:

@@ -35,8 +35,8 @@ MOST_CANDIDATES = 2**20
 # candidates with a filter. The nearest matches of a filter are further away, so their distances
 # differ by less, and codes confuse more of them: product codes that found 98 of 100 neighbours with
 # ``refine=10`` found 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m
-# bench lancedb``). Codes that need no refine confuse so few that the search of all partitions makes
-# up for it.
+# bench lancedb``). Codes that need no refine confuse so few matches that the search of all
+# partitions makes up for it.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
 
 
@@ -52,7 +52,8 @@ class Effort(_Noted):
     refine: PositiveInt | None = None
 
     def for_limit(self, limit: int) -> Effort:
-        """Return the effort for this limit, with more probes and ``ef`` above ``MEASURED_HITS``."""
+        """Return the effort for this limit: more ``nprobes`` and ``ef`` if it is above
+        ``MEASURED_HITS``."""
         times = limit / MEASURED_HITS
         if times <= 1:
             return self
@@ -107,8 +108,8 @@ class Effort(_Noted):
 class Tuned(_Noted):
     """The note about a table's vector index.
 
-    ``kind`` is None if no index was built. ``kept_off`` is True if upkeep must not build one,
-    because a user dropped the index. The index finds the share ``recall`` of the nearest rows with
+    ``kind`` is None if no index was built. ``kept_off`` is True if upkeep must not build an index,
+    because a user dropped one. The index finds the share ``recall`` of the nearest rows with
     ``effort``. This was measured when the table had ``measured_rows`` rows (0: never), for the
     target recall ``sought``, with ``questions`` questions of the origin ``whose``.
 

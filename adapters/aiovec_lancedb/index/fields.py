@@ -60,7 +60,7 @@ def index_name(indexes: Iterable[Any], column: str, config: Any) -> str | None:
     """
     if not serves_text(_type_of(config)):
         return None
-    # The index of a renamed field keeps its name.
+    # If a field is renamed, its index keeps the old name.
     taken = set()
     for index in indexes:
         if index.columns == [column] and serves_text(index.index_type):
@@ -119,7 +119,7 @@ def text_columns(indexes: Iterable[Any]) -> dict[str, int]:
 
 
 def serves_text(index_type: str) -> bool:
-    """Return whether indexes of this type are keyword indexes. Others on fields serve filters."""
+    """Return whether indexes of this type are keyword indexes. Other indexes are for filters."""
     return index_type == indexing.FTS.__name__
 
 

@@ -28,8 +28,8 @@ _BITS = 4
 _LEAST_ROWS = 64
 _MOST_PARTITIONS = 16_384
 # The most numbers in the vectors of a graph that "auto" builds: 260,000 rows of 384 dimensions take
-# about four minutes on one core. 60,000 rows took 56 s, and their codes 12 s. A settled table gets
-# a graph of up to 1,040,000 rows, which takes 17 minutes on two cores.
+# about four minutes on one core. A graph of 60,000 rows took 56 s, and codes of these rows 12 s. A
+# settled table gets a graph of up to 1,040,000 rows, which takes 17 minutes on two cores.
 _MOST_OF_A_GRAPH, _MOST_IF_SETTLED = 100_000_000, 400_000_000
 
 _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rate")
@@ -144,7 +144,7 @@ def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[
     if kind == "ivf_rq":
         plan.setdefault("num_bits", _BITS)
     if kind == "ivf_pq":
-        # One part per 8 dimensions, or the next smaller number that divides the length.
+        # One part per 8 dimensions, or the next smaller number that divides the dimensions.
         parts = (count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
         plan.setdefault("num_sub_vectors", max(parts))
     return plan

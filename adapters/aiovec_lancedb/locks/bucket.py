@@ -80,7 +80,8 @@ class Bucket:
         return True
 
     def get(self, path: str) -> tuple[bytes | None, Any]:
-        """Return an object or None, and the mode with which ``put`` replaces only this version."""
+        """Return an object's content, and the mode with which ``put`` replaces only this version of
+        the object. If the object does not exist, return None and the mode that creates it."""
         with self._translated():
             try:
                 answer = obstore.get(self._store, path)

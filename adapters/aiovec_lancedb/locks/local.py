@@ -1,7 +1,7 @@
-"""The right to write to a table: one holder at a time among a process's threads.
+"""The write lock of a table. One thread of a process can hold it at a time.
 
 In a folder, a locked file also excludes other processes; the system unlocks the file when the
-process ends, even by a crash. So a process can look up an id and then write, and nobody writes in
+process ends, even in a crash. So a process can look up an id and then write, and nobody writes in
 between. In a bucket this is not possible: see ``operations``.
 """
 

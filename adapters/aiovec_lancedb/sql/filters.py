@@ -4,8 +4,8 @@ The condition is NULL for rows for which the filter is neither true nor false. U
 the SQL only as names that the schema has checked, and as literals: see ``literal``.
 
 Lance's parser (lancedb 0.40) rejects about 50 levels of nesting and takes time exponential in the
-depth of ``NOT (``, but the length of sequences of AND or OR is unlimited. So NOT is moved down to
-the conditions, AND within OR has no parentheses, and the deepest term comes first.
+depth of ``NOT (``, but accepts any number of terms joined by AND or OR. So NOT is moved down to the
+conditions, AND within OR has no parentheses, and the deepest term comes first.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class _Column(Operand[str]):
 
 
 class _PayloadKey(PayloadValue, Operand[str]):
-    """A payload key. Numbers in it compare exactly like numbers in int and float fields."""
+    """A payload key. Its numbers compare exactly like numbers in int and float fields."""
 
     def compares(self, op: str, value: Value) -> str:
         if isinstance(value, bool):
@@ -149,7 +149,7 @@ class _PayloadKey(PayloadValue, Operand[str]):
         return self._numbers(lambda ref: In(ref, tuple(values)), negate=negate)
 
     def _numbers(self, condition: Callable[[Ref], Expr], *, negate: bool) -> str:
-        """Return an exact condition on the value as an int, or else as a float."""
+        """Return an exact condition on a number, read as an int if possible, else as a float."""
         forms = []
         columns: Mapping[str, str] = {"i": self.as_int, "f": self.as_float}
         for column, sql in columns.items():

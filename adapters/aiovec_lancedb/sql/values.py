@@ -148,7 +148,7 @@ _DEEPEST = 48
 
 
 class PayloadValue:
-    """The value at a path. Each method returns SQL that is NULL for values of another type."""
+    """The payload value at a path. Each method returns SQL that is NULL for other value types."""
 
     def __init__(self, path: Sequence[str]) -> None:
         containers = ["payload"]
@@ -167,8 +167,8 @@ class PayloadValue:
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:
         """Return SQL for the part of ``sql`` that the group in ``pattern`` matches.
 
-        The SQL is NULL if a key would be an array's index. If no key of the path looks like an
-        index, return ``sql`` unchanged, unless ``always`` is set.
+        The SQL is NULL if Lance would use a key of the path as an array index. If no key looks like
+        an index, return ``sql`` unchanged, unless ``always`` is set.
         """
         if not self._objects and not always:
             return sql

@@ -4,7 +4,7 @@ Lance's tokenizer "ngram" makes a token (gram) of every three successive charact
 and without accents. A longer query matches rows with any of its grams, so every third gram of a
 clause is a separate condition. These conditions also match a few other rows, so this module checks
 the rows' texts. A clause of one or two characters has no gram. So a search reads the whole table if
-none of its clauses has a gram, or if any clause may match and one of them has no gram.
+none of its clauses has a gram, or if one clause without a gram is enough to match a row.
 """
 
 from __future__ import annotations

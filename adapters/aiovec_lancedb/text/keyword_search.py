@@ -67,7 +67,8 @@ async def search_text(
 
 async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> int:
     """Return the estimated size in bytes of the texts that a search reads: the texts of unindexed
-    rows or, for prefixes and parts of words, of all rows. It is at most ``STREAM_BYTES``."""
+    rows or, for prefixes and parts of words, of all rows. The size is at most
+    ``STREAM_BYTES``."""
     every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
     unindexed = text_columns(await table.indexes()).values()
     rows = await table.rows() if every else max(unindexed, default=0)
@@ -105,7 +106,7 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
             return whole, whole.num_rows
         more = await matching(any=True) if more is None else more
 
-    # If no word begins with a prefix, the empty table is not Lance's, and its types may differ.
+    # If no word begins with a prefix, the empty table is not from Lance, and its types may differ.
     ranks = [part for part in (whole, more) if part.num_rows] or [more]
 
     def combined() -> pa.Table:
@@ -128,7 +129,8 @@ async def _having_all(
     table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
 ) -> dict[int, float] | None:
     """Return the numbers and scores of all rows that match all clauses, including deleted rows that
-    the indexes still contain; None if they exceed the limit, or no Lance query can find them.
+    the indexes still contain; None if there are more such rows than the limit, or if no Lance query
+    can find them.
 
     This reads no column, because reading columns takes most of a query's time.
     """
@@ -146,7 +148,7 @@ async def _having_all(
 
 def _among(rows: pa.Table, having: Mapping[int, float], limit: int) -> pa.Table | None:
     """Return the rows whose numbers are in ``having``, with the scores from ``having``, best first;
-    None if ``rows`` does not contain all of them."""
+    None if ``rows`` lacks a number that is in ``having``."""
     if not having.keys() <= {*rows.column(ROW).to_pylist()}:
         return None
     rows = rows.filter(pc.is_in(rows.column(ROW), value_set=pa.array([*having], pa.uint64())))

@@ -140,7 +140,7 @@ def _words(schema: Schema, clauses: Iterable[TextClause]) -> dict[str, list[str]
 
 
 def _alternatives(schema: Schema, clauses: Sequence[TextClause], words: Words) -> Group:
-    """Return alternative queries: a row that matches any of the clauses matches one of them."""
+    """Return alternative queries. A row that matches any clause matches at least one query."""
     single: dict[str, list[str]] = {}
     phrases: list[FullTextQuery] = []
     for clause in clauses:
@@ -167,7 +167,7 @@ _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
 def forms_of(schema: Schema, text: str) -> list[str]:
-    """Return the forms that these words can have in stored texts, if they differ for Lance.
+    """Return the forms that a text's words can have in stored texts, if the forms differ for Lance.
 
     An accented letter may be stored as one character, or as the letter and a combining accent.
     Normalization replaces a few characters with others. Lance stems words before it removes their
@@ -203,7 +203,7 @@ def tokens_of(analyzer: str, text: str) -> list[str]:
     return [token.text for token in tokens]
 
 
-# A condition that is true for all existing rows. No index answers it, and it reads no column.
+# A condition that is true for all existing rows. Lance checks it without an index or a column.
 _EXISTING = f"{ROW} >= 0"
 
 
@@ -218,10 +218,10 @@ async def ask(
     """Return the best matching rows, with their numbers and scores. ``cost`` is the query's cost,
     for ``hop``.
 
-    Indexes keep deleted rows even after a compaction, and deleted rows take places among the best,
-    even with a filter that another index answers. So if Lance returns fewer rows than requested,
-    this function requests one row more than it got, without columns, which also returns deleted
-    rows. If it gets that row, deleted rows took places, and it requests the best existing rows.
+    Indexes contain deleted rows even after a compaction, and deleted rows count towards the limit,
+    even with a filter that uses another index. So if Lance returns fewer rows than requested, this
+    function requests one row more than it got, but without columns: then Lance also returns deleted
+    rows. If it gets that row, deleted rows used up the limit, and it requests existing rows only.
     """
     names = column_names(table.schema, columns)
     rows = await fetch(table, query, names, where, limit, cost)
@@ -263,4 +263,4 @@ def first(ranked: pa.Table, limit: int) -> pa.Table:
 RANKING = pa.schema([
     pa.field("id", pa.utf8(), False), pa.field(ROW, pa.uint64()), pa.field(SCORE, pa.float32()),
 ])  # fmt: skip
-"""The columns of ranked rows that are returned without fields."""
+"""The columns of ranked rows if no fields are requested."""

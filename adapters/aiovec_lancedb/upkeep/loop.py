@@ -100,8 +100,8 @@ _POLL, _POLL_LEASE, _BETWEEN = 0.05, 1.0, 0.02
 
 # Growth factors after which an index is measured again, and after which "auto" rebuilds its index.
 _GROWN, _OUTGROWN = 1.5, 4.0
-# An index with more segments than this is rebuilt: each is searched separately. Upkeep adds a
-# segment for every 2 % more rows, and merges segments when it splits a partition, but never in a
+# An index with more segments than this is rebuilt: each segment is searched separately. Upkeep adds
+# a segment for every 2 % more rows, and merges segments when it splits a partition, but never in a
 # graph of one partition.
 _MOST_SEGMENTS = 32
 # The number of rows from which the ids get an index: with 400,000 rows, the index reduced a get of
@@ -117,7 +117,7 @@ _NO_FAILURE = (StaleTableError, StoreClosedError, StoreBusyError, StoreMovedErro
 
 
 class Upkeep:
-    """The upkeep of one table: the due work, its tasks, and their results."""
+    """The upkeep of one table: the work that is due, the tasks that do it, and their results."""
 
     def __init__(self, writes: Writes, tables: OpenTables) -> None:
         self.name = writes.versions.name
@@ -316,9 +316,10 @@ class Upkeep:
         """Let Lance merge small neighbouring files, add new rows to indexes, and remove old
         versions; return the table's new version. ``alone`` means that nobody else writes.
 
-        Lance's ``optimize`` does all three, and removes every version older than an age, even if it
-        is being read. So the first call removes no versions, and a later call has nothing else to
-        do. It gets the age of the oldest version to keep plus a timeout, which also cancels it.
+        Lance's ``optimize`` does all three, and removes every version older than a given age, even
+        versions that are being read. So the first call removes no versions, and later calls only
+        remove versions. Each later call gets the age of the oldest version to keep plus a timeout,
+        and is cancelled after this timeout.
         """
 
         async def optimize(age: timedelta) -> None:
