@@ -435,10 +435,11 @@ def refuse_options(options: Mapping[str, Any], **instead: str) -> None:
 
 
 def relevance(score: float, metric: Metric) -> float:
-    """Return a vector search's score as a relevance from 0 to 1, which never falls as it rises.
+    """Return a vector search's score as a relevance from 0 to 1.
 
     Under "cosine" it is the cosine similarity, or 0 if that is negative; under "l2" the score,
-    ``1/(1+distance)``; under "dot" the logistic function of the product.
+    ``1/(1+distance)``; under "dot" the logistic function of the product. A higher score never has a
+    lower relevance.
     """
     if metric == "dot":
         return 0.5 + 0.5 * math.tanh(score / 2)
@@ -448,8 +449,8 @@ def relevance(score: float, metric: Metric) -> float:
 def storable(value: Any, name: str = "metadata", *, large: type[str] | None = None) -> Any:
     """Return a metadata value in a form that a payload can store.
 
-    Naive datetimes, times of day and paths become text, Decimals numbers, NaN and infinity None,
-    sets and tuples lists, arrays lists of numbers, and keys of mappings text. Raises
+    Naive datetimes, times of day, paths and the keys of mappings become text. Decimals become
+    numbers, NaN and infinity become None, and sets, tuples and arrays become lists. Raises
     InvalidArgumentError for a value that cannot be stored, such as an integer beyond 64 bits; with
     ``large=str``, an integer of that size becomes text.
     """
@@ -602,7 +603,7 @@ def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
 
 
 def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
-    """Return the condition that a filter operator holds for any of the fields and the value.
+    """Return the condition that a filter operator, with this value, holds for any of the fields.
 
     NaN equals nothing. Nothing is above or below NaN and None.
     """

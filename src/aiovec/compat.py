@@ -88,7 +88,7 @@ class VectorStore:
         """Create the collection if it is missing.
 
         Raises SchemaMismatchError if it exists with vectors of another length, and
-        ModelMismatchError if a named model differs.
+        ModelMismatchError if ``model`` is passed and the collection has another model.
         """
         wanted = Schema(dim, model=model, vector=_VECTOR)
         try:
@@ -121,7 +121,7 @@ class VectorStore:
         model: str | None = None,
     ) -> int:
         """Add or replace points, mappings with ``id``, ``vector`` and ``payload``; return the
-        number of ids.
+        number of distinct ids.
 
         Adds all points or none. If an id is repeated, its last point counts.
         """

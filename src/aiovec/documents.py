@@ -291,8 +291,8 @@ async def around(
 def place_of(row: Mapping[str, Any]) -> str | None:
     """Return a citation of a passage; None for a row that is not a passage.
 
-    It is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or only the
-    source for kinds without lines, such as Word.
+    The citation is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or
+    only the source for kinds without lines, such as Word.
     """
     source, start = row.get("source"), row.get("start")
     if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):

@@ -423,7 +423,7 @@ class UnsupportedError(AiovecError):
     Python package is missing, ``backend`` is empty.
     """
 
-    # Not 501: it would mean that the server supports this for no store, but it may for others.
+    # Not 501, which means that the server supports this for no store; other stores may support it.
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "The backend does not support this")
 
     ability: str
@@ -530,7 +530,7 @@ class OutcomeUnknownError(AiovecError):
     All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
     with ``upsert``, ``update`` or ``delete``, which is safe in either case. If the file system
     failed, the rows may appear only after the store is opened again. If a change of fields raises
-    it, the index of a field is incomplete; ``optimize`` completes it.
+    this error, the index of a field is incomplete; ``optimize`` completes it.
     """
 
     # Not 503: a client that retries automatically could do the write twice.
@@ -573,9 +573,9 @@ class StoreMovedError(AiovecError):
 class StoreReplacedError(AiovecError):
     """The file or folder at ``target`` was replaced or removed; ``reason`` says what happened.
 
-    Nothing of the call is at ``target``: a write that was already committed went to the old file or
-    folder. For a SQLite file, ``backup`` still copies the old one. Close the store and open it
-    again to use the new one.
+    The call saved nothing at ``target``: a write that was already committed went to the old file or
+    folder. For a SQLite store, ``backup`` still copies the old file. Close the store and open it
+    again to use the new file or folder.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(

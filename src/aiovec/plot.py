@@ -228,8 +228,8 @@ def _principal_components(vectors: Sequence[Any], *, unit: bool) -> tuple[Any, A
     variance = float(np.einsum("ij,ij->", data, data))
     if variance <= least:
         return places, explained  # all vectors are the same
-    # Both products of the data with itself have the same largest eigenvalues; the smaller one is
-    # used.
+    # Both products of the data with its transpose have the same nonzero eigenvalues; the smaller
+    # product is used.
     of_rows = len(data) <= data.shape[1]
     values, directions = np.linalg.eigh(data @ data.T if of_rows else data.T @ data)
     most = min(2, len(values))

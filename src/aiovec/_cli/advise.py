@@ -28,8 +28,8 @@ _MOST_POLLS, _POLL_SECONDS = 600, 0.1
 # The maximum number of payload keys whose filters are measured, the number of newest rows from
 # which these keys are taken, and the milliseconds above which a filter is slow.
 _KEYS, _SAMPLE, _SLOW_FILTER = 8, 200, 5.0
-# Growth is measured over the first number of days. A table that becomes slow within the second
-# gets the verdict "watch".
+# Growth is measured over ``_DAYS`` days. A table that will become slow within ``_SOON`` days gets
+# the verdict "watch".
 _DAYS, _SOON = 30, 365
 
 

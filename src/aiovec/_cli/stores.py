@@ -228,8 +228,8 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, value: str | None
 class Shown(NamedTuple):
     """The result of a command: its facts for ``--json``, and the lines that people see.
 
-    With ``stderr``, it goes to standard error. Without ``--json``, ``notes`` also go there, and a
-    ``note`` if standard error is a terminal. An ``error`` is raised at the end: a
+    With ``stderr``, the result goes to standard error. Without ``--json``, ``notes`` go there too,
+    and so does ``note`` if standard error is a terminal. An ``error`` is raised at the end; it is a
     ``typer.Exit`` for an exit code without a message.
     """
 
@@ -255,7 +255,7 @@ class At:
     engines: ExitStack
 
     def engine(self, name: str | None, address: str | None) -> Engine | None:
-        """Connect to the engine that a command names; None for this process.
+        """Connect to the engine that a command names. Returns None if it names none.
 
         Call it before ``open``, so that a wrong address or place creates no store. The engine stops
         after the event loop has ended, because stopping would block the loop.
@@ -294,7 +294,7 @@ class At:
     ) -> Handle:
         """Open the store, and return the table of this name, by default its only table.
 
-        A ``field`` that is the command's only argument must not be the name of a table.
+        Without ``name``, raises BadParameter if ``field`` is the name of a table.
         """
         vectors = await self.open(reading=reading)
         if (

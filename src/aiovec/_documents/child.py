@@ -110,7 +110,7 @@ _NO_CONTENT = (
     "[id*=cookie-banner], [class*=cookie-banner], "
     "[id*=cookie-consent], [class*=cookie-consent], [class*=breadcrumb]"
 )
-# Within a main element, or an article among several, these are content.
+# Within a main element, or within one of several articles, these elements are content.
 _AROUND = ", ".join(f"{each}:not(article *)" for each in ("header", "aside", ".sidebar", ".menu"))
 _HEADING = "h1, h2, h3, h4, h5, h6"
 _HEADINGS = frozenset(_HEADING.split(", "))
@@ -176,7 +176,7 @@ def _page(html: str) -> Iterator[str]:
 
 
 def _only(nodes: list[Any], selector: str) -> Any:
-    """Return the first node if it contains all others, as an article has comments, else None."""
+    """Return the first node if it contains all others, like an article with comments, else None."""
     return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 
@@ -252,8 +252,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
-    """Return an anchor for a heading that is not ``taken``: its own, its section's, or one just
-    before it."""
+    """Return an anchor not yet ``taken``: the heading's, its section's, or one just before it."""
     nodes, marks, above = [heading, *heading.css("[id], [name]")[:1]], list[Any](), heading
     while above is not None and above.mem_id != root.mem_id and len(nodes + marks) < 16:
         nodes.append(above)
@@ -316,7 +315,7 @@ class _Archive:
         return data
 
     def plain_xml(self, name: str) -> bytes:
-        """Return a part. Refuses a part with a document type, which only hostile files have."""
+        """Return a part of the archive. Refuses a document type, which only hostile files have."""
         data = self.read(name)
         text = data.replace(b"\0", b"")  # it may be UTF-16
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
@@ -361,7 +360,7 @@ def _words(element: ET.Element) -> str:
 
 
 def _targets(archive: _Archive, name: str) -> dict[str, str]:
-    """Return the names of the archive's parts to which a part refers, by their ids."""
+    """Return the names of the parts that a part refers to, by the ids of the references."""
     folder, _, file = name.rpartition("/")
     relations = f"{folder}/_rels/{file}.rels"
     if relations not in archive.zip.NameToInfo:

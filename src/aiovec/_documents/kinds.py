@@ -83,7 +83,7 @@ def _starts(lines: Sequence[str], first: int = 0) -> list[int]:
 
 
 def _plain(words: str) -> tuple[str, str | None]:
-    """Return a Markdown heading without its links, emphasis and comments, and its anchor."""
+    """Return a Markdown heading's text without links, emphasis and comments, and its anchor."""
     if len(words) > LONGEST_TITLE:
         return words, None
     attributes = _ATTRIBUTES.search(words)
@@ -128,9 +128,9 @@ def _underlined(text: str) -> Headings:
 class Kind:
     """A kind of document, recognised by a suffix or by its ``first`` bytes.
 
-    ``unit`` is the unit of a passage's start, such as a page, or empty if readers see none.
-    ``hint`` is added to the error for a document without text. Readers do not see lines that match
-    ``silent``, so a passage with only such lines is left out.
+    ``unit`` counts where a passage starts, such as "page" or "line"; it is empty if readers see no
+    such numbers. ``hint`` is added to the error for a document without text. Readers do not see
+    lines that match ``silent``, so a passage with only such lines is left out.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Kind:
 
     @property
     def is_parsed(self) -> bool:
-        """True if a reader in another process converts it to text."""
+        """True if a reader in another process converts documents of this kind to text."""
         return self.name in READERS
 
 

@@ -62,7 +62,7 @@ class Batcher:
         self.name = name
         self.model = embedder.model
         self.dim = getattr(embedder, "dim", None) or 0
-        """The length of its vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
+        """The length of the vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
         self.recipe = recipe
         """The settings that a table stores; None for an embedder that the app passes."""
         self._embedder = embedder
@@ -91,7 +91,7 @@ class Batcher:
             raise self.error_of(failure_of(exc), None) from exc
 
     async def learn_dim(self) -> None:
-        """Learn the length of the vectors, which the embedder does not state, from a short text."""
+        """Embed a short text to learn the length of the vectors."""
         self.dim = len((await self.embed(["How long is a vector?"], "document"))[0])
 
     def check_fits(self, table: str, schema: Schema) -> None:
@@ -105,7 +105,7 @@ class Batcher:
             raise DimensionMismatchError(schema.dim, self.dim, embedder=kind or self.name)
 
     async def embed(self, texts: Sequence[str], kind: Purpose) -> Float32Array:
-        """Return one row for each text, or raise EmbeddingError with the text's position as
+        """Return a vector for each text, or raise EmbeddingError with the text's position as
         ``row``.
 
         If this call is cancelled, so are its requests, except those that other calls share.
@@ -140,7 +140,7 @@ class Batcher:
     def _look_up(
         self, texts: Sequence[str], kind: Purpose
     ) -> tuple[list[bytes], dict[bytes, Float32Array], dict[bytes, int]]:
-        """Return the key of each text, the cached vectors, and the first position of each other
+        """Return the key of each text, the cached vectors, and the first position of each uncached
         text."""
         person = kind.encode()
         cached: dict[bytes, Float32Array] = {}
@@ -222,7 +222,7 @@ class Batcher:
         texts = request.texts
         try:
             async with self._slots:
-                # A full request does not wait, nor does a request while no other runs.
+                # A request waits only if it has room for more texts and other requests run.
                 if len(texts) < self._limits.batch_size:
                     # Services take 20 ms or more for a request, so it pays to wait 5 ms for more
                     # texts: 64 concurrent inserts make a few requests instead of 64.
@@ -318,7 +318,7 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     """Return one row for each of ``count`` texts, or raise Failure with the reason.
 
     If ``dim`` is 0, any length is accepted. Rows with NaN or infinity are returned, because only
-    their texts fail. An iterator computes its vectors here.
+    their texts fail. If ``answer`` is an iterator, it computes its vectors here.
     """
     try:
         if isinstance(answer, (Mapping, Set)):

@@ -1,4 +1,4 @@
-"""Failures of embedders, which show if a retry may help and if a single text may be the cause."""
+"""Failures of embedders, which show whether a retry or a smaller batch might help."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Failure(Exception):  # noqa: N818 - never leaves the package
     """A call that returned no vectors.
 
     If ``retryable``, the same call may succeed later, after ``retry_after`` seconds if the service
-    says so. If ``divisible``, a single text may be the cause.
+    says so. If ``divisible``, a single text might be the cause.
     """
 
     reason: str

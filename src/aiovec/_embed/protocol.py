@@ -22,7 +22,7 @@ class _OfModel(Protocol):
 
     @property
     def dim(self) -> int | None:
-        """The length of its vectors; None lets the store learn it by embedding a short text."""
+        """The length of the vectors; None lets the store learn it by embedding a short text."""
         ...
 
 
@@ -41,7 +41,7 @@ class Embedder(_OfModel, Protocol):
     """
 
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
-        """Return or await one vector for each text."""
+        """Return a vector for each text, directly or as an awaitable."""
         ...
 
 

@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
 _PACKAGES = {"openai": "aiohttp", "fastembed": "fastembed"}
 _PACKAGES["sentence-transformers"] = "sentence_transformers"
-# 67 MB, for English, with the MIT license. It reads the first 512 tokens of a text.
+# The default model: 67 MB, for English, MIT license. It reads the first 512 tokens of a text.
 _FASTEMBED = {"model": "BAAI/bge-small-en-v1.5", "dim": 384}
 # The name of a public model, not a folder.
 _MODEL_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?\Z")
 
 
 class Embedders:
-    """Finds an embedder among the app's, then in the settings, then in the table's recipe."""
+    """Finds an embedder in the app's arguments, the settings or the table's recipe, in this
+    order."""
 
     def __init__(self, of_app: Mapping[str, Embedder | EmbedderSettings]) -> None:
         self._of_app = dict(of_app)
@@ -255,8 +256,7 @@ def load(path: str) -> Any:
     """
     from pkgutil import resolve_name
 
-    # The current folder goes first, as with python -m; in a console script, its own folder is
-    # first.
+    # As with python -m, the current folder goes first; a console script has its own folder there.
     folder = os.getcwd()
     sys.path.insert(0, folder)
     try:

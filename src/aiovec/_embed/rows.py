@@ -43,9 +43,10 @@ class Texts:
 
 
 def texts_of(rows: Batch, schema: Schema) -> Texts:
-    """Return the texts of rows without a vector; none if the table embeds no texts.
+    """Return the texts of rows without a vector; empty if the table embeds no texts.
 
-    Raises InvalidRowError for a row with neither a text nor a vector, unless the schema allows it.
+    Raises InvalidRowError for a row with neither a text nor a vector, unless the schema allows
+    missing vectors.
     """
     embed = schema.embed
     missing = [] if embed is None else np.flatnonzero(without_vector(rows.matrix())).tolist()

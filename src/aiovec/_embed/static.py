@@ -103,7 +103,7 @@ class StaticModel:
         return Path(spec.origin).parent
 
     def _mapped(self) -> npt.NDArray[Any]:
-        """Map the vectors of a safetensors file: a JSON header, then the numbers."""
+        """Map the vectors of a safetensors file, in which the numbers follow a JSON header."""
         with self._weights.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > 2**20:

@@ -132,6 +132,6 @@ class SharedFolder:
         self._state.write_text(json.dumps([port, key]))
 
     def withdraw(self) -> None:
-        """Remove the socket or state, so that clients no longer use the server."""
+        """Remove the socket and ``state``, so that clients no longer use the server."""
         self._socket.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)

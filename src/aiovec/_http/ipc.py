@@ -18,9 +18,9 @@ from ..backend.threads import INLINE_LIMIT
 ARROW = "application/vnd.apache.arrow.stream"
 """The media type of an Arrow IPC stream."""
 BODY = b"aiovec.body"
-"""The key, in a schema's metadata, of a request's JSON body."""
+"""The key of a request's JSON body in a schema's metadata."""
 CURSOR = b"aiovec.cursor"
-"""The key, in the metadata of a batch's schema, of the cursor after the batch."""
+"""The key of the cursor after a batch, in the metadata of the batch's schema."""
 
 _DENSE = {
     kind.id

@@ -112,7 +112,7 @@ _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 
 
 async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
-    """Log an error whose response hides its cause. A thread does so, since a log may be a pipe.
+    """Log an error whose response hides its cause, in a thread, since writing a log may block.
 
     A busy store is not a fault: during an overload, each request logs one line, without a
     traceback.

@@ -26,7 +26,7 @@ def count_of(argument: str, value: object, *, least: int = 1) -> int:
 
 
 def whole_number(argument: str, value: object, *, least: int) -> int:
-    """Return a Python or NumPy integer as an int, or raise InvalidArgumentError below ``least``."""
+    """Return a Python or NumPy integer as an int, or raise InvalidArgumentError."""
     count = int(value) if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise InvalidArgumentError(argument, count, f"a whole number of at least {least}")

@@ -26,8 +26,8 @@ from ..errors import InvalidRowError
 class Places(NamedTuple):
     """The row numbers of values, for errors, and the rows' ids if known.
 
-    The rows are consecutive from ``first``, or have the numbers in ``chosen``, counted from
-    ``first``.
+    Without ``chosen``, the rows are consecutive from ``first``. Otherwise value ``i`` is in row
+    ``first + chosen[i]``.
     """
 
     ids: Sequence[str] = ()
@@ -42,7 +42,7 @@ class Places(NamedTuple):
 
 
 def located(places: Places | None, index: int) -> dict[str, Any]:
-    """Return the number and the id of a value's row, for errors; an empty dict without places."""
+    """Return the number and the id of a value's row, for errors; {} if ``places`` is None."""
     if places is None:
         return {}
     row = index if places.chosen is None else int(places.chosen[index])

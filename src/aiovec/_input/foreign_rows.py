@@ -1,6 +1,6 @@
 """Rows and columns in other libraries' types: models, dataclasses, pandas, Polars.
 
-None of these libraries is imported here: an app that passes such an object has imported it.
+This module imports none of these libraries: an app that passes their objects has done so.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Infer schemas from data: find the vector column, and the types of the other columns.
 
-A column becomes a field if all its values are of one type: text, whole numbers, numbers, booleans,
-datetimes, or lists of texts or numbers. Nulls do not count, and whole numbers mixed with other
-numbers become numbers. Columns that are mixed, nested or empty, or have a name that is not allowed
-for fields, stay in the payload.
+A column becomes a field if all its values are of one type: text, integers, floats, booleans,
+datetimes, or lists of texts or numbers. Nulls do not count, and integers mixed with floats become
+floats. Columns that are mixed, nested or empty, or have a name that is not allowed for fields, stay
+in the payload.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def fields_of(
     others = []
     taken = {"id", "payload", vector.lower()}
     for name, field in columns.items():
-        # If the keys of rows are data, every row brings new keys, so only 200 become fields.
+        # Some apps use data as keys, so that every row has new keys. Only 200 become fields.
         free = _may_name(name) and name.lower() not in taken and len(fields) < 200
         if field is not None and free:
             fields[name] = field
@@ -169,7 +169,7 @@ def inferred(rows: Collected, options: TableOptions) -> Schema:
 
 
 def _carried(rows: Collected) -> Schema | None:
-    """Return the schema that exports write in the metadata of Arrow rows; None without one."""
+    """Return the schema that an export wrote in the metadata of Arrow rows, or None."""
     columns: Any = getattr(rows.data[0], "schema", None) if rows.form == "tables" else None
     if not is_of(columns, "pyarrow", "Schema") or b"aiovec.schema" not in (columns.metadata or {}):
         return None

@@ -90,7 +90,8 @@ class Collected:
 async def collect(rows: Any, in_thread: Callable[..., Awaitable[Any]]) -> Collected:
     """Read all rows, in any form, once.
 
-    An Arrow reader may wait for a disk, so a thread reads it. Imports pyarrow if the rows need it.
+    An Arrow reader may wait for a disk, so it runs in a thread. Imports pyarrow if the rows need
+    it.
     """
     if type(rows) is list:
         items = list(rows)  # a copy, because the app may change it while the call waits
@@ -147,7 +148,7 @@ async def collect_ids(ids: Any) -> Any:
 
 
 def bytes_to_write(rows: Collected | Batch, schema: Schema) -> int:
-    """Estimate the bytes that ``to_batch`` needs for the rows; too low for long texts."""
+    """Estimate the memory in bytes that ``to_batch`` needs; too little for rows with long texts."""
     if isinstance(rows, Batch):
         return rows.nbytes
     return len(rows) * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))

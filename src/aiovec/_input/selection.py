@@ -24,9 +24,10 @@ from ..errors import CorruptStoreError, FilterError, InvalidArgumentError, Inval
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
-# The most names in a selection, and keys in an order: LanceDB's parser allows about 40 levels.
+# The most names in a selection, and the most keys in an order: LanceDB's parser allows about 40
+# levels.
 _MOST_NAMES, _MOST_KEYS = 2_000, 32
-# The most characters in a key, and keys on a path into the payload.
+# The most characters in a key, and the most keys on a path into the payload.
 _LONGEST_KEY, _MOST_LEVELS = 4_096, 32
 
 _Keys = dict[str, "_Keys | None"]
@@ -164,7 +165,7 @@ def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tupl
 
 
 def _without_sql(key: object) -> str:
-    """Return the end of a message for a key such as "year DESC", or ("year", "desc")."""
+    """Return the end of a message that corrects a key like "year DESC" or ("year", "desc")."""
     words = key.split() if isinstance(key, str) else key
     if isinstance(words, (list, tuple)) and words and str(words[-1]).lower() in ("asc", "desc"):
         sign = "-" if str(words[-1]).lower() == "desc" else ""
@@ -278,7 +279,7 @@ def _add_path(keys: _Keys, path: list[str]) -> None:
 
 
 def _part(value: Mapping[str, Any], keys: _Keys) -> dict[str, Any]:
-    """Return the selected keys of an object, leaving out paths through other types of values."""
+    """Return the selected keys of an object. Omits a path if a value on it is not an object."""
     selected: dict[str, Any] = {}
     for key, item in value.items():
         if key not in keys:

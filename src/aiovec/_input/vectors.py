@@ -177,7 +177,7 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
     if not (matrix.min() >= -_LARGEST and matrix.max() <= _LARGEST):
         value = array[~(np.abs(matrix) <= _LARGEST)][0]
         raise ValueError(f"has {value} in it; its numbers must be finite and at most {_LARGEST:g}")
-    # A row can be too short only if its first number is this small.
+    # A vector can be too close to zero only if its first number is this small.
     small = np.abs(matrix[:, 0]) < _SMALLEST
     if small.any():
         largest = np.abs(array[small]).max(axis=1)

@@ -23,7 +23,7 @@ from .arrays import BoolArray, Float32Array, Int64Array
 # number of bytes, and a multiple of its size.
 _LEAST_BYTES = 2**28
 _MOST_TIMES = 512
-# Estimated bytes of a Python value or an offset.
+# Estimated size in bytes of a Python value or an offset.
 _VALUE_BYTES = 32
 _AT_ONCE = 1000
 # Extension types whose storage is meaningless without the type: months since 1970, or the two
@@ -176,8 +176,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def unstorable(kind: pa.DataType) -> str:
-    """Return the name of the type that no row can hold, if this is or contains one; otherwise
-    ""."""
+    """Return the name of a type that cannot be stored, if ``kind`` is or contains one; else ""."""
     if pa.types.is_dictionary(kind):
         return unstorable(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):
@@ -235,7 +234,7 @@ def _unpacked_bytes(array: pa.Array) -> int:
 
 
 def _text_lengths(texts: pa.Array) -> Int64Array:
-    """Return the number of bytes of each text."""
+    """Return the size of each text in bytes."""
     if pa.types.is_string_view(texts.type):  # four numbers each, first the length
         views = np.frombuffer(texts.buffers()[1], np.int32, 4 * (texts.offset + len(texts)))
         lengths = views[4 * texts.offset :: 4].astype(np.int64)

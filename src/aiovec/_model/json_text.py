@@ -15,8 +15,9 @@ class LossyJsonError(ValueError):
 def read_json(text: str) -> Any:
     """Read JSON; raise ValueError if a key occurs twice in an object.
 
-    Also raises ValueError for a number beyond float64 that is the value itself or a member of it,
-    or an item of a list in one of these places. ``Infinity``, which Python writes, is accepted.
+    Also raises ValueError for a number too large for float64 at the top level, in a member of the
+    top-level object, or in a list in one of these places; deeper numbers are not checked.
+    ``Infinity``, which Python writes, is accepted.
     """
     value = _DECODER.decode(text)
     if any(map(_has_infinity, value.values() if isinstance(value, dict) else [value])):

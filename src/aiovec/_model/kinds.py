@@ -34,7 +34,7 @@ class FieldKind(NamedTuple):
         return self.item or self
 
     def arrow(self) -> pa.DataType:
-        """Return the Arrow type of its values."""
+        """Return the Arrow type of the kind's values."""
         return _arrow_types()[self.name] if self.item is None else pa.list_(self.item.arrow())
 
 

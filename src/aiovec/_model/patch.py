@@ -24,7 +24,7 @@ class Remove:
 
 
 REMOVE: Final = Remove()
-"""As a value in ``update``: remove this key from the payload."""
+"""A value for ``update`` that removes its key from the payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class PayloadPatch:
     def apply(self, payload: str | None, id: str) -> str | None:
         """Return the new payload of the row ``id`` as JSON text; None if it is empty.
 
-        To set a value, missing and null objects on its path are created. Raises InvalidRowError if
-        another value is on the path, ValueError if ``payload`` is not a JSON object.
+        Creates missing and null objects on the path of a new value. Raises InvalidRowError if
+        another value is on the path, or ValueError if ``payload`` is not a JSON object.
         """
         root = json.loads(payload) if payload else {}
         if type(root) is not dict:

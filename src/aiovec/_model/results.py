@@ -81,7 +81,7 @@ class Counts(Serialized, Mapping[_Value, int]):
 
 
 class _AsFrames(Hints, Serialized):
-    """Adds conversions to data frames to a class with ``to_arrow``."""
+    """Adds ``to_pandas`` and ``to_polars`` to a class with ``to_arrow``."""
 
     def _plain(self) -> Any:
         return list(cast("list[Any]", self))
@@ -123,7 +123,7 @@ class Results(list[_R], _AsFrames):
     def __init__(
         self, rows: Iterable[_R] = (), *, columns: Mapping[str, Field | None] | None = None
     ) -> None:
-        """Create a list; ``columns`` maps the first columns of its table to their fields."""
+        """Create a list; ``columns`` has the names and fields of its table's first columns."""
         super().__init__(rows)
         self._columns = {} if columns is None else columns
 
@@ -154,10 +154,10 @@ class Results(list[_R], _AsFrames):
         return pa.table({name: _array(values, kinds.get(name)) for name, values in flat})
 
     def to_numpy(self) -> Float32Array:
-        """Return the vectors as a float32 matrix.
+        """Return the vectors as a float32 matrix with one row for each record or hit.
 
-        Searches return vectors with ``include_vector=True``. Raises InvalidVectorError if a row has
-        no vector.
+        Raises InvalidVectorError if a record or hit has no vector; searches return vectors with
+        ``include_vector=True``.
         """
         vectors = [row.vector for row in self if row.vector is not None]
         if len(vectors) < len(self):
@@ -209,7 +209,7 @@ class ResultsList(list[Results[Hit]], _AsFrames):
 def result_columns(
     schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
 ) -> dict[str, Field | None]:
-    """Return the first columns of the table of a result with these fields."""
+    """Return the first columns of the table that a result with these fields becomes."""
     columns: dict[str, Field | None] = {"id": None}
     if hits:
         columns.update(dict.fromkeys(_OF_HITS))

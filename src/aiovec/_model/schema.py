@@ -121,8 +121,9 @@ class Field:
     - ``nullable``: False refuses rows without a value.
     - ``index``: "btree", or "bitmap" for few distinct values, makes filters fast; lists cannot have
       one. SQLite builds the same index for both.
-    - ``partition``: SQLite stores the vectors of each value together, in space for at least 64, and
-      a search for the value scans only these. Up to four text or int fields can have it.
+    - ``partition``: SQLite stores the vectors of each value together, with space for at least 64
+      vectors, and a search that filters by a value scans only its vectors. Up to four text or int
+      fields can have it.
     - ``text``: keyword search covers this text field. SQLite looks at the first 32,768 bytes of a
       word.
     - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
@@ -171,7 +172,7 @@ class Field:
         return KINDS[self.kind].single.name
 
     def with_index(self, kind: FieldIndex) -> Field:
-        """Return the field with this index; "text" is independent of the others."""
+        """Return the field with this index; "text" is independent of the other kinds."""
         if kind == "text":
             return replace(self, text=True)
         return replace(self, index=kind)
@@ -287,7 +288,7 @@ class Schema:
       ``{"year": int}``.
     - ``payload``: True stores keys that no field declares, as JSON; False refuses them.
     - ``analyzer``: how keyword search splits texts into words. With "ngram", words of one or two
-      characters take longer to find, and white space in quotes counts.
+      characters take longer to find, and white space in quotes is significant.
     - ``quantized``: "bit" also stores 1-bit codes for approximate searches. SQLite only; ``dim``
       must be a multiple of 8.
     - ``embed``: the text field from which vectors are made.
@@ -361,7 +362,7 @@ class Schema:
 
     @classmethod
     def context_vectors(cls, dim: int = 768) -> Schema:
-        """Return the schema of a table that is created without one.
+        """Return the schema of a table that is created without a schema.
 
         It has the text fields "source_id", "source_type", "text_chunk", "created_at" and "tags".
         """
@@ -388,7 +389,7 @@ class Schema:
         return replace(self, fields={**self.fields, name: field})
 
     def without_field(self, name: str) -> Schema:
-        """Return the schema without a field. Raises InvalidArgumentError if it needs the field."""
+        """Return the schema without a field. Raises InvalidArgumentError for a field it needs."""
         if self.fields[name].partition:
             reason = f"the field {name!r} cannot be dropped: it is a partition key"
             raise InvalidArgumentError("field", name, reason=reason)

@@ -1,4 +1,4 @@
-"""List the modules and data files that PyInstaller cannot find, such as late imports by name."""
+"""List modules and data files that PyInstaller cannot find, such as modules imported by name."""
 
 from importlib.util import find_spec
 
@@ -6,7 +6,7 @@ from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy
 
 
 def _wanted(name: str) -> bool:
-    # Commands bring typer and rich. An app that draws a map imports aiovec.plot itself.
+    # Commands import typer and rich. An app that draws a map imports aiovec.plot itself.
     return not name.startswith(("aiovec._cli", "aiovec.plot")) and not name.endswith("_command")
 
 

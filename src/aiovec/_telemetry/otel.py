@@ -86,7 +86,7 @@ def span(call: str, table: str | None, place: Attributes, *, current: bool) -> I
 
 @contextmanager
 def called_by(headers: Mapping[str, str]) -> Iterator[None]:
-    """Make the calls in the block children of the caller's span."""
+    """Make the caller's span the parent of the spans in the block."""
     token = context.attach(_CALLERS.extract(headers))
     try:
         yield

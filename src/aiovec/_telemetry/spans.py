@@ -55,6 +55,6 @@ def span(
 
 
 def called_by(headers: Mapping[str, str]) -> AbstractContextManager[None, None]:
-    """Make the calls in the block children of the span in a request's ``traceparent``."""
+    """Make the span in a request's ``traceparent`` the parent of the spans in the block."""
     otel = _configured() if headers and "opentelemetry" in sys.modules else None
     return _NO_SPAN if otel is None else otel.called_by(headers)

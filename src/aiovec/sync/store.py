@@ -100,7 +100,7 @@ def _iterated(face: _Blocking[Any], items: AsyncGenerator[_R, None]) -> Generato
             portal.begin(items.aclose)
 
 
-# Types of iterables that are not lazy, and attributes that other objects have if they are not.
+# Iterables of these types, or with one of these attributes, are not lazy.
 _COLLECTIONS = (Sequence, Mapping, Set, bytearray)
 _FORMS = (
     "__array__ __array_interface__ __arrow_c_array__ __arrow_c_stream__ __dataframe__ "
@@ -321,7 +321,7 @@ def _abandoned(store: AsyncStore, portal: Portal) -> None:
         finally:
             portal.stop()
 
-    # Made before ``close`` begins, since afterwards the text says that the store is closed.
+    # Made before ``close`` begins, since afterwards ``repr`` says that the store is closed.
     text = f"{store!r} was never closed"
     portal.begin(close)
     warnings.warn(text, ResourceWarning, stacklevel=2)
