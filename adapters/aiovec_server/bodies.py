@@ -59,7 +59,7 @@ async def values_response(value: object, status: int, headers: Mapping[str, str]
 
     def text() -> bytes:
         body = dump(value)
-        if len(body) > _PART:  # a short response is never refused: the call may have written
+        if len(body) > _PART:  # never refuse a short response: the call may have written
             BOUNDS.get().check_bytes(len(body))
         return body
 
@@ -67,7 +67,7 @@ async def values_response(value: object, status: int, headers: Mapping[str, str]
 
 
 def camel_case(value: Any) -> dict[str, Any]:
-    """Return a dataclass as an object, with its top-level keys in camelCase."""
+    """Return a dataclass as a dict, with its top-level keys in camelCase."""
     return {to_camel(name): item for name, item in asdict(value).items()}
 
 

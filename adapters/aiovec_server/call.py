@@ -279,10 +279,11 @@ _WALKED = frozenset({dict, list, str})  # skips numbers, which make up most of a
 
 
 def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
-    """Refuse an object that has a key twice: the last ``where`` might select every row.
+    """Refuse JSON in which an object has a key twice.
 
-    The parser silently keeps the last one. Every key in the text has a colon, so if the text has
-    more colons than the value has keys and colons within its texts, a key is repeated.
+    The parser silently keeps only the last value, but the last ``where`` might select every row. In
+    the text, a colon follows each key. So a key is repeated if the text has more colons than
+    ``value`` has keys and colons within its texts.
     """
     colons, keys = text.count(b":"), 0
     texts: list[str] = []
@@ -300,7 +301,7 @@ def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
     if colons == keys:
         return
     if b"\\u003" in text:
-        plain = text.replace(rb"\\", b"")  # an escaped backslash, after which u003a is no escape
+        plain = text.replace(rb"\\", b"")  # after an escaped backslash, u003a is no escape
         colons += plain.count(rb"\u003a") + plain.count(rb"\u003A")
     if colons == keys + "".join(texts).count(":"):
         return

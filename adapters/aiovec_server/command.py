@@ -87,8 +87,7 @@ def serve(
         ),
     ] = None,
     json: AsJson = False,
-    # Hidden, because only the remote backend starts a server with it: see
-    # ``aiovec._http.autostart``.
+    # Hidden, because only the remote backend passes this option: see ``aiovec._http.autostart``.
     shared: Annotated[bool, typer.Option("--shared", hidden=True)] = False,
 ) -> None:
     """Serve a store over HTTP, with a REST API and a web page at /.
@@ -229,7 +228,7 @@ def _run(
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:
-    """Return the place that the TOML file names for the server."""
+    """Return the place of ``backend``, by default ``place``, or SQLite's if ``place`` is remote."""
     from aiovec.backend.place import find_place
 
     name = backend or ("sqlite" if place.settings.backend == _REMOTE else "")

@@ -212,7 +212,7 @@ def _length_of(scope: Scope) -> int | None:
     if "content-length" in headers:
         try:
             return int(headers["content-length"])
-        except ValueError:  # uvicorn refuses this itself; other servers let it through
+        except ValueError:  # uvicorn refuses such a header; other servers pass it on
             raise RequestError(400, "the Content-Length is not a number") from None
     # In HTTP/2 and later, a body needs neither header.
     needed = scope.get("http_version", "1.1").startswith("1")

@@ -17,7 +17,7 @@ ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
-"""The most lines that wait for the thread; others are dropped."""
+"""The most lines that wait for the thread; more lines are dropped."""
 
 _GATHERED = 0.05  # seconds between writes: waking the thread costs more than writing a line
 _AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe
@@ -26,8 +26,8 @@ _AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe
 class _Waiting(logging.Handler):
     """Queues records unformatted; the thread formats and writes them.
 
-    The thread holds no handler's lock while it writes, because the process takes all of them at
-    exit.
+    The thread holds no handler's lock while it writes, because the process acquires the locks of
+    all handlers at exit.
     """
 
     def __init__(self) -> None:

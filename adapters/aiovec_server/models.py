@@ -86,8 +86,8 @@ class Model(BaseModel):
         """Return an exception for the first error, worded like our other errors."""
         errors = exc.errors(include_url=False)
         name = str(errors[0]["loc"][0])
-        # A value that may be an item or a list has an error for both; the item's location is
-        # longer.
+        # A value that may be an item or a list has an error for each form. If an item of a list is
+        # wrong, its error has the longer location.
         same = (error for error in errors if error["loc"][0] == errors[0]["loc"][0])
         error = max(same, key=lambda error: (len(error["loc"]), error["type"] == "too_long"))
         if error["type"] == "extra_forbidden":  # both the older and the current name of an argument
@@ -136,7 +136,7 @@ def _made(default: type, *others: type) -> Any:
 
 
 def _maybe(about: str, *names: str, default: Any = None) -> Any:
-    """Return the field of an optional argument, by default named as in the store."""
+    """Return a model's field for an optional argument; ``names`` replace its key in requests."""
     alias = AliasChoices(*names) if names else None
     return Field(default, description=about, validation_alias=alias)
 

@@ -98,7 +98,7 @@ class Metrics:
         self._sent.inc(facts["sent"])
 
     def watched(self, states: Sequence[WatchState]) -> None:
-        """Record how far watched tables are behind their sources; a table may have several."""
+        """Record how far each table is behind its sources. A table may have several sources."""
         for table in {state.table for state in states}:
             of = [state for state in states if state.table == table]
             waiting = sum(math.nan if state.waiting is None else state.waiting for state in of)
@@ -145,7 +145,7 @@ class Observing:
             nonlocal status, sent, whole
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"x-request-id", id.encode())]
-                if "expect" in given:  # the body may still arrive
+                if "expect" in given:  # the client may still send the body
                     headers.append((b"connection", b"close"))
                 if all(name != b"cache-control" for name, _ in headers):
                     # Rows change and may be confidential, so no cache may keep them.
@@ -165,7 +165,7 @@ class Observing:
             with called_by({name: text for name, text in callers.items() if 0 < len(text) <= 512}):
                 await self._app(scope, receive, named)
         except asyncio.CancelledError:
-            # Raise it to the outer app or server, which sends its own response.
+            # Pass the error on to the outer app or server, which sends its own response.
             if not getattr(scope["app"].state, STOPPING, False):
                 raise
             if not status:

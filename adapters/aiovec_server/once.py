@@ -1,4 +1,4 @@
-"""Writes with an ``Idempotency-Key``: done once, however often they are sent; cancelled by key.
+"""Do each write with an ``Idempotency-Key`` only once, and cancel writes by their keys.
 
 The store commits the key together with the write. This module has the headers, the digest of a
 request, and the coordination of simultaneous requests with the same key in this process.

@@ -172,7 +172,7 @@ async def _answer(
 
 
 def _check_slashes(request: Request) -> None:
-    """Refuse an encoded slash anywhere but in the id of a record, which ends its path.
+    """Refuse an encoded slash, except in a record's id at the end of the path.
 
     A proxy in front of the server may have rules for paths, such as "no DELETE of /tables/*". If it
     does not decode the slash, it checks a different path from the one that this server answers.
@@ -219,7 +219,7 @@ def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
     for endpoint in endpoints:
         path, method = re.sub(r":\w+", "", endpoint.path), endpoint.method.lower()
         name = endpoint.handler.__name__
-        name = f"{name}_by_{method}" if name in names else name  # the handler has two methods
+        name = f"{name}_by_{method}" if name in names else name  # the handler serves two methods
         names.add(name)
         paths.setdefault(path, {})[method] = _operation(endpoint, name, places)
     problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": places[Problem]}}}
@@ -232,7 +232,7 @@ def openapi(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
             "responses": {"Problem": problem},
             "securitySchemes": _KEYS,
         },
-        # {} makes a key optional, because a server may have no keys.
+        # {} makes the API key optional, because a server may have no keys.
         "security": [*({name: []} for name in _KEYS), {}],
     }
 

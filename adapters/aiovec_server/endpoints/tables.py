@@ -260,7 +260,7 @@ async def _described(call: Call, table: str, *, rows: bool = True) -> dict[str, 
 def _check_confirmed(options: dict[str, Any], name: str, kind: str) -> None:
     """Require a request that drops a table or a field to repeat the name.
 
-    A client that normalizes paths may arrive here when it meant to delete a record.
+    A client that normalizes paths may send this request when it meant to delete a record.
     """
     if options.get("confirm") != name:
         raise RequestError(
