@@ -157,7 +157,7 @@ async def status(
             for name in sorted({*counts[0], *counts[1]})
         }
         is_open = marks.state is not State.SWITCHED
-        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the TOML shows the end
+        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the TOML shows it
             is_open = session.toml is None or await session.toml.current() != pair[1].configured
         return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 

@@ -5,7 +5,7 @@ in memory. Tables with more rows than ``Limits.compared_rows`` are read several 
 another part of the ids, so that they take no more memory.
 
 The tables may change during the comparison. Each table is read in a separate snapshot, so the
-caller must compare rows that differ again, after applying later changes.
+caller must apply later changes, and then compare the differing rows again.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Comparison:
                 yield batch
 
     async def _ids_of(self, table: OpenTable, hashes: UInt64Array) -> AsyncGenerator[list[str]]:
-        """Yield lists of the ids whose hashes are in ``hashes``, which are sorted."""
+        """Yield lists of the table's ids whose hashes are in the sorted array ``hashes``."""
 
         def work(batch: pa.RecordBatch) -> list[str]:
             ids = batch.column("id")
@@ -219,7 +219,8 @@ class Comparison:
         """Delete the rows that only the target has, and write the missing and different rows.
 
         A backend with bulk loads adds missing rows without checking whether they exist, because
-        nobody else writes to the target. So after an error, the tables must be compared again.
+        nobody else writes to the target. After an error, some of these rows may exist, so the
+        caller must compare the tables again.
         """
         target, backend = self.target, self.target.backend
         async with aclosing(self._ids_of(target, unlike.extra)) as parts:

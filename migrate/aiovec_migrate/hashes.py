@@ -9,14 +9,14 @@ Two rows are equal if a store would return the same values for them:
   not 1.0, because both stores distinguish them. An empty object equals a null: both have no keys.
 
 The strength of the hashes: long values are read as words of 32 bits, and a hash is the sum of each
-word times a random 64-bit key for its place. Two inputs whose words at one place differ by ``d``
+word times a random 64-bit key for its position. If two inputs differ by ``d`` in some word, they
 have the same sum for one key in ``2**64 / 2**z``, where ``z`` is the number of zeros below the
 lowest bit of ``d``. That is why words have only 32 bits: in 64-bit words, a flipped sign of the
 upper float would be ``d = 2**63``, and two flipped signs would collide for half of all key pairs.
 With 32 bits ``z`` is at most 31, so a sum misses a difference once in ``2**33``, and the two sums
 with separate keys miss it once in ``2**66``. Short values (a number, a finished sum, an item of a
-list) go through a bijection that moves every bit, with a key for their place, before they are added
-to others.
+list) go through a bijection that mixes all bits, with a key for their position, before they are
+added up.
 
 Everything works on whole columns, without a Python loop over rows except for payloads, whose JSON
 Python reads, and for single texts above 64 KiB, which are hashed piece by piece.
@@ -121,7 +121,7 @@ def _key(seed: int, name: str) -> np.uint64:
 
 @lru_cache(maxsize=8)
 def _keys(seed: int, words: int) -> tuple[UInt64Array, UInt64Array]:
-    """Return two pseudorandom keys for each word's place, which depend only on the seed."""
+    """Return two pseudorandom keys for each word position, which depend only on the seed."""
     drawn = np.random.default_rng(seed).integers(0, 2**64, (2, words), dtype=np.uint64)
     return drawn[0], drawn[1]
 
@@ -249,7 +249,7 @@ def _long(data: pa.Buffer, seed: int) -> np.uint64:
 
 
 def _placed(hashes: UInt64Array, places: Int64Array, seed: int) -> UInt64Array:
-    """Return hashes mixed with their places, so that a sum depends on the order."""
+    """Return hashes mixed with their positions, so that a sum depends on the order."""
     return mixed(hashes + mixed(places.astype(np.uint64) + _key(seed, "place")))
 
 

@@ -138,7 +138,7 @@ async def fill(
 async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = None) -> None:
     """Remove the mark, if there is one; a store that was left keeps its mark.
 
-    With ``copied`` tables, the record shows that this run may bring the copy up to date later.
+    If ``copied`` names tables, the record allows this run to update their copies later.
     """
 
     def ended(record: MoveRecord) -> MoveRecord:

@@ -241,7 +241,8 @@ class Migration:
             opened = await OpenTable.open(source, name)
             schema = work.schema(opened.schema)
             if name in existing and (await target.open_table(name)).schema.differences(schema):
-                # The run created it, or the target was left for the source, which has the rows.
+                # No row is lost: the run created this table, or the target was left for the
+                # source, which has the rows.
                 await target.drop_table(name)
                 existing.remove(name)
                 await work.step("dropped")

@@ -208,7 +208,7 @@ class TableMove:
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()
-        await self.catch_up(check=True)  # a row whose change arrives now may have differed
+        await self.catch_up(check=True)  # suspects may only have lacked a change that arrives now
         if wrong := sorted(self.suspects):
             raise MigrationError(
                 f"{len(wrong)} rows of table {self.name!r} differ between the stores after all "

@@ -28,7 +28,7 @@ _SHARE, _SPARE = 2.5, 32 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """The plan for one table: its numbers of rows in both stores, and its bytes in the source.
+    """The plan for one table: its row counts in both stores, and its size in bytes in the source.
 
     ``target_rows`` is None if the target lacks the table. ``removed`` counts the rows that only the
     target has, which a run would remove.
@@ -132,7 +132,7 @@ def look_at_disk(target: Place, plan: Plan) -> None:
 
 
 async def count_removed(work: Work, plan: Plan) -> None:
-    """Add the numbers of rows that a run would remove to the plan. Reads all ids of both stores."""
+    """Add to the plan how many rows a run would remove. Reads all ids of both stores."""
     for number, table in enumerate(plan.tables):
         if not (plan.ok and plan.resumes and table.target_rows):
             continue
@@ -150,9 +150,9 @@ async def _only_in_target(work: Work, name: str) -> int:
 
 
 async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
-    """Return a problem for each table of the store in use with vectors not made by the embedder.
+    """Return a problem for each table in the store in use whose vectors are not the embedder's.
 
-    These vectors come from a run without the embedder that has already switched the apps.
+    Such vectors come from an earlier run, which switched the apps without using this embedder.
     """
     problems: list[str] = []
     if transform is None or place.missing:
@@ -236,9 +236,9 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
 
 
 def without_source(target: MoveRecord, others: Iterable[str]) -> list[str]:
-    """Return the target's ``others`` that may be dropped, because the source once had them.
+    """Return the tables in ``others`` that a run may drop, because the source once had them.
 
-    The source had all tables of a target that was left for it, or that was empty before the run.
+    The source had every table of a target that was left for it, or that was empty before the run.
     """
     mark = target.mark
     every = mark is not None and (mark.left or mark.fresh)
