@@ -188,8 +188,8 @@ async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
         raise ConfigError(f"{words}; pass another --port, or --port 0 for a free one") from exc
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
     say(f"Serving {target} at {url} (Ctrl+C stops it)", stderr=True)
-    # uvicorn raises its signal again at exit, which would kill the process before the store is
-    # closed.
+    # At exit, uvicorn raises the received signal again, which would kill the process before the
+    # store is closed.
     on_signals(lambda: None)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_SHUTDOWN)
     await uvicorn.Server(config).serve([listening])

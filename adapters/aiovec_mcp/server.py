@@ -43,12 +43,13 @@ def create_server(
 ) -> MCPServer[Any]:
     """Return an MCP server over an open store.
 
-    ``table`` is the memory that ``recall`` searches. The tool exists if the table does, or with
-    ``allow_writes``, which adds the tools ``remember`` and ``forget``; they write to the memory
-    only. The agent can search and read the tables ``readable``, by default every table, and its
-    memory. With ``user``, it sees only this user's memories, and cannot choose another user. If the
-    memory is a table of your own, ``user`` needs a text field "user" or a payload, preferring newer
-    memories needs a field "at", and memories that expire need a field with ``expires``.
+    ``table`` is the memory that the tool ``recall`` searches. ``allow_writes`` adds the tools
+    ``remember`` and ``forget``, which write only to the memory; without it, the server offers
+    ``recall`` only if the table exists. The agent can search and read the memory and the tables in
+    ``readable``, by default every table. With ``user``, the agent sees only this user's memories,
+    and cannot choose another user. If the memory is a table of your own, ``user`` needs a text
+    field "user" or a payload, preferring newer memories needs a field "at", and memories that
+    expire need a field with ``expires``.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
     tools = Tools(store, store.table(table), readable, user)

@@ -121,8 +121,8 @@ class Tools:
     """The tools over one store.
 
     ``memory`` is the table of memories, and ``readable`` has the names of the other tables that an
-    agent may read; None means every table. A ``user`` sees, replaces and deletes only the memories
-    whose fact ``user`` is their name.
+    agent may read; None means every table. With ``user``, an agent sees, replaces and deletes only
+    the memories whose fact ``user`` is this name.
     """
 
     def __init__(
