@@ -62,7 +62,7 @@ class RayEngine:
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
-            except OutcomeUnknownError:  # the rows may have been added; a repetition shows it
+            except OutcomeUnknownError:  # the rows may have been added; a repeated load shows it
                 raise
             except AiovecError:
                 await load.abandon()
@@ -112,7 +112,7 @@ class RayEngine:
             await store.optimize(table)
 
     async def _prepare(self, store: LancedbBackend, table: TableHandle) -> None:
-        """Compact a table, and index its ids and fields, because a vector index pins files."""
+        """Compact a table and index its ids and fields, before a vector index pins files."""
         place = store.place_of(table.name)
         await store.by_engine(table, partial(indexes.compact, place, self._cluster.workers))
 

@@ -12,8 +12,8 @@ from aiovec_lancedb.engines import TablePlace
 
 from .fragments import dataset_of
 
-# The fewest and the most rows in a compacted file: few enough that each worker gets files, and that
-# upkeep makes no larger files.
+# The fewest and the most rows in a compacted file. Within these limits, each worker gets about two
+# files. Upkeep makes no files with more rows than the maximum.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
 # The kinds that workers build, under lancedb's names; LanceDB builds the others.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
