@@ -230,8 +230,8 @@ class AiovecDocumentStore(Closable):
     ) -> tuple[list[Any], int]:
         """Return a sorted page of a metadata key's distinct values, and their total number.
 
-        Each item of a list is a value, and 1 and 1.0 are different values. With ``search_term``,
-        only values whose text contains it count; case is ignored.
+        Each item of a list counts as a value, and 1 and 1.0 are different values. With
+        ``search_term``, only values whose text contains the term count; case is ignored.
         """
         part = (search_term or "").casefold()
         unique = await self._unique(metadata_field, filters)

@@ -65,15 +65,16 @@ class AiovecStore(Closable, BaseStore):
     ``aiovec.connect``. ``index`` and ``ttl`` are LangGraph's settings. Each text in an item's
     indexed fields has a vector and a row, and a search ranks an item by its best text. Texts from
     the 16th on share a vector. Filters take the operators of ``aiovec.bridge.metadata_filter``.
-    ``boost`` ranks hits by age or importance, as ``rerank`` does in ``VectorStore.search``, by
-    "updated_at" or numbers in "payload.value.KEY". Expired items are never returned. ``sweep_ttl``
-    deletes them, and so does a write once an hour; ``sweep_interval_minutes`` has no effect.
+    ``boost`` is passed to ``VectorStore.search`` as ``rerank``: it ranks hits also by age, from
+    "updated_at", or by importance, a number in "payload.value.KEY". Expired items are never
+    returned. ``sweep_ttl`` deletes them, and so does a write once an hour;
+    ``sweep_interval_minutes`` has no effect.
     """
 
     # The item's row has the vector of the item's first text. Each other text has a row with the
     # item's fields and value, and "place", the number of the text, counted from 0. "texts" is the
-    # number of texts. A killed put, or two concurrent puts, may leave stale rows, so a search
-    # counts such a row only if its "updated_at" equals the "updated_at" of the item's row.
+    # number of texts. A killed put, or two concurrent puts, may leave stale rows. So a search
+    # uses another text's row only if its "updated_at" equals the "updated_at" of the item's row.
 
     supports_ttl = True
 
@@ -255,7 +256,7 @@ class AiovecStore(Closable, BaseStore):
                 if "place" in hit and times.get(id) != hit["updated_at"]
             }
             # A row that is stale for the first time may belong to an item that a put has just
-            # replaced. After the last repetition it counts, as if the search had run before that
+            # replaced. After the last repetition, use the row as if the search had run before that
             # put.
             if repeats and not stale <= known:
                 repeats -= 1

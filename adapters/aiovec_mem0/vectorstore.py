@@ -128,7 +128,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
     def update(
         self, vector_id: str, vector: Any = None, payload: Mapping[str, Any] | None = None
     ) -> None:
-        """Replace a memory's vector, its payload, or both; None keeps the old one."""
+        """Replace a memory's vector, its payload, or both; None keeps the old value."""
 
         async def update(table: Table) -> None:
             schema = await table.schema()
@@ -189,7 +189,7 @@ class AiovecVectorStore(Closable, VectorStoreBase):
 
 
 def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mem0's filters in MongoDB's syntax. mem0 repeats ``OR`` and ``NOT`` as ``$or`` and
+    """Return mem0's filters in MongoDB's syntax. mem0 passes ``OR`` and ``NOT`` also as ``$or`` and
     ``$not``, and ``"*"`` means any value but null."""
     wanted: dict[str, Any] = {}
     for key, value in filters.items():

@@ -44,7 +44,7 @@ class IndexedCollection(llm.Collection):
     """A collection of ``llm`` whose ``similar`` methods search an aiovec store.
 
     If ``words`` is set, they rank rows by their vectors and by these words in their stored content.
-    ``llm`` itself searches a collection in memory, which has no place for an index.
+    If llm's database is in memory, ``llm`` itself searches it, because an index needs a file.
     """
 
     words: str | None = None
@@ -100,7 +100,7 @@ class IndexedCollection(llm.Collection):
 
     def _up_to_date(self, store: sync.VectorStore) -> str | None:
         """Copy the changes of the collection, and return its table, or None if it has no rows."""
-        tables = store.tables()  # first: a collection created from now on keeps its table
+        tables = store.tables()  # before the collections, so that no new one loses its table
         models = {f"{_TABLE}{row['id']}": row["model"] for row in self.db["collections"].rows}
         for name in tables:
             if name.startswith(_TABLE) and name not in models:
@@ -152,7 +152,7 @@ def similar(
     prefix: str | None,
 ) -> None:
     """
-    Return top N similar IDs from a collection, as "llm similar" does, by an index.
+    Return top N similar IDs from a collection, like "llm similar", but using an index.
 
     \b
         llm aiovec similar my-collection -c "I like cats"
