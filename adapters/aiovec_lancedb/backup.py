@@ -88,7 +88,7 @@ async def write_backup(
 async def _check_names(session: Session, names: list[str]) -> None:
     """Raise StaleTableError if tables were created, dropped or renamed.
 
-    A table renamed during a backup may be in it twice.
+    If a table is renamed during a backup, the backup may contain it twice.
     """
     if await session.names() != names:
         raise StaleTableError
@@ -269,8 +269,8 @@ def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
 def _exchanged(first: Path, second: Path) -> bool:
     """Exchange the names of two folders atomically; return False if the system cannot.
 
-    With two renames, the store would be missing in between, and an app that opened it then would
-    create an empty one.
+    With two renames, the store would be missing in between, and an app that opened it at that
+    moment would create an empty store.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2

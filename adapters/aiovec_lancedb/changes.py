@@ -52,7 +52,7 @@ _Keys = npt.NDArray[np.uint64]
 
 
 class _Position(NamedTuple):
-    """A change number in parts."""
+    """A change number, split into its parts."""
 
     numbering: int
     base: int
@@ -69,7 +69,7 @@ class _Position(NamedTuple):
         return cls(*divmod(number, 1 << _VERSION_BITS), target, place)
 
     def is_before(self, end: _Position) -> bool:
-        """Return whether the position has the numbering of ``end`` and does not come after it."""
+        """Return whether the position is in the numbering of ``end``, and not after ``end``."""
         return self.numbering == end.numbering and max(self.base, self.target) <= end.base
 
     @property

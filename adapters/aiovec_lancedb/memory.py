@@ -80,7 +80,8 @@ class ReadAdmission(Gate):
         return not (self.free(size) and self._turns.free())
 
     def share(self, size: int) -> AbstractAsyncContextManager[object]:
-        """Hold this much of the memory. Small amounts, which need not wait, are not counted."""
+        """Return a context manager that holds a share of this size. It does not count small shares,
+        which need not wait."""
         if size < _FREE:
             return nullcontext()
         return self.enter(current_deadline(self._busy_timeout), size)

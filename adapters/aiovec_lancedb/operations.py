@@ -123,8 +123,8 @@ class RowsOperation(WriteOperation):
     def repeatable(self) -> bool:
         """True if the write may be applied in memory in a bucket.
 
-        There the write is retried if another writer commits first. A change of several rows is not
-        applied in memory: readers could see only some of the changed rows.
+        In a bucket, a write is retried if another writer commits first. A change of several rows is
+        not applied in memory: readers could see only some of the changed rows.
         """
         return self.kind != "change" or len(self.named) == 1
 
@@ -258,7 +258,7 @@ async def _write(
     merge: bool = True,
     inserts: bool = True,
 ) -> int:
-    """Write rows that were looked up; return how many rows they replaced.
+    """Write rows, after their ids were looked up; return how many existing rows they replaced.
 
     A folder has one writer at a time, so the look-up is still valid. In a bucket, only Lance
     keeps ids unique, and only if all merges work without an index. An existing row is replaced only

@@ -54,7 +54,7 @@ class LancedbPlugin(BackendPlugin):
 
     def claims(self, folder: Path) -> str | None:
         """Return the store's target if the folder contains Lance tables, is a Lance table, or does
-        not exist but has the suffix of one; otherwise None."""
+        not exist but has the suffix ``.lance`` or ``.lancedb``; otherwise None."""
         if folder.suffix in (".lance", ".lancedb") and not os.path.lexists(folder):
             return f"lancedb://{folder}"
         if (folder / "_versions").is_dir() and folder.suffix == ".lance":

@@ -1,4 +1,4 @@
-"""The section ``[retrieval.lancedb]``."""
+"""The settings in the section ``[retrieval.lancedb]`` of the TOML file."""
 
 from __future__ import annotations
 

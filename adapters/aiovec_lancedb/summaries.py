@@ -39,7 +39,7 @@ _Key = tuple[int, Any]
 async def value_counts(
     versions: Versions, handle: TableHandle, ref: Ref, where: Expr | None, limit: int | None
 ) -> list[tuple[Value, int]]:
-    """Return the most frequent values and their counts; sort values with equal counts."""
+    """Return the most frequent values and their counts. Values with equal counts are sorted."""
     columns = Columns((), payload=True) if ref.path else Columns((ref.name,))
     for most in (_FEW, MOST):
         async with versions.reading(handle, most, columns) as table:

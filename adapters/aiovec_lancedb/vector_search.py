@@ -1,8 +1,8 @@
 """Find the nearest rows: Lance finds candidates, whose distances are measured here in float64.
 
 So hits have the same ranks and distances with and without an index, and on every backend. A call
-first searches the index, with the effort that its recall needs. Queries that the index cannot
-answer are answered exactly, with memory for a scan of the whole table.
+first searches the index, with the effort that the target recall needs. An exact search follows for
+queries that the index cannot serve, with memory for a scan of the whole table.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Nearest(NamedTuple):
 async def search_vectors(
     versions: Versions, handle: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
 ) -> _T:
-    """Find rows for each query, all in one version, and return the result of ``finish``.
+    """Find the nearest rows for each query, all in one version; return the result of ``finish``.
 
     If bytes are counted, the searches return only row numbers, by which the rows are read later.
     """

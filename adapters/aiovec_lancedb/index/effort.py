@@ -52,7 +52,7 @@ class Effort(_Noted):
     refine: PositiveInt | None = None
 
     def for_limit(self, limit: int) -> Effort:
-        """Return the effort for this limit: more ``nprobes`` and ``ef`` if it is above
+        """Return the effort for a limit. ``nprobes`` and ``ef`` are larger if the limit exceeds
         ``MEASURED_HITS``."""
         times = limit / MEASURED_HITS
         if times <= 1:

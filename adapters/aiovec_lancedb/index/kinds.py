@@ -144,7 +144,7 @@ def plan_of(kind: str, options: Mapping[str, int], rows: int, dim: int) -> dict[
     if kind == "ivf_rq":
         plan.setdefault("num_bits", _BITS)
     if kind == "ivf_pq":
-        # One part per 8 dimensions, or the next smaller number that divides the dimensions.
+        # One part per 8 dimensions, or the next smaller number that divides ``dim``.
         parts = (count for count in range(1, max(1, dim // 8) + 1) if dim % count == 0)
         plan.setdefault("num_sub_vectors", max(parts))
     return plan
