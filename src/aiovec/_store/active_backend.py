@@ -90,7 +90,7 @@ class ActiveBackend:
             self.idle.set()
 
     async def open_table(self, name: str, *, fresh: bool = False) -> TableHandle:
-        """Return the table's handle, from memory unless it must be ``fresh``."""
+        """Return the table's handle, from the cache unless ``fresh`` is set."""
         handle = None if fresh else self._handles.get(name)
         if handle is None:
             self._handles.pop(name, None)
@@ -112,7 +112,8 @@ class ActiveBackend:
             raise StaleTableError(handle.name)
 
     def state_of(self, handle: TableHandle) -> str:
-        """Return the name of the handle's table state, the same in every process."""
+        """Return a name for the handle's state of the table. The name is the same in every
+        process."""
         known = self._states.get(handle.name)
         if known is None or known[0] is not handle:
             text = f"{handle.name}\0{handle.schema.to_json()}\0{handle.epoch!r}"
@@ -149,7 +150,8 @@ class Backends:
 
     @property
     def identity(self) -> str:
-        """The name of the store: its TOML file, or its place; unique for a store in memory."""
+        """The name of the store: the path of its TOML file, else its place. Unique for a store in
+        memory."""
         if self._place.in_memory:
             return f"{self._place} {os.getpid()} {id(self)}"
         path = self._place.file or self._place.path
@@ -163,10 +165,10 @@ class Backends:
                 self._checking = asyncio.ensure_future(self._prepare_to_follow())
 
     def _first_check(self) -> float:
-        """Return the time of the first check; infinity if the store follows no migration.
+        """Return the time of the first check; infinity if there are no checks.
 
-        Only a store opened through a TOML file follows one. In a bucket, each check costs a
-        request.
+        Only a store opened through a TOML file follows a migration. A store in a bucket is not
+        checked, since each check would cost a request.
         """
         follows = self._place.file is not None and self._place.path is not None
         if follows and self.active.backend.supports("moves"):
@@ -267,7 +269,8 @@ class Backends:
         )
 
     async def _use(self, place: Place, mark: MoveMark | None = None) -> None:
-        """Replace the active backend with a new one for a place, to which any ``mark`` leads."""
+        """Replace the active backend with a new one for ``place``, the target of ``mark`` if
+        given."""
         left = self.active
         backend = await in_thread(place.create, left.backend.read_only)
         try:
@@ -319,7 +322,7 @@ class Backends:
 async def close_after(backend: Backend, failure: BaseException) -> None:
     """Close a backend that could not be opened, or is no longer needed.
 
-    Callers get the failure; an error while closing becomes a note on it.
+    Callers get the failure; an error while closing becomes a note on the failure.
     """
     try:
         await to_its_end(backend.close())
@@ -328,11 +331,11 @@ async def close_after(backend: Backend, failure: BaseException) -> None:
 
 
 def _check_place(mark: MoveMark, left: Backend, place: Place, target: str) -> None:
-    """Check that the settings name the place to which a mark leads. Reads the disk.
+    """Check that the settings name the target of the mark. Reads the disk.
 
-    Raises StoreMovedError if they lead elsewhere: an environment variable may set another address
-    for the backend, and a store there would have none of the rows. Raises MigrationError if the
-    target is gone.
+    Raises StoreMovedError if the settings name another place: an environment variable may set
+    another address for the backend, and a store there would have none of the rows. Raises
+    MigrationError if the target is gone.
     """
     are_paths = "://" not in mark.target + target
     is_same = mark.target in ("", target) or (
@@ -352,7 +355,8 @@ def _check_place(mark: MoveMark, left: Backend, place: Place, target: str) -> No
 
 
 def _lost_error(mark: MoveMark, left: Backend) -> MigrationError:
-    """Return the error for a target that is not the store to which the migration copied."""
+    """Return the error for a target that is not the store to which the migration copied the
+    rows."""
     return MigrationError(
         f"the store {left.target} has moved to {mark.moved_to} (run {mark.run}), but the "
         "store at that place is not the one that got its rows: it was replaced, emptied or "

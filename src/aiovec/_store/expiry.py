@@ -77,7 +77,7 @@ class ExpiringTable(OpenTable):
     def __init__(self, active: ActiveBackend, handle: TableHandle, field: str) -> None:
         super().__init__(active, handle)
         self._field, self._at = field, Ref(field)
-        # A row has expired if its second has begun.
+        # A row has expired once the second of its expiry time has begun.
         self._moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
         self._expired = Compare(self._at, "<", self._moment)
 
@@ -85,7 +85,7 @@ class ExpiringTable(OpenTable):
         return self._not_before(self._moment, where)
 
     def _not_before(self, moment: datetime, where: Expr | None) -> Expr:
-        """Return a bound filter for rows that had not expired at a moment."""
+        """Return ``where``, narrowed to rows that had not expired at a moment."""
         alive = any_of([IsNull(self._at), Compare(self._at, ">=", moment)])
         return alive if where is None else all_of([where, alive])
 
@@ -105,9 +105,9 @@ class ExpiringTable(OpenTable):
         """Search by vectors.
 
         A filter for live rows costs as much as many searches, and few expired rows are still
-        stored. So this fetches some extra rows and drops expired ones. If a query finds too many
-        expired rows, all queries are repeated, since all answers must be from one state of the
-        table: first with a filter for the start of the current minute, whose mask backends can
+        stored. So this method fetches some extra rows and drops expired ones. If a query finds too
+        many expired rows, all queries are repeated, since all results must come from one state of
+        the table: first with a filter for the start of the current minute, whose mask backends can
         reuse, and finally with a filter for the current second.
         """
         columns, limit = queries[0].columns, queries[0].limit  # the same in all queries
@@ -179,7 +179,7 @@ class ExpiringTable(OpenTable):
     async def changes(self, since: int, limit: int) -> Changes:
         """Return a page of the change feed that lists expired rows as deleted.
 
-        An earlier page may have listed such a row with another time.
+        A reader may have such a row from an earlier page, which listed it with another expiry time.
         """
         page = await super().changes(since, limit)
         if not page.upserted.num_rows:
@@ -242,7 +242,7 @@ class ExpiringTable(OpenTable):
         name, active = self.handle.name, self.active
         ended = active.swept.get(name, -_SWEEP_EVERY)
         if name not in active.sweeps and time.monotonic() - ended >= _SWEEP_EVERY:
-            # An empty context: the key and the trace belong to the write.
+            # An empty context: the key and the trace belong to the write that begins the sweep.
             loop = asyncio.get_running_loop()
             active.sweeps[name] = loop.create_task(self._sweep_quietly(), context=Context())
 

@@ -61,8 +61,8 @@ class OpenTable:
     def bind(self, where: object, alone: bool = True) -> Expr | None:
         """Return a user's filter, bound to the table.
 
-        It is ``alone`` unless ids or words narrow the rows too. If they do, an empty result may not
-        be due to the filter.
+        The filter is ``alone`` unless ids or words narrow the rows too. If they do, the filter may
+        not be the reason for an empty result.
         """
         expr = bind(where, self.schema)
         if alone and expr is not None:
@@ -95,7 +95,7 @@ class OpenTable:
         return self.backend.read(self.handle, Get(ids, columns, finish))
 
     async def ids(self, ids: Sequence[str]) -> set[str]:
-        """Return the set of those ids that exist in the table."""
+        """Return the set of the ids that exist in the table."""
         return await self.get(ids, Columns(()), lambda rows: set(rows.ids)) if ids else set()
 
     def read(self, read: OfSelected[_T]) -> Awaitable[_T]:
@@ -105,7 +105,7 @@ class OpenTable:
     def rows(
         self, where: Expr | None, columns: Columns, finish: FromRows[_T]
     ) -> AsyncGenerator[_T, None]:
-        """Yield the results of ``finish`` for the rows of one snapshot that a filter selects."""
+        """Yield the results of ``finish`` for the rows that a filter selects in one snapshot."""
         return self.backend.rows(
             self.handle, where=self._only(where), columns=columns, finish=finish
         )
@@ -117,7 +117,8 @@ class OpenTable:
         return self.backend.write(self.handle, change)
 
     def search(self, queries: Sequence[Query], finish: FromEach[_T]) -> Awaitable[_T]:
-        """Return the result of ``finish`` for the answers to queries of one kind."""
+        """Return the result of ``finish`` for the matches of each query. All queries are of one
+        kind."""
         return self.backend.search(self.handle, queries, finish)
 
     def export(
@@ -125,7 +126,7 @@ class OpenTable:
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
         """Yield the rows of one snapshot that exist, each batch with its cursor.
 
-        ``where`` is not narrowed to rows that exist, since a cursor belongs to its filter.
+        The backend gets ``where`` unchanged, since a cursor is valid only for the same filter.
         """
         return self.backend.export(
             self.handle, where=where, columns=columns, after=after, batch_size=batch_size

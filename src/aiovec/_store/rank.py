@@ -46,9 +46,9 @@ class Decay:
     So a very old hit loses the fraction ``weight`` of its score, whatever the other hits are; a
     negative score falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time in
     ``field``. It is 1 for future times, for a row without a time, and if the field or payload key
-    ``pinned`` is true: such rows do not age.
-    ``half_life`` is a timedelta, or a string such as "45s", "30m", "12h", "7d" or "2w". A time may
-    be an RFC 3339 string, and each field a payload key, such as "payload.at".
+    ``pinned`` is true: such rows do not age. ``half_life`` is a timedelta, or a string such as
+    "45s", "30m", "12h", "7d" or "2w". A time may be an RFC 3339 string. ``field`` and ``pinned``
+    may be payload keys, such as "payload.at".
     """
 
     field: str
@@ -170,7 +170,7 @@ Scored = list[tuple[int, float]]
 
 
 def _best_first(ids: Sequence[str], scores: Sequence[float]) -> Scored:
-    """Sort hits by score, equal ones by id."""
+    """Sort hits by score, and hits with equal scores by id."""
     return sorted(enumerate(scores), key=lambda each: (-each[1], ids[each[0]]))
 
 
@@ -207,8 +207,8 @@ def diversify(
     This is maximal marginal relevance (Carbonell and Goldstein, 1998) with ``lambda`` as
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
     highest ``lambda * nearness - (1 - lambda) * max(cos(hit, picked))``, the first one the highest
-    nearness; among equal hits, the first is picked. It is not called for a diversity of 0, which
-    keeps the order of the table's metric.
+    nearness; among equal hits, the first is picked. This function is not called for a diversity of
+    0, which keeps the order of the table's metric.
     """
     near = np.asarray(nearness, np.float64)
     shares = (1.0 - diversity) * near
@@ -241,7 +241,7 @@ def cosines(rows: Float64Array, query: Float32Array) -> Float64Array:
 def _products(rows: Float64Array, few: Float64Array) -> Float64Array:
     """Return the dot products of all rows with a few of them: one row of products for each row.
 
-    They are float64: in float32, rounding would change the pick between two nearly equal hits.
+    The products are float64: in float32, rounding would change the pick between nearly equal hits.
     """
     count, dim = rows.shape
     products = np.empty((count, len(few)))

@@ -171,12 +171,12 @@ class SearchOptions:
     per_group: int = _option(1, count_of)
 
     last: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank: ``offset + limit``."""
+    """The number of hits, or of groups, up to the end of the page: ``offset + limit``."""
     pool: int = field(default=0, init=False)
     """The number of hits from which diversity, rerank and groups choose."""
     fetched: int = field(default=0, init=False)
-    """The number of hits, or of groups, to rank: ``pool`` if diversity or rerank choose, or
-    ``last``."""
+    """The number of hits, or of groups, to rank: ``pool`` if diversity or rerank is requested,
+    otherwise ``last``."""
 
     def __post_init__(self) -> None:
         for name, usual, check in _CHECKS:
@@ -237,7 +237,7 @@ def names_options(arguments: type) -> Callable[[_Method], _Method]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A search of one table: the queries to the backend, and the steps from its answers to hits.
+    """A search of one table: queries to the backend, and steps that turn their results into hits.
 
     ``selection`` has the columns that the steps need, ``selected`` the columns that hits show. Each
     vector has its own filter; a keyword search has one filter, and ``clauses``. With a vector and
@@ -256,7 +256,8 @@ class Plan:
     # To the backend
 
     async def answers(self) -> list[Answer]:
-        """Answer all queries from one table state or, with ``group_by``, one query at a time."""
+        """Return the answers to all queries, from one table state. With ``group_by``, each query is
+        run separately."""
         options, every = self.options, range(len(self.filters))
         parts: list[Sequence[int]] = [every] if every else []
         rounds = [options.fetched]
@@ -350,8 +351,8 @@ class Answer:
     score of every row. The steps change ``places`` and ``scores``, from which ``hits`` are made:
     first the hits for a user's function, finally the hits to return.
 
-    ``groups`` has the group of each place. An answer is ``complete`` if more rows would not bring
-    more groups.
+    ``groups`` maps each position to its group. An answer is ``complete`` if more rows would not
+    bring more groups.
     """
 
     plan: Plan
@@ -390,7 +391,8 @@ class Answer:
         self.complete = enough or len(places) < count
 
     def diversify(self, query: Float32Array | None = None) -> None:
-        """Keep rows that are unlike each other and near the query or, without it, score high."""
+        """Keep rows that are near the query and unlike each other. Without a query, the scores
+        replace the nearness."""
         options = self.plan.options
         vectors = unit(cast("Float32Array", self.result.rows.vectors)[self.places])
         near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)
@@ -516,7 +518,7 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
 
 
 def _check_taken(tuning: Tuning, backend: Backend) -> None:
-    """Raise UnsupportedError for a value that this backend would ignore."""
+    """Raise UnsupportedError for a ``Tuning`` value that the backend's searches do not take."""
     taken = backend.tunings
     if taken is None:
         return
@@ -545,7 +547,7 @@ def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[
 
 
 def _clauses(table: OpenTable, words: str) -> tuple[TextClause, ...]:
-    """Return the clauses of a keyword search that this backend can answer on this table."""
+    """Return the clauses of a keyword search. Raises UnsupportedError if no field has text=True."""
     if not text_fields(table.schema):
         reason = (
             "none of its fields has text=True; create_field_index(table, field, 'text') indexes an "

@@ -164,8 +164,8 @@ class VectorStore(NotCopied, Hints):
     - It never blocks the event loop, and any number of calls may overlap.
     - It raises ``TableNotFoundError`` if the table is missing, ``StoreBusyError`` if it waited for
       other calls or processes for longer than ``busy_timeout`` (30 s), ``UnsupportedError`` if the
-      backend or a read-only store cannot do it, ``StoreClosedError`` after ``close``, and only
-      errors of ``aiovec.errors``.
+      backend or a read-only store does not support the call, ``StoreClosedError`` after ``close``,
+      and only errors of ``aiovec.errors``.
     - It must be called on the event loop that opened the store; elsewhere it raises AiovecError.
     """
 
@@ -381,9 +381,9 @@ class VectorStore(NotCopied, Hints):
     async def add_field(self, table: str, name: str, field: Field | FieldType) -> None:
         """Add a field. It is null in existing rows; its index is built before the call returns.
 
-        ``field`` is a ``Field``, or a type if no option is needed: ``str``. A taken or forbidden
-        name raises InvalidNameError. A field that cannot be null, or that is a partition key, must
-        be in the table's first schema; here it raises InvalidArgumentError.
+        ``field`` is a ``Field``, or a type such as ``str`` if no option is needed. A taken or
+        forbidden name raises InvalidNameError. A field that cannot be null, or that is a partition
+        key, must be in the table's first schema; here it raises InvalidArgumentError.
         """
         added = field if isinstance(field, Field) else Field(field)
         await self._alter("add_field", table, AddField(name, added))
@@ -402,7 +402,7 @@ class VectorStore(NotCopied, Hints):
         on SQLite, ``title:wool`` is answered if the index of ``title`` is complete. If the call is
         cancelled, the build continues in the background; if the process ends, it continues when the
         store is next opened for writing. OutcomeUnknownError means that the schema has the index,
-        but its build failed. In all these cases, ``optimize`` completes it.
+        but its build failed. In all these cases, ``optimize`` completes the index.
         """
         await self._alter("create_field_index", table, IndexField(field, kind))
 
@@ -447,8 +447,8 @@ class VectorStore(NotCopied, Hints):
     async def rename_table(self, old: str, new: str) -> None:
         """Rename a table. Rows, schema, indexes and the change feed stay.
 
-        Raises TableExistsError if ``new`` exists, and UnsupportedError if the store is in a bucket,
-        or in LanceDB's memory or service, where a table cannot be renamed in one step.
+        Raises TableExistsError if ``new`` exists, and UnsupportedError for a LanceDB store in a
+        bucket, in memory or in LanceDB's service, where a table cannot be renamed in one step.
         """
         check_table_name(old)
         check_table_name(new)
@@ -506,7 +506,7 @@ class VectorStore(NotCopied, Hints):
         on_conflict: OnConflict = "fail",
         model: str | None = None,
     ) -> int:
-        """Add rows, and return how many.
+        """Add rows, and return the number of added rows.
 
         ``rows`` is an (async) iterable of mappings, ``Record``s, pydantic models, dataclasses or
         named tuples, a mapping of columns, a data frame, Arrow data, or an iterable of these. An
@@ -681,7 +681,7 @@ class VectorStore(NotCopied, Hints):
     # Reading
 
     async def exists(self, table: str, ids: Ids) -> set[str]:
-        """Return the set of those ids that exist in the table."""
+        """Return the set of the ids that exist in the table."""
         requested = await self._checked_ids(ids, distinct_ids)
         return await self._on_table("exists", table, lambda t: t.ids(requested), row_count=len)
 
@@ -693,7 +693,7 @@ class VectorStore(NotCopied, Hints):
         select: Iterable[str] | None = None,
         include_vector: bool = True,
     ) -> Results[Record]:
-        """Return the rows with these ids, in the order of ``ids``; missing ones are left out.
+        """Return the rows with these ids, in the order of ``ids``; missing ids are skipped.
 
         A repeated id returns its row again. ``select`` names the fields to read, as in ``find``.
         The vector is read too unless ``include_vector`` is false.
@@ -735,9 +735,9 @@ class VectorStore(NotCopied, Hints):
         all rows, in memory; ``rows`` yields them one by one.
 
         A key is a field, "id" or a payload key (``payload.rank``); a leading minus sorts it
-        descending, and ``descending`` reverses every key. Nulls come last; equal rows are sorted by
-        id. In a payload key, numbers come before text and text before booleans; other values count
-        as null. There may be at most 32 keys.
+        descending, and ``descending`` reverses every key. Nulls come last; rows with equal keys are
+        sorted by id. In a payload key, numbers come before text and text before booleans; other
+        values count as null. There may be at most 32 keys.
 
         ``select`` has the names of at most 2,000 values to read: fields, the vector, "payload", or
         payload keys ("payload.url"); by default, all fields and the payload are read. ``vector`` is
@@ -814,10 +814,11 @@ class VectorStore(NotCopied, Hints):
     async def fields_info(self, table: str, where: Where = None) -> dict[str, dict[str, int]]:
         """Return the number of values of each type in each field and payload key.
 
-        For example ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``. The types
-        are named as in ``Schema.to_json``; the payload also has "list" and "object". Nulls are
-        not counted, keys within objects are not listed, and a declared field is listed even without
-        values. Reads every row. Raises InvalidArgumentError for more than 10,000 payload keys.
+        The result is, for example,
+        ``{"year": {"int": 120}, "payload.kind": {"text": 80, "list": 3}}``. The types are named as
+        in ``Schema.to_json``; the payload also has "list" and "object". Nulls are not counted, keys
+        within objects are not listed, and a declared field is listed even without values. Reads
+        every row. Raises InvalidArgumentError for more than 10,000 payload keys.
         """
         check_table_name(table)
         counts: dict[str, Counter[str]] = {}
@@ -1201,8 +1202,8 @@ class VectorStore(NotCopied, Hints):
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Free space, update indexes and delete expired rows now.
 
-        Reads and writes continue. With ``questions``, it also measures the recall of a vector index
-        with them, as ``create_index`` does.
+        Reads and writes continue. With ``questions``, vectors of real queries, it also measures the
+        recall of the vector index, as ``create_index`` does.
         """
         collected = await self._collected(questions)
 
@@ -1266,8 +1267,8 @@ class VectorStore(NotCopied, Hints):
     async def indexes(self, table: str) -> list[IndexInfo]:
         """Return the indexes of a table on LanceDB.
 
-        The index over the vectors has its measured ``recall``; the others are over fields. SQLite
-        raises UnsupportedError.
+        The index over the vectors has its measured ``recall``; the other indexes are over fields.
+        SQLite raises UnsupportedError.
         """
         return await self._on_table("indexes", table, lambda t: t.backend.indexes(t.handle))
 

@@ -59,18 +59,19 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
 
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column from which vectors are made, ``text`` has the columns for keyword search, ``index`` the
-    columns with an index for filters; an existing table keeps its own. ``id_column`` is the
-    column with the ids, by default the primary key; its values must be unique. With ``passages``,
-    long texts are cut by ``chunk_size`` and ``overlap``. These two may be left out if an earlier
-    import or watch of the source named them, and ``passages`` only together with ``embed``.
+    columns with an index for filters; an existing table keeps the columns that its schema names.
+    ``id_column`` is the column with the ids, by default the primary key; its values must be unique.
+    With ``passages``, long texts are cut by ``chunk_size`` and ``overlap``. These two default to
+    those of an earlier import or watch of the source. If ``embed`` is left out for an existing
+    table, its schema also decides whether texts are cut.
 
     For documents, ``include`` and ``exclude`` are one glob or several, and ``base`` is the URL to
     put before their paths. For rows, ``base`` names the source in the rows, by default ``source``
     as written. Two folders, or two databases, in one table need different bases.
 
-    If several processes watch a source for one store, one follows it; when it ends, another one
-    takes over. An error, for example of an embedder, is logged to ``aiovec.watch`` and shown by
-    ``state``, and the work is retried.
+    If several processes watch a source for one store, one of them follows the source; when that
+    process ends, another one takes over. An error, for example of an embedder, is logged to
+    ``aiovec.watch`` and shown by ``state``, and the work is retried.
 
     Raises InvalidArgumentError if ``every`` is not a number above 0, and UnsupportedError for a
     read-only store. Entering the result raises ConfigError if the source cannot be read or does not

@@ -28,10 +28,10 @@ class WatchState:
 
     ``waiting`` is the number of changes still to be copied. It is None while the number is unknown:
     while all rows are compared, or while the source cannot be read. ``seconds`` is the time since
-    the table was last known to be up to date, and 0 while it is. ``ready`` is True once all rows
-    have been copied, even if later changes wait. ``following`` is False while another process
-    follows the source. ``error`` is the error text of the last attempt if it failed; ``refused``
-    maps the ids of rows that were set aside to the reasons.
+    the table was last known to be up to date, and 0 while it is up to date. ``ready`` is True once
+    all rows have been copied, even if later changes wait. ``following`` is False while another
+    process follows the source. ``error`` is the error text of the last attempt if it failed;
+    ``refused`` maps the ids of rows that were set aside to the reasons.
     """
 
     source: str
@@ -99,7 +99,7 @@ class Watching(NotCopied, Hints):
 
     @property
     def table(self) -> str:
-        """The table of the store."""
+        """The name of the store's table."""
         return self._entered().table
 
     async def caught_up(self) -> None:

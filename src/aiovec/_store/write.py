@@ -54,7 +54,7 @@ class RowsToWrite:
     """The rows with their vectors, so that a retry does not call the embedder again."""
 
     async def write(self, t: OpenTable) -> int:
-        """Write the rows in one attempt, and return how many."""
+        """Write the rows in one attempt, and return how many were written."""
         if self.model is not None:
             check_model(t.handle, self.model)
         t.sweep_now_and_then()
@@ -169,7 +169,7 @@ class RowsToUpdate:
             if len(part) and _has_texts(part, t.schema):
                 missing = await hop(len(part), texts_of, part, t.schema)
                 if missing.texts:
-                    # The positions in a part are not the caller's.
+                    # The positions in a part are not those in the caller's rows.
                     texts = replace(missing, rows=())
                     vectors = await self.make_vectors(t, texts, "document", None)
                     parts[place] = await hop(len(part), with_vectors, part, missing.rows, vectors)
@@ -206,7 +206,7 @@ async def vector_of_update(
 async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
     """Return the kept result of an earlier write with this key; None if no such write was done.
 
-    Raises OutcomeUnknownError if a write with this key may have been done but not kept.
+    Raises OutcomeUnknownError if a write with this key may have been done, but its result not kept.
     """
     kept = await backend.kept(key)
     if kept is None and call_context().retried and await _forgets(backend):
