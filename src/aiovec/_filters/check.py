@@ -76,7 +76,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
 
 
 def _equal(name: str, value: Any) -> Expr:
-    """Return the condition that one entry of a mapping stands for."""
+    """Return the condition for one entry of a mapping."""
     field = F[name]
     several = value if isinstance(value, (list, tuple)) else [value]
     if name.startswith("$") or any(isinstance(each, Mapping) for each in several):
@@ -187,7 +187,7 @@ class _Binder:
     def _item(
         self, leaf: Expr, ref: Ref, kind: Kind | Literal["payload"], value: Value, index: int
     ) -> Value | None:
-        """Return the literal as an item of the list; None if no item can equal it."""
+        """Return the literal as an item of a list field; None if no item can equal the literal."""
         if kind == "payload":
             value = _as_stored(ref, kind, value)
             self._check_value(leaf, ref, kind, value, index)
@@ -275,7 +275,8 @@ def _kind_of(value: Value) -> str:
 
 
 def _fits_kind(value: Value, kind: str) -> bool:
-    """Return whether a literal can be compared with values of a kind; ints and floats mix."""
+    """Return whether a literal can be compared with values of a kind, such as an int with
+    floats."""
     given = _kind_of(value)
     if kind == "payload":
         return given in ("text", "bool", *_NUMBERS)

@@ -18,9 +18,9 @@ from .tree import And, EqualsList, Expr, IsNull, IsTrue, Not, Or, Ref, all_of, a
 class NestedKey:
     """A key within another payload key, in a filter.
 
-    Two filters select rows that satisfy the ``others``, the filter's terms without nested keys:
-    ``in_lists`` selects rows with a list on the path to the key, and ``elsewhere`` rows with a
-    value at the key.
+    ``others`` are the terms of the user's filter that have no nested keys. Of the rows that satisfy
+    them, ``in_lists`` selects those with a list on the path to the key, and ``elsewhere`` those
+    with a value at the key.
     """
 
     def __init__(self, ref: Ref, others: Sequence[Expr]) -> None:

@@ -185,7 +185,7 @@ class _Parser:
         return self._build(negated, expr, position) if isnot else expr
 
     def _truth(self) -> bool | None:
-        """Move on if TRUE or FALSE is next, and return it; otherwise return None."""
+        """Move on and return the value if TRUE or FALSE is next; otherwise return None."""
         if self._take_word("TRUE"):
             return True
         return False if self._take_word("FALSE") else None
@@ -193,7 +193,8 @@ class _Parser:
     def _build(
         self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
     ) -> _R:
-        """Return ``make(of)``; add the position and the expected input to its FilterError."""
+        """Return ``make(of)``; add the position and the expected input to a FilterError that it
+        raises."""
         try:
             return make(of)
         except FilterError as exc:

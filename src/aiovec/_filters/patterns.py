@@ -1,8 +1,8 @@
 """LIKE patterns with their wildcards marked, and case folding for ILIKE.
 
 The case rule is Unicode's simple case folding: two characters are the same letter if it maps them
-to the same one. So a character matches one character, independent of language and context: a sigma
-matches a final sigma, ß matches ẞ but not ss, and İ matches only itself. The table comes from
+to the same character. So a character matches one character, independent of language and context: a
+sigma matches a final sigma, ß matches ẞ but not ss, and İ matches only itself. The table comes from
 Python, since each engine has a different one.
 """
 
@@ -35,7 +35,7 @@ def checked_escape(escape: object) -> str:
 def marked(pattern: str, escape: str | None = None) -> str:
     """Return the pattern with marks in place of its wildcards, and without its escapes.
 
-    Any character after ``escape`` is literal. Raises FilterError if none follows.
+    Any character after ``escape`` is literal. Raises FilterError if no character follows it.
     """
     if escape is None:
         return pattern.replace("%", ANY_TEXT).replace("_", ANY_CHARACTER)

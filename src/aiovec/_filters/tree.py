@@ -164,7 +164,7 @@ class Compare(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
-    """``ref`` equals one of ``values``, which are never empty, and distinct after ``bind``."""
+    """``ref`` equals one of ``values``: at least one value, and distinct values after ``bind``."""
 
     ref: Ref
     values: tuple[Value, ...]
@@ -321,7 +321,7 @@ def negated(expr: Expr) -> Expr:
 
 
 def is_true(expr: Expr) -> Expr:
-    """Return ``expr`` IS TRUE, or ``expr`` itself if that cannot be null."""
+    """Return ``expr`` IS TRUE, or ``expr`` itself if ``expr`` cannot be null."""
     inner = expr.item if isinstance(expr, Not) else expr
     if isinstance(inner, (Const, IsNull, IsTrue)):
         return expr
@@ -364,7 +364,7 @@ def _checked_depth(depth: int) -> int:
 
 def word_of(expr: And | Or, negate: bool) -> Literal["AND", "OR"]:
     """Return the word that joins the terms of ``expr``, or of its negation: ``NOT (a AND b)`` is
-    ``NOT a OR NOT b``, even if one of them is null."""
+    ``NOT a OR NOT b``, even if ``a`` or ``b`` is null."""
     return "AND" if isinstance(expr, And) is not negate else "OR"
 
 
