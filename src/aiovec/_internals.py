@@ -56,7 +56,7 @@ class StoreInternals:
         self._store._embedders.give(name, embedder)
 
     async def check_embedder(self, table: str, schema: Schema) -> None:
-        """Raise ModelMismatchError if the table's vectors are not from this store's embedder."""
+        """Raise a mismatch error if this store's embedder does not fit the table's vectors."""
         settings = self._store._backends.active.settings
         name = "" if schema.embed is None else schema.embed.using
         if (embedder := await self._store._embedders.find(name, settings)) is not None:

@@ -271,12 +271,14 @@ class DocumentBridge(Bridge):
     Metadata is stored flat in the row, so that filters, the command line and other programs can use
     it like any field. A key that is a column of the row, such as "id", is stored with a "_"
     appended.
+
     ``schema`` is the schema of a new table, for example with indexed fields for metadata keys. By
     default, a new table has a text field with keyword search, everything else in the payload, and
     vectors of the length ``dim``, or else of the first vector's length. An existing table keeps its
-    schema, which the first call reads, so make rows and filters in ``in_store`` methods. If it has
-    no field ``text``, its texts are in the field of ``embed``, or in its only field with keyword
-    search.
+    schema, which the first call reads, so make rows and filters in ``in_store`` methods. If this
+    table has no field ``text``, its texts are in the field of ``embed``, or in its only field with
+    keyword search.
+
     ``zero_as_none`` stores a vector of zeros, which the metric "cosine" refuses, as no vector.
     """
 
@@ -335,8 +337,8 @@ class DocumentBridge(Bridge):
         }
 
     def where(self, wanted: Mapping[str, Any] | Where) -> Where:
-        """Return a filter from a mapping for ``metadata_filter``, or any filter for ``where=``
-        unchanged. Return None for a mapping that matches every row, such as ``{}``."""
+        """Convert a mapping for ``metadata_filter`` to a filter, and return any other filter
+        unchanged. Returns None for a mapping that matches every row, such as ``{}``."""
         if callable(wanted):
             raise FilterError("a filter must be a mapping, a condition or its text, not a function")
         if not isinstance(wanted, Mapping):

@@ -123,9 +123,9 @@ async def map_points(
     and groups.
 
     ``color`` is a field, or a payload key such as ``payload.cluster``. Each of its most frequent
-    values gets a group, or the figure draws its numbers or times on a colour scale. By default it
-    is the first field with few values; False means no colours. The same rows give the same points.
-    The sample has at most ``MAX_ROWS`` rows, fewer if their vectors are long.
+    values gets a group, or the figure draws its numbers or times on a colour scale. By default,
+    ``color`` is the first field with few values; False means no colours. The same rows give the
+    same points. The sample has at most ``MAX_ROWS`` rows, fewer if their vectors are long.
     """
     if count_of("rows", rows) > MAX_ROWS:
         raise InvalidArgumentError("rows", rows, f"a whole number from 1 to {MAX_ROWS:,}")

@@ -32,7 +32,7 @@ def settle_streams() -> None:
 
 
 def out(*, stderr: bool = False) -> Console:
-    """Return a new console on standard output, which may have been redirected."""
+    """Return a new console on standard output or standard error, which may have been redirected."""
     from rich.console import Console  # importing it takes longer than printing the help
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -86,7 +86,8 @@ class Listing:
 
 if TYPE_CHECKING:
     Line = str | Text | Mapping[str, object] | Listing
-    """A part that ``emit`` prints: a text as a line, a mapping as a block of names and values."""
+    """A part that ``emit`` prints: a text as a line, a mapping as a block, a ``Listing`` as a
+    table."""
 
 
 def emit(facts: Any, shown: Iterable[Line], json: bool, *, stderr: bool = False) -> None:

@@ -401,8 +401,8 @@ def _odt(data: bytes) -> Iterator[str]:
 def _epub(data: bytes) -> Iterator[str]:
     """Yield the title and the chapters of a book: the files in its table of contents.
 
-    A file that the table does not list belongs to the previous chapter, or to the
-    first chapter. If the table lists no files, each file of the main reading order is a chapter.
+    A file that the table does not list belongs to the chapter before it, or else to the first
+    chapter. If the table lists no files, each file of the main reading order is a chapter.
     """
     archive = _Archive(data)
     (package, *_) = (

@@ -128,9 +128,9 @@ def _underlined(text: str) -> Headings:
 class Kind:
     """A kind of document, recognised by a suffix or by its ``first`` bytes.
 
-    ``unit`` counts where a passage starts, such as "page" or "line"; it is empty if readers see no
-    such numbers. ``hint`` is added to the error for a document without text. Readers do not see
-    lines that match ``silent``, so a passage with only such lines is left out.
+    ``unit`` is the unit that counts a passage's start, such as "page" or "line"; it is empty if
+    readers see no such numbers. ``hint`` is added to the error for a document without text. Readers
+    do not see lines that match ``silent``, so a passage with only such lines is left out.
     """
 
     name: str

@@ -28,7 +28,7 @@ OWN_KEY = "OPENAI_API_KEY"
 
 
 def key_name_of(settings: EmbedderSettings) -> str:
-    """Return the environment variable that holds a service's key; empty if it needs no key."""
+    """Return the name of the variable that holds a service's key; empty if it needs no key."""
     is_openai = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
     return settings.api_key_env or (OWN_KEY if is_openai else "")
 

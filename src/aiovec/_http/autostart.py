@@ -6,8 +6,9 @@ Only this user can open the folder. It is in the system's folder for runtime fil
 ``socket``  the socket; on Windows, ``state`` with a loopback port and a key
 ``log``     the server's log; ``log.1`` is the previous log
 
-Its name is a digest of the TOML file's path, its content, and the settings in the environment. So
-processes with other settings start another server, and the old server ends when it is idle.
+The folder's name is a digest of the TOML file's path, its content, and the settings in the
+environment. So processes with other settings start another server, and the old server ends when it
+is idle.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _check_field(field: pa.Field) -> None:
 
 
 def _checked(message: Any, expected: str) -> Any:
-    """Return a message of the expected kind. Arrow does not verify messages of unknown kinds."""
+    """Return the message if it has the expected kind. Arrow does not verify other kinds."""
     if message is None:
         raise DamagedStreamError("the Arrow stream is empty")
     if message.type == "dictionary":

@@ -99,7 +99,7 @@ def _json(value: object) -> Json:
 
 
 def _facts_of(cls: type[AiovecError]) -> dict[str, Any]:
-    """Return the facts of a class that a server sends, each with its default for clients."""
+    """Return the facts of an error class that a server sends, with their defaults for clients."""
     facts = {fact.name: _EMPTY.get(str(fact.type)) for fact in fields(cls)}
     return {name: value for name, value in facts.items() if name not in cls.http.private}
 
@@ -155,7 +155,7 @@ def error_of(document: object, *, target: str = "the server's store") -> AiovecE
     """Return the error that a server's problem describes, with its class, message and facts.
 
     An unknown class becomes ``AiovecError``, and a missing fact gets its default. ``target`` is the
-    store that the error names, since the server does not send its own.
+    target that the error names, since the server does not send its own target.
     """
     members = document if isinstance(document, Mapping) else {}
     name, detail, sent = (members.get(key) for key in ("error", "detail", "facts"))

@@ -128,7 +128,7 @@ def _may_name(name: object) -> bool:
 
 
 def with_indexes(schema: Schema, text: Sequence[str], index: Sequence[str]) -> Schema:
-    """Return the schema with keyword search and filter indexes for these fields."""
+    """Return the schema with keyword search over ``text`` and filter indexes for ``index``."""
     indexes: list[tuple[str, FieldIndex, str]] = [(name, "text", "text") for name in text]
     for name, kind, argument in [*indexes, *((name, "btree", "index") for name in index)]:
         indexable_field(schema, name, kind, argument)

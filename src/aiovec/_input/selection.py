@@ -75,7 +75,7 @@ class Selection:
         return None if vector[0] != vector[0] else vector  # NaN: no vector
 
     def first_columns(self, schema: Schema) -> dict[str, Field | None]:
-        """Return the columns of a table of these records, without keys of the payload."""
+        """Return the columns of a table of the selected records, without the payload's keys."""
         return result_columns(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
     def records(self, rows: Batch) -> list[Record]:

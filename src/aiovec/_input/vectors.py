@@ -18,9 +18,10 @@ from .arguments import check_words, is_iterable, read_all
 from .columns import Places, first_fault, located
 from .foreign_rows import array_of_typed, is_typed
 
-# Bounds of components whose squares float32 can hold.
+# No component of a vector may exceed the first bound, and at least one must reach the second.
+# Float32 can hold the squares of both.
 _LARGEST, _SMALLEST = 1e15, 1e-15
-# A vector with a squared length between these has only components in that range, or zeros.
+# A vector with a squared length between these bounds fulfils both conditions.
 _SHORT, _LONG = 1e-23, 1e28
 _LISTS_OF_ARROW = ("ListScalar", "LargeListScalar", "FixedSizeListScalar")
 

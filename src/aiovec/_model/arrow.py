@@ -296,8 +296,8 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Return the column's values as Python objects.
 
-    Arrow's ``to_pylist`` looks up time zones in the machine's database, which reads files and may
-    be missing.
+    Arrow's ``to_pylist`` reads time zones from the files of the machine's database, which may be
+    missing.
     """
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:

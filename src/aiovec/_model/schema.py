@@ -151,7 +151,7 @@ class Field:
             expected = "" if reason else _TYPES
             raise InvalidArgumentError("a field's type", self.type, expected, reason=reason)
         object.__setattr__(self, "type", known.python)
-        # Stored, because each column of a call reads it.
+        # An attribute instead of a property, because each column of a call reads it.
         object.__setattr__(self, "kind", known.name)
         flags = {name: (getattr(self, name), _FLAG) for name in _DEFAULTS if name != "index"}
         _check_choices(index=(self.index, _INDEXES), **flags)

@@ -193,8 +193,8 @@ class VectorStore(_Blocking[AsyncStore]):
     def __init__(self, awaited: AsyncStore, portal: Portal) -> None:
         super().__init__(awaited, portal)
         self._finalizer = weakref.finalize(self, _abandoned, awaited, portal)
-        # The thread ends with the process. If the finalizer woke it at exit, it would run in an
-        # interpreter that is partly torn down.
+        # The thread ends with the process. If the finalizer woke the thread at exit, the thread
+        # would run in an interpreter that is partly torn down.
         self._finalizer.atexit = False
 
     @property
