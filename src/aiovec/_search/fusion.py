@@ -84,7 +84,7 @@ def as_floats(options: object, *names: str) -> None:
 def all_words_first(
     all_words: Sequence[tuple[_K, float]], any_word: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
-    """Return the rows with all words, then the rows with some of them, with lowered scores.
+    """Return the rows with all words, then the rows with only some words, with lowered scores.
 
     Both lists have rows with their scores, best first.
     """

@@ -1318,7 +1318,7 @@ class VectorStore(NotCopied, Hints):
     async def backup(self, path: str | Path) -> None:
         """Copy the whole store, as of one moment, to a path that does not exist yet.
 
-        In a bucket, each table is copied as of its own moment. An existing path raises
+        In a bucket, the copies of the tables may be from different moments. An existing path raises
         InvalidArgumentError, a store on a server UnsupportedError. ``aiovec.restore`` restores the
         copy.
         """

@@ -1,5 +1,5 @@
-"""Changes to a table as values: to its rows, for ``Backend.write``, and to its schema, for
-``Backend.alter``."""
+"""Changes to a table, as objects: changes of rows for ``Backend.write``, and changes of the schema
+for ``Backend.alter``."""
 
 from __future__ import annotations
 

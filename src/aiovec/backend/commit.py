@@ -174,7 +174,7 @@ class GroupCommit(Generic[_Write]):
         # The calls of the running commit.
         self._group: list[_Write] = []
         self._running: asyncio.Task[None] | None = None
-        # The number of calls that the last commit answered.
+        # The number of calls that the last commit completed.
         self._answered = 0
 
     async def run(self, call: _Write, deadline: Deadline) -> Any:

@@ -178,11 +178,11 @@ def no_vector() -> Float32Array:
 class Query:
     """A search by ``vector``, by the words of ``clauses``, or, with ``fusion``, by both.
 
-    In a search by words, a row matches if it matches all clauses, or, with "any", at least one.
-    With "best", rows that match all clauses come first; if these are fewer than ``limit``, rows
-    that match any follow (``aiovec.backend.all_words_first``). A row that matches an excluded
-    clause does not match; if every clause is excluded, no row matches. ``highlight`` has the texts
-    to put before and after each matching word in the snippets.
+    In a search by words, a row matches if it matches all clauses, or, with ``match="any"``, at
+    least one. With ``match="best"``, rows that match all clauses come first; if these are fewer
+    than ``limit``, rows that match any follow (``aiovec.backend.all_words_first``). A row that
+    matches an excluded clause does not match; if every clause is excluded, no row matches.
+    ``highlight`` has the texts to put before and after each matching word in the snippets.
 
     In a search by both, each list has ``limit`` rows, and the fused list, which
     ``aiovec.backend.hybrid`` makes, has ``hits`` rows. The vector list has no rows beyond
@@ -450,7 +450,7 @@ class Backend(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Finish the accepted writes and release everything. This is the last call."""
+        """Finish the accepted writes and release everything. No method is called afterwards."""
 
     @abstractmethod
     async def ping(self) -> None:

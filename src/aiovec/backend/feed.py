@@ -9,9 +9,9 @@ from collections.abc import Mapping
 class Feed(ABC):
     """A source that is followed, and its table in the store.
 
-    ``source`` names the source in messages, without secrets. The feed deletes the rows of its
-    ``base``, or only the rows of its ``document``, from the ``table`` if the source lacks them.
-    ``refused`` has the reasons for rows or documents that were set aside.
+    ``source`` names the source in messages, without secrets. If the source no longer has a row, the
+    feed deletes it from the ``table``, but only rows of its ``base`` and, if set, of its
+    ``document``. ``refused`` has the reasons for rows or documents that were set aside.
     """
 
     source: str

@@ -36,7 +36,7 @@ MAX_PAUSE = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class MoveMark:
-    """A store's record of a running or finished migration from it, or ("filling") into it.
+    """A store's record of a running or finished migration from the store or, if "filling", into it.
 
     ``moved_to`` is the target as a user would write it, ``target`` as its backend does. ``backend``
     is the target's name in the TOML file ``config``, whose apps follow the move; both are empty if

@@ -158,7 +158,8 @@ KEYS = frozenset({"backend", "dim", "server", "embedders"})
 
 
 def backends() -> tuple[BackendPlugin, ...]:
-    """Return the plugins of the installed backends: first aiovec's own, then the others by name.
+    """Return the plugins of the installed backends: aiovec's own backends first, then the others
+    sorted by name.
 
     A broken backend's plugin is included, and raises the backend's error when it is used.
     """
