@@ -33,7 +33,7 @@ def main() -> None:
         sys.stdout = io.StringIO()
         if exc.errno == errno.ENOSPC and exc.filename is None:
             sys.exit(f"error: the output cannot be written: {exc.strerror}")
-        if exc.errno != errno.EPIPE:  # the reader of the output has closed it
+        if exc.errno != errno.EPIPE:  # EPIPE: the reader of the output has closed it
             raise
 
 

@@ -61,8 +61,8 @@ async def advise(
     """Measure each table of a SQLite store, and report whether it should move to LanceDB.
 
     The thresholds that a table has passed are shown. A table should move if it has more rows than
-    --rows, if 5 % of its searches take longer than --p95-ms, and if LanceDB would be faster. Slow
-    filters on payload keys are named, with the call that makes them fast. Changes nothing.
+    --rows, 5 % of its searches take longer than --p95-ms, and LanceDB would be faster. Slow filters
+    on payload keys are named, with the call that makes them fast. Changes nothing.
     """
     limits = {"rows": rows, "p95_ms": p95_ms, "rows_a_day": rows_a_day}
 

@@ -86,8 +86,7 @@ class Listing:
 
 if TYPE_CHECKING:
     Line = str | Text | Mapping[str, object] | Listing
-    """A part that ``emit`` prints: a text as a line, a mapping as a block, a ``Listing`` as a
-    table."""
+    """A part that ``emit`` prints: a line, a block of names and values, or a table."""
 
 
 def emit(facts: Any, shown: Iterable[Line], json: bool, *, stderr: bool = False) -> None:

@@ -126,8 +126,9 @@ async def index(
 
     It is for LanceDB. On SQLite every search is exact, and aiovec info shows the indexes of fields.
 
-    Others can read and write during the build. If the build is interrupted, the table stays as it
-    was. With --engine, the workers first compact the table and index its ids and fields.
+    Other processes can read and write during the build. If the build is interrupted, the table
+    stays as it was. With --engine, the workers first compact the table and index its ids and
+    fields.
     """
     options: dict[str, Any] = dict(_option(text) for text in option or [])
     if recall is not None:

@@ -102,7 +102,7 @@ def _converted(text: str) -> Headings:
 
 def _underlined(text: str) -> Headings:
     """Yield the headings of reStructuredText. The first style in a text has the highest level, the
-    next new style the second one, and so on."""
+    next new style the second highest, and so on."""
     levels: list[tuple[str, bool]] = []
     lines = text.split("\n")
     places = _starts(lines)

@@ -16,7 +16,8 @@ _RUN = re.compile(r"[^\W_]+")
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\WA-Za-z\d_]+")
 
 # There is no corpus to learn frequencies from, so the most frequent English words are listed here.
-# They have a small weight instead of none, so that a text of only such words also has a direction.
+# These words have a small weight instead of none, so that a text with no other words has a
+# direction too.
 _COMMON = frozenset(
     "a about after all also an and any are as at be been but by can could do does each either "
     "else etc for from given had has have how i if in into is it its itself just like may more "

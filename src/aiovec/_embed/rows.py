@@ -64,7 +64,7 @@ def texts_of(rows: Batch, schema: Schema) -> Texts:
 
 
 def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Texts]:
-    """Drop the rows with these ids; return the others, and their texts to embed."""
+    """Return the rows that have other ids, and their texts to embed."""
     rows = rows.take([at for at, id in enumerate(rows.ids) if id not in ids])
     return rows, texts_of(rows, schema)
 

@@ -148,7 +148,7 @@ async def collect_ids(ids: Any) -> Any:
 
 
 def bytes_to_write(rows: Collected | Batch, schema: Schema) -> int:
-    """Estimate the memory in bytes that ``to_batch`` needs; too little for rows with long texts."""
+    """Estimate the memory in bytes that ``to_batch`` needs; the estimate is low for long texts."""
     if isinstance(rows, Batch):
         return rows.nbytes
     return len(rows) * (4 * schema.dim + BYTES_A_VALUE * (2 + len(schema.fields)))
@@ -595,7 +595,7 @@ def _values(name: str, column: Any) -> list[Any]:
 
 
 def _vectors(given: Any, count: int, schema: Schema, places: Places) -> Float32Array:
-    """Return the vectors of rows; missing vectors, which an embedder may make, are NaN."""
+    """Return the vectors of rows. Missing vectors are NaN; an embedder may make them later."""
     in_arrow = is_array(given)
     convert = arrow_matrix if in_arrow else matrix_of
     if not may_lack_vectors(schema):

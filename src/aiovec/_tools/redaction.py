@@ -1,7 +1,7 @@
 """Remove secrets from everything that is shown: targets, messages, errors, causes, settings.
 
 Secrets are in the user or the query of a URL, in options such as ``storage_options``, and in
-environment variables. None of them may reach a message, a log, a report or a traceback.
+environment variables. No secret may reach a message, a log, a report or a traceback.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def redacted(text: str) -> str:
     rest = url[2]
     authority = rest.partition("/")[0]
     # A password may contain an unencoded slash, question mark or @. So after a colon that may begin
-    # one, everything up to the last @ is hidden, even if that hides a part of the path too.
+    # a password, everything up to the last @ is hidden, even if that hides a part of the path too.
     searched = rest if ":" in authority else authority
     if "@" in searched:
         rest = MASK + rest[searched.rindex("@") :]
