@@ -233,7 +233,7 @@ class Embed:
     ``using`` is a key of ``connect(embedders={...})`` or of ``[retrieval.embedders]`` in the TOML
     file.
 
-    ``recipe`` has the keys of that section that other programs need to make the same vectors, never
+    ``recipe`` has the embedder's settings that other programs need to make the same vectors, never
     a service's API key. ``create_table`` fills it in; comparisons of schemas ignore it.
     """
 
