@@ -307,7 +307,7 @@ class _Session:
     ) -> tuple[tuple[OpenPlace, OpenPlace], MoveMark] | None:
         """Open both stores of a migration; return them and the migration's mark, or None.
 
-        The mark of an open migration takes precedence over that of a finished migration, and a
+        The mark of an open migration takes precedence over the mark of a finished migration, and a
         newer mark over an older mark. Returns None if no store has a mark.
         """
         names = [name for name in (source, target) if name is not None]

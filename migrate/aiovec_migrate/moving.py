@@ -92,7 +92,7 @@ class TableMove:
         return count
 
     async def bring_notes(self) -> None:
-        """Copy the source's notes to the target. Notes may be older than the rows, not newer."""
+        """Copy the source's notes to the target. They may be older than the rows, but not newer."""
         source, target = self.source, self.target
         notes: dict[str, str | None] = {**await source.do(source.backend.notes)}
         old = await target.do(target.backend.notes)
@@ -208,7 +208,7 @@ class TableMove:
         """
         await self.catch_up(check=True)
         await self._look_at_suspects()
-        await self.catch_up(check=True)  # suspects may only have lacked a change that arrives now
+        await self.catch_up(check=True)  # a suspect may only have lacked a change that arrives now
         if wrong := sorted(self.suspects):
             raise MigrationError(
                 f"{len(wrong)} rows of table {self.name!r} differ between the stores after all "

@@ -50,7 +50,7 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """Act for the run in the store's mark: a store that was left serves only that run."""
+        """Act for the run that the mark names, because a marked store may serve only that run."""
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 

@@ -46,8 +46,8 @@ class Plan:
     """The plan of a run. ``problems`` stop the run, ``notes`` do not.
 
     ``resumes`` is True if the target has tables from this run or an earlier copy, or was itself
-    left for the source: the run compares the tables, and copies the differences. ``others`` are
-    tables that only the target has.
+    left for the source. The run then compares the tables, and copies the differences. ``others``
+    are tables that only the target has.
     """
 
     source: str

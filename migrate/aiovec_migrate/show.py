@@ -27,7 +27,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def events_shown(*, json: bool) -> Iterator[Listener]:
-    """Return a listener that shows events until the block ends."""
+    """Return a listener that shows events until the ``with`` block ends."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def write() -> None:
