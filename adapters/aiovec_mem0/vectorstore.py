@@ -30,8 +30,8 @@ _OPERATORS = {"icontains": "$ilike"}  # the others have the same names
 class Config(BaseModel):
     """The ``config`` of the provider "aiovec".
 
-    ``store`` is a target such as "memory.db", or a store from ``aiovec.sync.connect``. Other keys
-    are options of ``aiovec.connect``.
+    ``store`` is a target such as "memory.db", or a store from ``aiovec.sync.connect``.
+    Additional keys are options of ``aiovec.connect``.
     """
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)

@@ -61,7 +61,7 @@ class Bounds:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
-        """Refuse a response that is larger than a body may be.
+        """Refuse a response that is larger than ``Bounds.nbytes``.
 
         Also reserves the bytes from the budget of all responses until the request ends. After that,
         it reserves nothing, even if a thread continues to read for other requests.
