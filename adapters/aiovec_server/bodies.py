@@ -224,7 +224,7 @@ class Streamed(StreamingResponse):
 
 
 async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
-    """Respond with all rows of an export with these options."""
+    """Respond with a stream of the rows that these options of an export select."""
     kind = call.answer_type(STREAMS)
     cursors = options.pop("cursors", False)
     if "after" in options:

@@ -65,7 +65,7 @@ class Call:
         self.request: Request = request
         self.store: VectorStore = store
         self.writes: WriteKeys = writes
-        """Writes in progress that have an idempotency key."""
+        """The idempotency keys of the app's writes."""
         self.uses_older_names: bool = False
         """True if the body uses the argument names of older clients."""
         self.headers: dict[str, str] = {}

@@ -63,8 +63,8 @@ class OpenTable:
 async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
     """Return the result of ``act``.
 
-    After a StaleTableError or DuplicateIdError, reopen the tables and repeat ``act``; if a store was
-    busy, only repeat ``act``.
+    After a StaleTableError or DuplicateIdError, reopen the tables and repeat ``act``; if a store
+    was busy, only repeat ``act``.
     """
     for _ in range(_MOST_TIMES):
         try:

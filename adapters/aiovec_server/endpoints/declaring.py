@@ -38,7 +38,7 @@ Handler = Callable[[Call, dict[str, Any]], Awaitable[Any]]
 class Endpoint:
     """One endpoint.
 
-    Its handler gets the arguments of the query string and of the body. It returns a value to encode
+    The handler gets the arguments of the query string and of the body. It returns a value to encode
     as JSON, None for status 204, or a response. The handler's docstring describes the endpoint.
     """
 
@@ -60,8 +60,8 @@ class Endpoint:
     open: bool = False
     """True if the endpoint needs no API key."""
     long: bool = False
-    """True if its time depends on the table's size: its timeout is 30 days, and it ends early only
-    if the client disconnects."""
+    """True if a call's time depends on the table's size: its timeout is 30 days, and it ends early
+    only if the client disconnects."""
 
     @property
     def access(self) -> Access:
