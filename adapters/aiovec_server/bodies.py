@@ -224,7 +224,7 @@ class Streamed(StreamingResponse):
 
 
 async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
-    """Respond with a stream of the rows that these options of an export select."""
+    """Respond with a stream of the rows of an export with these options."""
     kind = call.answer_type(STREAMS)
     cursors = options.pop("cursors", False)
     if "after" in options:
