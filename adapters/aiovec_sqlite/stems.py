@@ -1,7 +1,7 @@
 """Snowball stems of words in languages other than English.
 
 FTS5 has no stemmer for these languages, so the index stores the stems: its view and its triggers
-call the SQL function ``aiovec_stems``, which exists only with the package ``pystemmer``.
+call the SQL function ``aiovec_stems``, which exists only if ``pystemmer`` is installed.
 
 An index's entry records how its words were stemmed. If the entry has only a
 language's name, the stems depend on accents until the index is rebuilt.
@@ -20,7 +20,7 @@ from aiovec.errors import UnsupportedError
 
 NAME = "aiovec_stems"
 _WORD = re.compile(r"[^\W_]+")
-# A suffix of the language's name if words with and without accents have the same stem.
+# Follows the language's name if words with and without accents have the same stem.
 _ALIKE = " without accents"
 
 
@@ -35,7 +35,10 @@ def register(db: sqlite3.Connection) -> None:
 
 
 def stemming_of(analyzer: str) -> str:
-    """Return the stemming's name for a new index: the analyzer's name if it needs no pystemmer."""
+    """Return the name of a new index's stemming.
+
+    This is the analyzer's name, with a suffix if the analyzer needs pystemmer.
+    """
     return f"{analyzer}{_ALIKE}" if analyzer in LANGUAGES else analyzer
 
 

@@ -1,15 +1,15 @@
 """Compile a bound filter to one SQL condition over the columns of "<table>.rows", called ``r``.
 
-Every literal and every payload key is a bound parameter. The only user text in the SQL is names
-that the schema has checked, and the paths of indexed payload keys. The condition is NULL for rows
-for which the filter is neither true nor false.
+Every literal and every payload key is a bound parameter. The only text from users in the SQL is
+field names, which the schema has checked, and the paths of indexed payload keys. The condition is
+NULL for rows for which the filter is neither true nor false.
 
 Payload keys are looked up among the keys of ``json_each``, not by JSON paths: ``json_each``
 unescapes them in every version of SQLite, while a path misses keys that are escaped in the JSON
-text (SQLite 3.40) and takes the key ``a\\0b`` for ``a`` (3.53). A lookup takes 1.1 µs per row, a
-path 0.5 µs. A lookup binds each key once, and a path is bound once for each use. An index cannot
-contain ``json_each``, so the index of a payload key is over the expression ``INDEXED``, with the
-path in the SQL.
+text (SQLite 3.40) and confuses the key ``a\\0b`` with ``a`` (3.53). A lookup takes 1.1 µs per row,
+a path 0.5 µs. A lookup binds each key once; a path would be bound once for each use. An index
+cannot contain ``json_each``, so the index of a payload key is on the expression ``INDEXED``, with
+the path in the SQL.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Location:
 
     @property
     def levels(self) -> list[str]:
-        """The table of each level of the payload, to be listed after the table ``r``."""
+        """A ``json_each`` table for each key of the path, to be listed after the table ``r``."""
         levels = ["json_each(r.payload) AS k1"]
         levels += [
             # Without the CASE, json_each would fail on a text that is not JSON.
@@ -76,7 +76,7 @@ class Location:
         return levels
 
     def keys(self, parameter: str) -> str:
-        """Return the condition that selects the path; ``parameter`` is the keys' placeholder."""
+        """Return the condition that selects the path; ``parameter`` is each key's placeholder."""
         return " AND ".join(f"k{i}.key = {parameter}" for i in range(1, len(self.path) + 1))
 
 
@@ -137,7 +137,10 @@ def condition_sql(expr: Expr, elsewhere: Elsewhere = _NOWHERE) -> tuple[str, lis
 
 
 def indexed_value(path: Sequence[str], column: str) -> str:
-    """Return SQL for a payload index; ``path`` has only letters, digits, "_" and "-"."""
+    """Return SQL for the value that a payload index stores.
+
+    The keys of ``path`` have only letters, digits, "_" and "-".
+    """
     at = "".join(f'."{key}"' for key in path)
     return INDEXED.format(column=column, at=f"'${at}'")
 
@@ -265,7 +268,7 @@ def _joined(word: Word, parts: Sequence[_Part]) -> _Part:
 
 
 def _by_index(expr: Expr, key: str, negate: bool) -> _Part | None:
-    """Return a condition over an indexed payload key; None if an index cannot evaluate ``expr``."""
+    """Return a condition on an indexed payload key; None if an index cannot evaluate ``expr``."""
     match expr:
         case Compare(_, operator, value):
             op = NEGATED[operator] if negate else operator
@@ -340,7 +343,7 @@ class _Operand(Operand[_Part]):
         return self._guarded("= 'array'", body)
 
     def _guarded(self, types: str, body: _Part) -> _Part:
-        """Return ``body``, which for a payload key is NULL unless the value has these types."""
+        """Return ``body``; for a payload key, it is NULL unless the value has one of ``types``."""
         if not self._ref.path:
             return body
         at = Location(self._ref.path)
@@ -363,13 +366,13 @@ def _one_of(value: str, word: str, group: list[Any]) -> _Part:
 def _fit_json(group: Sequence[Any]) -> bool:
     """Return whether SQLite reads the values from JSON unchanged.
 
-    A float might lose its last bit, and a text would be cut at a NUL.
+    A float might lose its last bit, and a string would be cut at a NUL.
     """
     return all("\0" not in v if isinstance(v, str) else isinstance(v, int) for v in group)
 
 
 def _range(value: str, prefix: str) -> _Part:
-    """Return the condition that a text begins with ``prefix``, as a range for an index."""
+    """Return the condition that a text begins with ``prefix``: a range, which an index can find."""
     end = like.end_of_prefix(prefix)
     if end is None:
         return _Part(f"{value} >= {_ONE}", [prefix])
@@ -410,14 +413,14 @@ def _value(ref: Ref) -> str:
 
 
 def _is_like(value: Value) -> str:
-    """Return the condition that a JSON type is comparable with ``value``."""
+    """Return the end of an SQL condition: the JSON types that are comparable with ``value``."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"
 
 
 def stored(value: Value) -> Any:
-    """Return a value that is not a list in the form in which rows store it."""
+    """Return a value, other than a list, in the form in which rows store it."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, datetime):

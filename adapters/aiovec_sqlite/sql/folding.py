@@ -29,7 +29,7 @@ def _accents() -> frozenset[str]:
 
 
 def _folded(char: str) -> str:
-    """Return a character as the index compares it; empty for a combining accent."""
+    """Return a character as the index compares it; "" for a combining accent."""
     if char in _accents():
         return ""
     lower = char.casefold()  # lower() would keep a final sigma
@@ -52,9 +52,9 @@ _FOLDING = _Folding()
 
 @lru_cache(maxsize=1)
 def _changing() -> re.Pattern[str]:
-    """Return a pattern that matches the characters that folding changes, or that are above U+FFFF.
+    """Return a pattern for all characters that folding changes and all characters above U+FFFF.
 
-    Searching a text for it takes a fifth as long as folding; most ideographs do not match it.
+    Searching a text for it takes a fifth as long as folding the text. Most ideographs do not match.
     """
     chars = "".join(char for char in map(chr, range(0x10000)) if _folded(char) != char)
     return re.compile(f"[{re.escape(chars)}\U00010000-\U0010ffff]")

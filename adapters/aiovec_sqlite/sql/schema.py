@@ -2,7 +2,7 @@
 
 SQLite runs the SQL of a view, a trigger or a generated column whenever a statement uses it, so a
 file from a stranger could make every call run forever. A file's schema may therefore contain only
-statements that aiovec, sqlite-vec or FTS5 write, and other plain tables and indexes.
+what aiovec, sqlite-vec and FTS5 create, and plain tables and indexes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .filters import INDEXED
 
 # A quoted name, by SQLite's quoting rules.
 _N = r'"(?:[^"]|"")*+"'
-# The names of a table's ordinary table, of a text index, and of the index's view.
+# Patterns for the names of an ordinary table, of a text index, and of the index's view.
 _ROWS, _TEXT = r'"[a-z0-9_-]++\.rows"', r'"[a-z0-9_-]++\.text[0-9]++"'
 _VIEW = _TEXT[:-1] + r'\.rows"'
 
@@ -65,7 +65,7 @@ _OURS = (
     rf"TRIGGER {_N} AFTER UPDATE OF {_CHANGES} ON {_ROWS} WHEN {_CHANGED} BEGIN {_EXCHANGE}; END",
 )
 _STATEMENT = re.compile(f"CREATE (?:{'|'.join(_OURS)})")
-# The words before an expression in the definition of a table.
+# The words that precede an expression in a table's definition.
 _EXPRESSION = re.compile(r"\b(?:AS|CHECK)\b|\bDEFAULT\s*\(", re.IGNORECASE)
 _QUOTED = re.compile(f"{_N}|'[^']*+'")
 

@@ -35,13 +35,13 @@ def to_sql(value: Any) -> Any:
 
 
 def row_values(rows: Batch, schema: Schema) -> list[Sequence[Any]]:
-    """Return the columns to store in the ordinary table: id, fields, and any payload."""
+    """Return the columns to store in the ordinary table: id, fields, and the payload, if any."""
     columns = [rows.ids, *field_columns(rows, schema).values()]
     return columns if rows.payloads is None else [*columns, rows.payloads]
 
 
 def field_columns(rows: Batch, schema: Schema) -> dict[str, Sequence[Any]]:
-    """Return the columns of the fields that ``rows`` has, in the form SQLite stores."""
+    """Return the columns of the fields that ``rows`` has, in the form that SQLite stores."""
     columns = {}
     for name, field in schema.fields.items():
         if name in rows.fields:
