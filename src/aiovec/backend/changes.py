@@ -1,4 +1,4 @@
-"""Changes to a table, as objects: changes of rows for ``Backend.write``, and changes of the schema
+"""Changes to a table, as objects: changes to rows for ``Backend.write``, and changes to the schema
 for ``Backend.alter``."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upsert:
-    """Add rows with distinct ids, and replace whole rows that have the same ids.
+    """Add rows with distinct ids; each row completely replaces a stored row that has the same id.
 
     The result is the number of rows. Raises InvalidRowError, and writes nothing, if a row differs
     from the stored row in a partition field. With ``moves``, as in a migration, the row is moved to
@@ -94,8 +94,8 @@ class UpdateRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delete:
-    """Delete the rows that both ``ids`` and ``where`` select; if either is None, it selects all.
-    The result is the number of deleted rows."""
+    """Delete the rows that both ``ids`` and ``where`` select; if either is None, it selects every
+    row. The result is the number of deleted rows."""
 
     ids: Sequence[str] | None
     where: Expr | None = None

@@ -118,14 +118,15 @@ class Committer(ABC, Generic[_Write]):
     async def take(self) -> Callable[[], Awaitable[None]] | None:
         """Try once, briefly, to take the lock.
 
-        Return the function that releases the lock, or None if others hold it. During the attempt,
-        calls may be cancelled or time out. A cancelled attempt must not keep the lock. If an
-        attempt raises an error, all waiting calls get the error.
+        Return the function that releases the lock, or None if the lock is held elsewhere. During
+        the attempt, calls may be cancelled or time out. A cancelled attempt must not keep the lock.
+        If an attempt raises an error, all waiting calls get the error.
         """
 
     @abstractmethod
     async def commit(self, group: list[_Write]) -> MoveMark | None:
-        """Do the group's work under the lock; return the mark of a pause that forbids the work.
+        """Do the group's work under the lock; if a migration's pause forbids it, return the pause's
+        mark.
 
         For each call, call ``begin``, then ``succeed`` or ``fail``. Calls that have not ended when
         this method returns wait again, in order; if it raises an error, they get the error. A
@@ -159,11 +160,11 @@ class GroupCommit(Generic[_Write]):
 
     - A call returns after its commit.
     - A call that still waits for other calls at its deadline fails. A call that waits for no other
-      does not fail: the machine may be slow. A migration's pause extends the deadlines of the calls
-      that wait here and at the ``gate`` of writing calls.
-    - A call that is cancelled before it has begun is never done. If it is cancelled later, it
-      returns when its outcome is final, however often it is cancelled: it was done completely or
-      not at all.
+      call does not fail: perhaps the machine is slow. A migration's pause extends the deadlines of
+      the calls that wait here and at the ``gate`` of writing calls.
+    - A call that is cancelled before it has begun writes nothing. If it is cancelled later, it
+      returns when its outcome is final, however often it is cancelled: its write was done
+      completely or not at all.
     """
 
     def __init__(self, committer: Committer[_Write], gate: Gate) -> None:
@@ -210,7 +211,7 @@ class GroupCommit(Generic[_Write]):
         return self._running is None or self._running.done()
 
     async def finish(self) -> None:
-        """Wait for the accepted calls."""
+        """Wait until all accepted calls have ended."""
         while self._running is not None and not self.idle:
             await asyncio.wait({self._running})
 

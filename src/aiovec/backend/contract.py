@@ -1,10 +1,10 @@
 """The contract between ``VectorStore`` and a backend.
 
 ``VectorStore`` checks names, rows, vectors, models and filters, and ranks the hits; a ``Backend``
-stores and searches. It gets only checked values: rows as a ``Batch`` with columns of Python values
-or Arrow arrays, filter trees with names and literals that fit the schema, and contiguous float32
-arrays. A backend lists its optional abilities in ``abilities``, and implements their methods;
-without the ability, a method raises UnsupportedError.
+stores and searches. A backend gets only checked values: rows as a ``Batch`` with columns of Python
+values or Arrow arrays, filter trees with names and literals that fit the schema, and contiguous
+float32 arrays. A backend lists its optional abilities in ``abilities``, and implements their
+methods; without the ability, a method raises UnsupportedError.
 
 Rules for every method:
 
@@ -14,8 +14,8 @@ Rules for every method:
 - A cancelled write is done completely or not at all; a cancelled call leaves the backend usable,
   and soon stops using the CPU.
 - It never blocks the event loop.
-- Any number of calls may overlap. The backend decides how many run; the others wait in order of
-  arrival, each until its deadline (``limits.current_deadline``).
+- Any number of calls may overlap. The backend decides how many run; the other calls wait in order
+  of arrival, each until its deadline (``limits.current_deadline``).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _T = TypeVar("_T")
 
 
 class StaleTableError(Exception):
-    """The table was altered, dropped or created again since the handle was opened.
+    """The table has been altered, dropped or re-created since the handle was opened.
 
     Never reaches a user: ``VectorStore`` opens the table again and repeats the call.
     """
@@ -110,7 +110,8 @@ class Columns:
 
 
 def stored_rows(rows: pa.Table | pa.RecordBatch, schema: Schema, columns: Columns) -> Batch:
-    """Convert Arrow rows from a read to a batch. A server leaves out columns without values."""
+    """Convert Arrow rows from a read to a batch. A server omits a payload or vector column without
+    values."""
     count, names = rows.num_rows, rows.schema.names
     payloads: list[str | None] | None = None
     if columns.payload:
@@ -145,7 +146,7 @@ class Order:
 class Tuning:
     """The effort of an approximate search. None lets the backend choose. Numbers are at least 1.
 
-    A backend takes some of the values and refuses the rest; ``others`` has values for a backend
+    A backend accepts some of the values and refuses the rest; ``others`` has values for a backend
     from another package.
 
     On LanceDB, a search reads ``nprobes`` partitions of the index or follows ``ef`` candidates of a
@@ -180,13 +181,13 @@ class Query:
 
     In a search by words, a row matches if it matches all clauses, or, with ``match="any"``, at
     least one. With ``match="best"``, rows that match all clauses come first; if these are fewer
-    than ``limit``, rows that match any follow (``aiovec.backend.all_words_first``). A row that
-    matches an excluded clause does not match; if every clause is excluded, no row matches.
+    than ``limit``, rows that match at least one clause follow (``aiovec.backend.all_words_first``).
+    Rows that match an excluded clause are left out; if every clause is excluded, no row matches.
     ``highlight`` has the texts to put before and after each matching word in the snippets.
 
-    In a search by both, each list has ``limit`` rows, and the fused list, which
-    ``aiovec.backend.hybrid`` makes, has ``hits`` rows. The vector list has no rows beyond
-    ``max_distance``.
+    A search by both makes a vector list and a word list of at most ``limit`` rows each;
+    ``aiovec.backend.hybrid`` fuses them into one list of at most ``hits`` rows. The vector list has
+    no rows beyond ``max_distance``.
     """
 
     limit: int
@@ -219,7 +220,7 @@ class Query:
 
 
 Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]]]
-"""A function that returns hits' snippets by field, from their ids and texts, in a thread."""
+"""A function, called in a thread, that makes the snippets of hits from their ids and texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +234,8 @@ class Found:
     ``distances`` follow the table's metric (``1 - cos``, Euclidean, ``-dot``); a search by words
     has none, and a search by both has None for a row without a vector. ``scores`` are the BM25
     scores of a search by words, or the fused scores of a search by both; higher is better.
-    ``ranks`` are each row's ranks in both lists. ``snippets`` makes the snippets of the hits that
-    are shown, if the query has ``highlight``.
+    ``ranks`` has, for a search by both, each row's ranks in the two lists. ``snippets`` makes the
+    snippets of the hits that are shown, if the query has ``highlight``.
     """
 
     rows: Batch
@@ -305,7 +306,7 @@ class Values(OfSelected[Sequence[tuple[Value, int]]]):
 
 @dataclass(frozen=True, slots=True)
 class Bounds(OfSelected[tuple[Value, Value] | None]):
-    """The first and the last value in the order of ``Order``, without nulls, in one snapshot.
+    """The first and the last non-null value in the order of ``Order``, from one snapshot.
 
     None if there are no values. ``ref`` is not a list field.
     """
@@ -366,9 +367,9 @@ class IndexOptions(TypedDict, total=False):
     """Options of an approximate index. An index takes the options of its kind and refuses others.
 
     ``recall`` is the share of the true nearest rows that searches of the table must find, and
-    ``others`` has options for a backend from another package. On LanceDB, the other options
-    are whole numbers: ``num_partitions``, or ``target_partition_size`` in rows; ``sample_rate`` and
-    ``max_iterations`` for training them; ``m`` links and ``ef_construction`` candidates of a graph
+    ``others`` has options for a backend from another package. On LanceDB, the other options are
+    whole numbers: ``num_partitions``, or ``target_partition_size`` in rows; ``sample_rate`` and
+    ``max_iterations`` for training; ``m`` links and ``ef_construction`` candidates of a graph
     (kinds named ``hnsw``); ``num_sub_vectors`` and ``num_bits`` of codes (``pq`` and ``rq``).
     """
 
@@ -387,7 +388,7 @@ class IndexOptions(TypedDict, total=False):
 NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 LARGEST_BATCH = 32 * 1024 * 1024
-"""Bytes after which a batch of an export ends."""
+"""The size in bytes at which a batch of an export ends."""
 
 
 class Backend(ABC):
@@ -397,9 +398,9 @@ class Backend(ABC):
     """The backend's name in the TOML file."""
 
     abilities: frozenset[str] = frozenset()
-    """The abilities of the backend: names of ``ABILITIES``, "bulk-load" and "questions". The
+    """The abilities of the backend: names in ``ABILITIES``, "bulk-load" and "questions". The
     abilities with methods are "indexes", "changes", "snapshots", "backup", "restore", "moves",
-    "bulk-load" and "questions". The others:
+    "bulk-load" and "questions". The other abilities:
 
     - "text": it searches by words, in the fields with ``text=True``, and by words and a vector.
     - "once": it commits the key of a write (``write_key``) with the write, so that a repeated write
@@ -415,7 +416,7 @@ class Backend(ABC):
     """The ``hint`` of UnsupportedError for each missing ability: what to do instead."""
 
     tunings: frozenset[str] | None = frozenset()
-    """The names of the ``Tuning`` values that the backend's searches take; the store refuses the
+    """The names of the ``Tuning`` values that the backend's searches accept; the store refuses the
     other values, unless the search is exact. None if the backend itself refuses them."""
 
     read_only: bool = False
@@ -437,11 +438,11 @@ class Backend(ABC):
 
     hides_expired: bool = False
     """True if a server behind the backend hides rows that have expired, and frees their ids. If
-    False, the backend treats them like all rows, and ``VectorStore`` filters them."""
+    False, the backend treats them like all other rows, and ``VectorStore`` filters them."""
 
     @property
     def address(self) -> str:
-        """The store's address, as ``connect`` takes it; never a secret."""
+        """The store's address, as ``connect`` accepts it; never a secret."""
         return self.target
 
     @abstractmethod
@@ -478,11 +479,12 @@ class Backend(ABC):
 
     @abstractmethod
     async def alter(self, table: TableHandle, change: SchemaChange) -> None:
-        """Change a table's schema. ``change.apply`` accepts the schema of the handle."""
+        """Change a table's schema. ``VectorStore`` has checked that ``change.apply`` accepts the
+        handle's schema."""
 
     @abstractmethod
     async def rename_table(self, old: str, new: str) -> None:
-        """Rename a table; rows, schema, indexes and changes stay.
+        """Rename a table; it keeps its rows, schema, indexes and change feed.
 
         Raises TableNotFoundError or TableExistsError, and UnsupportedError with the reason if the
         store cannot do it in one step.
@@ -498,9 +500,9 @@ class Backend(ABC):
         """Return a slot among the running writes, for about ``size`` bytes of rows.
 
         ``VectorStore`` holds it while it checks and writes the rows of an ``Insert`` or ``Upsert``,
-        or the columns of ``UpdateRows``, so that waiting calls take no memory. The other writes
-        take a slot themselves, so they must not be called while one is held. Raises StoreBusyError
-        if no slot is free in time.
+        or the columns of ``UpdateRows``, so that waiting calls take no memory. Other writes take a
+        slot themselves, so they must not be called while a slot is held. Raises StoreBusyError if
+        no slot is free in time.
         """
         return nullcontext()
 
@@ -511,9 +513,9 @@ class Backend(ABC):
     async def kept(self, key: WriteKey) -> Kept | None:
         """Return the kept result of a write with this key, even if the store has moved since.
 
-        None if the write was not done, or if its key is no longer kept. Work that a killed process
-        has left undone, such as an index build, is completed. Raises InvalidArgumentError if
-        another write has the key.
+        Return None if the write was not done, or if its key is no longer kept. Work that a killed
+        process left unfinished, such as an index build, is completed. Raises InvalidArgumentError
+        if the key was used for another write.
         """
         return None
 
@@ -531,9 +533,10 @@ class Backend(ABC):
     ) -> _T:
         """Return the result of ``finish`` for the best rows of each query; filters apply first.
 
-        Several queries have different vectors, and perhaps different filters. A query by words, or
-        by both, is the only query of its call, and needs the ability "text". A search by both sees
-        one state of the table, and reads only the rows of the fused list.
+        If there are several queries, all are by vector, and their filters may differ. A query by
+        words, or by words and a vector, is the only query of its call, and needs the ability
+        "text". A search by words and a vector sees one state of the table, and reads only the rows
+        of the fused list.
         """
 
     @abstractmethod
@@ -549,10 +552,10 @@ class Backend(ABC):
         """Yield all rows of one consistent snapshot, in constant memory, each batch with its
         cursor.
 
-        A batch has ``batch_size`` rows, or fewer once these have ``LARGEST_BATCH`` bytes, and the
-        columns of ``columns.layout(schema)`` in any order: ``VectorStore`` sorts them. A cursor
-        continues after its batch in a new snapshot: rows that exist throughout are yielded exactly
-        once.
+        A batch has ``batch_size`` rows, or fewer if these reach ``LARGEST_BATCH`` bytes, and the
+        columns of ``columns.layout(schema)`` in any order: ``VectorStore`` sorts them. If ``after``
+        is a batch's cursor, the export continues after that batch, in a new snapshot: rows that
+        exist throughout are yielded exactly once.
         """
 
     async def rows(
@@ -560,7 +563,8 @@ class Backend(ABC):
     ) -> AsyncGenerator[_T, None]:
         """Yield the results of ``finish`` for the rows of one snapshot, part by part.
 
-        ``export`` yields the same rows. A backend that can read them without Arrow overrides this.
+        ``export`` yields the same rows. A backend that can read them without Arrow overrides this
+        method.
         """
         export = self.export(table, where=where, columns=columns, after=None, batch_size=1000)
 
@@ -577,15 +581,16 @@ class Backend(ABC):
     async def notes(
         self, table: TableHandle, change: Mapping[str, str | None] = NO_NOTES
     ) -> Mapping[str, str]:
-        """Apply ``change`` to the table's notes, small texts with names, and return the notes.
+        """Apply ``change`` to the table's notes, which are short named strings, and return all
+        notes.
 
-        ``change`` has new texts; None removes a note. Notes are as durable as rows: if a write
-        survives, so does each note that was acknowledged before it. They stay with the table when
-        it is renamed, copied by a backup, or reverted to an earlier version, and are dropped with
-        it. They change neither the handle's epoch nor the change number.
+        ``change`` maps names to new strings; None removes a note. Notes are as durable as rows: if
+        a write survives, so does each note that was acknowledged before it. They stay with the
+        table when it is renamed, copied by a backup, or reverted to an earlier version, and are
+        dropped with it. They change neither the handle's epoch nor the change number.
 
-        A backend that keeps no notes returns none: ``aiovec.watch`` then compares all rows at each
-        start.
+        A backend that keeps no notes returns an empty mapping: ``aiovec.watch`` then compares all
+        rows at each start.
         """
         return NO_NOTES
 
@@ -611,7 +616,7 @@ class Backend(ABC):
         self, table: TableHandle, kind: str, *, wait: bool, options: Mapping[str, Any]
     ) -> None:
         """Build an index. Raises InvalidArgumentError for an option that this kind does not
-        take."""
+        accept."""
         raise self._lacks("indexes")
 
     async def measure(self, table: TableHandle, questions: Float32Array) -> None:
@@ -666,7 +671,7 @@ class Backend(ABC):
     # "bulk-load": filling a table faster than ``insert``, which looks up every id
 
     async def bulk_add(self, table: TableHandle, rows: pa.Table) -> None:
-        """Add rows to a table that only the caller uses; durable when it returns.
+        """Add rows to a table that only the caller uses; they are durable when this method returns.
 
         The caller guarantees that the ids are distinct and not in the table.
         """
@@ -685,8 +690,8 @@ class Backend(ABC):
     async def change_move(
         self, change: Callable[[MoveRecord], MoveRecord], *, anew: bool = False
     ) -> tuple[MoveRecord, MoveRecord]:
-        """Replace the record with the result of ``change`` in one step; return the old and the new
-        one.
+        """Replace the record with the result of ``change``, atomically; return the old and new
+        records.
 
         Calls ``change`` again if another process changed the record first. With ``anew``, a record
         that cannot be read counts as empty. A mark that becomes "moved" ends every read and write
@@ -695,7 +700,7 @@ class Backend(ABC):
         raise self._lacks("moves")
 
     async def flush_writers(self, limit: float) -> None:
-        """Wait until each write that read an earlier mark is committed, or will read the mark
+        """Wait until each write that read an earlier mark has been committed, or will read the mark
         again.
 
         Raises StoreBusyError if one of the writes takes longer than ``limit`` seconds.

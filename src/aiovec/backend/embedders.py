@@ -36,8 +36,8 @@ class EmbedderSettings(Section):
     "package.module:callable": an embedder of the app."""
 
     model: str = ""
-    """The model's name. "local", "fastembed" and "demo" have a default, and a callable may have
-    it as its attribute. For "local" it may be the path of a folder."""
+    """The model's name. "local", "fastembed" and "demo" have a default, and a callable may set it
+    as an attribute. For "local" it may be the path of a folder."""
 
     dim: int = key(0, at_least=0, at_most=MAX_DIM)
     """Length of the model's vectors. It is needed wherever model is given, except for "local" and
@@ -62,10 +62,10 @@ class EmbedderSettings(Section):
     """Text before each document, for models that expect an instruction."""
 
     batch_size: int = key(64, at_least=1, at_most=2048)
-    """Texts per request, at most."""
+    """Maximum number of texts per request."""
 
     concurrency: int = key(4, at_least=1, at_most=64)
-    """Concurrent requests, at most. A local model runs one at a time."""
+    """Maximum number of concurrent requests. A local model runs one at a time."""
 
     timeout: float = key(30.0, above=0, at_most=3600)
     """Seconds that one request may take."""

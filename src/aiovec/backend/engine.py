@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 GROUP = "aiovec.engines"
 
 ReadSource = Callable[[str, Schema], "Iterator[pa.Table]"]
-"""A function that yields the rows of a file, checked for the schema. Its AiovecErrors name the file
-and the row. The function can be pickled, and blocks."""
+"""A function that yields the rows of a file, checked against the schema. Its AiovecErrors name the
+file and the row. The function can be pickled, and blocks."""
 
 Seen = Callable[[int, int], None]
 """A function that is called with the numbers of files and rows read so far."""
@@ -58,7 +58,7 @@ class Engine(Protocol):
         read: ReadSource,
         seen: Seen,
     ) -> Loaded:
-        """Add the rows of all sources to a table in one commit, or none.
+        """Add the rows of all sources to a table in one commit, or add no rows.
 
         No other process can write to the table during the load. A table whose last load was this
         ``run`` is not changed. Raises DuplicateIdError if an id occurs twice, or exists already.

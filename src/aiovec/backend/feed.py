@@ -22,13 +22,14 @@ class Feed(ABC):
 
     @abstractmethod
     async def take_turn(self) -> bool:
-        """Return whether this process follows the source now; False while another one does."""
+        """Return whether this process follows the source now; False while another process does."""
 
     @abstractmethod
     async def step(self) -> bool:
-        """Apply some changes, so that a killed process can continue; return False if none are left.
+        """Apply some of the waiting changes; return False if none are left.
 
-        If it fails, a part of the changes may be applied, and the next step continues from there.
+        If it fails or the process is killed, some changes may be applied; the next step continues
+        from there.
         """
 
     @abstractmethod

@@ -47,9 +47,10 @@ def look_at(path: str | Path) -> os.stat_result | None:
 
 
 def create_like(new: Path, model: str | Path) -> None:
-    """Create an empty file with the permissions of the ``model``, if the model exists.
+    """Create an empty file with the permissions of ``model``; do nothing if ``model`` does not
+    exist.
 
-    Only users who can read the model can then read the file. The umask applies, and the owner can
+    Then only users who can read ``model`` can read the file. The umask applies, and the owner can
     write.
     """
     with suppress(OSError):

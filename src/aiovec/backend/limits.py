@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class Deadline:
-    """The time until which a call may wait for others.
+    """The time until which a call may wait for other calls.
 
     Inside ``with``, ``current_deadline`` returns it in this task.
     """
@@ -95,7 +95,7 @@ class Steps:
     """The steps of a long call, each of which is saved when it ends.
 
     Each step may wait as long as a separate call. The error of a later step says that the earlier
-    ones are saved.
+    steps are saved.
     """
 
     __slots__ = ("_kept",)
@@ -147,8 +147,8 @@ class Line:
             del self._waiting[turn]
 
     def _look_later(self) -> None:
-        # One timer for all waiting calls costs a tenth of a timer per call. The timer's context is
-        # empty, since a call's context may hold large objects of its app.
+        # One timer for all waiting calls costs a tenth as much as a timer for each call. The
+        # timer's context is empty, since a call's context may hold large objects of its app.
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(0.1, self._look, context=Context())
 
@@ -166,7 +166,7 @@ class Gate:
     """Admits at most ``calls`` calls at a time, with at most ``memory`` bytes in total; None means
     no limit.
 
-    Calls are admitted in order of arrival; a call that needs more than all the memory runs alone.
+    Calls are admitted in order of arrival; a call that needs more than ``memory`` runs alone.
     ``reason`` is the text of StoreBusyError at the deadline, or if ``max_waiting`` calls wait
     already.
     """
@@ -295,7 +295,8 @@ def copy_of_error(error: Exception) -> Exception:
     return copied
 
 
-# The most open exports of a store: each holds a snapshot, and a connection or some rows.
+# The maximum number of open exports of a store: each holds a snapshot, and a connection or some
+# rows.
 _EXPORTS_AT_ONCE = 8
 
 

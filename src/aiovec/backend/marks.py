@@ -38,17 +38,18 @@ MAX_PAUSE = 3600.0
 class MoveMark:
     """A store's record of a running or finished migration from the store or, if "filling", into it.
 
-    ``moved_to`` is the target as a user would write it, ``target`` as its backend does. ``backend``
-    is the target's name in the TOML file ``config``, whose apps follow the move; both are empty if
-    the run changes no TOML file. ``source`` is the source store. With ``target_marked``, the target
-    has a mark of the run too, so a store without such a mark is not the target. ``fresh`` is True
-    if a store that is being filled had no tables at first.
+    ``moved_to`` is the target as a user would write it, ``target`` as its backend writes it.
+    ``backend`` names the target's backend in the TOML file ``config``; apps that use this file
+    follow the move. ``backend`` and ``config`` are empty if the run changes no TOML file.
+    ``source`` is the source store. With ``target_marked``, the target has a mark of the run too, so
+    a store without such a mark is not the target. ``fresh`` is True if a store that is being filled
+    had no tables at first.
 
     ``generation`` rises with every cut-over in either direction; it is 0 before the first. A store
     being filled has the generation of its source, so that a process that follows an older cut-over
     of the same stores does not put it into use. ``pause`` distinguishes one pause from the next,
-    and ``limit`` is the longest pause in seconds. ``begun`` distinguishes this mark from others of
-    the same run.
+    and ``limit`` is the longest pause in seconds. ``begun`` distinguishes this mark from other
+    marks of the same run.
     """
 
     run: str
@@ -78,7 +79,7 @@ class MoveMark:
     def leads_to(self, record: MoveRecord) -> bool:
         """Return whether a store with this record can be the target of this mark.
 
-        A store that was emptied or replaced since has neither the run's mark nor its cut-over.
+        A store that has since been emptied or replaced has neither the run's mark nor its cut-over.
         """
         if not self.target_marked or record.generation >= self.generation:
             return True
@@ -154,7 +155,7 @@ class MoveRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> MoveRecord:
-        """Parse a record; raise ValueError with the reason if the text is not one.
+        """Parse a record; raise ValueError with the reason if the text is not a record.
 
         Fields that an earlier version did not write are empty.
         """

@@ -55,8 +55,8 @@ def path_of_url(text: str) -> str:
 def local_path(text: str, base: Path | None = None) -> str:
     """Return the absolute path, with ``~`` expanded.
 
-    A relative path starts at ``base``, or at the current folder; raises ConfigError if that was
-    removed. URLs and ``:memory:`` are returned unchanged.
+    A relative path starts at ``base``, or at the current folder; raises ConfigError if the current
+    folder was removed. URLs and ``:memory:`` are returned unchanged.
     """
     if text == MEMORY or is_url(text):
         return text

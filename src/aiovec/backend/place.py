@@ -61,7 +61,7 @@ class Place:
         return redacted(self.address)
 
     def same_as(self, other: Place) -> bool:
-        """Return whether both are the same place. Reads the disk."""
+        """Return whether ``other`` is the same place. Reads the disk."""
         path, other_path = self.path, other.path
         if self.backend != other.backend or (path is None) != (other_path is None):
             return False

@@ -45,7 +45,7 @@ class BackendPlugin(ABC):
     """
 
     name: str
-    """The backend's name: in the TOML, as a URL scheme, and as the entry point's name."""
+    """The backend's name: in the TOML file, as a URL scheme, and as the entry point's name."""
 
     schemes: ClassVar[tuple[str, ...]] = ()
     """The URL schemes that the backend accepts besides its name."""
@@ -94,10 +94,10 @@ class BackendPlugin(ABC):
     def locate(self, target: str, base: Path | None = None) -> str:
         """Return the address of a target: an absolute path, or a URL.
 
-        ``target`` is a URL with one of the schemes, or a path for the backend of paths; a value
-        of ``address_key`` may always be a path. Relative paths start at ``base``, or at the current
-        folder. Raises ConfigError for a target that cannot be a store. May read the disk, but
-        creates nothing.
+        ``target`` is a URL with one of the schemes or, for the backend that opens plain paths, a
+        path; a value of ``address_key`` may always be a path. Relative paths start at ``base``, or
+        at the current folder. Raises ConfigError for a target that cannot be a store. May read the
+        disk, but creates nothing.
         """
         return target
 

@@ -138,7 +138,7 @@ def partition_fields(schema: Schema) -> list[str]:
 def check_partitions(schema: Schema, rows: Batch, stored: Mapping[str, Sequence[Any]]) -> None:
     """Raise InvalidRowError if a row would move to another partition.
 
-    ``stored`` has the partition values of the existing rows by their ids.
+    ``stored`` maps the id of each existing row to its partition values.
     """
     names = partition_fields(schema)
     for id, *values in zip(rows.ids, *map(rows.values, names), strict=True):

@@ -55,11 +55,11 @@ class ServerSettings(Section):
     """Refuse every call that writes, and open the store read-only."""
 
     max_body_mb: int = key(256, at_least=1, at_most=65_536)
-    """MiB of a request's body, at most; a larger one gets status 413."""
+    """Maximum size of a request's body in MiB; a larger body gets status 413."""
 
     max_rows: int = key(100_000, at_least=1, at_most=1_000_000_000)
-    """Rows, ids or queries in a request, and rows or hits in a response, at most; more get status
-    422."""
+    """Maximum number of rows, ids or queries in a request, and of rows or hits in a response. A
+    call that exceeds it gets status 422."""
 
     timeout: float = key(120.0, above=0, at_most=86_400)
     """Seconds that a call may take; then it is cancelled with status 504.
@@ -68,12 +68,13 @@ class ServerSettings(Section):
     or a drop, nor to a streamed export while its client reads."""
 
     max_calls: int = key(256, at_least=1, at_most=1_000_000)
-    """Concurrent calls, at most; more wait up to 2 s, then get status 429 with Retry-After."""
+    """Maximum number of concurrent calls; further calls wait up to 2 s, then get status 429 with
+    Retry-After."""
 
     max_connections: int = key(2048, at_least=1, at_most=1_000_000)
-    """Open connections, at most; requests on any others get status 503.
+    """Maximum number of open connections; requests on further connections get status 503.
 
-    Each is an open file: see `ulimit -n`, or LimitNOFILE of systemd."""
+    Each connection is an open file: see `ulimit -n`, or LimitNOFILE of systemd."""
 
     receive_timeout: float = key(30.0, above=0, at_most=86_400)
     """Seconds that a client may take to send the head of a request.
@@ -100,7 +101,8 @@ class ServerSettings(Section):
     autostart: bool = False
     """Let the remote backend start a server on this machine if none is running.
 
-    All processes of a user with this file share it, by a socket that other users cannot open."""
+    All processes of a user with this file share the server, through a socket that other users
+    cannot open."""
 
     start_timeout: float = key(30.0, above=0, at_most=3600)
     """Seconds that an autostarted server may take to start."""

@@ -19,7 +19,7 @@ from .._tools.redaction import names_secret
 from ..errors import ConfigError
 
 ENVIRONMENT = "environment"
-"""The source of values from environment variables, which are texts."""
+"""The source of values from environment variables, which are strings."""
 
 DELIMITER = "__"
 """The characters between the parts of a variable's name."""
@@ -108,12 +108,12 @@ class Key:
     multiple_of: int | None = None
     choices: Sequence[str] = ()
     pattern: str = ""
-    """The form of a text. ``accepted`` describes it for people."""
+    """The regular expression that a string must match. ``accepted`` describes it for users."""
     accepted: str = ""
     of: Key | None = None
     """The rules for the items of a list or mapping. Default: any text."""
     names: str = ""
-    """The form of the names in a mapping."""
+    """The regular expression that the names in a mapping must match."""
     secret: bool = False
     """True if no message may show the key's values, whatever the key is called."""
     examples: Sequence[Any] = ()
@@ -143,7 +143,7 @@ class Key:
     def read(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
         """Return a value as the section holds it, and add its faults to ``faults``.
 
-        With ``texts``, numbers and booleans may be texts.
+        With ``texts``, numbers and booleans may be strings.
         """
         if isinstance(self.default, (Section, dict)):
             return self._read_section(value, path, texts, faults)
@@ -176,8 +176,8 @@ class Key:
         return values if self.section is None else self.section(**values)
 
     def _unknown(self, path: _Path) -> _Fault:
-        """Return the fault for an unknown name. It names the known keys, or the section that has
-        the key."""
+        """Return the fault for an unknown name. The fault lists the known keys, or the section that
+        has the key."""
         name = path[-1]
         if self.section is None:
             return (path, f"must have a name of the form {self.names}")
@@ -196,7 +196,7 @@ class Key:
         text = texts and isinstance(value, str)
         if text and kind is bool:
             return _TRUTH.get(value.lower(), value)
-        # A number may be written as a whole number.
+        # The value of a float key may be a whole number.
         if (text and kind in (int, float)) or (kind is float and type(value) is int):
             with suppress(ValueError, OverflowError):
                 return kind(value)

@@ -48,8 +48,8 @@ class Operand(ABC, Generic[_Sql]):
 
     Each condition except ``is_null`` is NULL where the value is null. A payload key may hold any
     value: a condition is also NULL where the value's type is not the literal's, but integers and
-    floats are one type. With ``negate``, a method returns the negation, which is NULL for the same
-    rows.
+    floats count as one type. With ``negate``, a method returns the negation, which is NULL for the
+    same rows.
     """
 
     __slots__ = ()

@@ -46,10 +46,10 @@ REST = 5.0
 class _Threads:
     """Daemon threads, each of which does one job after another. All but one end when idle.
 
-    They do not keep a process alive. One stays, so that a store can still be used in ``atexit``
-    functions, when ``concurrent.futures`` accepts no more work and Python 3.12 starts no more
-    threads. Starting a thread for each job would take twice as long, and far longer while other
-    threads compute.
+    They do not keep a process alive. One thread stays, so that a store can still be used in
+    ``atexit`` functions, when ``concurrent.futures`` accepts no more work and Python 3.12 starts no
+    more threads. Starting a thread for each job would take twice as long, and far longer while
+    other threads compute.
 
     Only the number of connections limits their number: a job may wait for a file lock or a slow
     disk, and other jobs must not wait for it. A burst on 1,000 stores takes about 500 threads.
