@@ -1,6 +1,6 @@
-"""Back up and restore: both copy the files of every table's current version to a new folder.
+"""Back up or restore a store: copy the files of every table's current version to a new folder.
 
-So a copy includes the tables' indexes. A manifest lists the files of its version by their paths
+So the copy includes the tables' indexes. A manifest lists the files of its version by their paths
 relative to the table's folder.
 """
 
@@ -51,7 +51,7 @@ async def write_backup(
     """Write a backup to a folder next to ``path``, and rename the folder when it is complete.
 
     All tables are opened first, and the backup copies each table at the version it has at that
-    time. From the migration's record, the backup keeps only the ``generation``, so apps that a
+    time. Of a migration's record, the backup keeps only the ``generation``, so apps that a
     migration sent to this store accept a restored copy. A backup that fails leaves no files. Raises
     StoreMovedError if a migration has moved the store, because the rows in this store are outdated,
     and StaleTableError if a table was created, renamed or dropped during the backup.
@@ -97,9 +97,10 @@ async def _check_names(session: Session, names: list[str]) -> None:
 async def restore_backup(
     backup: Path, folder: Path, settings: LancedbSettings, *, overwrite: bool
 ) -> Path | None:
-    """Replace a store's folder with a copy of a backup; return where the old folder was kept.
+    """Replace a store's folder with a copy of a backup.
 
-    Every row is read first, so no damaged file replaces the store.
+    Every row of the copy is read first, so that a damaged copy never replaces the store. Returns
+    the new path of the old folder; None if there is no old folder, or if ``overwrite`` removed it.
     """
     backup, folder, generation = await in_thread(_checked, backup, folder, overwrite)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.partial")
@@ -136,7 +137,7 @@ async def _copy(
 
 
 async def _copy_files(session: Session, table: str, version: int, partial: Path, path: str) -> None:
-    """Copy the files that a version refers to, and its manifest."""
+    """Copy a version's manifest, and the files to which it refers."""
     folder = f"{table}.lance"
     with Translated(session.target):
         names = await in_thread(_files_below, session, folder)
@@ -219,7 +220,7 @@ def _remove(partial: Path) -> None:
 def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, int]:
     """Return both resolved paths, and the higher of the two stores' generations.
 
-    Raises an error if ``backup`` is not a backup or ``folder`` cannot contain the copy.
+    Raises an error if ``backup`` is not a backup or if ``folder`` must not be replaced with a copy.
     """
     folder, backup = folder.resolve(), backup.resolve()
     if folder == backup or backup in folder.parents or folder in backup.parents:
@@ -241,7 +242,8 @@ def _checked(backup: Path, folder: Path, overwrite: bool) -> tuple[Path, Path, i
 
 
 def _put_in_place(partial: Path, folder: Path, overwrite: bool) -> Path | None:
-    """Replace the folder with the copy, and return where the old folder was kept."""
+    """Replace the folder with the copy; return the old folder's new path, or None if it has
+    none."""
     with Translated(str(folder)):
         if not folder.exists():
             partial.rename(folder)
@@ -286,7 +288,7 @@ def _is_store(folder: Path) -> bool:
 
 
 def _check_unused(folder: Path) -> None:
-    """Raise StoreBusyError if a process writes to a table or pins a version."""
+    """Raise StoreBusyError if a process is writing to a table or has pinned a version."""
     lock_folder = folder / FOLDER
     for path in [*lock_folder.glob("*.lock"), *lock_folder.glob("readers/*/*")]:
         try:

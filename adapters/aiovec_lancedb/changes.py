@@ -159,7 +159,7 @@ async def _page(
     new = table
     if at.target < end.base:
         new = await _version(table, at.target)
-        # The epochs differ if the fields do. Then that version's rows would not fit the table.
+        # If the fields differ, so do the epochs, and that version's rows would not fit the table.
         if epoch_of(new.arrow) != epoch_of(table.arrow):
             raise ChangesPrunedError(end.number)
     keys = await plans.ahead(new, at, limit)
@@ -187,7 +187,7 @@ class _Plan(NamedTuple):
     more: bool
 
     def ahead(self, place: int, limit: int) -> _Keys | None:
-        """Return ``limit + 1`` places, or all that remain; None if the plan lacks some of them."""
+        """Return up to ``limit + 1`` places from ``place`` on; None if the plan lacks some."""
         left = self.places[np.searchsorted(self.places, np.uint64(place)) :]
         enough = place >= self.first and (len(left) > limit or not self.more)
         return left[: limit + 1] if enough else None

@@ -186,7 +186,7 @@ class TableCommitter(Committer[OperationCall]):
     def _note_mark(self) -> None:
         """Read the mark under the lock, because a process takes the lock after setting a mark.
 
-        In a bucket, where the lock does not exclude other processes, a write checks again after
+        In a bucket, where other processes can write despite the lock, a write checks again after
         opening the table.
         """
         if self._session.exclusive or self._mark is not None:
@@ -204,8 +204,8 @@ class TableCommitter(Committer[OperationCall]):
             # A restore may have moved the folder away during the commit.
             with unknown_outcome(self.target, "its folder could not be checked"):
                 await self._session.check_folder()
-        # A lock excludes neither creators of tables nor writers in a bucket, so look for a new
-        # mark.
+        # The lock stops neither processes that create tables nor writers in a bucket, so look for
+        # a new mark.
         if first.changes_schema or (first.by_hand and not self._session.exclusive):
             what = "the mark of a migration could not be read after the commit"
             with unknown_outcome(self.target, what):
@@ -250,9 +250,9 @@ class TableCommitter(Committer[OperationCall]):
     async def _check_mark(self, work: WriteOperation) -> None:
         """Look for a mark that was set while a write committed.
 
-        The process that set it cannot know whether its migration copies the write. So after the end
-        of a pause, the write is acknowledged if the mark allows it; otherwise its outcome is
-        unknown.
+        The process that set it cannot know whether its migration copies the write. So if the mark
+        pauses writes, this waits for the end of the pause. Then the write is acknowledged if the
+        mark allows it; otherwise its outcome is unknown.
         """
         deadline, look = None, self._session.mark.look
         while (mark := await in_thread(look)) is not None and mark.state == PAUSED:

@@ -34,9 +34,9 @@ def first_process() -> int:
 # on them.
 #
 # By default, Lance computes in two fewer threads than there are cores, but at least one. A graph
-# build occupies one of them until it ends, and keyword searches wait for another: on two cores, for
-# all 33 s of a build. With eight threads, the system shares the cores, and the longest search took
-# 0.9 s.
+# build occupies one of them until it ends, and keyword searches need a free one: on two cores, they
+# waited for all 33 s of a build. With eight threads, the system shares the cores, and the longest
+# search took 0.9 s.
 _ENVIRONMENT = {
     "LANCEDB_LOG": "error",
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),

@@ -134,7 +134,7 @@ class Filling:
 
         ``commit`` adds all of them to the version that the load began with.
         """
-        with renewed():  # the time of writing the files does not count as waiting for others
+        with renewed():  # the time spent writing the files does not count as waiting
             return int(await self._do(partial(self._commit, commit)))
 
     async def _commit(self, commit: TableWork, newest: Snapshot) -> int:
@@ -153,7 +153,7 @@ class Filling:
         return rows - self.before
 
     async def abandon(self) -> None:
-        """End the load without its rows, and let others write again."""
+        """End the load without adding its rows, and let other calls write again."""
 
         async def act(_: Snapshot) -> None:
             await self._checked()

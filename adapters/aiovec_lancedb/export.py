@@ -84,8 +84,8 @@ class Export:
     async def batches(
         self, after: bytes | None
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Yield batches of ``batch_size`` rows (fewer if the rows are large), each with its
-        cursor."""
+        """Yield batches of ``batch_size`` rows (fewer if the rows are large), each with the cursor
+        that continues after it."""
         condition = await condition_of(self.where)
         digest = hashlib.blake2b((condition or "").encode(), digest_size=8).hexdigest()
         async with self.versions.session.reading(self.handle) as table:
@@ -141,8 +141,8 @@ class Export:
     async def _first(
         self, batches: list[pa.RecordBatch], schema: pa.Schema
     ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
-        """Return the first rows as one batch, and the remaining batches. Joining batches copies
-        rows."""
+        """Return the first ``batch_size`` rows, joined into one batch, and the remaining
+        batches."""
         joined = pa.Table.from_batches(batches)
         ready = joined.slice(0, self.batch_size)
 

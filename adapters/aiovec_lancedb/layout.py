@@ -169,8 +169,8 @@ def tuned_in(arrow: pa.Schema, schema: Schema) -> Tuned:
 
 
 def incarnation_of(handle: TableHandle) -> Hashable:
-    """Return a value that changes only if the table is dropped and created again, not with its
-    fields."""
+    """Return a value that changes only if the table is dropped and created again, not if its
+    fields change."""
     epoch = handle.epoch
     return epoch[0] if isinstance(epoch, tuple) else epoch
 

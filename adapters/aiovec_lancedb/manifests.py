@@ -1,4 +1,4 @@
-"""The versions of a table in a folder and their files, as listed in the manifests.
+"""The versions of a table in a folder, and the files that their manifests list.
 
 A manifest is a Protocol Buffer, which contains strings unchanged: the names of the row files and
 the transaction file. It also contains the UUID of each index, as bytes.
@@ -40,7 +40,7 @@ class Manifests:
         return times
 
     def empty_version(self) -> str | None:
-        """Return what to do if the newest manifest is empty, as after a power cut; None
+        """If the newest manifest is empty, as after a power cut, return what the user can do; None
         otherwise."""
         versions = self._versions()
         if not versions or self._manifest(versions[0][1]):
@@ -77,7 +77,7 @@ class Manifests:
         return True
 
     def remove_unfinished(self) -> None:
-        """Remove files that a killed process was writing, which Lance ignores."""
+        """Remove the unfinished files of killed processes. Lance ignores these files."""
         indexes = [f"_indices/{name}" for name in self._listed("_indices")]
         for folder in ("data", "_deletions", "_transactions", "_versions", *indexes):
             remove_abandoned(self._folder / folder, "", _UNFINISHED)

@@ -80,8 +80,8 @@ class ReadAdmission(Gate):
         return not (self.free(size) and self._turns.free())
 
     def share(self, size: int) -> AbstractAsyncContextManager[object]:
-        """Return a context manager that holds a share of this size. It does not count small shares,
-        which need not wait."""
+        """Return a context manager that holds a share of this size. Small shares are not counted,
+        and need not wait."""
         if size < _FREE:
             return nullcontext()
         return self.enter(current_deadline(self._busy_timeout), size)

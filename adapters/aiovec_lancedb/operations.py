@@ -243,8 +243,8 @@ def _replaced(rows: NetRows, ids: Collection[str], moves: bool) -> str | None:
 
 
 def _unchanged(rows: NetRows, old: pa.Table) -> str:
-    """Return the condition that a row has not moved since it was read, as any rewrite would move
-    it."""
+    """Return the condition that a row still has the address it had when it was read. Any rewrite
+    changes the address."""
     places = zip(old["id"].to_pylist(), old[ADDRESS].to_pylist(), strict=True)
     changed = [str(place) for id, place in places if id in rows.changes]
     return f"target.{ADDRESS} IN ({', '.join(changed)})"

@@ -77,8 +77,8 @@ class Pins:
 class Pin:
     """Keeps a version while its block runs.
 
-    It is a class, not a generator: when a loop shuts down, it closes async generators in any order,
-    which breaks nested ones.
+    This is a class, not a generator: an event loop that shuts down closes async generators in any
+    order, which breaks nested generators.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -154,8 +154,8 @@ class Retention:
 
     The newest version is kept. An older version is kept if it or a version before it is pinned, if
     it was replaced less than ``grace`` and less than ``keep`` ago, because a read may still use it,
-    or if it was replaced less than ``keep`` ago and is among the ``most`` newest. A version is
-    never kept without all later ones.
+    or if it was replaced less than ``keep`` ago and is among the ``most`` newest versions. If a
+    version is kept, all later versions are kept too.
     """
 
     keep: timedelta

@@ -15,8 +15,8 @@ class LancedbSettings(BackendSettings):
     """The settings of the LanceDB backend."""
 
     storage_options: Mapping[str, str] = key({}, of=Key("", secret=True))
-    """Credentials, region and endpoint of the object storage at s3://, gs:// or az://, by LanceDB's
-    names.
+    """Credentials, region and endpoint of the object storage at s3://, gs:// or az://, under
+    LanceDB's names.
 
     For example { aws_access_key_id = "…", aws_secret_access_key = "…", aws_region = "eu-central-1"
     }. Options that are missing here come from environment variables such as AWS_ACCESS_KEY_ID,
@@ -35,9 +35,9 @@ class LancedbSettings(BackendSettings):
     0 does not wait."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """The most write calls in progress, with at most 64 MiB of rows in total; others wait.
+    """The most write calls in progress, with at most 64 MiB of rows in total.
 
-    They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
+    Further calls wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
     keep_versions: str = key(
         "1 day", pattern=_DURATION, accepted="a time such as '30 minutes' or '1 day'"
@@ -94,7 +94,7 @@ class LancedbSettings(BackendSettings):
     )
     """The vector index that is built in the background for each table of at least index_from rows.
 
-    "auto": the kind that suits the table.
+    "auto": a kind that is chosen for each table.
 
     "none": no index; only create_index() builds one.
 

@@ -389,7 +389,7 @@ class LancedbBackend(Backend):
         await self._session.check_folder()  # a pin would create the folder again
         async with self._versions(table).pin(version):
             await tables.check_whole(self._session, table, version)
-            with renewed():  # the time of reading the version does not count as waiting for others
+            with renewed():  # the time spent reading the version does not count as waiting
                 # A revert ends an engine's load: Lance refuses every commit that began before it.
                 change = SeparateWrite(
                     tables.revert, table, changes_schema=True, fills=True, args=(version,)
@@ -433,7 +433,8 @@ class LancedbBackend(Backend):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """After a table's earlier writes, update its sign, which makes readers check the mark."""
+        """After each table's earlier writes, update its sign, which makes readers check the
+        mark."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

@@ -171,9 +171,9 @@ class Versions:
     async def changing(
         self, handle: TableHandle, most: int | None, dim: int
     ) -> AbstractAsyncContextManager[object]:
-        """Return a share of the memory for changing the payloads of ``most`` rows; None: all.
+        """Return a context manager that holds the memory for changing ``most`` rows' payloads.
 
-        ``dim`` is 0 unless the call also changes vectors.
+        If ``most`` is None, all rows are changed. ``dim`` is 0 unless vectors are changed too.
         """
         row = self._known_row_bytes()
         if row is None or most is None or most > _FEW:

@@ -177,7 +177,7 @@ async def rename_table(
     new: str,
     alone: Callable[[Sequence[str]], AbstractAsyncContextManager[None]],
 ) -> None:
-    """Rename a table's folder, and keep others from creating a table with the new name."""
+    """Rename a table's folder, while no other call can create a table with the new name."""
     # Also check before waiting for the lock on the new name: otherwise, calls that swap two names
     # would wait for each other.
     await check_exists(session, old)

@@ -28,7 +28,8 @@ which ``changes`` needs.
 
 Version 2.2, lancedb's default, stores a column of equal values as one value, and reads each null
 next to it as a copy of that value: a text of 8 MB next to 300 nulls exceeds the 2 GiB of an Arrow
-array, so such a table could be neither read nor compacted. Writes and searches are equally fast.
+array, so such a table could be neither read nor compacted. With version 2.1, writes and searches
+are as fast as with 2.2.
 """
 
 

@@ -98,8 +98,8 @@ class Asked:
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
         """Keep searched vectors as queries for measuring the vector index.
 
-        Return whether the kept vectors have just become enough for a measurement, or for the best
-        measurement.
+        Return True if their number has just reached the fewest that allow a measurement, or the
+        most that are kept.
         """
         before = len(self._asked)
         for vector in vectors:
@@ -174,7 +174,7 @@ class Builds:
         self, table: Snapshot, index: InUse | None, *, settled: bool = False
     ) -> Build:
         """Plan a rebuild of the current index. If "auto" chose its kind, or if the table has no
-        index, plan the index that the settings name."""
+        index, plan the index named in the settings instead."""
         if index is not None and not index.tuned.auto:
             known = index.tuned
             return await self.plan(table, index.kind.name, dict(known.options), known.target)

@@ -20,7 +20,7 @@ MEASURED_HITS = 10
 """The number of hits of each search in a measurement of the recall."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
-"""The fewest of users' queries that can measure the recall, and the most that are kept."""
+"""The fewest user queries with which the recall can be measured, and the most that are kept."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origins of the questions that measure an index."""
@@ -67,7 +67,7 @@ class Effort(_Noted):
         """Return the number of candidates to request beyond the limit.
 
         With ``refine``, Lance ranks the best candidates by their vectors; without it, aiovec does,
-        because codes put near rows into a slightly different order. A larger margin hardly helps:
+        because codes slightly change the order of near rows. A larger margin hardly helps:
         with 4 bits per dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967
         with 6 or 16; with ``fine`` codes of 8 bits and more, 0.989 without a margin, and 0.999 with
         2, 3 or 7.
@@ -109,9 +109,9 @@ class Tuned(_Noted):
     """The note about a table's vector index.
 
     ``kind`` is None if no index was built. ``kept_off`` is True if upkeep must not build an index,
-    because a user dropped one. The index finds the share ``recall`` of the nearest rows with
-    ``effort``. This was measured when the table had ``measured_rows`` rows (0: never), for the
-    target recall ``sought``, with ``questions`` questions of the origin ``whose``.
+    because a user dropped one. With ``effort``, searches find the share ``recall`` of the nearest
+    rows. This was measured when the table had ``measured_rows`` rows (0: never), for the target
+    recall ``sought``, with ``questions`` questions of the origin ``whose``.
 
     ``built_rows`` is 0 for an index that another program built. ``begun`` is the note about an
     unfinished build; the end of the build or the next measurement removes it.

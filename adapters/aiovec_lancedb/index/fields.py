@@ -1,10 +1,9 @@
-"""The indexes over fields that the schema requires, for filters and for keyword search.
+"""The filter indexes and keyword indexes that the schema's fields need.
 
 Each index is created with its column, while the column is empty. Searches scan later rows until
-upkeep adds them to the index. Only the vector index has to wait for rows. An index for filters
-makes filters faster, and never changes a result. An index for keyword search also defines where
-Lance's words begin and end, in the rows that it covers and in all others, so an empty keyword index
-is useful too.
+upkeep adds them to the index. Only the vector index has to wait for rows. A filter index makes
+filters faster, and never changes a result. A keyword index also defines where Lance's words begin
+and end, both in the rows that it covers and in all other rows, so even an empty one is useful.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ def lacking(
 
 
 async def drop_unwanted(session: Session, lance: Any, name: str, field: Field) -> None:
-    """Drop the indexes over a column that its field does not need."""
+    """Drop the indexes that a field does not need."""
     wanted = [_type_of(config) for config in configs_of(field, "plain")]
     for index in await session.run(lance.list_indices()):
         if index.columns == [name] and index.index_type not in wanted:

@@ -122,11 +122,12 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 
 
 def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str:
-    """Return the kind that "auto" builds: with ``graph``, a graph if its build takes only minutes.
+    """Return the kind that "auto" builds.
 
-    If the table has ``settled``, a larger graph is worth building. Instead of a graph, "auto"
-    builds rotated codes in partitions: searches cost more, but the build takes a fifth of the time.
-    If such codes do not support the number of dimensions, it builds whole vectors in partitions.
+    With ``graph``, this is a graph if its build takes only a few minutes; for a table that has
+    ``settled``, a longer build is worthwhile. Otherwise, "auto" builds partitions of rotated codes:
+    searches cost more, but the build takes a fifth of the time. Rotated codes need a number of
+    dimensions that is a multiple of 8; for other vectors, the partitions contain whole vectors.
     """
     if graph and rows * schema.dim <= (_MOST_IF_SETTLED if settled else _MOST_OF_A_GRAPH):
         return "hnsw_sq"

@@ -1,4 +1,4 @@
-"""Measure the recall of searches with an index, and the effort that a sufficient recall takes.
+"""Measure the recall of searches with an index, and find the effort that a search needs.
 
 The recall is measured by distance: a hit counts if it is at most as far from the question as the
 last of the true nearest rows, so rows with the same vector are interchangeable.
@@ -7,8 +7,8 @@ If enough searches by users are known, their vectors are the questions. Otherwis
 questions of four kinds: stored vectors, which do not count as their own hits; points beyond stored
 vectors, as seen from a neighbour; points between two stored vectors; and stored vectors moved from
 their neighbourhood towards another neighbourhood. The recall of the last kind is the closest to the
-recall of questions unlike the rows, such as a few words that search long texts; in clustered data,
-another kind can have a lower recall. So the kind with the lowest recall counts.
+recall of questions unlike the rows, such as a few words used to search long texts; in clustered
+data, another kind can have a lower recall. So the kind with the lowest recall counts.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ async def _nearest(table: Snapshot, questions: Questions) -> _Nearest:
 
 
 def _closeness(rows: Float32Array, questions: Float32Array, metric: Metric) -> Float32Array:
-    """Return numbers that are higher for nearer rows, comparable within one question."""
+    """Return numbers that are higher for nearer rows, but comparable only for one question."""
     products = questions @ rows.T
     if metric == "dot":
         return products

@@ -112,7 +112,7 @@ class Bucket:
         return [name for name, _ in self.times(path, path)]
 
     def times(self, path: str, below: str) -> list[tuple[str, float]]:
-        """Return the path, relative to ``path``, and the time of each object below ``below``."""
+        """Return each object below ``below``: its path relative to ``path``, and its time."""
         with self._translated():
             pages = obstore.list(self._store, below)
             return [

@@ -38,7 +38,7 @@ class UpkeepLease:
     def take(self, seconds: float = _SECONDS) -> bool:
         """Take or renew the lease; return False while another holder has it. Makes two requests."""
         text, mode = self._bucket.get(self._path)
-        with suppress(ValueError, TypeError, KeyError):  # an unreadable lease excludes nobody
+        with suppress(ValueError, TypeError, KeyError):  # an unreadable lease counts as expired
             lease = json.loads(text or b"")
             if lease["owner"] != self._owner and lease["until"] > time.time():
                 return False

@@ -130,8 +130,8 @@ def _either_case(character: str) -> str:
 
 
 def equals_list(column: str, values: Sequence[Value], *, negate: bool) -> str:
-    """Return the condition that a column's list equals a list. Lance has no literal for an empty
-    list."""
+    """Return the condition that a column's list equals ``values``. Lance has no literal for an
+    empty list."""
     operator = "<>" if negate else "="
     if not values:
         return f"array_length({column}) {operator} 0"
@@ -161,7 +161,7 @@ class PayloadValue:
             for i, key in enumerate(path)
             if i and _PLACE_IN_ARRAY.match(key)
         ]  # fmt: skip
-        # The pattern requires a character, because concat treats NULL as an empty text.
+        # The pattern requires a character, because concat treats NULL as an empty string.
         self._as_json = self._guarded(_json_of(self._value), "(.+)$")
 
     def _guarded(self, sql: str, pattern: str, *, always: bool = False) -> str:

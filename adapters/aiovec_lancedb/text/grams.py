@@ -159,12 +159,13 @@ def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | No
         alternatives = tuple(each for group in groups for each in group)
         complete = len(groups) == len(wanted) and 0 < len(alternatives) <= MOST // _MOST_GRAMS
         return matching_all([alternatives]) if complete else None
-    # Every group excludes rows, so some of the groups are enough.
+    # Each group only narrows the result, so some of the groups are enough.
     return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
 
 
 def _group(clause: TextClause, schema: Schema) -> Group:
-    """Return queries; each row with the clause matches at least one. Empty for a short clause."""
+    """Return alternative queries: a row that contains the clause matches at least one of them.
+    There are none for a short clause."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:

@@ -40,8 +40,8 @@ _MORE, _MOST_EQUAL = 4, 10_000
 # A row's scores in two queries may differ by rounding.
 _SURELY_LESS = 1 - 1e-6
 _WORD = re.compile(r"[^\W_]+")
-# The most prefixes in one query, and the most words that replace all of its prefixes. 10,000 words
-# for one prefix took Lance 5 s, and 10,000 words for each of two prefixes took minutes.
+# The most prefixes in one query, and the most words that replace them in total. 10,000 words for
+# one prefix took Lance 5 s, and 10,000 words for each of two prefixes took minutes.
 _MOST_PREFIXES, _MOST_WORDS = 16, 200
 # The most letters of all prefixes in the regular expression with which Lance selects texts. With
 # 2,000 letters, the expression takes seconds to compile; with 10,000, compiling fails.
@@ -193,7 +193,8 @@ async def _cut(
 
     Rows with equal scores are ordered by id, but Lance chooses among them arbitrarily. If the limit
     separates such rows, this function lets Lance rank more rows, without their columns, until it
-    has all rows with the last score, or too many. Reading their ids then excludes deleted rows.
+    has all rows with the last score, up to a maximum. Deleted rows among them drop out when the ids
+    are read.
     """
     limit, ranked = query.limit, rows
     *_, least, beyond = sorted(rows.column(SCORE).to_pylist(), reverse=True)
@@ -218,8 +219,8 @@ async def _beginnings(
     """Return, for each clause with a prefix, the most frequent words that begin with it.
 
     Lance can look up only whole words, so this function lets Lance select the texts that may
-    contain a prefix, and reads them. Only the last word of a phrase is a prefix. Prefixes beyond
-    the limit are searched as whole words.
+    contain a prefix, and reads them. Only the last word of a phrase is a prefix. If the query has
+    more than ``_MOST_PREFIXES`` prefixes, the others are searched as whole words.
     """
     clauses = [clause for clause in query.clauses if clause.prefix]
     words = {clause: [clause.text] for clause in clauses[_MOST_PREFIXES:]}
@@ -254,7 +255,7 @@ async def _count_words(
 
     def look(batch: pa.RecordBatch) -> None:
         for value in batch.column("value").to_pylist():
-            folded = letters(value)  # has as many letters as the text
+            folded = letters(value)  # each letter keeps its position
             for clause, pattern in patterns.items():
                 words = (value[slice(*match.span())] for match in pattern.finditer(folded))
                 counts_of[clause].update(map(_lower, words))
@@ -267,7 +268,8 @@ async def _count_words(
 
 
 def _lower(word: str) -> str:
-    """Return the word lowercased letter by letter, as the index does, including a final sigma."""
+    """Lowercase each letter of a word separately, as the index does, so that a capital sigma at the
+    end is lowercased like any other."""
     if word.isascii():
         return word.lower()
     return "".join(letter if letter == "İ" else letter.lower() for letter in word)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lancedb.query import AsyncFTSQuery
 
 Words = Mapping[TextClause, Sequence[str]]
-"""The words that replace each clause with a prefix."""
+"""For each clause that has a prefix, the words that replace it."""
 
 SCORE = "_score"
 """The column with BM25 scores, which Lance adds. Higher scores are better."""
@@ -167,10 +167,11 @@ _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
 def forms_of(schema: Schema, text: str) -> list[str]:
-    """Return the forms that a text's words can have in stored texts, if the forms differ for Lance.
+    """Return the forms that a text's words can have in stored texts, without forms that are the
+    same for Lance.
 
     An accented letter may be stored as one character, or as the letter and a combining accent.
-    Normalization replaces a few characters with others. Lance stems words before it removes their
+    Normalization also changes a few other characters. Lance stems words before it removes their
     accents, so a word has another form for each different stem of its other spellings.
     """
     forms = [text]

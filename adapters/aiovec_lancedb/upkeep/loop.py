@@ -299,7 +299,7 @@ class Upkeep:
                     break
                 table = await reopened(self._session, table.handle)
             else:
-                with renewed():  # the time of failed attempts does not count as waiting for others
+                with renewed():  # the time spent on failed attempts does not count as waiting
                     change = SeparateWrite(self._optimize, table.handle, altered=True)
                     table = await self._writes.commit(change)
         self._versions.has_changed()
@@ -499,7 +499,7 @@ class Upkeep:
 
     @asynccontextmanager
     async def dropping(self) -> AsyncIterator[None]:
-        """Stop the table's upkeep, and exclude more upkeep while the table is dropped or renamed.
+        """Stop the table's upkeep, and prevent it while the table is dropped or renamed.
 
         Otherwise a build could commit to a later table with the same name.
         """
@@ -510,9 +510,10 @@ class Upkeep:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Exclude other upkeep of the table, by any process; wait up to ``seconds`` until it ends.
+        """Prevent other upkeep of the table by any process while the block runs.
 
-        Time limits in the block begin after the wait, because this store's upkeep may take long.
+        First wait up to ``seconds`` for other upkeep to end. Time limits in the block begin after
+        the wait, because this store's upkeep may take long.
         """
         lock = self._session.lock(f"{self.name}.upkeep")
         lease = await self._session.lease(self.name)
