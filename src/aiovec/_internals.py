@@ -36,7 +36,7 @@ class StoreInternals:
     def watching(
         self, sources: Sequence[str | Mapping[str, Any]]
     ) -> AbstractAsyncContextManager[None]:
-        """Watch sources while the returned context is entered, like ``aiovec.asgi.lifespan``."""
+        """Watch sources while the returned context manager is open, as in ``aiovec.asgi``."""
         from ._store.watch import watching_all
 
         return watching_all(self._store, sources)
@@ -76,7 +76,7 @@ class StoreInternals:
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
-        """Return the schema, and the name of the table's state for ``CallContext``."""
+        """Return the schema of a table, and the name of its current state for ``CallContext``."""
         return await self._store._schema_and_state(table)
 
     async def on_table(
@@ -94,8 +94,8 @@ class StoreInternals:
         )
 
     async def write_checked(self, table: str, rows: Batch, schema: Schema, *, replace: bool) -> int:
-        """Write rows that were checked against a schema: like ``upsert`` with ``replace``, else
-        like ``insert``."""
+        """Write rows that were checked against a schema: with ``replace`` like ``upsert``,
+        otherwise like ``insert``."""
         write = self._store._write
         if replace:
             return await write("upsert", table, rows, on_conflict="replace", checked_for=schema)

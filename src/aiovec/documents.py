@@ -64,7 +64,7 @@ CHARACTERS, TOKENS = 1200, 256
 """Default maximum size of a passage: in characters, or in tokens if there is a tokenizer."""
 
 LARGEST = 64 * 2**20
-"""Maximum size of a document in bytes, since memory holds it and all its passages."""
+"""Maximum size of a document in bytes, since it and all its passages are held in memory."""
 
 FARTHEST = 10
 """Maximum number of passages that ``around`` returns before a hit, and after it."""
@@ -104,7 +104,7 @@ class Cutter:
 
     @property
     def _short(self) -> int:
-        """The number of characters below which a piece is joined to its neighbour."""
+        """The number of characters below which a chunk is joined to a neighbouring one."""
         return min(self.limit // 15, 80)
 
     def hash(self, data: bytes) -> str:
@@ -118,7 +118,7 @@ class Cutter:
         return f"{self.limit}-{self.overlap}-{digest.hexdigest()}"
 
     def kind_of(self, data: bytes, source: str) -> Kind:
-        """Return the kind of a document, found by its first bytes or its suffix.
+        """Return ``kind`` if it is set, else the kind that the first bytes or the suffix show.
 
         Raises DocumentError if the kind is not supported, or the document is too large.
         """
@@ -186,7 +186,7 @@ class Cutter:
 
     def _splitter(self, name: str) -> _Cuts:
         splitter = getattr(package("semantic_text_splitter"), name)
-        size = self.limit - self._short  # leaves room to join a short piece
+        size = self.limit - self._short  # leaves room to join a short chunk
         overlap = min(self.overlap, size - 1)
         if self.tokenizer is None:
             return cast(_Cuts, splitter(size, overlap).chunk_indices)
@@ -196,7 +196,8 @@ class Cutter:
     def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the start and the end of each chunk of a section.
 
-        A window may end in the middle of a chunk, so the next window begins with this chunk.
+        The section is cut in windows. A window may end in the middle of a chunk, so the next window
+        begins with this chunk.
         """
         window = max(WINDOW, 16 * self.limit)
         while start < end:

@@ -68,7 +68,7 @@ class HttpAnswer:
     private: tuple[str, ...] = ()
     """The facts that a server does not send, because they name its files or hosts."""
     machine: bool = True
-    """False if the message has only the caller's values, and never a path of the server."""
+    """False if the message contains only the caller's values, so no path of the server."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
 
@@ -148,7 +148,10 @@ class BackendNotInstalledError(AiovecError):
 
 
 class ExtensionUnavailableError(AiovecError):
-    """No installed SQLite driver can load the sqlite-vec extension: ``reason`` and ``cure``."""
+    """No installed SQLite driver can load the sqlite-vec extension.
+
+    ``reason`` says why, and ``cure`` says what to do.
+    """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "SQLite lacks an extension")
 
@@ -159,9 +162,9 @@ class ExtensionUnavailableError(AiovecError):
 
 
 class InvalidArgumentError(AiovecError, ValueError):
-    """An argument with an invalid value: ``argument`` and ``value``.
+    """The ``argument`` has an invalid ``value``.
 
-    ``expected`` describes the valid values. It is empty if a ``reason`` is the message instead.
+    ``expected`` describes the valid values. It is empty if ``reason`` is the whole message.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid argument", machine=False)
@@ -178,7 +181,7 @@ class InvalidArgumentError(AiovecError, ValueError):
 
 
 class InvalidNameError(AiovecError, ValueError):
-    """A name that is not allowed: ``name``, the ``kind`` of thing it names, and the ``rule``."""
+    """The ``name`` cannot name a thing of this ``kind``; ``rule`` says why."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid name", machine=False)
 
@@ -289,7 +292,7 @@ class DimensionMismatchError(AiovecError, ValueError):
 
 
 class InvalidVectorError(AiovecError, ValueError):
-    """An invalid or missing vector: ``reason``, ``row`` and ``id``."""
+    """A vector is invalid or missing; ``reason`` says why. ``row`` and ``id`` are set if known."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid vector", machine=False)
 
@@ -303,7 +306,10 @@ class InvalidVectorError(AiovecError, ValueError):
 
 
 class InvalidRowError(AiovecError, ValueError):
-    """A value that does not fit the schema: ``row``, ``id``, ``field`` and ``reason``."""
+    """A row does not fit the schema; ``reason`` says why.
+
+    ``row``, ``id`` and ``field`` are set if known.
+    """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid row", machine=False)
 
@@ -321,7 +327,7 @@ class InvalidRowError(AiovecError, ValueError):
 
 
 class DocumentError(AiovecError, ValueError):
-    """A document that cannot be read, or has no text: ``source`` and ``reason``."""
+    """The document ``source`` cannot be read, or has no text; ``reason`` says why."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Unreadable document", machine=False)
 
@@ -416,11 +422,11 @@ class FilterError(AiovecError, ValueError):
 
 
 class UnsupportedError(AiovecError):
-    """The ``backend``, or one of its tables, ``table``, does not have this ``ability``.
+    """The ``backend`` or, if ``table`` is set, that table does not support this ``ability``.
 
     Examples are a keyword search in a table without a field with ``text=True``, and on LanceDB a
-    search without an index in more than ``scan_limit`` rows. ``hint`` says what to do instead. If a
-    Python package is missing, ``backend`` is empty.
+    search of more than ``scan_limit`` rows without an index. ``hint`` says what to do instead.
+    ``backend`` is empty if a Python package is missing.
     """
 
     # Not 501, which means that the server supports this for no store; other stores may support it.
@@ -458,10 +464,10 @@ _EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the
 
 
 class StoreBusyError(AiovecError):
-    """The store was busy for ``waited`` seconds, until the timeout; nothing was done.
+    """The store was busy for ``waited`` seconds, until the timeout.
 
-    ``reason`` says what the call waited for. With ``in_part``, the earlier steps of a call such as
-    ``optimize`` are saved.
+    ``reason`` says what the call waited for. The call changed nothing unless ``in_part`` is true:
+    then the earlier steps of a call such as ``optimize`` are saved.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(503, "The store is busy", retry_after=1)
@@ -477,10 +483,10 @@ class StoreBusyError(AiovecError):
 
 
 class StoreFullError(AiovecError):
-    """No space is left for the files of the store at ``target``; the call saved nothing.
+    """No space is left for the files of the store at ``target``.
 
-    ``reason`` is the system's error. With ``in_part``, the earlier steps of a call such as
-    ``optimize`` are saved.
+    ``reason`` is the system's error. The call saved nothing unless ``in_part`` is true: then the
+    earlier steps of a call such as ``optimize`` are saved.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(507, "The store is full", private=_TARGET)
@@ -512,7 +518,10 @@ class StoreUnreachableError(AiovecError):
 
 
 class StorePermissionError(AiovecError):
-    """This process, or its key, has no permission for the store at ``target``: see ``reason``."""
+    """This process, or its key, has no permission for the store at ``target``.
+
+    ``reason`` is the system's or the service's error.
+    """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
         500, "The server may not use its store", private=_TARGET
@@ -527,7 +536,7 @@ class StorePermissionError(AiovecError):
 class OutcomeUnknownError(AiovecError):
     """A write to ``target`` that may or may not have been saved; ``reason`` says what happened.
 
-    All of the call is saved, or none of it. Check with ``get`` or ``count``, or repeat the call
+    Either the whole call was saved or nothing. Check with ``get`` or ``count``, or repeat the call
     with ``upsert``, ``update`` or ``delete``, which is safe in either case. If the file system
     failed, the rows may appear only after the store is opened again. If a change of fields raises
     this error, the index of a field is incomplete; ``optimize`` completes it.
@@ -549,8 +558,8 @@ class StoreMovedError(AiovecError):
     """The store has been migrated from ``target`` to ``moved_to``.
 
     Stores opened from the TOML file ``config`` follow automatically to its ``backend``; both are
-    empty if the migration changed no TOML file. ``generation`` grows with every switch, in either
-    direction. ``reason`` says why the store did not follow.
+    empty if the migration changed no TOML file. ``generation`` grows with every move, including a
+    move back. ``reason`` says why the store did not follow.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(

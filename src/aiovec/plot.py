@@ -42,8 +42,8 @@ MAX_ROWS = 2_000
 """Maximum number of rows in a map."""
 # Maximum count of numbers in the vectors of a map: 2,000 rows of 1,024 dimensions, 8 MB.
 _MAX_NUMBERS = 2_048_000
-# A sample is drawn from at most this many rows, the first ones that the export of the table
-# returns. SQLite reads 300,000 ids per second.
+# A sample is drawn from at most this many rows: the first rows that an export of the table returns.
+# SQLite reads 300,000 ids per second.
 _WALKED = 1_000_000
 # The colours of the most frequent values. Okabe and Ito chose them so that colour-blind people can
 # distinguish them. The other values share a grey.
@@ -151,7 +151,7 @@ def label_field(schema: Schema) -> str | None:
 
 
 def _colors(schema: Schema, label: str | None) -> list[str]:
-    """Return the fields that may have few values."""
+    """Return the fields whose values may be few enough for one colour each."""
     kinds = (str, bool, int, list[str])
     able = {name: field for name, field in schema.fields.items() if field.type in kinds}
     return [name for name, field in able.items() if name != label and not field.text]

@@ -42,11 +42,11 @@ TOO_LARGE = f"reading it takes more than {BOUNDS['memory'] >> 20:,} MiB of memor
 
 
 class _UnreadableError(Exception):
-    """A document cannot be read. The text is the reason."""
+    """A document cannot be read. The message is the reason."""
 
 
 def read(kind: str, data: bytes) -> dict[str, Any]:
-    """Return the ``title`` and the ``pages`` of a document, or the ``reason`` for having none.
+    """Return the ``title`` and the ``pages`` of a document, or the ``reason`` why it has none.
 
     If its reader needs a package that is not installed, return the package as ``missing``.
     """
@@ -133,7 +133,7 @@ _EMPTY = re.compile(r"<(?!br\b)([a-z][\w:-]*)((?:\s[^<>]*)?)/>", re.I)
 
 
 def _html(data: bytes) -> Iterator[str]:
-    """Yield the title and the content of a page, as Markdown."""
+    """Yield the title and the content of a web page, as Markdown."""
     text = _markup(data)
     if "http://www.w3.org/1999/xhtml" in text[:4096]:  # in XHTML, <title/> is a whole element
         text = _EMPTY.sub(r"<\1\2></\1>", text)
@@ -141,7 +141,7 @@ def _html(data: bytes) -> Iterator[str]:
 
 
 def _markup(data: bytes) -> str:
-    """Return the text of a page, decoded as UTF-8, UTF-16 with a byte order mark, its declared
+    """Return the source of a page, decoded as UTF-8, UTF-16 with a byte order mark, its declared
     encoding, or Windows-1252."""
     charset = _CHARSET.search(data[:4096])
     name = charset[1].decode().lower() if charset else "cp1252"
@@ -176,7 +176,7 @@ def _page(html: str) -> Iterator[str]:
 
 
 def _only(nodes: list[Any], selector: str) -> Any:
-    """Return the first node if it contains all others, like an article with comments, else None."""
+    """Return the first node if it contains all the others, like an article with comments, or None."""
     return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 
@@ -315,7 +315,7 @@ class _Archive:
         return data
 
     def plain_xml(self, name: str) -> bytes:
-        """Return a part of the archive. Refuses a document type, which only hostile files have."""
+        """Return a part of the archive. Refuses a DOCTYPE, which only hostile files have."""
         data = self.read(name)
         text = data.replace(b"\0", b"")  # it may be UTF-16
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:

@@ -41,7 +41,8 @@ def _no_headings(text: str) -> Headings:
 def _markdown(text: str) -> Headings:
     """Yield the headings of a Markdown document.
 
-    A window of the text may end within a block, so the next window begins with its last block.
+    The text is parsed in windows. A window may end within a block, so the next window begins with
+    the last block of this one.
     """
     start, size = 0, WINDOW
     while start < len(text):
@@ -78,7 +79,7 @@ def _inlines() -> Any:
 
 
 def _starts(lines: Sequence[str], first: int = 0) -> list[int]:
-    """Return the position of each line, and of the end."""
+    """Return the position at which each line starts, and the position of the end."""
     return [*accumulate((len(line) + 1 for line in lines), initial=first)]
 
 
@@ -94,7 +95,7 @@ def _plain(words: str) -> tuple[str, str | None]:
 
 
 def _converted(text: str) -> Headings:
-    """Yield the headings of a converted document, whose texts are plain, not Markdown."""
+    """Yield the headings of a converted document. Their texts are plain, not Markdown."""
     for each in _CONVERTED.finditer(text):
         if each[2]:
             yield each.start(), each.end(), len(each[2]), each[3].replace("`", ""), each[4]
@@ -128,8 +129,8 @@ def _underlined(text: str) -> Headings:
 class Kind:
     """A kind of document, recognised by a suffix or by its ``first`` bytes.
 
-    ``unit`` is the unit that counts a passage's start, such as "page" or "line"; it is empty if
-    readers see no such numbers. ``hint`` is added to the error for a document without text. Readers
+    ``unit`` is the unit of a passage's ``start``, such as "page" or "line"; it is empty if readers
+    see no such numbers. ``hint`` is added to the error for a document without text. Readers
     do not see lines that match ``silent``, so a passage with only such lines is left out.
     """
 

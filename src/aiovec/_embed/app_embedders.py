@@ -31,7 +31,7 @@ def embedder(function: Callable[..., Any], /, *, model: str, dim: int | None = N
 
 
 def check_embedders(single: object, several: object) -> dict[str, Embedder | Mapping[str, object]]:
-    """Return the embedders of both arguments by name, or raise ConfigError.
+    """Return the embedders in ``single`` and ``several`` by name, or raise ConfigError.
 
     If an embedder is a mapping of settings, its keys are checked when the store opens.
     """
@@ -61,7 +61,7 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
 
 
 def _kind(option: str) -> Mapping[str, object]:
-    """Return the settings of an embedder that was passed as text."""
+    """Return the settings of an embedder that was passed as a string, such as "demo"."""
     service, colon, model = option.partition(":")
     if option.startswith("text-embedding-") or (colon and service in _WITH_MODEL):
         kind = service if colon else "openai"

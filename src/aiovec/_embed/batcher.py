@@ -108,7 +108,7 @@ class Batcher:
         """Return a vector for each text, or raise EmbeddingError with the text's position as
         ``row``.
 
-        If this call is cancelled, so are its requests, except those that other calls share.
+        If this call is cancelled, its requests are cancelled too, unless other calls share them.
         """
         keys, cached, missing = await hop(cost_of(texts), self._look_up, texts, kind)
         if self._closed is not None:

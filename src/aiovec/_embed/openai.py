@@ -28,13 +28,14 @@ OWN_KEY = "OPENAI_API_KEY"
 
 
 def key_name_of(settings: EmbedderSettings) -> str:
-    """Return the name of the variable that holds a service's key; empty if it needs no key."""
+    """Return the name of the environment variable with the key of a service; empty if the service
+    needs no key."""
     is_openai = urlsplit(settings.base_url).hostname == urlsplit(OWN_URL).hostname
     return settings.api_key_env or (OWN_KEY if is_openai else "")
 
 
 class OpenAIEmbedder:
-    """Calls a service over HTTP. The store closes its connections."""
+    """Embeds texts through a service over HTTP. The store calls ``close``."""
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self.model = settings.model

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from .._input.types import Vectors
 
 Purpose = Literal["document", "query"]
-"""The purpose of a text: to be stored, or to search with. Some models treat them differently."""
+"""The purpose of a text: it is stored, or it is a search query. Some models embed queries
+differently."""
 
 
 class _OfModel(Protocol):
@@ -31,13 +32,13 @@ class Embedder(_OfModel, Protocol):
 
     An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
     a time. A call gets at most 64 texts, or ``batch_size`` if the embedder has this attribute. If
-    the embedder has a parameter ``kind``, it gets ``"document"`` or ``"query"``.
+    the embedder has a parameter ``kind``, it is passed as ``"document"`` or ``"query"``.
 
-    A call that raises is retried, except after an error of aiovec, an ArithmeticError,
+    A call that raises is retried, unless the error is an aiovec error, an ArithmeticError,
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,
-    SyntaxError, TypeError or ValueError, and an error whose ``status_code`` or ``status`` is a 4xx
-    other than 408, 409, 425 and 429. After one of these Python errors, or status 400, 413 or 422,
-    halves of the batch are tried, so that one bad text fails only its own call.
+    SyntaxError, TypeError or ValueError, or has a ``status_code`` or ``status`` of 4xx other than
+    408, 409, 425 and 429. After one of these Python errors, or a status of 400, 413 or 422, the
+    batch is tried again in halves, so that one bad text fails only its own call.
     """
 
     def __call__(self, texts: list[str], /) -> Awaitable[Vectors] | Vectors:
@@ -52,8 +53,8 @@ class _EmbedderByPurpose(_OfModel, Protocol):
 
 
 EmbedderOption = Embedder | _EmbedderByPurpose | Mapping[str, object] | str
-"""An embedder, a mapping with the keys of ``[retrieval.embedders.<name>]``, or a kind that needs no
-other keys, such as "demo"."""
+"""An embedder, a mapping with the keys of ``[retrieval.embedders.<name>]``, or the name of a kind
+that needs no other keys, such as "demo"."""
 
 
 def is_async(embedder: object) -> bool:

@@ -47,7 +47,7 @@ class Embedders:
         self._closed: str | None = None
 
     def give(self, name: str, settings: EmbedderSettings) -> None:
-        """Add an embedder with these settings, unless one of this name is already in use."""
+        """Use these settings for the embedder ``name``, unless it was already created."""
         self._of_app[name] = settings
 
     async def check(self, settings: RetrievalSettings) -> None:
@@ -73,8 +73,9 @@ class Embedders:
     ) -> Batcher:
         """Return the embedder of a table.
 
-        Raises EmbeddingError if there is none, and ModelMismatchError or DimensionMismatchError if
-        its vectors do not fit the table, or its model is not the caller's ``model``.
+        Raises EmbeddingError if the store has no embedder for the table, and ModelMismatchError or
+        DimensionMismatchError if the embedder's vectors do not fit the table, or if its model is
+        not the caller's ``model``.
         """
         schema = handle.schema
         if schema.embed is None:
@@ -105,9 +106,9 @@ class Embedders:
         return await (embedder or await self._of_recipe("", schema, schema.embed)).tokenizer()
 
     async def completed(self, table: str, schema: Schema, settings: RetrievalSettings) -> Schema:
-        """Return a new table's schema, completed with its embedder's length, model and recipe.
+        """Return a new table's schema, with the vector length, model and recipe of its embedder.
 
-        Raises EmbeddingError if the length is unknown and there is no embedder.
+        Raises EmbeddingError if neither the schema nor an embedder determines the length.
         """
         embed = schema.embed
         if embed is None:
@@ -276,8 +277,8 @@ def load(path: str) -> Any:
 def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | None]:
     """Return the settings that a table describes, or the reason not to use them. Reads the disk.
 
-    They are used if they need no network and run no code that the table names, or if they name the
-    default service of their kind, with the default key variable.
+    Settings can be used if they need no network and run no code that the table names, or if they
+    name the default service of their kind and its default environment variable for the key.
     """
     if embed.recipe is None:
         return "which this store does not have", None

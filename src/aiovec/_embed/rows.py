@@ -20,7 +20,7 @@ _ZERO = "its vector is zero, so it has no cosine"
 class Texts:
     """Texts to embed, each with the position and the id of its row or query.
 
-    ``rows`` or ``ids`` are empty if an error must not name them.
+    ``rows`` is empty if errors must not name rows, and ``ids`` if they must not name ids.
     """
 
     texts: Sequence[str]
@@ -64,7 +64,7 @@ def texts_of(rows: Batch, schema: Schema) -> Texts:
 
 
 def without(rows: Batch, schema: Schema, ids: Container[str]) -> tuple[Batch, Texts]:
-    """Return the rows that have other ids, and their texts to embed."""
+    """Return the rows whose ids are not in ``ids``, and the texts of these rows to embed."""
     rows = rows.take([at for at, id in enumerate(rows.ids) if id not in ids])
     return rows, texts_of(rows, schema)
 

@@ -1,8 +1,8 @@
 """Arrow IPC streams from outside. Only this module reads them, and it validates them fully.
 
 A stream in which a few bytes could become gigabytes is refused. A compressed buffer declares its
-own size, which Arrow allocates; a dictionary repeats a value any number of times. Request bodies
-need neither.
+own size, which Arrow allocates; a dictionary can repeat a value any number of times. Request bodies
+need neither compression nor dictionaries.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def cost_of_body(data: bytes | bytearray | memoryview) -> int:
 
 
 class DamagedStreamError(Exception):
-    """The data is not an Arrow IPC stream, or is refused. Never reaches a user."""
+    """The data is not an Arrow IPC stream, or the stream is refused. Users never get this error."""
 
 
 def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
@@ -79,7 +79,7 @@ def read_rows(data: bytes | bytearray | memoryview) -> pa.Table:
 
 
 def _check_field(field: pa.Field) -> None:
-    """Raise UnicodeDecodeError if a name or a time zone is not text, which Arrow does not check.
+    """Raise UnicodeDecodeError if a name or a time zone is not UTF-8, which Arrow does not check.
 
     Raises DamagedStreamError for types in which a few bytes can become gigabytes.
     """
@@ -94,7 +94,7 @@ def _check_field(field: pa.Field) -> None:
 
 
 def _checked(message: Any, expected: str) -> Any:
-    """Return the message if it has the expected kind. Arrow does not verify other kinds."""
+    """Return the message if it is an uncompressed ``expected``, or raise DamagedStreamError."""
     if message is None:
         raise DamagedStreamError("the Arrow stream is empty")
     if message.type == "dictionary":

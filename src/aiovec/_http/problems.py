@@ -3,8 +3,8 @@
 ``problem_of`` makes the response to an error, and ``error_of`` restores the error in a client. Each
 class of ``aiovec.errors`` defines its response in the attribute ``http``.
 
-No path of this machine, target, traceback or cause is sent: only the facts that the class names.
-Paths are removed from texts that this machine writes, such as a driver's message. A message made
+Only the facts that the class names are sent: no target, traceback, cause or local path. Paths are
+removed from messages that were written on this machine, for example by a driver. A message made
 only of the caller's values is sent unchanged.
 """
 
@@ -77,7 +77,7 @@ class Problem:
         return json.dumps(self.to_dict(), allow_nan=False).encode()
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that belong to the document."""
+        """Return the HTTP headers of the response, without its length."""
         headers = {"content-type": MEDIA_TYPE}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
@@ -112,7 +112,7 @@ _EMPTY = {"str": "", "int": 0, "float": 0.0, "bool": False, "Sequence[str]": []}
 
 
 async def log_error(log: logging.Logger, error: Exception, status: int, request: str = "") -> None:
-    """Log an error whose response hides its cause, in a thread, since writing a log may block.
+    """Log, in a thread, an error whose response hides its cause. Writing a log may block.
 
     A busy store is not a fault: during an overload, each request logs one line, without a
     traceback.
@@ -126,7 +126,7 @@ async def log_error(log: logging.Logger, error: Exception, status: int, request:
 def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     """Return a server's response to an error.
 
-    ``places`` are other texts that must not be sent, such as the store's target; the error's
+    ``places`` are more strings that must not be sent, such as the store's target; the error's
     target, paths, addresses and secrets are never sent. An error that is not an
     AiovecError is sent without any details.
     """
@@ -178,7 +178,7 @@ def _short(text: str) -> str:
     return shortened(text, LONGEST_TEXT).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# A path or an address in a text that this machine wrote. A quoted path may have spaces.
+# A path or an address in a message that was written on this machine. A quoted path may have spaces.
 _PLACE = re.compile(
     r"""(?P<quote>['"`])(?:file:|~|[A-Za-z]:|\\)?[/\\](?:(?!(?P=quote)).){0,2000}(?P=quote)"""
     r"""|(?<![\w.+-])[A-Za-z][\w.+-]{0,30}:/[^\s'"<>`,;)]*"""
@@ -188,7 +188,7 @@ _PLACE = re.compile(
 
 
 def _without_places(text: str, hidden: Iterable[tuple[object, str]]) -> str:
-    """Remove paths, addresses and secrets from a text that this machine wrote."""
+    """Remove paths, addresses and secrets from a message that was written on this machine."""
     # Shortened first, so that the later steps are fast.
     text = text[: 10 * LONGEST_TEXT]
     known: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""List the modules and native libraries of the backend, which PyInstaller cannot find."""
+"""List the modules and native libraries of the SQLite backend that PyInstaller cannot find."""
 
 from importlib.util import find_spec
 
