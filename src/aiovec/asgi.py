@@ -208,10 +208,11 @@ def add_error_handlers(app: object) -> None:
     """Make a FastAPI, Starlette or Litestar app respond to aiovec's errors as the server does.
 
     Each response is an ``application/problem+json`` document (RFC 9457) with the error's name and
-    facts (at most 100 items of a list), and a fitting status: 404 for a missing table, 409 for an
-    existing id, 422 for a wrong vector, row or filter, 503 with Retry-After for a busy store. No
-    response has a path, target or traceback; the logger ``aiovec.asgi`` gets server errors. A web
-    socket of FastAPI or Starlette is closed with code 1011; Litestar closes its web sockets itself.
+    facts (at most 100 items of a list), and the appropriate status: 404 for a missing table, 409
+    for an existing id, 422 for a wrong vector, row or filter, 503 with Retry-After for a busy
+    store. No response has a path, target or traceback; the logger ``aiovec.asgi`` gets server
+    errors. A web socket of FastAPI or Starlette is closed with code 1011; Litestar closes its web
+    sockets itself.
 
     Call it once, before the app serves requests. Your own handlers for these classes take
     precedence.

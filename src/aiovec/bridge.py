@@ -346,7 +346,7 @@ class DocumentBridge(Bridge):
         return unless_true(metadata_filter(wanted, self.fields))
 
     def fields(self, key: str) -> list[FieldRef]:
-        """Return the fields that a filter's key can mean; its dots may separate nested keys."""
+        """Return the fields that a filter's key can mean; dots in it may separate nested keys."""
         first, *inner = key.split(".")
         nested = inner and self._stored(first) not in self._declared
         return [self.field(key), *([self.field(first, *inner)] if nested else [])]
@@ -356,7 +356,7 @@ class DocumentBridge(Bridge):
         return f"{name}_" if name.rstrip("_") in self._taken else name
 
     def field(self, key: str, *path: str) -> FieldRef:
-        """Return the field of a metadata key for filters, or of a key within its objects."""
+        """Return the field of a metadata key, or of a nested key at ``path``, for filters."""
         name = self._stored(key)
         if name in self._declared:
             return _Declared(name, self._declared[name])
@@ -393,7 +393,7 @@ def table_name(name: str) -> str:
 
 
 def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
-    """Return the fields below ``root`` that a filter's key can mean; dots may separate keys."""
+    """Return the fields below ``root`` that a filter's key can mean; dots may nest keys."""
     nested = root
     for part in key.split("."):
         nested = nested[part]
@@ -515,14 +515,14 @@ class _Declared(FieldRef):
 
 
 def _shapes(field: FieldRef) -> tuple[bool, bool]:
-    """Return whether a field can hold lists, and whether it can hold texts."""
+    """Return whether a field can contain lists, and whether it can contain text."""
     if not isinstance(field, _Declared):
         return True, True
     return field.kind.startswith("list"), field.kind == "text"
 
 
 def empty(field: FieldRef) -> Expr:
-    """Return the condition that a field is null, a list without items or a text of length 0."""
+    """Return the condition that a field is null, an empty list or an empty text."""
     lists, texts = _shapes(field)
     conditions = [field.is_null()]
     if lists:
@@ -568,7 +568,7 @@ def metadata_filter(wanted: Mapping[str, Any], field: _Meant = _in_payload) -> E
     MongoDB, ``$between $like $ilike $contains $not_contains``. ``$and``, ``$or`` and ``$nor`` take
     a non-empty list of mappings, ``$not`` takes one mapping. As in MongoDB, a negation also matches
     rows without the key, and dots lead into nested objects. NaN equals nothing, and nothing is
-    above or below NaN and None. An integer beyond 64 bits counts as the nearest float. ``field``
+    above or below NaN or None. An integer beyond 64 bits counts as the nearest float. ``field``
     returns the field of a key, or several fields, one of which must match; by default it returns
     payload keys.
     """
@@ -605,9 +605,9 @@ def _conditions(fields: Sequence[FieldRef], value: Any) -> Expr:
 
 
 def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
-    """Return the condition that a filter operator, with this value, holds for any of the fields.
+    """Return the condition that an operator with this value is true for any of the fields.
 
-    NaN equals nothing. Nothing is above or below NaN and None.
+    NaN equals nothing. Nothing is above or below NaN or None.
     """
     if operator == "$not":
         return _conditions(fields, value).is_not_true()
@@ -644,7 +644,7 @@ def comparison(fields: Sequence[FieldRef], operator: str, value: Any) -> Expr:
 
 
 def _contains(field: FieldRef, value: Any) -> Expr:
-    """Match lists that contain the value, and texts that contain it as a part."""
+    """Return the condition that a list has the value as an item, or a text contains it."""
     lists, texts = _shapes(field)
     conditions = []
     if lists or not texts:  # other fields get the error that explains CONTAINS

@@ -38,7 +38,7 @@ __all__ = ["FieldCondition", "Filter", "VectorFilter", "VectorStore", "to_uuid"]
 
 @dataclass(frozen=True)
 class FieldCondition:
-    """A condition that the payload's ``key`` equals ``value``; dots in the key lead into objects.
+    """A condition that the payload's ``key`` equals ``value``; dots separate nested keys.
 
     A value of None selects the points in which the key is missing or null.
     """

@@ -520,7 +520,7 @@ class StoreUnreachableError(AiovecError):
 class StorePermissionError(AiovecError):
     """This process, or its key, has no permission for the store at ``target``.
 
-    ``reason`` is the system's or the service's error.
+    ``reason`` says what is not allowed.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(

@@ -64,8 +64,8 @@ class Commands(TyperGroup):
         return None if app is None else _loaded(cmd_name, app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands. For our own, show their docstrings, because building their options is
-        slow."""
+        """List the commands. The help of our own commands is their docstrings, because building
+        their options is slow."""
         listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
         listed += filter(None, (_loaded(name, app) for name, app in _apps().items()))
         width = formatter.width - 6 - max(len(str(command.name)) for command in listed)
@@ -105,8 +105,8 @@ def _loaded(name: str, app: str) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Exit quietly if the reader of the output has closed it. Add cures to usage errors, and hide
-    secrets in them."""
+    """Exit quietly if the reader of the output has closed it. Add cures to the messages of usage
+    errors, and hide secrets in these messages."""
     try:
         yield
     except SystemExit as exc:

@@ -77,7 +77,7 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "other keys": "kept as JSON" if schema["payload"] else "refused",
         "searches": table["index"],
     }
-    if optimized:  # otherwise it was never optimized, or by another process
+    if optimized:  # otherwise no process, or another process, optimized it
         lines["optimized"] = optimized.isoformat(timespec="seconds")
     if keys := schema.get("payload_indexes"):
         lines["other keys"] += f", indexed: {', '.join(keys)}"

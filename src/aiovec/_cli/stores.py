@@ -147,7 +147,7 @@ IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the 
 
 
 def names_in(values: list[str] | None) -> list[str] | None:
-    """Return the names in an option's values; each value is one name, or several with commas."""
+    """Return the names in an option's values. A value is one name, or several between commas."""
     return None if values is None else [name.strip() for part in values for name in part.split(",")]
 
 
@@ -157,7 +157,7 @@ def expanded(path: str) -> Path:
 
 
 def place_named(store: str | None, config: str | None) -> Place:
-    """Return the place of a target or backend; None means the backend in the TOML file."""
+    """Return the place of a target or a named backend; None means the backend in the TOML file."""
     # Slow imports, which the help does not need.
     from ..backend.place import find_place
     from ..backend.plugin import backend_names
@@ -183,7 +183,7 @@ def in_memory(place: Place) -> Place:
 
 
 async def try_if_new(place: Place, attempt: Callable[[VectorStore], Awaitable[object]]) -> None:
-    """If a store does not exist yet, first make the attempt on a store in memory.
+    """If a store does not exist yet, first run ``attempt`` on a store in memory.
 
     Wrong arguments then raise their error before an empty store is created.
     """

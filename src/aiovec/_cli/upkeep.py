@@ -43,8 +43,8 @@ async def optimize(
 ) -> AsyncIterator[Shown]:
     """Compact tables and bring their indexes up to date.
 
-    With --every, one process maintains a store whose other processes have upkeep = "elsewhere". A
-    table that fails is reported, and tried again in the next round.
+    With --every, this process maintains the store for all processes that set upkeep = "elsewhere".
+    A table that fails is reported, and tried again in the next round.
     """
     import asyncio
 
@@ -124,11 +124,12 @@ async def index(
 ) -> Shown:
     """Build an approximate index over a table's vectors, measure its recall, and show all indexes.
 
-    It is for LanceDB. On SQLite every search is exact, and aiovec info shows the indexes of fields.
+    This command is for LanceDB. On SQLite every search is exact, and aiovec info shows the indexes
+    of fields.
 
     Other processes can read and write during the build. If the build is interrupted, the table
-    stays as it was. With --engine, the workers first compact the table and index its ids and
-    fields.
+    does not change. With --engine, the engine's workers first compact the table and index its ids
+    and fields.
     """
     options: dict[str, Any] = dict(_option(text) for text in option or [])
     if recall is not None:

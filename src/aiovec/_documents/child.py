@@ -176,7 +176,7 @@ def _page(html: str) -> Iterator[str]:
 
 
 def _only(nodes: list[Any], selector: str) -> Any:
-    """Return the first node if it contains all the others, like an article with comments, or None."""
+    """Return the first node if all others are in it, as in an article with comments; else None."""
     return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 

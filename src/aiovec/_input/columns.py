@@ -135,7 +135,7 @@ _MOST_IN_A_FLOAT = 2**53
 
 
 def field_column(name: str, field: Field, values: Any, places: Places | None) -> Any:
-    """Return one field's values in exactly the field's type.
+    """Return one field's values, converted to exactly the field's type.
 
     A sequence becomes a list of Python values. An array from ``plain`` stays an array if it has the
     field's type.

@@ -190,7 +190,7 @@ def repeated_ids(ids: Sequence[str]) -> list[str]:
 
 
 def check_ids(ids: Any) -> list[str]:
-    """Return the requested ids, one or several, as texts in order."""
+    """Return the requested ids, one or several, as strings in order."""
     if type(ids) is not list:
         if id_text(ids) is not None:
             ids = [ids]
@@ -217,13 +217,13 @@ def distinct_ids(ids: Any) -> list[str]:
 
 
 def ids_with_distinct(ids: Any) -> tuple[list[str], list[str]]:
-    """Return the requested ids as texts in order, and the same ids without repetitions."""
+    """Return the requested ids as strings in order, and the same ids without repetitions."""
     listed = check_ids(ids)
     return listed, list(dict.fromkeys(listed))
 
 
 def ids_to_delete(ids: Any) -> list[str]:
-    """Return the ids to delete; raise InvalidArgumentError for a single text that looks like a
+    """Return the ids to delete; raise InvalidArgumentError for a single string that looks like a
     filter."""
     if isinstance(ids, str) and not _FILTER_SIGNS.isdisjoint(ids):
         with suppress(FilterError):
@@ -448,7 +448,7 @@ def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewI
 
 
 def _ids(ids: Any, new_ids: NewIds, first_row: int = 0) -> list[str]:
-    """Return ids as texts, with new ids in place of None unless ``new_ids`` is "never"."""
+    """Return ids as strings, with new ids in place of None unless ``new_ids`` is "never"."""
     if new_ids != "never":
         if is_array(ids) and ids.null_count:
             ids = ids.to_pylist()
@@ -490,7 +490,7 @@ def _with_other_name(
 def _wholes(
     rows: Collected, schema: Schema, needed: Sequence[str], new_ids: NewIds = "never"
 ) -> Iterator[_Columns]:
-    """Yield the columns of rows: once for a mapping of columns, else once per table."""
+    """Yield the columns of rows: one ``_Columns`` for a mapping of columns, else one per table."""
     if rows.form == "columns":
         yield _whole(rows.data, schema, needed, new_ids)
         return

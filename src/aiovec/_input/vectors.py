@@ -27,7 +27,7 @@ _LISTS_OF_ARROW = ("ListScalar", "LargeListScalar", "FixedSizeListScalar")
 
 
 def query_vector(vector: Any, schema: Schema) -> Float32Array:
-    """Return a query as a contiguous float32 array, checked like a row's vector."""
+    """Return a query vector as a contiguous float32 array, checked like a row's vector."""
     if (array := _usual(vector, schema.dim)) is not None:
         return array
     if schema.embed is None and (vector is None or isinstance(vector, str)):
@@ -94,7 +94,7 @@ def many_queries(vectors: Any, schema: Schema, of_texts: Mapping[int, Any]) -> l
 
 
 def given_matrix(vectors: Any, schema: Schema, places: Places | None) -> Float32Array:
-    """Return an argument's vectors as a matrix: a sequence, a matrix or an Arrow column."""
+    """Return vectors from an argument (a sequence, a matrix or an Arrow column) as a matrix."""
     if is_array(vectors):
         check_array(vectors, "vectors")
         return arrow_matrix(plain(vectors, "vectors"), schema, places)

@@ -296,7 +296,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Return the column's values as Python objects.
 
-    Arrow's ``to_pylist`` reads time zones from the files of the machine's database, which may be
+    Arrow's ``to_pylist`` reads time zones from the machine's time zone database, which may be
     missing.
     """
     kind = column.type

@@ -51,8 +51,8 @@ class PayloadPatch:
     def apply(self, payload: str | None, id: str) -> str | None:
         """Return the new payload of the row ``id`` as JSON text; None if it is empty.
 
-        Creates missing and null objects on the path of a new value. Raises InvalidRowError if
-        another value is on the path, or ValueError if ``payload`` is not a JSON object.
+        Creates missing and null objects on the path of a new value. Raises InvalidRowError if the
+        path leads through any other value, and ValueError if ``payload`` is not a JSON object.
         """
         root = json.loads(payload) if payload else {}
         if type(root) is not dict:

@@ -209,7 +209,7 @@ class ResultsList(list[Results[Hit]], _AsFrames):
 def result_columns(
     schema: Schema, names: Iterable[str], *, hits: bool, vector: bool
 ) -> dict[str, Field | None]:
-    """Return the first columns of the table that a result with these fields becomes."""
+    """Return the first columns of the Arrow table of a result with these fields."""
     columns: dict[str, Field | None] = {"id": None}
     if hits:
         columns.update(dict.fromkeys(_OF_HITS))

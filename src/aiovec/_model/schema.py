@@ -389,7 +389,7 @@ class Schema:
         return replace(self, fields={**self.fields, name: field})
 
     def without_field(self, name: str) -> Schema:
-        """Return the schema without a field. Raises InvalidArgumentError for a field it needs."""
+        """Return the schema without a field. Raises InvalidArgumentError if the schema needs it."""
         if self.fields[name].partition:
             reason = f"the field {name!r} cannot be dropped: it is a partition key"
             raise InvalidArgumentError("field", name, reason=reason)
@@ -422,7 +422,7 @@ class Schema:
         return replace(self, payload_indexes=kept)
 
     def differences(self, other: Schema) -> list[str]:
-        """Return the differences from another schema as texts; empty if both are the same."""
+        """Return descriptions of the differences from another schema; empty if they are equal."""
         differences = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
             for key in _NAMES
@@ -530,7 +530,7 @@ def _unknown(given: Mapping[Any, Any], known: Collection[str]) -> list[Any]:
 
 
 def _check_count(fields: object) -> None:
-    """Raise InvalidArgumentError unless this is a mapping of at most ``MAX_FIELDS``."""
+    """Raise InvalidArgumentError unless ``fields`` maps at most ``MAX_FIELDS`` names."""
     if not isinstance(fields, Mapping):
         raise InvalidArgumentError("fields", fields, "a mapping of names to types")
     if len(fields) > MAX_FIELDS:

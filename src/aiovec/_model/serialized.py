@@ -19,7 +19,7 @@ class Serialized:
     __slots__ = ()
 
     def _plain(self) -> Any:
-        """Return the object as a dict with text keys, or as a list."""
+        """Return the object as a dict with string keys, or as a list."""
         raise NotImplementedError
 
     @classmethod

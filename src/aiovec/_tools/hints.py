@@ -47,7 +47,7 @@ _METHODS = {
 
 
 def _hint(name: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> str:
-    """Return the end of a message about an unknown name."""
+    """Return the end of a message about an unknown name: a suggestion, or ""."""
     meant = elsewhere.get(name, "")
     if meant.startswith(";"):
         return meant
@@ -114,10 +114,10 @@ def taking_arguments_of(
 
 
 def without_frames(error: AiovecError) -> AiovecError:
-    """Remove the tracebacks of an error about the caller's values and of its causes in aiovec.
+    """If an error is about the caller's values, remove its traceback, and return the error.
 
-    Their messages explain everything, and a traceback would only show our checks. Other errors keep
-    their tracebacks.
+    The tracebacks of its causes that aiovec raised are removed too. The messages explain
+    everything, and a traceback would only show our checks. Other errors keep their tracebacks.
     """
     cause: BaseException | None = None if error.http.machine else error
     while cause is not None:

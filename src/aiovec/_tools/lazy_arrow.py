@@ -1,7 +1,7 @@
 """pyarrow, imported at its first use: a SQLite store works without it.
 
 Modules of a store import ``pa`` and ``pc`` from here. The functions that test values do not import
-pyarrow: a caller that passes a pyarrow object has imported it.
+pyarrow: a caller that passes a pyarrow object has already imported pyarrow.
 """
 
 from __future__ import annotations

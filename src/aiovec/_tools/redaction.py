@@ -1,7 +1,7 @@
 """Remove secrets from everything that is shown: targets, messages, errors, causes, settings.
 
-Secrets are in the user or the query of a URL, in options such as ``storage_options``, and in
-environment variables. No secret may reach a message, a log, a report or a traceback.
+Secrets can be in the user part or the query of a URL, in options such as ``storage_options``, and
+in environment variables. No secret may reach a message, a log, a report or a traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MASK = "***"
 # At least two letters, since C:// is a Windows drive.
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 # The other patterns are compiled at their first use, since most processes show no error.
-# Starts after the scheme, so that a long word is matched once, not from each letter.
+# The pattern begins after the scheme, so that a long word is tried once, not from each letter.
 _URL_IN_TEXT = r"(?<=[A-Za-z0-9+.-]{2})://[^\s'\"<>`]+"
 
 _NAME = (
@@ -42,7 +42,7 @@ _HARMLESS = (
 
 
 def redacted(text: str) -> str:
-    """Return a target without a URL's secrets: its user, query and fragment."""
+    """Return a target. In a URL, the user part, query and fragment are masked."""
     url = URL.match(text)
     if url is None:
         return text

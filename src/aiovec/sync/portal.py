@@ -76,7 +76,7 @@ class Portal:
     def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Return the result of the awaitable that ``call`` returns; both run on the loop.
 
-        An interrupt, such as KeyboardInterrupt, cancels the call, and is raised once it has ended.
+        An interrupt, such as KeyboardInterrupt, cancels the call, and is raised once the call ends.
         """
         if self.is_here:
             raise RuntimeError(
@@ -97,8 +97,8 @@ class Portal:
     async def run_for_task(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Like ``run``, but for callers on another event loop, which it does not block.
 
-        If the caller's task is cancelled, the call is cancelled too, and the task waits for its
-        end.
+        If the caller's task is cancelled, the call is cancelled too, and the task waits until the
+        call has ended.
         """
         if self.is_here:
             return await call()
