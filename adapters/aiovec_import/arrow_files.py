@@ -47,7 +47,7 @@ class ArrowFile(FileReader):
             self.settle(names, Schema.from_json(carried))
 
     def _open(self) -> Any:
-        """Open the file from its beginning."""
+        """Open the file at its beginning."""
         self._file.seek(0)
         if self.form == "parquet":
             return pq.ParquetFile(self._file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
@@ -140,7 +140,7 @@ class _ParquetWriter:
             if pa.types.is_fixed_size_list(column.type) and column.nullable:
                 columns = columns.set(i, column.with_type(pa.list_(column.type.value_field)))
         self._columns = columns
-        # Only texts repeat often enough for a dictionary; vector components do not.
+        # Only strings repeat often enough for a dictionary; vector components do not.
         texts = [column.name for column in columns if pa.types.is_string(column.type)]
         self._writer = pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=texts)
 

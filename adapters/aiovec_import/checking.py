@@ -1,4 +1,4 @@
-"""Separate rows that can be imported from rejects, by the checks of ``insert``.
+"""Use the checks of ``insert`` to separate rows that can be imported from rejects.
 
 A chunk that passes is checked once. A chunk that fails is halved until each bad row is found.
 """
@@ -29,7 +29,7 @@ _FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """Rows that can be imported, with their places in the source, and rejects for the others."""
+    """Rows that can be imported, with their places in the source, and rejects for other rows."""
 
     rows: pa.Table
     places: Sequence[int | str]
@@ -73,7 +73,7 @@ def check_chunk(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the fault of a row, without the position in the chunk, which users never see."""
+    """Return why a row is rejected, but not its position in the chunk, which users never see."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
     if isinstance(error, DimensionMismatchError):

@@ -1,4 +1,4 @@
-"""Imports of rows from files and stores: rows with vectors, and updates of existing rows."""
+"""Import rows with vectors from files and stores, and update existing rows from files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RowImport(Import):
         )
 
     async def parts(self) -> AsyncGenerator[Any, None]:
-        """Yield each chunk with its load, while the next chunk is read."""
+        """Yield each chunk with its load, while the next chunk is being read."""
         for load in self.loads:
             schema = load.used_schema
             chunks = self.source.read(load.source, schema, rows_at_once(schema))
@@ -146,7 +146,7 @@ class RowUpdate(Import):
         yield await in_thread(self._rows)
 
     def _rows(self) -> list[Any]:
-        """Return the mappings that have more keys than the id, or the Arrow tables."""
+        """Return the rows as Arrow tables, or as mappings with at least one key besides the id."""
         (load,) = self.loads
         schema, rows = load.used_schema, []
         with reading(self.source.name):

@@ -1,6 +1,6 @@
 """Read and write CSV as in RFC 4180, with column names in the first row.
 
-Lists, objects and vectors are JSON. An empty cell without quotes is null; ``""`` is an empty text.
+Lists, objects and vectors are JSON. An empty cell is null or, if quoted, an empty string.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _fits(numbers: pa.Array) -> bool:
 
 
 def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
-    """Return the fault of a row's payload, if any."""
+    """Return a description of the error in a row's payload, or None."""
     if not isinstance(payload, dict):
         return "must be an object in JSON"
     clash = sorted(payload.keys() & row.keys() - schema.fields.keys())
@@ -244,7 +244,7 @@ class CheckedFile(io.RawIOBase):
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
-    """Return the value of a cell. A cell of another type stays text, which the store refuses."""
+    """Return the value of a cell, or its text if it is of another kind; the store refuses it."""
     if cell is None or kind in (None, "text", "datetime"):
         return cell
     if kind == "bool":

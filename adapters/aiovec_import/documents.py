@@ -116,8 +116,8 @@ class DocumentImport(SyncImport):
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
         if self.gone:
-            # Another import may have stored documents that were added to the folder since. If the
-            # folder has no documents left, it may be unmounted.
+            # Another import may have stored documents that were added to the folder after this
+            # import read it. If the folder has no documents left, it may be unmounted.
             present = await in_thread(documents_in, self.wanted)
             self.gone = {
                 id: name

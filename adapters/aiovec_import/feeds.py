@@ -1,4 +1,4 @@
-"""The base of all feeds: it takes locks, and sets aside rows that cannot be stored."""
+"""The base class of all feeds: it takes locks, and sets aside rows that cannot be stored."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class SourceFeed(Feed):
     async def _apply(
         self, job: SyncImport, items: Sequence[Item], rejects: Sequence[Reject] = ()
     ) -> None:
-        """Store items; set a text aside if the embedder rejects it but accepts others."""
+        """Store items; set a text aside if the embedder rejects it but accepts other texts."""
         await in_thread(self._tell, rejects)
         try:
             async with aclosing(job.changes(self.store, items)) as changes:

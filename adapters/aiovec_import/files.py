@@ -69,7 +69,7 @@ def reading(path: Path | str | None) -> Iterator[None]:
 
 
 def field_of_texts(kinds: set[str]) -> Field | None:
-    """Return the field for values of these kinds in a text file; None for payload values."""
+    """Return the field for values of these kinds in a text file; None for the payload."""
     if kinds and kinds <= {"datetime", "moment"}:
         return Field("datetime")
     return field_of_kinds({"text" if kind == "moment" else kind for kind in kinds})
@@ -225,7 +225,7 @@ class FileReader(Reader):
         raise NotImplementedError
 
     def _fields(self, vector: str) -> dict[str, Field]:
-        """Return fields inferred from the columns; other columns stay in the payload."""
+        """Infer fields from the columns; columns that cannot become fields stay in the payload."""
         used = (self._id_column, vector, "payload")
         types = {name: kind for name, kind in self._types(vector).items() if name not in used}
         fields, kept = fields_of(types, legal_vector(vector))

@@ -98,7 +98,7 @@ class FolderFeed(SourceFeed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Watch the path in a thread; start a new thread if the path leads to another file now."""
+        """Watch the path in a thread, unless one already watches what the path leads to now."""
         top = state_of(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()

@@ -67,7 +67,7 @@ class Documents(Reader):
 
 
 def in_words(left_out: Mapping[str, int]) -> str:
-    """Count files by suffix or reason, as in ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
+    """Describe the files left out, as in ``20 files: 16 .odt, 3 .csv, 1 by .gitignore``.
 
     An excluded folder counts as one file.
     """
@@ -82,7 +82,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
 def documents_of(wanted: Wanted) -> Documents | None:
     """Return the documents among the sources; None if the sources have rows. This blocks.
 
-    A folder counts as documents if it contains one, or if it is not another program's store.
+    A folder has rows if it is another program's store and no documents are found in it.
     """
     if wanted.form or wanted.query or any(map(is_url, wanted.sources)):
         return None

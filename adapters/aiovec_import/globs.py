@@ -22,10 +22,10 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 def files_of(sources: Sequence[str]) -> dict[str, str]:
-    """Return the files that sources name, each with its size and modification time as one text.
+    """Return the files that sources name, each with its size and modification time as one string.
 
     Globs are expanded. A source that is not a file, such as ``chroma:DIR`` or ``-``, is returned
-    unchanged, with an empty text. Raises ConfigError if a glob or a bucket's URL matches no file.
+    unchanged, with an empty string. Raises ConfigError if a glob or a bucket's URL matches no file.
     """
     versions: dict[str, str] = {}
     for source in sources:
@@ -38,7 +38,7 @@ def files_of(sources: Sequence[str]) -> dict[str, str]:
 
 
 def file_system_of(url: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a URL, and the path in it."""
+    """Return the file system of a URL, and the path in that file system."""
     try:
         place, path = fs.FileSystem.from_uri(url)
     except pa.ArrowInvalid as exc:

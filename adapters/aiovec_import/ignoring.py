@@ -1,4 +1,4 @@
-"""Globs in ``.gitignore`` syntax, which include files in an import or exclude them."""
+"""Globs in ``.gitignore`` syntax that include files in an import, or exclude them from it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ class Globs:
         return self._says[found.lastindex - 1] if found and found.lastindex else None
 
     def name(self, path: str) -> bool:
-        """Return whether a file matches; if no glob decides, its nearest matching folder does."""
+        """Return whether a file matches.
+
+        If no glob matches the file itself, its nearest folder that a glob matches decides.
+        """
         names = accumulate(re.findall("[^/]*/|[^/]+", path))
         said = (self.say(name) for name in reversed([*names]))
         return next((bool(each) for each in said if each is not None), False)
@@ -53,7 +56,7 @@ def _translated(glob: str) -> str | None:
     name = glob.removesuffix("/")
     if not name or glob.startswith("#"):
         return None
-    begin = "" if "/" in name else "(?:.*/)?"  # without a slash, it matches names in all folders
+    begin = "" if "/" in name else "(?:.*/)?"  # a glob without a slash matches in all folders
     first, *others = "".join(map(_meaning, _TOKEN.finditer(name.removeprefix("/")))).split(_STAR)
     # All stars except the last match as little as possible and do not backtrack, which keeps
     # matching fast.

@@ -142,8 +142,8 @@ async def import_(
     passages, which are the rows of one table. Several files of rows go into one table, whose fields
     come from the first file.
 
-    If you repeat the command, it imports only new and changed documents, and rows with --embed.
-    Rows that bring vectors are refused if their id exists, unless --upsert replaces them.
+    If you repeat the command, it imports only what is new or changed: documents, or rows with
+    --embed. Rows with vectors are rejected if their id exists, unless --upsert replaces them.
 
     Items that cannot be imported are listed with the reason, and the rest is imported. The exit
     status is 1 if anything was left out. With --engine, all rows are added in one commit, or none
@@ -301,7 +301,7 @@ def _tables_of(source: Reader, only_one: bool) -> list[ForeignTable]:
 
 
 def _list_of(files: list[str], table: str | None, source: Reader) -> Path:
-    """Return a path for rejects: next to a single file if possible, or in the current folder."""
+    """Return a path for rejects: next to a single file if possible, else in the current folder."""
     path = Path(source.name)
     is_next_to = len(files) == 1 and path.is_file() and os.access(path.parent, os.W_OK)
     last = re.split(r"[/\\:]", source.name.partition("?***")[0].rstrip("/"))[-1]

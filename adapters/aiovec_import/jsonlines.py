@@ -1,4 +1,4 @@
-"""Read and write JSON Lines: flat objects as for ``insert``, with datetimes in RFC 3339."""
+"""Read and write JSON Lines: flat objects like the rows of ``insert``, with RFC 3339 datetimes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aiovec.backend import (
 from .files import FIRST_ROWS, LONGEST_LINE, MOMENT, FileReader, field_of_texts
 from .sources import Chunk, ForeignTable, Reject, in_parts
 
-# Number of lines to examine together for the types of the fields.
+# Number of lines to examine together when the types of fields are inferred.
 _SOME = 1000
 # Vector components in memory at a time: Python floats take eight times the memory of float32.
 _NUMBERS_AT_ONCE = 1_000_000
@@ -101,7 +101,7 @@ class JsonLines(FileReader):
 
 
 def _kinds_of(values: list[Any]) -> set[str]:
-    """Return the kinds of values like ``kinds_in``, but "moment" if all texts are datetimes."""
+    """Return ``kinds_in(values)``, with "moment" instead of "text" if all texts are datetimes."""
     kinds = kinds_in(values)
     texts = (value for value in values if isinstance(value, str))
     if "text" in kinds and all(re.fullmatch(MOMENT, text) for text in texts):

@@ -106,7 +106,7 @@ class Import(ABC):
 
     @property
     def kept(self) -> str:
-        """A text about the rows written so far, for the error that ends an import; may be empty."""
+        """A note about the rows written so far, for the error that ends an import; can be empty."""
         kept = [f"{load.rows:,} rows of {load.table!r}" for load in self.loads if load.rows]
         return f"{', '.join(kept)}; {self.going_on}" if kept else ""
 

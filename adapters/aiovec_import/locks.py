@@ -1,4 +1,4 @@
-"""Locks between processes: SQLite's locks on empty files. A process's locks end with it."""
+"""Locks between processes: SQLite's locks on empty files. A lock ends with its process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FileLock:
 
     @classmethod
     def take(cls, path: str, *, shared: bool = False) -> FileLock | None:
-        """Lock a file; return None while another process has the lock, unless both share it."""
+        """Lock a file; return None if another process has the lock, unless both share it."""
         while True:
             before, db = _number(path), None
             try:
@@ -40,7 +40,7 @@ class FileLock:
             db.close()
 
     def close(self) -> None:
-        """Release the lock, and remove its file unless others share it."""
+        """Release the lock, and remove its file unless the lock is still shared."""
         with suppress(sqlite3.Error, OSError):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

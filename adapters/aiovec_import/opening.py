@@ -178,7 +178,7 @@ class Files(Reader):
         self.files, self.opener = files, opener
         first, *others = files
         self.name: str = f"{len(files)} files" if others else redacted(first)
-        for path in files:  # check all files before a row of the first is imported
+        for path in files:  # check all files before the first row is imported
             format_of(Path(path), opener.wanted.form)
             if not (is_url(path) or os.path.isfile(os.path.expanduser(path))):
                 raise no_file(path)

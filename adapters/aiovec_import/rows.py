@@ -1,4 +1,4 @@
-"""Sources of rows with texts for watches, and their readers."""
+"""Sources of rows that watches follow, and the readers of these sources."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Rows:
     store: VectorStore
     wanted: Wanted
     copy: str = ""
-    """The path of a copy to read instead of the file; empty without a copy."""
+    """The path of a copy to read instead of the file; empty if there is no copy."""
 
     @property
     def source(self) -> str:

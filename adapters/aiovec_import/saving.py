@@ -29,7 +29,7 @@ from .jsonlines import lines_of
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The result of an export. The first of ``files`` is the requested one."""
+    """The result of an export. The first of ``files`` is the requested file."""
 
     rows: int
     format: str
@@ -84,7 +84,7 @@ async def save(
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
-    """Return the columns of the file, and the schema to write: None for a file without vectors.
+    """Return the columns of the file, and its schema, which is None if it has no vectors.
 
     The schema of a selection describes a table with only the selected columns.
     """
@@ -116,7 +116,7 @@ def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> N
 class FileWriter:
     """Writes rows to a temporary file and renames it at the end, or writes to a stream.
 
-    ``schema`` is for a table into which the file is imported; it is None if the file has no
+    ``schema`` describes the table that an import of the file creates; it is None if the file has no
     vectors. A text format cannot contain it, so it is written to a second file next to the first.
     """
 
@@ -185,7 +185,7 @@ class FileWriter:
             if self._rows is not None:
                 self._rows.close()  # otherwise the writer would write when it is garbage collected
         if self._is_file:
-            with contextlib.suppress(OSError):  # the disk may be too full for the rest
+            with contextlib.suppress(OSError):  # the disk may be too full for buffered data
                 if self._file is not None:
                     self._file.close()
             self._part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Read the tables of a file, or of a store that another program wrote, chunk by chunk.
 
 Each entry point in the group ``aiovec.sources`` adds a kind of store: it refers to a subclass of
-``Source``, and its name is the prefix in texts such as ``chroma:DIR#docs``. A reader works without
-an event loop; its caller runs each call in a thread.
+``Source``, and its name is the prefix of sources such as ``chroma:DIR#docs``. A reader works
+without an event loop; its caller runs each call in a thread.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RejectsFile:
 
 
 NO_LIST = RejectsFile(Path(os.devnull), lambda _: None)
-"""For imports that write no list: updates have no rejects, and feeds log theirs."""
+"""A list that is discarded: updates have no rejects, and feeds log their rejects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,9 @@ class Chunk:
 
 
 def in_parts(values: Iterable[tuple[_T, int]], size: int) -> Iterator[list[_T]]:
-    """Yield lists of up to ``size`` values. Each value is given with its size in bytes.
+    """Yield lists of up to ``size`` values. Each value comes with its length in bytes.
 
-    Lists of large values are shorter.
+    Lists of long values are shorter.
     """
     part: list[_T] = []
     nbytes = 0
@@ -130,11 +130,11 @@ class ForeignTable:
     """A table that a reader offers.
 
     ``name`` is a valid table name in aiovec, ``origin`` is the name in the source, and ``layout``
-    describes its kind there. ``rows`` is None if counting takes long. ``notes`` explain what is
-    imported differently than a user may expect, and ``omitted`` lists columns that are not
-    imported, with the reasons. With ``new_ids``, its rows get new ids. Only the reader uses
-    ``part``. With ``texts``, its rows have no vectors; these are computed from a text, and ``base``
-    names the source in the rows.
+    describes its kind in the source. ``rows`` is None if counting takes long. ``notes`` explain
+    what is imported in an unexpected way, and ``omitted`` lists columns that are not imported, with
+    the reasons. With ``new_ids``, the rows get new ids. Only the reader uses ``part``. With
+    ``texts``, the rows have no vectors; these are computed from a text, and ``base`` names the
+    source in the rows.
     """
 
     name: str
@@ -156,7 +156,7 @@ class ForeignTable:
 
 
 Names = str | Iterable[str] | None
-"""One name or several."""
+"""One name, several names, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +168,8 @@ class Wanted:
     ``vector_column`` and ``dtype`` describe its columns, and ``form`` is the format of its files.
 
     ``table`` is the table of the store. A new table gets ``schema``, or ``metric`` and ``model`` if
-    the source names none; ``text`` and ``index`` list its fields with a keyword index or a filter
-    index, and ``embed`` is the field that vectors are computed from.
+    the source names none; ``text`` and ``index`` list the fields that get a keyword index or
+    a filter index, and ``embed`` is the field that vectors are computed from.
 
     ``fields`` maps the fields of a passage to fields of the table. A database is copied to
     ``backup`` first.
@@ -205,7 +205,7 @@ class Wanted:
 
     @classmethod
     def of(cls, sources: Sequence[str], **options: Any) -> Wanted:
-        """Build the request from arguments or options; None stands for a default."""
+        """Build the request from arguments or options; None means the default."""
         given = {name: value for name, value in options.items() if value is not None}
         for name in {"text", "index", "include", "exclude"} & given.keys():
             names: Names = given[name]
@@ -266,7 +266,7 @@ class Reader(ABC):
     """A note for the user about the import."""
 
     failed: Mapping[str, str] = {}
-    """Tables that cannot be imported, with the reasons; ``tables`` can add more."""
+    """Tables that cannot be imported, with the reasons; calling ``tables`` can add to it."""
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:
@@ -300,7 +300,7 @@ class Source(Reader):
     @classmethod
     @abstractmethod
     def recognise(cls, path: Path) -> bool:
-        """Return whether a file or folder is of this kind, from the file's beginning.
+        """Return whether a file or folder is of this kind, judging by the beginning of the file.
 
         Only the database's own library may open a database file: closing the file would drop the
         locks that this process holds on it.
@@ -327,12 +327,12 @@ def source_for(path: Path) -> tuple[type[Source] | None, list[str]]:
 
 
 def named_source(text: str) -> tuple[type[Source], str] | None:
-    """Return the kind and the place that a text such as ``chroma:DIR`` names, or None."""
+    """Return the kind and the place that a source such as ``chroma:DIR`` names, or None."""
     return (_kind(kind), text.partition(":")[2]) if (kind := kind_in(text)) else None
 
 
 def kind_in(text: str) -> str:
-    """Return the name of the installed kind in a text such as ``chroma:DIR``, or ""."""
+    """Return the name of the installed kind in a source such as ``chroma:DIR``, or ""."""
     scheme, colon, _ = text.partition(":")
     kind = scheme.partition("+")[0]  # SQLAlchemy adds its driver, as in postgresql+asyncpg:
     return kind if colon and kind in installed(GROUP) else ""
@@ -356,7 +356,7 @@ def _kind(name: str) -> type[Source]:
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return the name, or the name plus "_" if ``taken`` has the name without final "_"s."""
+    """Return the name, plus "_" if ``taken`` has the name without its trailing underscores."""
     return f"{name}_" if name.rstrip("_") in taken else name
 
 

@@ -1,8 +1,8 @@
-"""Synchronise documents, rows with texts, and watched tables with a table of the store.
+"""Keep a table of the store in step with documents, rows with texts, or a watched table.
 
 A document, or a row of the source, is unchanged if all its rows exist in the table with the hash of
-its current content. Nothing else records the state. So applying a change twice has no effect, and
-if an import was killed, repeating the command continues it.
+its current content. Nothing else records the state, so applying a change twice has no effect,
+and repeating the command continues an import that was killed.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class SyncImport(Import):
 
     Each row has the ``base``, which names the source. Only rows with this base are replaced and
     deleted; with ``upsert``, other rows with the same ids are also replaced. With a ``cutter``,
-    texts become passages. With ``any_lengths``, passages of another size and overlap are kept until
-    their text changes.
+    texts become passages. With ``any_lengths``, passages with another size or overlap are kept
+    until their text changes.
 
     ``counts`` has the number of items that are new, changed, unchanged, empty and deleted, and the
     number of rows ``written``; a dry run counts the rows that it would write. ``gone`` maps the ids
@@ -145,7 +145,7 @@ class SyncImport(Import):
         return not self.load.rejected
 
     def changed(self) -> dict[str, Any]:
-        """Return the results for the items, as facts for ``--json``."""
+        """Return the counts, and the names of items that the source lacks, for ``--json``."""
         counts = {name: self.counts[name] for name in COUNTS}
         gone = sorted({*self.gone.values()})
         return {"dry_run": self.wanted.dry_run, **counts, "gone": gone}
@@ -188,14 +188,14 @@ class SyncImport(Import):
         return name if name in self.schema.fields else f"payload.{name}"
 
     def _imported(self, where: Expr) -> Expr:
-        """Restrict a filter to rows that imports stored; an app's rows can have a source, too."""
+        """Restrict a filter to rows that imports stored: an app's rows can also have a source."""
         where = where & F[self._ref("hash")].is_not_null()
         return where if self.cutter is None else where & F[self._ref("parts")].is_not_null()
 
     async def changes(
         self, store: VectorStore | None, items: Sequence[Item]
     ) -> AsyncGenerator[Change, None]:
-        """Yield the changes for these items, at least one; without a store, every item is new.
+        """Yield at least one change for these items; without a store, every item is new.
 
         A thread makes the rows for new and changed items, enough for one write at a time.
         """
@@ -325,7 +325,7 @@ class SyncImport(Import):
                 row[self.schema.vector] = old.vector
 
     async def _replace(self, store: VectorStore, rows: list[Row], gone: Sequence[str]) -> None:
-        """Upsert rows, and delete rows by the ids in ``gone``; in one call, if rows can expire."""
+        """Upsert rows, and delete the ids in ``gone``: in a single call if rows can expire."""
         # An upsert cannot delete; it replaces these rows with expired rows, in which the other
         # fields are null.
         nullable = all(field.nullable for field in self.schema.fields.values())
@@ -413,7 +413,7 @@ class SyncImport(Import):
         return None if chunk is None else self.items(chunk)
 
     async def look_at(self, change: Change) -> None:
-        """Count a change, and list its rejects."""
+        """Add a change to the counts, and list its rejects."""
         self.counts.update(change.counts)
         if self.wanted.dry_run:
             self.counts["written"] += len(change.rows)

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .texts import TextImport
 
-# Seconds between checks for commits: right after a change, and at least 7.5 seconds later.
+# Seconds between checks for commits: right after a change, and from 7.5 seconds after it.
 _LOOK, _LAST_LOOK = 0.025, 0.1
-# Seconds after which ``changed`` returns without a change, and between two writes of the mark while
-# the queue has no changes.
+# Seconds after which ``changed`` returns without a change, and seconds between two writes of the
+# mark while the queue has no changes.
 _TELL, _LAZY = 1.0, 0.5
 _NEVER = Versions(0, 0, 0, 0)
 # The name used for rows with a null in their key.
@@ -62,7 +62,7 @@ class TableFeed(SourceFeed):
         # The versions of the database when it was opened, and at the last step.
         self._versions = self._stepped = _NEVER
         # The mark in the store, as text and parsed, and the current mark; a mark is None if it
-        # does not suit the queue.
+        # is not valid for the queue.
         self._noted: str | None = ""
         self._put_mark: Mark | None = None
         self._mark: Mark | None = None
@@ -102,7 +102,7 @@ class TableFeed(SourceFeed):
         self._copying, self._versions = None, versions
 
     def _open(self) -> Versions:
-        """Open the database, replacing the open connection."""
+        """Open the database, and close the previous connection."""
         name = str(self._wanted.origin)
         queue = Queue(self._path, name)
         try:
@@ -198,7 +198,7 @@ class TableFeed(SourceFeed):
     def _read(self, mark: Mark, again: Sequence[Key]) -> tuple[Mark, list[Key], _Rows] | None:
         """Read the next keys and their rows in one snapshot, and return them with the mark to set.
 
-        Return None if ``mark`` does not suit the queue.
+        Return None if ``mark`` is not valid for the queue.
         """
         with self._queue.snapshot():
             if mark.shape != self._shape or not self._queue.suits(mark):
@@ -259,7 +259,7 @@ class TableFeed(SourceFeed):
         return True
 
     def _copy(self) -> Mark | None:
-        """Copy all keys; return the mark for the current state, or None without a queue."""
+        """Copy all keys; return the mark for the current state, or None if there is no queue."""
         queue, self._ids, self._repeated = self._queue, Seen(), []
         with queue.snapshot():
             if (number := queue.number()) is None:
@@ -286,8 +286,8 @@ class TableFeed(SourceFeed):
         await self._job.delete(self.store, [*gone])
         self._copying, self._ids = None, Seen()
         await in_thread(self._tell, [Reject(id, id, CAME_BEFORE) for id in self._repeated])
-        # Since the comparison began, the queue may have been emptied, or have pruned entries after
-        # its mark.
+        # Since the comparison began, the queue may have been emptied, or entries after the
+        # comparison's mark may have been pruned.
         if (part := await self._alone(self._read, mark, [])) is not None:
             refused = [*self._keys_of.values()]
             self._mark = replace(mark, seen=part[0].seen, refused=refused)

@@ -166,7 +166,7 @@ def _check_names(wanted: Wanted, marks: tuple[str, ...]) -> None:
 
 
 def _mappings(rows: pa.Table, schema: Schema) -> Iterator[tuple[str, Row]]:
-    """Yield the id and the columns of checked rows, without a vector."""
+    """Yield the id and the columns, except the vector, of each checked row."""
     batch = Batch.of_table(rows, schema)
     columns = [batch.values(name) for name in schema.fields]
     payloads = batch.payloads or [None] * len(batch)

@@ -64,8 +64,9 @@ async def watch(
     The first start copies everything, and creates the store and the table if they do not exist.
     After that, only changes are copied, and rows that the source no longer has are deleted.
 
-    For a SQLite table, the watch creates a queue and triggers in its database, which record the
-    keys of changed rows. --stop removes them. --json prints the state when the watch ends.
+    For a SQLite table, the watch creates a queue in the table's database, and triggers that add the
+    keys of changed rows to the queue. --stop removes the queue and the triggers. --json prints the
+    state when the watch ends.
     """
     from aiovec.backend.threads import in_thread
 

@@ -98,7 +98,7 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
 
 
 def stop_watching(source: str, dry_run: bool) -> list[str]:
-    """Remove the queue and the triggers of a table; return the statements that do so."""
+    """Remove a table's queue and triggers, unless it is a dry run; return the statements."""
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
@@ -116,8 +116,8 @@ def stop_watching(source: str, dry_run: bool) -> list[str]:
 class ComparedFeed(SourceFeed):
     """Follows a source that reports no changes, by comparing all rows every ``every`` seconds.
 
-    A file is copied first, once it has been unchanged for a moment. If more than half of its rows
-    are gone, they are only deleted if a later check finds the same file.
+    A file is copied before it is read, once it has been unchanged for a moment. If more than half
+    of the rows are gone, the delete waits for a later check that finds the file unchanged.
     """
 
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
@@ -159,7 +159,7 @@ class ComparedFeed(SourceFeed):
         return None if self._waits else await super().waiting(mark)
 
     async def _stands_still(self) -> State:
-        """Wait until a file of rows no longer changes, and return its state; else return ()."""
+        """Wait until a file no longer changes, and return its state, or () for other sources."""
         if not self._rows.is_file():
             return ()
         path, before = self._rows.path, State()

@@ -66,7 +66,7 @@ class EngineImport(RowImport):
 
 
 def _absolute(files: Mapping[str, str]) -> dict[str, str]:
-    """Return the files under paths that are valid in any working directory of a worker."""
+    """Return the files by absolute path: a worker can have another working directory."""
     return {
         path if is_url(path) else os.path.abspath(os.path.expanduser(path)): text
         for path, text in files.items()

@@ -97,8 +97,8 @@ class CollectionSource(Source):
     """A store of collections, read with its own client.
 
     ``layout`` is the word for a collection in messages. If a collection cannot be imported, the
-    others still are. The user can name the id column if ``chooses_ids``, the type of the vectors if
-    ``takes_dtypes``, and a query if ``takes_queries``.
+    others are still imported. The user can name the id column if ``chooses_ids``, the type of the
+    vectors if ``takes_dtypes``, and a query if ``takes_queries``.
     """
 
     layout: ClassVar[str]
@@ -195,7 +195,7 @@ class CollectionSource(Source):
         )
 
     def _chosen(self, collection: Collection) -> Vectors | None:
-        """Return the vector column that the user names, or the first dense one, if any."""
+        """Return the vector column that the user names, or the first dense column, if any."""
         wanted = self._wanted.vector_column
         able = [vectors for vectors in collection.vectors if vectors.dim]
         chosen = next((vectors for vectors in able if wanted in (None, vectors.name)), None)
@@ -324,7 +324,7 @@ def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Merge the ``unfolded`` object into its metadata; its keys that clash get a "_"."""
+    """Merge the ``unfolded`` object into the metadata; "_" is added to its keys that clash."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):

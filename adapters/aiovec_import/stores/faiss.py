@@ -87,7 +87,7 @@ class FaissSource(CollectionSource):
         return known.get(index.metric_type, f"{index.metric_type} of faiss.MetricType")
 
     def _foreign(self, file: Path, index: Any) -> ConfigError:
-        """Return the error for an index whose ids only the program that created it knows.
+        """Return the error for an index without a LangChain docstore.
 
         The error shows Python code that reads the index.
         """

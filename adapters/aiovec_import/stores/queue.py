@@ -1,7 +1,7 @@
-"""The queue of changed rows' keys, which triggers write in an app's own SQLite database.
+"""The queue of changed rows' keys, which triggers in an app's own SQLite database fill.
 
 In this module, only ``Queue.set_up`` and ``Queue.remove`` write to the database: with a second
-writer, the app's transactions that read and then write would fail. The module uses Python's
+writer, the app's transactions that read and then write could fail. The module uses Python's
 ``sqlite3``, as an app in this process does. Two SQLite libraries in one process would not see each
 other's locks, and each would drop the other's locks when it closes the file.
 """
@@ -181,7 +181,7 @@ class Queue(AppDatabase):
     def _triggers(self) -> dict[str, str]:
         """Return the statements that create the triggers, by trigger name.
 
-        They call no functions: a function makes bulk writes a fifth slower, even if its trigger
+        The triggers call no functions: a call makes bulk writes a fifth slower, even if its trigger
         does not fire.
         """
         own = [*map(quoted, self.keys)]
@@ -306,7 +306,7 @@ class Queue(AppDatabase):
         return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the last number and the keys of up to ``limit`` entries after ``after``."""
+        """Return up to ``limit`` entries after ``after``: the last entry's number, and the keys."""
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
@@ -330,7 +330,7 @@ class Queue(AppDatabase):
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
         """Return the number of entries after the mark, up to ``until`` or else to the newest entry.
 
-        Return None if the mark does not suit the queue. Raises LookupError if the queue has no
+        Return None if the mark is not valid for the queue. Raises LookupError if the queue has no
         entry ``until`` yet.
         """
         with self.snapshot():

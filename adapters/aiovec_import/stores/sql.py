@@ -340,7 +340,7 @@ class SqlSource(CollectionSource):
 
     @abstractmethod
     def of_texts(self) -> tuple[TextTable, str] | None:
-        """Return the table or query of texts, and the database's name; None to import vectors."""
+        """Return the table or query of texts, and its database's name; None to import vectors."""
 
     def tables(self) -> list[ForeignTable]:
         with self.reading():

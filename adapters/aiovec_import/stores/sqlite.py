@@ -74,7 +74,7 @@ _RESERVED = re.compile(rf"_*(id|{_COLLECTION_VECTOR})\Z")
 
 
 class SqliteSource(SqlSource):
-    """A database with collections, vec0 tables, columns of BLOBs, or tables of texts."""
+    """A database with collections, vec0 tables, BLOB columns, or tables of texts."""
 
     layout = "SQLite database"
     place = "rowid"
@@ -223,7 +223,7 @@ class SqliteSource(SqlSource):
         return [c.name for c, type in columns_of(self._db, table) if "blob" in type.lower()]
 
     def _collections(self) -> dict[str, Callable[[], Collection]]:
-        """Return functions that describe the collections whose two tables both exist, by name."""
+        """Map each collection's name to a function that describes it, if its two tables exist."""
         if _META not in self._kinds:
             return {}
         names = {column.name for column, _ in columns_of(self._db, _META)}
