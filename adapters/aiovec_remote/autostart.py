@@ -71,8 +71,8 @@ class Autostart:
 
 
 def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server, which outlives this process. Return its process and its log's initial
-    size."""
+    """Start a server, which outlives this process. Return the server's process and the initial size
+    of its log."""
     with contextlib.suppress(OSError):
         if folder.log.stat().st_size > _LOG_SIZE:
             folder.log.replace(folder.log.with_suffix(".1"))

@@ -64,7 +64,7 @@ _T = TypeVar("_T")
 
 # The most write calls that check or send rows at the same time, with at most 64 MiB in total.
 _WRITES_AT_ONCE = 1024
-# Otherwise the server would count the rows of each table.
+# Without this parameter, the server would count the rows of each table.
 _UNCOUNTED = {"rows": "false"}
 
 
@@ -371,8 +371,8 @@ def _rows(table: TableHandle, columns: Columns) -> Callable[[Any], Batch]:
 def _body_of(change: Update) -> dict[str, Any]:
     payload, removed = _by_name(change.payload)
     body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
-    # A vector of NaN removes the row's vector, because its text becomes empty. The client does not
-    # send it: the server sees the empty text.
+    # A vector of NaN means that the new text is empty, so the row's vector is removed. The client
+    # does not send it: the server sees the empty text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body

@@ -101,7 +101,7 @@ class Client:
     async def ask(self, request: Request, read: Callable[[Any], _T]) -> tuple[_T, str]:
         """Call the server; return the result of ``read`` for its response, and the table's state.
 
-        ``read`` gets JSON, rows or None. A write gets a key, so that the server does it only once.
+        ``read`` gets JSON, rows or None. A write has a key, so that the server does the write once.
         """
         self.check_open()
         call = _Call(self, request)
@@ -124,8 +124,8 @@ class Client:
     async def _revoke(self, key: str) -> None:
         """Cancel a write on the server, and wait until it has ended there.
 
-        This retries if the response is lost or the server is busy, but not if no server is running,
-        because then the write has ended too.
+        The client retries if the response is lost or the server is busy, but not if no server is
+        running, because then the write has ended too.
         """
         call = _Call(self, Request("DELETE", f"/writes/{key}"))
         with contextlib.suppress(Exception):
@@ -214,7 +214,7 @@ class Client:
             raise NoAnswerError(reason, again, sent=not isinstance(exc, unsent)) from exc
 
     def unreadable(self, exc: Exception, *, writes: bool = False) -> AiovecError:
-        """Return the error for a response that does not fit the call."""
+        """Return the error for a response that cannot be read."""
         if writes:
             return OutcomeUnknownError(self.target, f"the server's answer cannot be used: {exc}")
         return not_a_server(self.target, f"its answer cannot be used: {exc}")
@@ -367,7 +367,7 @@ async def _tried_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
 
-    Otherwise the client would not know that the server may have done the call on the first attempt.
+    Otherwise the client would not know that the first attempt may have had an effect.
     """
     try:
         return await handler(request)
@@ -378,7 +378,7 @@ async def _tried_once(
 
 
 def _socket(address: Any) -> socket.socket:
-    """Return a socket with keep-alive, so that the system notices a lost machine."""
+    """Return a socket with keep-alive, so that the system notices if the server is gone."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return made

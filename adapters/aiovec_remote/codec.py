@@ -82,7 +82,7 @@ def _check_length(nbytes: int) -> None:
 async def read_body(
     response: aiohttp.ClientResponse, came: Callable[[int], object] = lambda _: None
 ) -> bytearray:
-    """Read the body of a response; call ``came`` with each part's size when it arrives."""
+    """Read the body of a response; call ``came`` with the size of each part as it arrives."""
     data = bytearray()
     _check_length(response.content_length or 0)
     while part := await response.content.readany():
@@ -136,7 +136,7 @@ def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
-    """Return the values of a field or payload key; decode values that JSON represents as text."""
+    """Return the values of a field or payload key; decode those that JSON has as strings."""
     field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:

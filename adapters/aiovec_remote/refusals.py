@@ -23,10 +23,10 @@ values allow no retry: the server's timeout ended the call, or its response came
 
 
 class NoAnswerError(Exception):
-    """The outcome of an attempt is unknown, or the server postponed it.
+    """The outcome of an attempt is unknown, or the server asked for a retry.
 
-    ``sent`` is true if the server may have done the call, ``again`` is the condition for a retry,
-    and ``after`` the seconds that the server asks to wait.
+    ``sent`` is true if the server may have executed the call, ``again`` is the condition for a
+    retry, and ``after`` is the number of seconds that the server asks the client to wait.
     """
 
     def __init__(self, reason: str, again: Again, *, sent: bool, after: float = 0.0) -> None:
@@ -41,7 +41,7 @@ async def refuse(response: aiohttp.ClientResponse, target: str, size: int, *, wr
     status = response.status
     if response.content_type != MEDIA_TYPE:
         text = f"HTTP {status} with {response.content_type}"
-        if status >= 500 or status in _BUSY:  # the proxy's server may have done the call
+        if status >= 500 or status in _BUSY:  # the server may have executed the call
             raise NoAnswerError(f"a proxy says {text}", "reachable", sent=True)
         raise not_a_server(target, f"{text}, a redirect" if 300 <= status < 400 else text)
     problem = _json_object(await read_body(response))

@@ -17,7 +17,7 @@ class RemoteSettings(BackendSettings):
     It is sent with every request, so use https:// beyond this machine."""
 
     connections: int = key(32, at_least=1, at_most=1024)
-    """The most calls at the same time; others wait for up to busy_timeout. An export uses an
+    """The most calls at the same time; other calls wait for up to busy_timeout. An export uses an
     additional connection."""
 
     connect_timeout: float = key(5.0, at_least=0.1, at_most=600)
@@ -34,7 +34,7 @@ class RemoteSettings(BackendSettings):
     """Seconds for which a call retries while the server cannot be reached, for example during its
     restart.
 
-    0 tries once. Opening a store always tries once."""
+    0 means a single attempt. Opening a store is always a single attempt."""
 
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for a busy server before it fails with StoreBusyError.
