@@ -47,7 +47,7 @@ _LONGEST_REGEX = 1_000
 
 
 def bind(where: object, schema: Schema) -> Expr | None:
-    """Return the tree of ``where`` for tables of ``schema``; None if it is None.
+    """Return the tree of ``where`` for tables of ``schema``; None if ``where`` is None.
 
     ``where`` is an expression of ``F``, filter text, a tree, a mapping (equality), or a list of
     these (AND). An empty mapping or list selects every row, as None does.
@@ -259,7 +259,8 @@ class _Binder:
 
 
 def _in_kind(value: Value, kind: str) -> Value | None:
-    """Return a literal as exactly the type of ``kind``; None if no value of the type equals it."""
+    """Return a literal converted to the type of ``kind``; None if no value of that type equals
+    it."""
     if kind == "int" and isinstance(value, float):
         return int(value) if value.is_integer() and _is_int64(int(value)) else None
     if kind == "float" and type(value) is int:

@@ -159,7 +159,7 @@ def checked_text(value: object) -> str:
 
 
 def timestamp(value: str) -> datetime:
-    """Return an RFC 3339 text as a datetime, or raise FilterError."""
+    """Return an RFC 3339 string as a datetime, or raise FilterError."""
     if not _TIMESTAMP.match(value):
         raise FilterError(f"{shown(value)} is not a timestamp such as '2024-01-31T12:00:00.5Z'")
     try:
@@ -169,7 +169,7 @@ def timestamp(value: str) -> datetime:
 
 
 def moment_text(value: datetime) -> str:
-    """Return a moment as text for the payload. These texts sort in the order of their moments."""
+    """Return a moment as a string for the payload. These strings sort chronologically."""
     return in_utc(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

@@ -84,7 +84,7 @@ class FieldRef(Combinable):
         return self._compare(">=", other)
 
     def in_(self, values: Iterable[Given]) -> Expr:
-        """Match rows whose value is one of ``values``; if that is empty, match no rows."""
+        """Match rows whose value is one of ``values``; if ``values`` is empty, match no rows."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise FilterError(f"in_ takes a list of values, not {shown(values)}")
         checked = literals.checked_values(values)
@@ -92,7 +92,8 @@ class FieldRef(Combinable):
         return In(self._ref, checked) if checked else Const(False)
 
     def not_in(self, values: Iterable[Given]) -> Expr:
-        """Match rows whose value is none of ``values``. Nulls match neither this nor ``in_``."""
+        """Match rows whose value is none of ``values``. A null matches neither ``not_in`` nor
+        ``in_``."""
         return negated(self.in_(values))
 
     def between(

@@ -362,7 +362,7 @@ class _Parser:
     # Tokens: ``next`` is the current token
 
     def _advance(self) -> _Token:
-        """Move on to the token after ``next``; return the previous one."""
+        """Move on to the token after ``next``; return the previous token."""
         token = self.next
         self.next = self._cut(token.position + len(token.text))
         return token

@@ -1,4 +1,4 @@
-"""The order of keyword hits, rows with all words first, and the fusion of hybrid search lists."""
+"""The order of keyword hits (rows with all words first), and the fusion of two lists of hits."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ class RRF:
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """The weighted mean of a row's shares in both lists; a list without the row adds 0.
+    """The weighted mean of a row's shares in the vector list and the keyword list.
 
-    In the vector list, shares fall with the distance, from 1 for the first row to 0.2 for the last.
-    In the keyword list they fall with the score, from 1 to 0. If some keyword hits have all words,
-    their shares are at least 0.5, and the others' shares at most 0.5. If none has all words, the
-    first share is 0.7. In a short list of rows that hardly differ, the last row has nearly the same
-    share as the first. A list with weight 0 adds no hits.
+    A list without the row adds 0. In the vector list, shares fall with the distance, from 1 for the
+    first row to 0.2 for the last. In the keyword list they fall with the score, from 1 to 0. If
+    some keyword hits have all words, their shares are at least 0.5, and the shares of the other
+    hits at most 0.5. If none has all words, the first share is 0.7. In a short list of rows that
+    hardly differ, the last row has nearly the same share as the first. A list with weight 0 adds no
+    hits.
     """
 
     vector: float = 0.5
@@ -100,7 +101,7 @@ def all_words_first(
 
 
 IdsOf = Callable[[Sequence[_K]], Mapping[_K, str]]
-"""Returns the ids of rows by their keys."""
+"""A function that maps the keys of rows to their ids."""
 
 
 def least(

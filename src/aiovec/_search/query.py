@@ -48,8 +48,8 @@ class TextClause:
     """One condition of a keyword search: a word, or words next to each other.
 
     ``text`` is the text as typed; the table's analyzer splits it. A ``field`` of None means any
-    field with ``text=True``. With ``prefix``, the last word is the beginning of a word;
-    ``excluded`` clauses must not match.
+    field with ``text=True``. With ``prefix``, the last word stands for all words that begin with
+    it; ``excluded`` clauses must not match.
     """
 
     text: str

@@ -1,6 +1,6 @@
 """The backend that an open store uses now, and the switch to a new backend after a migration.
 
-Each call registers on the active backend. A replaced backend closes when its last call has ended,
+Each call registers with the active backend. A replaced backend closes when its last call has ended,
 so a store can follow a migration while calls run.
 """
 
@@ -62,7 +62,7 @@ _BETWEEN_CHECKS = 1.0
 
 
 class ActiveBackend:
-    """A backend in use, with its settings, its tables' handles and the number of calls on it."""
+    """A backend in use, with its settings, its tables' handles and the number of running calls."""
 
     def __init__(self, backend: Backend, settings: RetrievalSettings) -> None:
         self.backend = backend
@@ -74,7 +74,7 @@ class ActiveBackend:
         self.swept: dict[str, float] = {}
         """The time of each table's last sweep of expired rows, by ``time.monotonic``."""
         self.sweeps: dict[str, asyncio.Task[None]] = {}
-        """The tasks that delete expired rows, by the tables' names."""
+        """The tasks that delete expired rows, by table name."""
         self._calls = 0
         self._handles: dict[str, TableHandle] = {}
         self._states: dict[str, tuple[TableHandle, str]] = {}
@@ -178,7 +178,8 @@ class Backends:
     async def _prepare_to_follow(self) -> None:
         """Import the driver of a migration's target before the switch.
 
-        The import may take seconds, for which the first calls after the switch would wait.
+        The import may take seconds; without this, the first calls after the switch would wait for
+        it.
         """
         active = self.active
         with suppress(AiovecError):  # the switch reports it
@@ -202,8 +203,8 @@ class Backends:
     ) -> None:
         """Begin the next attempt of a call after ``failed`` attempts; end it with ``end_retry``.
 
-        Raises the error, or one that explains it, if no attempt can succeed or the
-        ``last`` attempt failed.
+        Raises the error, or an error that explains it, if no attempt can succeed or the ``last``
+        attempt failed.
         """
         last = last or (failed >= _LEAST_ATTEMPTS and deadline.left() <= 0)
         if isinstance(error, StaleTableError):

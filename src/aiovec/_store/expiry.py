@@ -1,8 +1,8 @@
 """Rows that expire: hidden once their time has come, and deleted by a sweep.
 
-A backend treats expired rows like all rows until the sweep deletes them. Each attempt of a call
-uses one ``ExpiringTable``, which hides them. The sweep runs in ``optimize`` and, at most once an
-hour, in the background after an insert or upsert begins.
+A backend treats expired rows like all other rows until the sweep deletes them. Each attempt of a
+call uses one ``ExpiringTable``, which hides them. The sweep runs in ``optimize`` and, at most once
+an hour, in the background after an insert or upsert begins.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class OpenTable:
         self.handle: TableHandle = handle
         self.schema = handle.schema
         self.filters: list[Expr] = []
-        """The attempt's filters, except those used together with ids or words."""
+        """The attempt's filters, except filters that are combined with ids or words."""
 
     def _only(self, where: Expr | None) -> Expr | None:
         """Return the bound filter, narrowed to rows that exist."""

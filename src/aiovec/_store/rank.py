@@ -32,7 +32,8 @@ RerankFunction = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 
 
 class BoostRead(NamedTuple):
-    """A field or payload key that a boost reads: its name, values, and allowed kinds of fields."""
+    """A field or payload key that a boost reads: its name, a word for its values, and the kinds of
+    fields that are allowed."""
 
     name: str
     values: str
@@ -146,7 +147,7 @@ def _time_of(value: object) -> datetime | None:
 
 
 def seconds_of(span: str) -> float:
-    """Return the seconds of a duration such as "30m" or "7d"; 0 if the string is not a duration."""
+    """Return a duration such as "30m" or "7d" in seconds; 0 if the string is not a duration."""
     match = _SPAN.fullmatch(span)
     return 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
 
@@ -206,9 +207,9 @@ def diversify(
 
     This is maximal marginal relevance (Carbonell and Goldstein, 1998) with ``lambda`` as
     ``1 - diversity`` and the cosine as similarity, whatever the table's metric: each pick has the
-    highest ``lambda * nearness - (1 - lambda) * max(cos(hit, picked))``, the first one the highest
-    nearness; among equal hits, the first is picked. This function is not called for a diversity of
-    0, which keeps the order of the table's metric.
+    highest ``lambda * nearness - (1 - lambda) * max(cos(hit, picked))``; the first pick has the
+    highest nearness; among equal hits, the first is picked. This function is not called for a
+    diversity of 0, which keeps the order of the table's metric.
     """
     near = np.asarray(nearness, np.float64)
     shares = (1.0 - diversity) * near

@@ -256,8 +256,8 @@ class Plan:
     # To the backend
 
     async def answers(self) -> list[Answer]:
-        """Return the answers to all queries, from one table state. With ``group_by``, each query is
-        run separately."""
+        """Return the answers to all queries, from one state of the table; with ``group_by``, each
+        query is a separate search."""
         options, every = self.options, range(len(self.filters))
         parts: list[Sequence[int]] = [every] if every else []
         rounds = [options.fetched]
@@ -352,7 +352,7 @@ class Answer:
     first the hits for a user's function, finally the hits to return.
 
     ``groups`` maps each position to its group. An answer is ``complete`` if more rows would not
-    bring more groups.
+    yield more groups.
     """
 
     plan: Plan
@@ -391,8 +391,8 @@ class Answer:
         self.complete = enough or len(places) < count
 
     def diversify(self, query: Float32Array | None = None) -> None:
-        """Keep rows that are near the query and unlike each other. Without a query, the scores
-        replace the nearness."""
+        """Keep rows that are near the query and unlike each other. Without a query, the scores are
+        used as the nearness."""
         options = self.plan.options
         vectors = unit(cast("Float32Array", self.result.rows.vectors)[self.places])
         near: Any = scaled(self._scored[1]) if query is None else cosines(vectors, query)
@@ -403,7 +403,7 @@ class Answer:
         self._keep_scored(boosted(*self._scored, boosts, values))
 
     async def finish_by(self, rerank: RerankFunction, slots: asyncio.Semaphore) -> None:
-        """Finish after a user's function has reranked the hits."""
+        """Rerank the hits with a user's function, then finish."""
         outcome = await reranked(self.hits, rerank, slots) if self.hits else []
         await in_thread(self._finish_in_order, rerank, outcome)
 
@@ -518,7 +518,7 @@ def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
 
 
 def _check_taken(tuning: Tuning, backend: Backend) -> None:
-    """Raise UnsupportedError for a ``Tuning`` value that the backend's searches do not take."""
+    """Raise UnsupportedError for a ``Tuning`` value that the backend's searches do not accept."""
     taken = backend.tunings
     if taken is None:
         return

@@ -280,13 +280,13 @@ class VectorStore(NotCopied, Hints):
         self, table: str, schema: Schema | None = None, *, exist_ok: bool = False
     ) -> Schema:
         """Create a table, and return its schema, by default ``Schema.context_vectors`` with the
-        configured ``dim``. ``create_table_from`` creates one from rows.
+        configured ``dim``. ``create_table_from`` creates a table from rows.
 
-        Of several concurrent callers, one creates it. An existing table raises TableExistsError.
-        With ``exist_ok`` it is accepted if its schema is the same; otherwise the call raises
-        ModelMismatchError if only the model or the embedder differs, else SchemaMismatchError. A
-        schema with an option that the backend does not support raises UnsupportedError, unless
-        ``exist_ok`` accepts an existing table.
+        Of several concurrent callers, exactly one creates the table. An existing table raises
+        TableExistsError. With ``exist_ok``, an existing table is accepted if its schema is the
+        same; otherwise the call raises ModelMismatchError if only the model or the embedder
+        differs, else SchemaMismatchError. A schema with an option that the backend does not support
+        raises UnsupportedError, unless ``exist_ok`` accepts an existing table.
 
         With ``embed`` in the schema, ``dim`` and ``model`` may be left out: they come from the
         embedder. If the embedder was passed as a kind or a mapping, its settings are stored too, so
@@ -487,7 +487,7 @@ class VectorStore(NotCopied, Hints):
         return (await self._schema_and_state(table))[0]
 
     async def _schema_and_state(self, table: str) -> tuple[Schema, str]:
-        """Return the schema, and the name of the table's state, as ``CallContext`` takes it."""
+        """Return the schema, and the name of the table's state for ``CallContext``."""
         check_table_name(table)
 
         async def read(active: ActiveBackend) -> tuple[Schema, str]:
@@ -513,7 +513,7 @@ class VectorStore(NotCopied, Hints):
         iterable is read to its end before the write begins. An id that exists, or that occurs twice
         in ``rows``, raises DuplicateIdError, and no row is added. With ``on_conflict="skip"`` such
         rows are left out instead (the first row of a repeated id counts), and with ``"replace"``
-        they replace the existing ones, as in ``upsert``.
+        they replace the existing rows, as in ``upsert``.
 
         A value that does not fit the schema raises InvalidRowError; a wrong vector raises
         InvalidVectorError or DimensionMismatchError. Each error names the row and its id. If the
@@ -526,7 +526,7 @@ class VectorStore(NotCopied, Hints):
         return await self._write("insert", table, rows, model, on_conflict=on_conflict)
 
     async def upsert(self, table: str, rows: Rows, *, model: str | None = None) -> int:
-        """Add rows, or replace whole rows with the same ids; return the number of ids.
+        """Add each row, or replace the whole stored row that has its id; return the number of ids.
 
         ``rows`` and the errors are as in ``insert``; the last row of a repeated id counts. Also
         raises InvalidRowError if a row would get another value in a partition field: use ``update``
@@ -1109,7 +1109,7 @@ class VectorStore(NotCopied, Hints):
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
-        """Search by keywords and by vector, and fuse both lists into one.
+        """Search by keywords and by vector, and fuse the two lists of hits into one.
 
         Both searches see one state of the table. Each list has the best ``fetch_k`` hits, by
         default four times ``offset + limit``; pass the same value for each page. ``fusion`` is
@@ -1188,9 +1188,9 @@ class VectorStore(NotCopied, Hints):
         """Return the size and costs of the table.
 
         If the table's rows expire, ``details["expired_rows"]`` is the number of expired rows that
-        are not deleted yet. Counting them reads the times of all rows unless their field has an
-        index. ``details["watching"]`` has the states of the sources that ``aiovec.watch`` follows
-        for the table.
+        are not deleted yet. Counting them reads the expiry times of all rows, unless the field with
+        these times has an index. ``details["watching"]`` has the states of the sources that
+        ``aiovec.watch`` follows for the table.
         """
         stats = await self._on_table("stats", table, lambda t: t.stats())
         watching = [each.state for each in self._watching if each.table == table]
@@ -1228,12 +1228,13 @@ class VectorStore(NotCopied, Hints):
     ) -> None:
         """Build an approximate index over the vectors, and measure its recall.
 
-        ``kind`` and the options depend on the backend; an unknown one raises InvalidArgumentError,
-        which lists the known ones. ``recall`` is the share of the true nearest rows that searches
-        of this table must find, by default ``recall_target`` of the TOML file (0.95), and
-        ``questions`` are at least 64 vectors of real queries with which it is measured. SQLite
-        needs no index, and raises UnsupportedError. With ``wait=False`` the build runs in the
-        background, until the store is closed. A cancelled build leaves the table unchanged.
+        ``kind`` and the options depend on the backend; an unknown kind or option raises
+        InvalidArgumentError, which lists the known ones. ``recall`` is the share of the true
+        nearest rows that searches of this table must find, by default ``recall_target`` of the TOML
+        file (0.95), and ``questions`` are at least 64 vectors of real queries with which the recall
+        is measured. SQLite needs no index, and raises UnsupportedError. With ``wait=False`` the
+        build runs in the background, until the store is closed. A cancelled build leaves the table
+        unchanged.
         """
         check_words("kind", kind)
         others = options.pop("others", None) or {}
@@ -1275,7 +1276,7 @@ class VectorStore(NotCopied, Hints):
     async def drop_index(self, table: str, name: str) -> None:
         """Drop the vector index of this name, as ``indexes`` returns it.
 
-        Until another one is built, a search reads all vectors. A table without this index raises
+        Until another index is built, a search reads all vectors. A table without this index raises
         InvalidArgumentError.
         """
         check_words("name", name)
@@ -1468,7 +1469,7 @@ def _bound(
 class Table(NotCopied, NoLength, Hints):
     """A lightweight handle to one table: the store's methods without the table's name.
 
-    Creating one reads nothing. It stays valid when the table is dropped and created again.
+    Creating a handle reads nothing. It stays valid when the table is dropped and created again.
     """
 
     __slots__ = ("name", "store")

@@ -47,22 +47,22 @@ class WatchOptions(TypedDict, total=False):
 def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions]) -> Watching:
     """Update a table from a source: ``async with watch(store, "app.db#articles", embed="body")``.
 
-    ``source`` is a folder or a file of documents, a table of a SQLite database, ``FILE#TABLE``, or
-    rows that ``aiovec import`` reads with ``--embed``, such as ``postgresql://host/db#TABLE``. The
-    first time, all rows are copied; after that, only changes. Rows removed from the source are
-    deleted; rows of apps and of other sources stay.
+    ``source`` is a folder or a file of documents, a table of a SQLite database, written
+    ``FILE#TABLE``, or rows that ``aiovec import`` reads with ``--embed``, such as
+    ``postgresql://host/db#TABLE``. The first time, all rows are copied; after that, only changes.
+    Rows removed from the source are deleted; rows from apps and from other sources stay.
 
     A SQLite table gets a queue and triggers in its database, which record the keys of changed rows;
-    after that, the database is only read. ``aiovec watch FILE#TABLE --stop`` removes them. Other
-    rows, such as those of a view or of a ``query`` (a SELECT), are all compared every ``every``
-    seconds, and so is a folder whose changes the system does not report.
+    after that, the database is only read. ``aiovec watch FILE#TABLE --stop`` removes the queue and
+    the triggers. Other rows, such as those of a view or of a ``query`` (a SELECT), are all compared
+    every ``every`` seconds, and so is a folder whose changes the system does not report.
 
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column from which vectors are made, ``text`` has the columns for keyword search, ``index`` the
     columns with an index for filters; an existing table keeps the columns that its schema names.
     ``id_column`` is the column with the ids, by default the primary key; its values must be unique.
-    With ``passages``, long texts are cut by ``chunk_size`` and ``overlap``. These two default to
-    those of an earlier import or watch of the source. If ``embed`` is left out for an existing
+    With ``passages``, long texts are cut by ``chunk_size`` and ``overlap``, which default to the
+    values of an earlier import or watch of the source. If ``embed`` is left out for an existing
     table, its schema also decides whether texts are cut.
 
     For documents, ``include`` and ``exclude`` are one glob or several, and ``base`` is the URL to
@@ -94,7 +94,8 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
 
 
 Sources = PathText | Mapping[str, Any] | Iterable[PathText | Mapping[str, Any]]
-"""One source or several: each as ``watch`` takes it, or a mapping of all arguments of ``watch``."""
+"""One source or several: each as ``watch`` accepts it, or a mapping of all arguments of
+``watch``."""
 
 
 def sources_of(sources: Sources) -> list[PathText | Mapping[str, Any]]:

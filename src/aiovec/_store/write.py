@@ -105,7 +105,7 @@ class RowsToWrite:
         """Return the checked rows; the embedder makes missing vectors.
 
         The table need not exist yet. With ``on_conflict="skip"``, rows with existing ids are left
-        out before the others are embedded.
+        out before the other rows are embedded.
         """
         schema = t.schema
         skips = self.on_conflict == "skip"
@@ -169,7 +169,7 @@ class RowsToUpdate:
             if len(part) and _has_texts(part, t.schema):
                 missing = await hop(len(part), texts_of, part, t.schema)
                 if missing.texts:
-                    # The positions in a part are not those in the caller's rows.
+                    # The positions in a part are not the positions in the caller's rows.
                     texts = replace(missing, rows=())
                     vectors = await self.make_vectors(t, texts, "document", None)
                     parts[place] = await hop(len(part), with_vectors, part, missing.rows, vectors)
