@@ -29,7 +29,7 @@ from .opening import connect_read_only, count_on
 from .settings import BESIDE, SqliteSettings, check_free_name, make_folder_of
 
 _PAGES_AT_ONCE = 4096
-# Change numbers from this one on are ignored, because a damaged file may contain any number.
+# A change number of at least this much is ignored: a damaged file may contain any number.
 _NO_COUNT = 2**61
 
 

@@ -125,10 +125,11 @@ class Connection(aiosqlite.Connection):
     aiosqlite serialises statements, not transactions: tasks that share a connection could
     interleave inside one. So a transaction is one function here, never a row of awaits.
 
-    It opens for its first work, closes when idle, and reopens for later work. A ``kept`` connection
-    stays open when idle and only frees memory, so other processes see that the file is in use.
+    A connection opens for its first work, closes when idle, and reopens for later work. A ``kept``
+    connection stays open when idle and only frees memory, so other processes see that the file is
+    in use.
 
-    After each read, it calls ``check_file``, so that no result comes from a replaced file. If a
+    Each read ends with a call of ``check_file``, so that no result comes from a replaced file. If a
     read fails because its file was replaced, the check's error is raised instead.
     """
 
@@ -315,7 +316,7 @@ class Connection(aiosqlite.Connection):
         return done
 
     def _give_up(self, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> None:
-        """Interrupt the work of a cancelled caller repeatedly until it is over."""
+        """Interrupt a cancelled caller's work repeatedly until the work has ended."""
         if not ticket.stop.value:
             ticket.stop.value = 1
             self._interrupt_until_over(loop, ticket)
@@ -326,7 +327,7 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work, or only the ticket's work, but no work that is protected."""
+        """Interrupt the running work unless it is protected; with ``ticket``, only its work."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
@@ -512,9 +513,9 @@ class Transaction:
     def expect(self, rows: int) -> None:
         """Announce how many rows the call will write, before it writes the first.
 
-        Raises TooLargeForGroupError for many rows in a group: for each row of vec0, SQLite searches
-        all pages that the group's savepoint has saved, so 20,000 rows take ten times as long as
-        they take alone.
+        Raises TooLargeForGroupError if many rows would be written in a group: for each row of vec0,
+        SQLite searches all pages that the group's savepoint has saved, so 20,000 rows take ten
+        times as long as they take alone.
         """
         if rows > _MOST_ROWS_IN_SAVEPOINT and not self.alone:
             raise TooLargeForGroupError

@@ -21,8 +21,8 @@ from .sql.folding import count_in
 OLDEST_SQLITE = (3, 38, 0)
 
 OPENING = threading.Lock()
-"""The lock that is held while a connection opens its file, and while code reads a database as an
-ordinary file: closing that file would drop the locks of a connection that opened it meanwhile."""
+"""The lock to hold while a connection opens its file, and while a database is read as an ordinary
+file: closing that file would drop the locks of a connection that opened it in the meantime."""
 if hasattr(os, "register_at_fork"):  # otherwise a forked child might wait for the lock forever
     os.register_at_fork(
         before=OPENING.acquire, after_in_parent=OPENING.release, after_in_child=OPENING.release
@@ -76,7 +76,7 @@ def has_fts5() -> bool:
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
-    """Return an autocommit connection for any thread, with sqlite-vec and aiovec's functions."""
+    """Return an autocommit connection with sqlite-vec and aiovec's functions, for any thread."""
     driver = load_driver()
     limit_heaps()
     with OPENING:

@@ -27,7 +27,7 @@ from .driver import load_driver
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# SQLite's primary result codes. Not every driver has the extended ones.
+# SQLite's primary result codes. Not every driver has the extended result codes.
 ERROR = 1
 BUSY = 5
 LOCKED = 6
@@ -84,7 +84,7 @@ _TEXT_INDEX = re.compile(r"\.text[0-9]{1,19}(?![0-9])")
 
 
 def names_text_index(message: str) -> bool:
-    """Return whether an error message of SQLite names a table of a text index."""
+    """Return whether one of SQLite's error messages names a table of a text index."""
     return _TEXT_INDEX.search(message) is not None
 
 
@@ -179,7 +179,7 @@ def _damaged(target: str, reason: str) -> CorruptStoreError:
 
 
 def _protected(target: str) -> str | None:
-    """Return a message about a write-protected file or folder; None if both are writable."""
+    """Return a message if the file or its folder is write-protected; None if both are writable."""
     path = Path(target)
     effective = os.access in os.supports_effective_ids
     for place in (path, path.resolve().parent):
@@ -208,7 +208,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """Name the copy that is being written, not the store, in the block's disk errors."""
+    """Make disk errors in the block name the copy that is being written, not the store."""
     try:
         with writing_to(path):
             yield

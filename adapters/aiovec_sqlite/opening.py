@@ -132,8 +132,8 @@ def open_writer(
 ) -> sqlite3.Connection:
     """Return a connection that writes; create the store if it does not exist.
 
-    Raises CorruptStoreError for a foreign, newer or damaged file, and does not change it. Unless
-    ``kept``, the file is removed with the store, so no commit waits for the disk.
+    Raises CorruptStoreError, and does not change the file, if it is foreign, damaged, or from a
+    newer version. Unless ``kept``, the file is temporary, so no commit waits for the disk.
     """
     check_not_inherited(path)
     exists = check_header(path)
@@ -175,9 +175,10 @@ def _to_wal(db: sqlite3.Connection) -> None:
 
 
 def count_on(db: sqlite3.Connection, replaced: int = 0) -> None:
-    """Raise the change number above all numbers of this file and of a store that it replaces.
+    """Raise the change number above all numbers of this file and of any store that it replaces.
 
-    Readers of the change feed start again, because their numbers may come from the replaced store.
+    ``replaced`` is the change number of that store. Readers of the change feed start again, because
+    their numbers may come from the replaced store.
     """
     number = _number_above(max(newest_change(db), replaced))
     db.execute("UPDATE aiovec_state SET value = ? WHERE key = 'change'", (number,))

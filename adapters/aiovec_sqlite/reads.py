@@ -1,4 +1,4 @@
-"""Read rows by id or filter, all rows, or changed rows; count values and find their bounds.
+"""Read rows by id, by filter or all at a time; read changes; count values and find their bounds.
 
 For the change feed, each row has the number of its last change, and a delete leaves a tombstone.
 """
@@ -46,7 +46,7 @@ from .vectors import BLOCK, MissingRowsError, VectorReader
 
 
 def condition_of(where: Expr | None, table: TableLayout) -> tuple[str, list[Any]]:
-    """Return a filter as SQL over the ordinary table, named ``r``, and its parameters."""
+    """Return a filter as a condition on the ordinary table, named ``r``, and its parameters."""
     if where is None:
         return "1", []
     # A row has a vector if vec0 has its rowid.
@@ -159,9 +159,10 @@ def by_rowids(
     columns: Columns,
     vectors: Float32Array | None = None,
 ) -> Batch:
-    """Return existing rows, in the order of ``rowids``, with their ``vectors`` if already read.
+    """Return existing rows, in the order of ``rowids``.
 
-    Callers pair the rows with distances and queries, so a missing row raises DamageError.
+    Pass the rows' ``vectors`` if they were already read. Callers pair the rows with distances and
+    queries, so a missing row raises DamageError.
     """
     names = _names(columns.fields, payload=columns.payload)
     wanted = rowids.tolist()
@@ -298,7 +299,7 @@ class Walk:
         self._condition, self._values = condition_of(where, self.table)
 
     def next_values(self, most: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Return the ids and the other columns of the next rows; at the end, all are empty."""
+        """Return the ids and the other columns of the next rows; at the end, all columns are empty."""
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "
@@ -325,7 +326,7 @@ class Walk:
         return ids, values
 
     def vectors(self, ticket: Ticket) -> Float32Array | None:
-        """Return the vectors of the last rows read, or None if the columns lack the vector."""
+        """Return the vectors of the last rows read, or None if the vector is not to be read."""
         if not self.columns.vector:
             return None
         return self._vectors.read(np.array(self._rowids, dtype=np.int64), ticket)
@@ -526,7 +527,7 @@ def bounds(
     table = current_table(db, handle)
     condition, bound = condition_of(where, table)
     value, keys = sorted_value(ref)
-    # Each end is a separate query, so that SQLite finds it directly in an index on the field.
+    # Each bound is a separate query, so that SQLite finds it directly in an index on the field.
     ends = [
         f"(SELECT v FROM (SELECT {value} AS v FROM {table.rows} AS r WHERE {condition}) "
         f"WHERE v IS NOT NULL ORDER BY v {way} LIMIT 1)"
@@ -547,7 +548,7 @@ def _of_column(values: Sequence[Any], ref: Ref, table: TableLayout) -> Sequence[
 
 
 def _of_payload(value: Any, *, is_int: bool = False) -> Value:
-    """Return the payload's value for a ``sorted_value``, in which booleans are BLOBs."""
+    """Convert a ``sorted_value``, in which booleans are BLOBs, back to the payload's value."""
     if isinstance(value, bytes):
         return value == b"\x01"
     # 1 and 1.0 are the same value, and either may be returned.

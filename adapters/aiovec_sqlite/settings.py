@@ -89,9 +89,9 @@ class SqliteSettings(BackendSettings):
     An existing table keeps its chunk size. 128 to 256 write fastest."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """The most write calls in progress, with at most 64 MiB of rows in total; others wait.
+    """The most write calls in progress, with at most 64 MiB of rows in total.
 
-    They wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
+    Other calls wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
     keep_deletes: int = key(1_000_000, at_least=0, at_most=1_000_000_000)
     """Deletions that each table remembers for readers of its change feed.
@@ -108,7 +108,7 @@ class SqliteSettings(BackendSettings):
     are exact.
 
     "disk": every search reads the file, and needs no memory or disk for codes. The results are
-    exact and the same.
+    exact, and the same as with "auto".
 
     "bit": tables whose schema says quantized="bit" are searched in the file by the signs of their
     components, approximately. Other tables are searched as with "auto"."""

@@ -52,7 +52,7 @@ class JoinedWrite:
     One statement for all calls costs little more than a statement for one, because each statement
     releases the GIL several times (``python -m bench writes``).
 
-    ``act`` gets the number of rows of each call and returns the number of rows written for each.
+    ``act`` gets each call's number of rows, and returns the number of rows written for each call.
     """
 
     act: RowsAct
@@ -70,7 +70,7 @@ class JoinedWrite:
         )
 
     def act_with(self, tx: Transaction, others: Sequence[JoinedWrite]) -> Sequence[int]:
-        """Do this write and then the others, and return the result of each.
+        """Do this write and then ``others``, and return the result of each write.
 
         If that fails, the caller does each write separately.
         """
@@ -84,7 +84,7 @@ class JoinedWrite:
 def work_of(
     handle: TableHandle, change: RowChange, keep_deletes: int
 ) -> Callable[[Transaction], int]:
-    """Return the function that makes a change in a transaction and returns the row count."""
+    """Return the function that makes a change in a transaction and returns the number of rows."""
     match change:
         case Insert(rows):
             return JoinedWrite(insert_new if change.skip_existing else insert, handle, rows)
@@ -412,8 +412,10 @@ def _change(
     patches: Sequence[PayloadPatch] | None,
     vectors: Float32Array | None,
 ) -> None:
-    """Set the fields of rows to columns of values, and apply payload patches and vectors unless
-    they are None."""
+    """Set the fields in ``values``, which has a column for each of them.
+
+    Unless they are None, also apply ``patches`` to the rows' payloads, and set ``vectors``.
+    """
     if not rowids:
         return
     if vectors is not None:
@@ -444,7 +446,7 @@ def _payload_blocks(
 ) -> Iterator[tuple[int, int]]:
     """Yield the start and the end of each block.
 
-    If payloads change, a block is a single row, or its payloads take a few MiB at most, before and
+    If payloads change, a block has only one row, or its payloads take at most a few MiB before and
     after the change.
     """
     for start in range(0, len(rowids), _BLOCK):
