@@ -133,8 +133,8 @@ def _uris(path: Path) -> Iterator[str]:
     """Yield URIs for reading the file; the caller tries the second if the first shows a fault.
 
     Reading a database in WAL mode creates files next to it. If there is no WAL, no process uses the
-    store, so the first URI avoids this by opening the file as immutable. If a process then begins
-    to use the store, the file may look damaged; hence the second URI.
+    store, so the first URI opens the file as immutable, which creates no files. If a process then
+    begins to use the store, the file may look damaged; hence the second URI.
     """
     uri = path.absolute().as_uri()
     if not path.with_name(path.name + "-wal").exists():

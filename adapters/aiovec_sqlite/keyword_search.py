@@ -119,7 +119,7 @@ class SnapshotWords(Protocol):
 _GRAM = 3
 # For a longer part, FTS5 would visit a row once for each trigram that the part and the row share.
 _LONGEST_PART = 128
-# Rows between two checks whether the caller was cancelled.
+# Rows between two checks for cancellation.
 _BLOCK = 1_000
 
 
@@ -176,7 +176,7 @@ def found_by_both(
     read: ReadVectors,
     measured: Measured,
 ) -> list[Found]:
-    """Return the results of hybrid queries that want the same columns.
+    """Return the results of hybrid queries that request the same columns.
 
     Computes the distances of hits that only the keyword search found.
     """
@@ -210,7 +210,8 @@ def _ranked(
 ) -> tuple[Scored, int, Snippets | None]:
     """Return the rowids of the best rows with their scores.
 
-    Also return how many of the first rows have all words, and the function that makes snippets.
+    Also return how many rows at the start of the list have all words, and the function that makes
+    snippets.
     """
     index = serving(db, table) if words is None else words.index
     terms = _Terms(db, table, index, query.clauses)
@@ -249,7 +250,7 @@ def _ranked(
 
 @contextmanager
 def _as_index_damage(name: str) -> Iterator[None]:
-    """Raise TextDamageError if the index is damaged; the rows may be intact."""
+    """Raise TextDamageError if the block fails because the index is damaged."""
     try:
         yield
     except load_driver().DatabaseError as exc:

@@ -2,10 +2,10 @@
 
 ``docs/internals/file-format.md`` describes the layout. The first page is read through SQLite: POSIX
 drops all locks of a process on a file as soon as the process closes any descriptor of the file.
-SQLite keeps its own descriptors open while a lock is held, but does not know about others. If a
-store that this process uses were also opened and closed by ``open``, another process would consider
-the store unused and delete its WAL, with acknowledged rows in it. So this code opens a file that
-may be a database only through SQLite; ``_keeps_wal`` explains the only exception.
+SQLite keeps its own descriptors open while a lock is held, but does not know about other
+descriptors. If this process read the file of a store that it uses through ``open``, another process
+would then consider the store unused and delete its WAL, with acknowledged rows in it. So this code
+opens a file that may be a database only through SQLite; ``_keeps_wal`` explains the only exception.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ _BETWEEN_LOOKS = 0.005
 # More changes than any store can have: a million per second for 146,000 years.
 _CHANGES = 2**62
 
-# Fields of other kinds are TEXT; lists are JSON texts.
+# Fields of other kinds are TEXT; lists are stored as JSON.
 _SQL_TYPES = {"int": "INTEGER", "float": "REAL", "bool": "INTEGER", "datetime": "INTEGER"}
 _VEC_METRICS = {"cosine": "cosine", "l2": "l2", "dot": "l2"}
 
@@ -224,7 +224,7 @@ class TableLayout:
 
     @cached_property
     def rows(self) -> str:
-        """The quoted name of the ordinary table. Users' table names cannot contain dots."""
+        """The quoted name of the ordinary table. It has a dot, which users' names cannot have."""
         return quoted(f"{self.stem}.rows")
 
     @cached_property
@@ -251,7 +251,7 @@ class TableLayout:
 
     @cached_property
     def row_columns(self) -> tuple[str, ...]:
-        """The quoted columns of the ordinary table that hold a row's values, in Arrow's order."""
+        """The quoted columns with a row's values, in the order of the Arrow schema."""
         names = ["id", *self.schema.fields, *(["payload"] if self.schema.payload else [])]
         return tuple(map(quoted, names))
 
@@ -311,7 +311,7 @@ def column_definition(name: str, field: Field) -> str:
 def partition_value(value: object) -> str:
     """Return the text that vec0 keeps for the value of a partition field.
 
-    vec0 cannot find rows by a NULL partition key, so null is stored as an empty text.
+    vec0 cannot find rows by a NULL partition key, so null is stored as an empty string.
     """
     return "" if value is None else f"={value}"
 
@@ -320,7 +320,7 @@ def check_header(path: Path, *, to_read: bool = False) -> bool:
     """Return whether the path is a complete store; raise CorruptStoreError for other databases.
 
     Does not change the file. A reader cannot complete a store that another process has begun to
-    create, so with ``to_read``, this raises AiovecError if no process completes it.
+    create, so with ``to_read``, this raises AiovecError if no process completes it soon.
     """
     # SQLite keeps its other files next to the file itself, not next to a link to it.
     path = path.resolve()
@@ -386,8 +386,9 @@ def _keeps_wal(path: Path) -> bool:
 
     Every store's header does. A backup's header does not, so a WAL next to a backup belongs to
     another file, and SQLite would mix their pages. SQLite does not report the header's byte for
-    WAL mode. If this process has the file open, the byte is read through that descriptor (see the
-    module's docstring); if not, the lock keeps connections from opening the file now.
+    WAL mode. If this process has the file open, the byte is read through the open descriptor (see
+    the module's docstring). Otherwise ``OPENING`` keeps connections from opening the file while the
+    byte is read.
     """
     with OPENING:
         status = path.stat()
@@ -553,7 +554,7 @@ def put_note(db: sqlite3.Connection, table: str, name: str, text: str | None) ->
 
 
 def put_token(db: sqlite3.Connection, table: str, kind: str, token: str | None) -> None:
-    """Make the store accept only the table's scan file with this token, or no file for None."""
+    """Make the store accept only the table's scan file with this token; with None, no file."""
     key = _TOKEN_KEYS[kind].format(table)
     db.execute("DELETE FROM aiovec_state WHERE key = ?", (key,))
     if token is not None:

@@ -1,4 +1,4 @@
-"""Read rows by id, by filter or all at a time; read changes; count values and find their bounds.
+"""Read rows by id or filter, walk all rows, list changes, count values, and find their bounds.
 
 For the change feed, each row has the number of its last change, and a delete leaves a tombstone.
 """
@@ -299,7 +299,10 @@ class Walk:
         self._condition, self._values = condition_of(where, self.table)
 
     def next_values(self, most: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-        """Return the ids and the other columns of the next rows; at the end, all columns are empty."""
+        """Return the ids and the other columns of the next rows.
+
+        At the end of the table, all columns are empty.
+        """
         if _size(self._wal) > self._most_wal:
             raise AiovecError(
                 f"the rows were read so slowly that {self._wal} grew by 1 GiB, because SQLite "

@@ -209,7 +209,7 @@ class SqliteBackend(Backend):
             self._file.check()
 
     async def _put_token(self, table: TableHandle, kind: str, token: str | None) -> None:
-        """Record the token of the table's scan file that the store accepts, or None for no file."""
+        """Record the token of the scan file that the store accepts for a table; None: no file."""
         await self._write(
             lambda tx: put_token(tx.db, current_table(tx.db, table).name, kind, token)
         )
@@ -242,7 +242,7 @@ class SqliteBackend(Backend):
             await in_thread(self._remove_file)
 
     def _bring_in_wal(self, db: sqlite3.Connection, ticket: Ticket) -> None:
-        """Copy the WAL into the file now; on closing, the driver would do it holding the GIL."""
+        """Copy the WAL into the file now: the driver would do so on closing, and hold the GIL."""
         self._check_file()  # leave the WAL of a replaced file alone
         upkeep.checkpoint(db, ticket)
 
@@ -327,7 +327,7 @@ class SqliteBackend(Backend):
         await self._write_once(alter, text_of=text_of)
 
     async def _build_text(self, name: str, step: Steps) -> None:
-        """Build the text index that a table's schema wants, in short transactions."""
+        """Build the text index that a table's schema requires, in short transactions."""
         while await step(self._write(lambda tx: text_index.advance(tx, name))):
             pass
 

@@ -1,10 +1,10 @@
 """The text index of a table: an FTS5 table over a view of the rows, updated by triggers.
 
 The schema lists the fields that an index must cover, and ``aiovec_text`` the existing indexes.
-``advance`` builds the missing index in short write transactions; the first one also changes
+``advance`` builds the missing index in short write transactions; the first transaction also changes
 the schema. A cancelled or killed build continues where it stopped. During a build, triggers skip
-the rows that the build has not reached. Until the new index is complete,
-the old one answers searches that need only its fields.
+the rows that the build has not reached. Until the new index is complete, the old index answers
+searches that need only its fields.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MOST_CHARACTERS = 1_000_000
 _MERGED_PAGES = 200
 # Bytes of an index page in the file: a little less than FTS5's default.
 _PAGE_BYTES = 4_050
-# An FTS5 table's name, which other SQL names begin with. A renamed table keeps it.
+# An FTS5 table's name, with which the names of its view and triggers begin. It never changes.
 _FTS_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,63}\.text[0-9]{1,19}")
 
 
@@ -112,7 +112,7 @@ def wanted_fields(schema: Schema) -> tuple[str, ...]:
 
 
 def indexes_of(db: sqlite3.Connection, name: str) -> list[TextIndex]:
-    """Return a table's indexes, oldest first: at most one complete, and one being built."""
+    """Return a table's indexes, oldest first: at most one complete and one incomplete index."""
     if not _has_list(db):
         return []
     return [
@@ -373,7 +373,7 @@ def drop_all(tx: Transaction, name: str) -> None:
 
 
 def drop_with(tx: Transaction, name: str, field: str) -> None:
-    """Remove the indexes on a dropped field; ``advance`` builds one for the other fields."""
+    """Remove the indexes on a dropped field; ``advance`` builds an index on the other fields."""
     for index in indexes_of(tx.db, name):
         if field in index.fields:
             _drop(tx.db, index.generation, index.fts)

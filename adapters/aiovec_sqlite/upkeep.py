@@ -69,7 +69,7 @@ def stats(db: sqlite3.Connection, handle: TableHandle, backend: str) -> TableSta
 
 
 def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
-    """Return the approximate size in bytes of the ordinary table, judged by some rows."""
+    """Return the approximate size in bytes of the ordinary table, estimated from some rows."""
     lengths = " + ".join(f"coalesce(length({c}), 0)" for c in table.row_columns)
     (mean,) = db.execute(
         f"SELECT avg({lengths}) FROM (SELECT * FROM {table.rows} LIMIT 1000)"
@@ -81,7 +81,7 @@ def _row_bytes(db: sqlite3.Connection, table: TableLayout, rows: int) -> int:
 
 @decodes
 def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -> list[int]:
-    """Return the ids of the sparse chunks to empty, except the last chunk of each partition."""
+    """Return the ids of all sparse chunks, except the last chunk of each partition."""
     table = current_table(db, handle)
     sparse = []
     newest: dict[object, int] = {}

@@ -115,8 +115,10 @@ class VectorReader:
         return DamageError(f"table {self._table.name!r}: rows have no vector")
 
     def check_rows(self) -> None:
-        """Raise DamageError if vec0 has more rows than the ordinary table, or fewer unless vectors
-        are nullable. A scan of one table would miss the rows that only the other has.
+        """Raise DamageError unless vec0 has as many rows as the ordinary table.
+
+        If vectors are nullable, it may have fewer rows. A scan of one table would miss the rows
+        that only the other table has.
         """
         rows, vectors = self._db.execute(
             f"SELECT (SELECT count(*) FROM {self._table.rows}), "
@@ -130,7 +132,7 @@ class VectorReader:
     def _pick(
         self, chunk_id: int, offsets: Int64Array, vectors: Float32Array, rows: Int64Array
     ) -> None:
-        """Copy a chunk's vectors at ``offsets`` to their rows."""
+        """Copy a chunk's vectors at ``offsets`` to these ``rows`` of ``vectors``."""
         chunk = self._read_chunk(chunk_id)
         if offsets.min() < 0 or offsets.max() >= len(chunk):
             raise DamageError(f"a chunk of vectors of {self._table.name!r} is truncated")
@@ -169,5 +171,5 @@ class MissingRowsError(DamageError):
 
 
 def check_places(db: sqlite3.Connection, table: TableLayout) -> None:
-    """Raise SQLite's error if vec0 could not look up rowids, because vec0 itself would crash."""
+    """Raise SQLite's error if vec0 cannot look up rowids; vec0 itself would crash instead."""
     db.execute(f"SELECT id + chunk_id + chunk_offset FROM {table.rowids} LIMIT 0")

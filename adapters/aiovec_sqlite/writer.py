@@ -146,9 +146,9 @@ class _Call(WriteCall):
 class Writer(Committer[_Call]):
     """Runs writes one after another on one connection, several in one commit.
 
-    - Each write has its own savepoint, and a large one its own commit, so a failing write does not
-      affect others. Small inserts or upserts into one table are first tried together, and one by
-      one if that fails.
+    - Each write has its own savepoint, and a large write its own commit, so a failing write does
+      not affect other writes. Small inserts or upserts into one table are first tried together, and
+      one by one if that fails.
     - The thread that commits the group also takes the file's lock, because a separate hop to a
       thread would cost as much as a small write.
     """
@@ -185,7 +185,7 @@ class Writer(Committer[_Call]):
         """Run the work in a transaction; return its result after the commit.
 
         A ``key`` is committed with the work. If earlier work was committed under this key, the new
-        work does not run, and its recorded result is returned.
+        work does not run, and the recorded result of the earlier work is returned.
 
         If the caller is cancelled before the work begins, the work never runs. After that, work
         that runs alone is rolled back unless its commit has begun; work in a group is committed.
@@ -198,7 +198,7 @@ class Writer(Committer[_Call]):
         return cast("_T", await self._commits.run(call, current_deadline(self._busy_timeout)))
 
     async def close(self) -> None:
-        """Stop accepting writes, and wait for the accepted ones."""
+        """Stop accepting writes, and wait until the accepted writes have ended."""
         self._closed = True
         await self._commits.finish()
 
@@ -328,7 +328,7 @@ class Writer(Committer[_Call]):
     def _fail(
         self, group: list[_Call], db: sqlite3.Connection, error: Exception, *, committing: bool
     ) -> None:
-        """Fail the calls of a group that was rolled back, or let each wait for its own commit."""
+        """Fail the calls of a rolled-back group, or let each call wait for its own commit."""
         translated = self.translated(error)
         self._was_full = full = isinstance(translated, StoreFullError)
         if full and (_cut_log(db) or len(group) > 1):
@@ -379,7 +379,7 @@ class Writer(Committer[_Call]):
 
 
 def _once(tx: Transaction, calls: list[_Call]) -> None:
-    """Do the work of one call or of joined calls, unless a call's key shows that it was done."""
+    """Do the work of one call or of joined calls, unless a key shows that it was already done."""
     keys = [call.key for call in calls if call.key is not None]
     kept = next(filter(None, (find_key(tx.db, key) for key in keys)), None)
     if kept is not None:
@@ -401,7 +401,7 @@ def _once(tx: Transaction, calls: list[_Call]) -> None:
 
 
 def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
-    """Yield the calls in order, grouped if they can run together."""
+    """Yield the calls in order, in groups that can run together."""
     run: list[_Call] = []
     rows = 0
     for call in group:
@@ -422,7 +422,7 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
 
 
 def _begin(db: sqlite3.Connection) -> bool:
-    """Take the write lock; return False if another process held it during the whole try."""
+    """Take the write lock; return False if it did not become free in ``_LOCK_TRY`` seconds."""
     until = time.monotonic() + _LOCK_TRY
     while True:
         try:
@@ -447,7 +447,7 @@ def _try_alone(group: list[_Call]) -> None:
 
 
 def _cut_log(db: sqlite3.Connection) -> bool:
-    """Copy the WAL into the file and truncate the WAL; return whether that can have freed space."""
+    """Copy the WAL into the file and truncate the WAL; return whether this may have freed space."""
     try:
         _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
