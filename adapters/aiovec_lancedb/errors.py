@@ -72,7 +72,7 @@ CURE = (
     "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
-"""Text that ends the reason of a CorruptStoreError about a damaged file."""
+"""The end of the reason in a CorruptStoreError about a damaged file."""
 _CRASHED = (
     "LanceDB crashed on {target}: {message}. A damaged file may be the cause; check with 'aiovec "
     "doctor'"

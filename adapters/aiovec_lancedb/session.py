@@ -83,7 +83,7 @@ _METADATA_CACHE = 64 * 2**20
 _REPLACED = 16
 # Seconds after which calls that use earlier caches have ended.
 _UNDER_WAY = 2.0
-# The most results of calls cached for one version.
+# The most call results that are cached for one version.
 _MOST_ANSWERS = 256
 # Pauses in seconds between checks for a table's missing files, because a drop may be in progress.
 _LOOKS = (0.02, 0.1, 0.5)
@@ -521,7 +521,7 @@ class Session:
         return name in await self.names()
 
     def _has_more_than_a_transaction(self, name: str) -> bool:
-        """Return whether a bucket has files of a table other than transactions. Only transactions
+        """Return whether a table in a bucket has any files except transactions. Only transactions
         exist if LanceDB was killed while it created the table."""
         return bool(self.bucket.folders(f"{name}.lance/") - {"_transactions"})
 

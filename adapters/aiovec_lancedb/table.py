@@ -147,7 +147,7 @@ class Versions:
         rows with these columns.
 
         ``times`` is the number of queries, each of which returns up to ``results`` rows. ``beside``
-        returns how many bytes the read may hold in addition.
+        returns how many additional bytes the read may hold.
         """
         table, admission = version or await self.snapshot(handle), self.session.admission
         try:

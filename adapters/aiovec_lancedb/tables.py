@@ -204,8 +204,9 @@ async def put_notes(change: Mapping[str, str | None], table: Snapshot) -> None:
 async def revert(version: int, table: Snapshot) -> None:
     """Make a version the newest again.
 
-    If the revert is stopped between its commits, the table's rows are unchanged, and followers of
-    its changes begin again. After the last commit, followers see the revert in the table's history.
+    If the revert is stopped between its commits, the table's rows are unchanged, but followers of
+    its changes have to begin again. After the last commit, followers see the revert in the table's
+    history.
     """
     session = table.session
     await _check_out(table, version)

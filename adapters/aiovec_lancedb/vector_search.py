@@ -2,7 +2,7 @@
 
 So hits have the same ranks and distances with and without an index, and on every backend. A call
 first searches the index, with the effort that the target recall needs. An exact search follows for
-queries that the index cannot serve, with memory for a scan of the whole table.
+queries that the index cannot serve, with memory reserved for a scan of the whole table.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _EPSILON = 2.0**-23
-# The number of candidates beyond an exact search's limit, because float32 sums may reorder ties.
+# The number of candidates that an exact search requests beyond its limit, because float32 sums may
+# reorder ties.
 _NEAR_TIES = 16
-# The largest component of a scaled query, if the metric is dot. Lance ranks by 1 - dot, in which
-# small products would vanish next to the 1, so queries are scaled by a power of two, which is
-# exact.
+# The largest component of a scaled query, if the metric is dot. Lance ranks by 1 - dot, in which a
+# small product would be lost to rounding, so queries are scaled by a power of two, which is exact.
 _LARGEST_COMPONENT = 2.0**60
 # The most bytes of vectors that one query may load. If it needs more, a scan measures every row.
 _CANDIDATE_BYTES = 64 * 2**20
 # The most exact queries that share a scan: 32 take a quarter of the time of 32 single queries, and
-# 64 save no more.
+# 64 do not save more time.
 _TOGETHER = 32
 # Passing on up to this many surplus rows costs less than removing them.
 _FEW_MORE = 24
@@ -126,9 +126,10 @@ def searching(
     version: Snapshot | None = None,
     beside: Callable[[Snapshot], Awaitable[int]] | None = None,
 ) -> AbstractAsyncContextManager[Snapshot]:
-    """Open the table, with memory for a scan of every row, or of the rows outside the index.
+    """Open the table, with memory reserved for a scan of every row, or of the rows that the index
+    does not cover.
 
-    ``beside`` returns the bytes that the read may hold in addition.
+    ``beside`` returns how many additional bytes the read may hold.
     """
 
     async def scanned(table: Snapshot) -> int:

@@ -7,8 +7,8 @@ keeps its case.
 Lance stores JSON in binary form and has functions for it, but they convert between types
 (``json_get_int`` turns "3" into 3) and ``json_get_string`` fails on rows whose value is an array.
 So a value is read in one of two exact forms: as JSON text, whose first character shows the type,
-or, if the characters of a text matter, as the stored bytes. Lance has no CASE; instead, ``nullif``
-turns values of other types into NULL.
+or, if the characters of a string matter, as the stored bytes. Lance has no CASE; instead,
+``nullif`` turns values of other types into NULL.
 
 Lance writes JSON text like Python, except for some exponents: a test compares every character and
 many numbers.
@@ -148,7 +148,7 @@ _DEEPEST = 48
 
 
 class PayloadValue:
-    """The payload value at a path. Each method returns SQL that is NULL for other value types."""
+    """The payload value at a path. Most methods return SQL that is NULL for other value types."""
 
     def __init__(self, path: Sequence[str]) -> None:
         containers = ["payload"]

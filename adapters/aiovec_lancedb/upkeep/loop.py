@@ -5,8 +5,8 @@ some commits, and does all due work once the table is quiet. It also checks each
 the store opens it, for work that an earlier process left undone. If several processes use a store,
 only one at a time does a table's upkeep.
 
-Long work runs while others write. No write ever fails because of it: Lance retries a write whose
-files were rewritten, and upkeep retries a compaction that conflicts with a write.
+Long work runs while other calls write. No write ever fails because of upkeep: Lance retries a write
+whose files were rewritten, and upkeep retries a compaction that conflicts with a write.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class Upkeep:
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _are_many(self, versions: Sequence[Version]) -> bool:
-        """Return whether there are enough of these versions for a removal.
+        """Return whether there are enough of these versions to be worth a removal.
 
         Versions that the last removal left do not count: another removal would leave them too.
         """
