@@ -70,10 +70,11 @@ async def run(
 ) -> Report:
     """Copy all rows from the source to the target, or continue a run that was killed.
 
-    ``source`` and ``target`` are each a target or the name of a backend in the TOML; if ``source``
-    is None, it is the TOML's current backend. With ``Options(switch=True)``, apps use the target
-    afterwards. ``embedder`` names an embedder in the TOML that computes new vectors; in tables
-    whose schema names no text to embed, it embeds the text field ``from_field``.
+    ``source`` and ``target`` are each a target as for ``aiovec.connect``, or the name of a backend
+    in the TOML; if ``source`` is None, it is the TOML's current backend. With
+    ``Options(switch=True)``, apps use the target afterwards. ``embedder`` names an embedder in the
+    TOML that computes new vectors; in tables whose schema names no text to embed, it embeds the
+    text field ``from_field``.
     """
     options = options or Options()
     async with _session(config) as session:
@@ -174,8 +175,8 @@ async def verify(
     """Compare every row of both stores. With ``repair``, a run copies the differences.
 
     If only one store is passed, its mark names the other store; if no store is passed, the marks in
-    the backends that the TOML configures name both. A repair has the same conditions as a run: the
-    target must be a copy of the source, or a store whose apps were switched to the source.
+    the backends that the TOML configures name both stores. For a repair, as for a run, the target
+    must be a copy of the source, or a store whose apps were switched to the source.
     """
     async with _session(config) as session:
         if source is not None and target is not None:
@@ -326,7 +327,7 @@ class _Session:
         others = (
             place
             for place, its in zip(places, every, strict=True)
-            # Both marks name the same run, even if the stores have been moved since it began.
+            # Both marks name the same run, even if the stores' files were moved since it began.
             if place is not places[number]
             and ((its is not None and its.run == mark.run) or place.is_at(partner))
         )

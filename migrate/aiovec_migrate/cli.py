@@ -175,9 +175,9 @@ async def run_(
 ) -> Shown:
     """Copy all tables to another store while apps keep writing.
 
-    With --switch, apps use the new store afterwards; the way back is a run in the other direction.
-    Run it again to resume. Rows that the target already has are compared, and differences are
-    brought over.
+    With --switch, apps use the new store afterwards; to go back, run it in the other direction. To
+    resume an interrupted run, repeat the command: rows that the target already has are compared,
+    and differences are copied.
     """
     from . import api
 
@@ -224,8 +224,9 @@ async def verify_(
 ) -> Shown:
     """Compare every row of both stores.
 
-    Without --from and --to, compares the stores of the migration. Exits with 1 if anything differs,
-    but with 0 after a switch: the target is in use then, and its newer writes are not a fault.
+    Without --from and --to, compares the stores of the migration. Exits with 1 if anything differs.
+    After a switch, always exits with 0: the target is in use then, and its newer writes are not a
+    fault.
     """
     from . import api
 
@@ -242,7 +243,7 @@ async def verify_(
 
 @_command("abort", events=True)
 async def abort_(call: _Call, source: From = None, target: To = None) -> Shown:
-    """Cancel a run. The source is unchanged; a target that was empty before is emptied again."""
+    """Cancel a run. The source is unchanged; a target that the run found empty is emptied again."""
     from . import api
 
     warnings = await api.abort(source, target, config=call.config, listener=call.listener)
@@ -257,9 +258,9 @@ async def forget_(
         str, typer.Argument(metavar="STORE", help="The store, or a backend of the TOML file.")
     ],
 ) -> Shown:
-    """Make an old store usable again on its own.
+    """Make a store that apps were switched away from independent again.
 
-    Removes its mark, which sends apps to the store that it moved to, or an unreadable mark.
+    Removes its mark, which sends apps to the new store. Also removes an unreadable mark.
     """
     from . import api
 

@@ -2,7 +2,7 @@
 
 Both tables are streamed at the same time, and only two hashes per row (``hashes``), 16 bytes, stay
 in memory. Tables with more rows than ``Limits.compared_rows`` are read several times, each time for
-another part of the ids, so that they take no more memory.
+another part of the ids, to limit the memory.
 
 The tables may change during the comparison. Each table is read in a separate snapshot, so the
 caller must apply later changes, and then compare the differing rows again.
@@ -52,7 +52,8 @@ class Difference:
     """The differences of two tables.
 
     ``missing`` counts the rows that only the source has, ``extra`` the rows that only the target
-    has, and ``different`` the rows with any different value. The tuples have each kind's first ids.
+    has, and ``different`` the rows with any different value. The tuples list the first ids of each
+    kind.
     """
 
     source_rows: int = 0
@@ -303,7 +304,7 @@ class Comparison:
         return differing
 
     async def unlike_changes(self, upserted: pa.Table, deleted: Sequence[str]) -> list[str]:
-        """Return the ids of changes that the target's rows do not match.
+        """Return the ids whose rows in the target do not match these changes.
 
         This does not read the source again, so it works however fast apps write to the source.
         """

@@ -25,7 +25,7 @@ from .work import Work
 # The share of the pause limit after which a cut-over is called off: at the limit, the waiting
 # writers end the pause themselves.
 _SHARE = 0.8
-# Tables whose last changes are applied at the same time.
+# The most tables whose last changes are applied at the same time.
 _AT_ONCE = 4
 # Seconds before the second attempt, and maximum seconds between two attempts.
 _FIRST_REST, _LONGEST_REST = 0.5, 15.0
@@ -53,7 +53,7 @@ class Cutover:
         """Switch all apps to the target.
 
         Makes up to ``Options.attempts`` attempts. Raises MigrationError if all attempts fail, or
-        without further attempts if another attempt would fail too.
+        without trying again if another attempt would fail for the same reason.
         """
         work = self.work
         work.enter("switching")

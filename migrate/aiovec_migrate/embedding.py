@@ -1,9 +1,9 @@
 """Change the embedding model during a migration: compute every row's vector from a text.
 
 Vectors of two models in one table cannot be compared, but searches would not fail. So a row with a
-vector and no text stops the run with an error that has the row's id; the run can continue once the
-row has a text or is deleted. A row with neither text nor vector, which ``vector_nullable`` allows,
-has no vector in the new table.
+vector and no text stops the run with an error that names the row's id; the run can continue once
+the row has a text or is deleted. A row with neither text nor vector, which ``vector_nullable``
+allows, has no vector in the new table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Reembedding:
 
     In tables whose vectors are made from texts (``Schema(embed=...)``), it embeds the field that
     the schema names, and these tables use this embedder from then on; in other tables, it embeds
-    ``field``. The embedder makes batches and retries itself.
+    ``field``. The embedder itself splits texts into batches and retries failed calls.
     """
 
     def __init__(self, name: str, field: str, config: Path | None) -> None:

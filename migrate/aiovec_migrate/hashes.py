@@ -3,10 +3,10 @@
 Two rows are equal if a store would return the same values for them:
 
 - Vectors are compared bit by bit.
-- Fields are compared by their values. A null is neither an empty text nor an empty list. A negative
-  zero equals zero: neither SQLite nor LanceDB keeps the sign of a zero in a field.
+- Fields are compared by their values. A null is neither an empty string nor an empty list. A
+  negative zero equals zero: neither SQLite nor LanceDB keeps the sign of a zero in a field.
 - Payloads are compared as JSON values: white space and the order of keys do not matter, but 1 is
-  not 1.0, because both stores distinguish them. An empty object equals a null: both have no keys.
+  not 1.0, because both stores distinguish them. An empty object equals a null: neither has a key.
 
 The strength of the hashes: long values are read as words of 32 bits, and a hash is the sum of each
 word times a random 64-bit key for its position. If two inputs differ by ``d`` in some word, they
@@ -18,8 +18,8 @@ with separate keys miss it once in ``2**66``. Short values (a number, a finished
 list) go through a bijection that mixes all bits, with a key for their position, before they are
 added up.
 
-Everything works on whole columns, without a Python loop over rows except for payloads, whose JSON
-Python reads, and for single texts above 64 KiB, which are hashed piece by piece.
+Everything works on whole columns. Only two kinds of values are processed one by one in Python:
+payloads, whose JSON is parsed, and strings above 64 KiB, which are hashed piece by piece.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ import pyarrow.compute as pc
 
 from aiovec.backend import BoolArray, Int64Array, Schema, UInt64Array, one_array, to_matrix
 
-# Texts are padded to one of these lengths, so that texts of one length are rows of a matrix. From
-# 24 bytes on, at most a third is padding.
+# Strings are padded to one of these lengths, so that strings of one length are rows of a matrix.
+# From 24 bytes on, at most a third is padding.
 _WIDTHS = np.array(
     sorted({8, 24, *(2**n for n in range(4, 17)), *(3 * 2**n for n in range(4, 15))}),
     dtype=np.int64,
@@ -154,7 +154,7 @@ def _nulls(column: pa.Array) -> BoolArray:
 
 
 def _with_nulls(values: UInt64Array, column: pa.Array, seed: int) -> UInt64Array:
-    """Replace the numbers of nulls with a constant: the buffer can hold anything under a null."""
+    """Replace the hashes of nulls with a constant: the buffer can hold anything under a null."""
     if column.null_count:
         values[_nulls(column)] = _key(seed, "null")
     return values
@@ -204,7 +204,7 @@ def _text(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
-    """Return the hashes of texts, none of which is null."""
+    """Return the hashes of strings, none of which is null."""
     lengths = _lengths(texts)
     hashes = np.empty(len(texts), dtype=np.uint64)
     classes = np.searchsorted(_WIDTHS, lengths)
@@ -216,7 +216,7 @@ def _bytes_of(texts: pa.Array, seed: int) -> UInt64Array:
             continue
         part = texts if len(chosen) == len(texts) else texts.take(pa.array(chosen))
         hashes[chosen] = _sums(_padded(part, int(_WIDTHS[kind])), seed)
-    # The length distinguishes trailing zeros of the text from padding.
+    # The length distinguishes trailing zeros of the string from padding.
     return mixed(hashes + lengths.astype(np.uint64))
 
 
@@ -226,9 +226,9 @@ def _lengths(texts: pa.Array) -> Int64Array:
 
 
 def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
-    """Return texts of up to ``width`` bytes as rows of a matrix, padded with zeros."""
+    """Return strings of up to ``width`` bytes as rows of a matrix, padded with zeros."""
     if pa.types.is_large_binary(texts.type):
-        # pyarrow cannot pad binary values; its padding of texts does not check their encoding.
+        # pyarrow cannot pad binary values; its padding of strings does not check their encoding.
         texts = pa.Array.from_buffers(
             pa.large_utf8(), len(texts), texts.buffers(), offset=texts.offset
         )
@@ -240,7 +240,7 @@ def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
 
 
 def _long(data: pa.Buffer, seed: int) -> np.uint64:
-    """Return the hash of a text that is longer than all widths, from its pieces' hashes."""
+    """Return the hash of a string that is longer than all widths, from its pieces' hashes."""
     flat = np.frombuffer(data, dtype=np.uint8)
     pieces = np.zeros((-(-len(flat) // _PIECE), _PIECE), dtype=np.uint8)
     pieces.reshape(-1)[: len(flat)] = flat
@@ -289,7 +289,7 @@ def _payload(column: pa.Array, seed: int) -> UInt64Array:
 
 
 def _within(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    # A tuple, because a list stands for an array. The keys differ, so values are never compared.
+    # A tuple, because a list stands for an array. No key is repeated, so values are never compared.
     return tuple(sorted(dict(pairs).items()))
 
 

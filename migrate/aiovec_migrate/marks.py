@@ -27,9 +27,9 @@ async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -
     ``mark`` names the run's target. If the store already has the run's mark, that mark gets this
     target.
 
-    From this call's return until the mark is removed, changes to a schema raise MigrationError with
-    the run's name, and every change of a row is in ``changes``. Raises MigrationError if another
-    run has a mark.
+    After this call, and until the mark is removed, changes to a schema raise MigrationError with
+    the run's name, and ``changes`` reports every change of a row. Raises MigrationError if the
+    store has another run's mark.
     """
     wanted = replace(mark or MoveMark(run), begun=uuid.uuid4().hex)
     _, after = await backend.change_move(lambda record: _begun(record, wanted))
@@ -93,7 +93,7 @@ async def set_moved(backend: Backend, run: str, generation: int) -> bool:
 
 
 async def reenter(backend: Backend, run: str, source: str) -> None:
-    """Act for a run into this store, from which an earlier run switched apps away.
+    """Act for a run whose target is this store, which an earlier run switched apps away from.
 
     Raises MigrationError if the mark belongs to another run that did not lead to ``source``.
     """
@@ -120,7 +120,7 @@ async def fill(
 
     When this returns, no other write is in progress. Until the mark is removed, or the run has
     switched apps to this store (``Backend.arrive``), writes of every other backend object raise
-    MigrationError, but reads work. Raises MigrationError if another run has a mark.
+    MigrationError, but reads work. Raises MigrationError if the store has another run's mark.
     """
 
     def filled(record: MoveRecord) -> MoveRecord:
@@ -136,7 +136,7 @@ async def fill(
 
 
 async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = None) -> None:
-    """Remove the mark, if there is one; a store that was left keeps its mark.
+    """Remove the run's mark, if there is one, unless it says that apps were switched away.
 
     If ``copied`` names tables, the record allows this run to update their copies later.
     """

@@ -4,7 +4,7 @@ The marks in the two stores hold the run's state (``aiovec.backend.marks``):
 
 | source | target | writers |
 | --- | --- | --- |
-| no mark | filling, or left for the source | apps in the source; the run in the target |
+| no mark | filling, or moved to the source | apps in the source; the run in the target |
 | open | the same | apps in the source, without schema changes; the run in the target |
 | paused | the same | only the run, for the pause limit at most |
 | moved | the same | nobody, until an app or the run puts the target into use |
@@ -38,7 +38,7 @@ from .work import Work
 class TableReport:
     """The comparison of one table, or the ``problem`` that prevented it.
 
-    ``removed`` counts the rows that only the target had, and that the run has removed. If
+    ``removed`` counts the rows that the run removed because only the target had them. If
     ``vectors`` is False, vectors were not compared, because the target's vectors come from another
     model.
     """
@@ -241,8 +241,8 @@ class Migration:
             opened = await OpenTable.open(source, name)
             schema = work.schema(opened.schema)
             if name in existing and (await target.open_table(name)).schema.differences(schema):
-                # No row is lost: the run created this table, or the target was left for the
-                # source, which has the rows.
+                # No row is lost: the run created this table, or apps were switched from the target
+                # to the source, which has the rows.
                 await target.drop_table(name)
                 existing.remove(name)
                 await work.step("dropped")
@@ -266,7 +266,8 @@ class Migration:
         """Cancel an open run; return warnings. The source is unchanged, and no app was switched.
 
         If the target had no tables before the run, the run's tables there are dropped. ``run`` is
-        the run's name if the stores have been moved since it began.
+        the run's name, by default ``work.run``; another name is needed if the stores' files were
+        moved since the run began.
         """
         work = self.work
         run = run or work.run

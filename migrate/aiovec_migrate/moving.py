@@ -55,7 +55,7 @@ class TableMove:
         return self.source.name
 
     async def bring(self) -> int:
-        """Copy all rows to the target; return the number of rows that were copied, or differed.
+        """Copy all rows to the target; return how many rows were copied or differed.
 
         If the target's table is empty, all rows are copied. Otherwise the tables are compared, and
         the differences are written. The next ``catch_up`` applies later changes.
@@ -92,7 +92,10 @@ class TableMove:
         return count
 
     async def bring_notes(self) -> None:
-        """Copy the source's notes to the target. They may be older than the rows, but not newer."""
+        """Copy the source's notes to the target.
+
+        In the target, notes may be older than the rows, but never newer.
+        """
         source, target = self.source, self.target
         notes: dict[str, str | None] = {**await source.do(source.backend.notes)}
         old = await target.do(target.backend.notes)
@@ -233,7 +236,7 @@ class TableMove:
             "the target never becomes equal; run again when nobody writes"
         )
 
-    # In the pause
+    # During the pause
 
     async def last_changes(self) -> str:
         """Apply and compare the changes made before the pause; return the problem, if any."""

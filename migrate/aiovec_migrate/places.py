@@ -50,7 +50,7 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """Act for the run that the mark names, because a marked store may serve only that run."""
+        """Act for the run that the store's mark names: the store can refuse all other access."""
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 

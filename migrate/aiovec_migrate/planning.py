@@ -45,9 +45,9 @@ class TablePlan:
 class Plan:
     """The plan of a run. ``problems`` stop the run, ``notes`` do not.
 
-    ``resumes`` is True if the target has tables from this run or an earlier copy, or was itself
-    left for the source. The run then compares the tables, and copies the differences. ``others``
-    are tables that only the target has.
+    ``resumes`` is True if the target has tables from this run or an earlier copy, or if an earlier
+    run switched its apps to the source. The run then compares the tables, and copies the
+    differences. ``others`` are tables that only the target has.
     """
 
     source: str
@@ -150,9 +150,9 @@ async def _only_in_target(work: Work, name: str) -> int:
 
 
 async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
-    """Return a problem for each table in the store in use whose vectors are not the embedder's.
+    """Return a problem for each table of ``place`` whose vectors are not the embedder's.
 
-    Such vectors come from an earlier run, which switched the apps without using this embedder.
+    Apps use ``place`` already, because an earlier run switched them to it without this embedder.
     """
     problems: list[str] = []
     if transform is None or place.missing:
@@ -238,7 +238,8 @@ async def _look_at_tables(work: Work, plan: Plan, target: MoveRecord) -> None:
 def without_source(target: MoveRecord, others: Iterable[str]) -> list[str]:
     """Return the tables in ``others`` that a run may drop, because the source once had them.
 
-    The source had every table of a target that was left for it, or that was empty before the run.
+    The source once had every table of the target if the target was empty before the run, or if an
+    earlier run switched apps from the target to the source.
     """
     mark = target.mark
     every = mark is not None and (mark.left or mark.fresh)
@@ -266,7 +267,7 @@ def _look_at_difference(
 
 
 async def _look_at_texts(work: Work, plan: Plan, table: OpenTable) -> None:
-    """Raise an error or add a note for rows without a text: no row may silently lose its vector."""
+    """If rows have no text, add a note or raise an error: no row may silently lose its vector."""
     name = "" if work.transform is None else work.transform.field_of(table.schema)
     if not name or not table.schema.fields[name].nullable:
         return

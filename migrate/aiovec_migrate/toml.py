@@ -1,7 +1,7 @@
 """The line of a TOML file that names the backend in use.
 
-Running apps follow the mark in the store that was left; the line is for apps that start later. Only
-this line is replaced. If the edit would change anything else that ``tomllib`` reads, the file stays
+Running apps follow the mark in the old store; the line is for apps that start later. Only this line
+is replaced. If the edit would change anything else that ``tomllib`` reads, the file stays
 unchanged.
 """
 

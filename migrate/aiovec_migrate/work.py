@@ -96,7 +96,7 @@ class Work:
         self.listener(Event(kind, self.phase, table, rows, lag=lag, text=text))
 
     def progress(self, table: str, total: int) -> Callable[[int], None]:
-        """Return a function to call with the number of further rows done; it reports progress."""
+        """Return a function that reports progress; call it with the number of rows just done."""
         now = asyncio.get_running_loop().time
         began, done = now(), 0
         phase = self.phase
