@@ -209,7 +209,7 @@ class SqliteBackend(Backend):
             self._file.check()
 
     async def _put_token(self, table: TableHandle, kind: str, token: str | None) -> None:
-        """Record the token of the scan file that the store accepts for a table; None: no file."""
+        """Make the store accept only the table's scan file with this token; with None, no file."""
         await self._write(
             lambda tx: put_token(tx.db, current_table(tx.db, table).name, kind, token)
         )

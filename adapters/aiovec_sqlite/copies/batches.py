@@ -28,15 +28,15 @@ _BUSY = "the searches of this process take too long"
 
 
 class Searched(Protocol):
-    """A table that can answer searches now, or makes them wait."""
+    """A searched table, whose state decides when a batch may begin."""
 
     @property
     def ready(self) -> bool:
-        """True if the table can answer now."""
+        """True if the table can answer searches now; otherwise they wait."""
 
     @property
     def by_file(self) -> bool:
-        """True if searches read the file, as several batches can do at the same time."""
+        """True if searches read the file; several batches can do this at the same time."""
 
 
 # Answers queries from one snapshot. The arguments are a function that reads, the queries, a
@@ -121,7 +121,8 @@ class Queue:
         """True if a batch may begin.
 
         After a scan, the next scan begins immediately if at least as many queries wait as the last
-        scan had. Otherwise the last scan's callers will soon search again and join the batch.
+        scan had. Otherwise the last scan's callers are likely to search again soon, and can join
+        the batch.
         """
         batch = self.batch
         if batch is None:
@@ -301,7 +302,7 @@ class Batches:
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:
                 call.fail(error)
-            # If it is known which calls failed, answer the others together once; else one by one.
+            # If it is known which calls failed, answer the rest together; otherwise one by one.
             for group in [calls] if refused and not again else [[call] for call in calls]:
                 await self._answer_calls(read, queue, group, batch, again=True)
             return

@@ -51,7 +51,7 @@ _LITERAL = 80
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """A filter's masks, by segments' marks, and the newest change number at which they were used.
+    """A filter's masks, by segment mark, and the newest change number at which they were used.
 
     The masks are not valid for states before that change: they match the rows' newer values.
     """
@@ -160,7 +160,7 @@ class Masks:
 def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """Return the rowids that a filter selects; ids that are not in ``among`` may be missing."""
+    """Return the rowids that a filter selects; rowids that are not in ``among`` may be missing."""
     condition, values = condition_of(where, table)
     if len(among) <= _MOST_LISTED:
         condition = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"
@@ -236,7 +236,8 @@ class ResidentCopy:
     ) -> State | None:
         """Return the state at the connection's snapshot.
 
-        Returns None if there are more than ``most`` changes; by default, more than a search adds.
+        Returns None if there are more than ``most`` changes, by default the most that a search
+        adds.
         """
         change = newest_change(db)
         state = self.state  # another thread may replace it
@@ -313,11 +314,11 @@ class ResidentCopy:
 def changes_since(
     db: sqlite3.Connection, table: TableLayout, since: int, most: int
 ) -> tuple[Int64Array, Int64Array] | None:
-    """Return the rowids of rows written after a change number: of rows that have a vector, and of
-    all rows, including deleted rows.
+    """Return the rowids of the rows that changed after ``since``, in two arrays.
 
-    Returns None if there are more than ``most`` rows, or if the file no longer lists all deleted
-    rows.
+    The first array has only the rows that now have a vector; the second array has all rows,
+    including deleted rows. Returns None if there are more than ``most`` rows, or if the file no
+    longer lists all deleted rows.
     """
     if since < floor_of(db, table):
         return None

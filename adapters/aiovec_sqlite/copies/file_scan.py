@@ -34,12 +34,12 @@ from .kernel.library import measured
 # Rows to measure with complete vectors per requested row, if the first components preselect rows
 # (``python -m bench search``).
 PREFIX_OVERSAMPLE = 4.0
-# The same, if the vectors' bits preselect rows: more rows tie, so more must be measured.
+# The same, if the vectors' bits preselect rows: more rows tie, so more rows must be measured.
 BIT_OVERSAMPLE = 16.0
 
 
 def is_exact(query: Query, schema: Schema, scan: str) -> bool:
-    """Return True if all rows are measured with complete vectors, without a preselection.
+    """Return whether all rows are measured with complete vectors, without a preselection.
 
     ``scan`` is the store's ``scan`` setting.
     """
@@ -159,7 +159,7 @@ def _few_selected(db: sqlite3.Connection, table: TableLayout, query: Query) -> I
 def _nearest_by_bits(
     db: sqlite3.Connection, table: TableLayout, query: Query, wanted: int
 ) -> Int64Array:
-    """Return the nearest rows by their bits, ranked by sqlite-vec."""
+    """Return the rows that sqlite-vec ranks nearest by their vectors' bits."""
     # ``rowid IN`` filters before sqlite-vec selects the nearest rows; a JOIN would filter later.
     match = "vector_bit MATCH vec_quantize_binary(?)"
     sql = f"SELECT rowid FROM {table.vec} WHERE {match} AND k = ?"

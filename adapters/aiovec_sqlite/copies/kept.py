@@ -87,7 +87,7 @@ class Keeper(ABC):
         """Start the searches that wait for a copy."""
 
     def clean(self) -> None:
-        """Begin to remove scan files whose tokens the store does not hold."""
+        """Begin to remove scan files whose tokens are not in the store."""
         files = self.files
         if files is not None and files.can_write and not self.closed:
             self.tasks.start(self._clean(files))
@@ -120,7 +120,7 @@ class Kept(ABC, Generic[_T]):
         return 0 if value is None else value.nbytes
 
     def begin(self, before: _T | None = None) -> asyncio.Task[None] | None:
-        """Begin to load the value, or to renew ``before``; return None if that must wait."""
+        """Begin to load the value, or to renew ``before``; return None if this must wait."""
         if self._keeper.closed or self.is_loading or time.monotonic() < self.retry_at:
             return None
         self._task = self._keeper.tasks.start(self._load_until_ready(before))
@@ -134,7 +134,7 @@ class Kept(ABC, Generic[_T]):
             task.cancel()
 
     def gets_file(self, size: int) -> bool:
-        """Return whether contents of ``size`` bytes go into a scan file."""
+        """Return whether a value of ``size`` bytes would be written to a scan file."""
         files = self._keeper.files
         if files is None or not files.can_write or time.monotonic() < self.file_at:
             return False

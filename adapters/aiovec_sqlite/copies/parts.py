@@ -32,7 +32,7 @@ def in_parts(part: Callable[[], object], parts: int) -> None:
         turns.append(turn)
     part()
     for turn in turns:
-        turn.acquire()  # wait for a helper that has begun; others can no longer begin
+        turn.acquire()  # wait for a helper that has begun; the rest can no longer begin
 
 
 def _help(part: Callable[[], object], turn: threading.Lock, free: threading.Semaphore) -> None:

@@ -84,7 +84,7 @@ class Postings:
             start += kind.itemsize * count
         self.rowids: Int64Array = arrays["rowids"]
         self.lengths: UInt32Array = arrays["lengths"]
-        # For each block: its first posting's number, its offset, a count's bytes, its checksum.
+        # Per block: the first posting's number, the offset, the bytes of a count, the checksum.
         self._blocks: Int64Array = arrays["blocks"].reshape(-1, 4)
         self._first = np.append(self._blocks[:, 0], arrays["starts"][-1])
         # Reading a single item takes half as long from a memoryview as from an array.
@@ -182,9 +182,9 @@ def counted(
     values: Sequence[Any],
     docs: Int64Array,
 ) -> tuple[UInt32Array, Counts]:
-    """Return the rows with word occurrences that meet a condition, with the number of occurrences.
+    """Return the rows with word occurrences that meet a condition, and how many each row has.
 
-    ``words`` is the fts5vocab table, and ``docs`` has the rows' ids in it, by row number.
+    ``words`` is the fts5vocab table. ``docs`` has the rows' ids in that table, by row number.
     """
     sums = np.zeros(len(docs), dtype=np.int64)
     sql = (

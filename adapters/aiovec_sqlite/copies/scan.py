@@ -125,7 +125,7 @@ def nearest(
 def _mask_addresses(
     state: State, targets: Sequence[ScanQuery]
 ) -> ctypes.Array[ctypes.c_void_p] | None:
-    """Return the addresses of the queries' masks, by segments; None if no query has masks."""
+    """Return the addresses of the queries' masks, by segment; None if no query has masks."""
     if all(target.masks is None for target in targets):
         return None
     addresses = [
@@ -180,7 +180,7 @@ def found_by_scan(
     queries: Sequence[Query],
     on_scanned: Callable[[], object],
 ) -> Iterator[dict[int, Found]]:
-    """Scan for all queries; return an iterator over groups of results, by queries' positions.
+    """Scan for all queries; return an iterator over dicts from queries' positions to results.
 
     Queries with few rows come first. Calls ``on_scanned`` before any field is read.
     """
@@ -217,7 +217,7 @@ def _best(snapshot: Snapshot, masks: Masks, queries: Sequence[Query]) -> list[Ne
 
 
 def _scans(targets: Sequence[ScanQuery], state: State) -> Iterator[list[int]]:
-    """Group the queries into scans: yield each scan's queries, by their positions."""
+    """Group the queries into scans: yield the positions of each scan's queries."""
     together: list[int] = []
     wanted = 0
     for place, target in enumerate(targets):

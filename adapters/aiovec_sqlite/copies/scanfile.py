@@ -336,8 +336,8 @@ class ScanFiles:
         self._patience = min(_STOPPED, patience)
         self.least = int(os.environ.get(VARIABLE, _WORTH))
         """The smallest size in bytes for which a table gets a file."""
-        # By kind: the files that others were writing at the last check, and the time since which
-        # these files have not changed.
+        # By kind: the files that other processes were writing at the last check, and the time
+        # since which these files have not changed.
         self._written: dict[str, tuple[set[tuple[str, int, int]], float]] = {}
 
     def find(
@@ -363,7 +363,7 @@ class ScanFiles:
         return self._store.with_name(f"{self._store.name}-scan-{token[:32]}")
 
     def _keep_private(self, path: Path) -> None:
-        """Remove permissions from a scan file that the store's file does not have."""
+        """Make a scan file's permissions no wider than those of the store's file."""
         allowed, mode = (stat.S_IMODE(os.stat(file).st_mode) for file in (self._store, path))
         if mode & ~(allowed | 0o600):
             with suppress(OSError):  # another user owns it
@@ -404,7 +404,7 @@ class ScanFiles:
         return bool(written) and now < self._written[kind][1] + self._patience
 
     def clean(self, db: sqlite3.Connection) -> None:
-        """Remove files whose tokens the store does not hold: older files, and files that killed
+        """Remove files whose tokens are not in the store: older files, and files that killed
         writers left.
 
         If a file's lock is free, its writer has ended: it has already committed the token, or never

@@ -97,7 +97,7 @@ def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     elif metric == "l2":
         offset = squares / np.float32(-2.0)
     error = left_out * scale * relative
-    # The codes represent the row less the part that they leave out.
+    # The codes represent the row minus the part that they leave out.
     return RowCodes(codes, scale, offset, error, (lengths + error) * relative, vectors)
 
 
@@ -165,8 +165,8 @@ class Segment:
     most_offset: float = 0.0
     most_lower: float = 0.0
     mapped: bool = False
-    """True if the arrays are in a scan file and never written to. Once a row is removed, the
-    segment has a private ``offset`` array."""
+    """True if the arrays are in a scan file, to which nothing is written. Once a row is removed,
+    the segment has a private ``offset`` array."""
 
     @classmethod
     def empty(cls, room: int, dim: int) -> Segment:

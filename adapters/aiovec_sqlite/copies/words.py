@@ -1,4 +1,4 @@
-"""A table's words in memory: for each word that searches use, the rows that contain it.
+"""A table's words in memory, and for each word, the rows that contain it.
 
 FTS5 stores the words, but has to score every match to find the best rows. The postings
 (``postings.py``) list the rows of all words, as sorted row numbers with match counts. Other lists,
@@ -74,9 +74,9 @@ _MOST_CHARACTERS, _CHARACTERS_A_ROW = 1_000_000, 4
 _PATIENCE = 0.2
 # The shares of the memory that the texts of changed rows and the filters' masks may take.
 _FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
-# Bytes that the lists of a small index can take; those of a larger index can take twice its size.
+# Bytes that a small index's lists can take. A larger index's lists can take twice its size.
 _LEAST_MEMORY = 2**20
-# If a query's lists have at most this many rows, its filter runs only on them; else on all rows.
+# If a query's lists have at most this many rows, its filter runs only on these; else on all rows.
 _FEW = 4096
 # FTS5 searches for phrases of more words than this, and for clauses with longer texts than this.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
@@ -103,7 +103,7 @@ class _List:
     rows: UInt32Array
     counts: Counts
     since: int
-    """How many rows of the part were gone when the list was read; it may lack those rows."""
+    """How many rows of the part were gone when the list was read; the list may lack these rows."""
     having: int
     """How many rows of the list were left when ``seen`` rows of the part were gone."""
     nbytes: int
@@ -112,7 +112,7 @@ class _List:
     too_long: bool = False
     """True for a phrase that FTS5 has to search for."""
     record: bytes = b""
-    """The list's part of the record that native code reads."""
+    """The beginning of the record that native code reads; the clause's data follow."""
 
     def __post_init__(self) -> None:
         self.record = _LIST.pack(
@@ -123,7 +123,10 @@ class _List:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows with consecutive numbers: the rows of the postings, or changed rows. Never changes."""
+    """Rows with consecutive numbers: the rows of the postings, or changed rows.
+
+    A part never changes.
+    """
 
     mark: object
     docs: Int64Array
@@ -145,21 +148,21 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Both parts of the rows at one change number."""
+    """A table's indexed rows at one change number, in two parts."""
 
     change: int
     segments: tuple[_Part, _Part]
-    """The part with the rows of the postings, and the part with the changed rows."""
+    """First the rows of the postings, then the changed rows."""
     rows: int
     tokens: int
     gone: int = 0
     """The number of rows of the first part that are gone."""
     changed: dict[IndexClause, _List] = field(default_factory=dict)
-    """The second part's lists, by their clauses."""
+    """The second part's lists, by clause."""
 
 
 class TooFewRowsError(Exception):
-    """The table has so few texts that FTS5 is as fast."""
+    """The table has so few texts that FTS5 is as fast as lists in memory."""
 
 
 def rows_to_keep(
@@ -167,7 +170,8 @@ def rows_to_keep(
 ) -> tuple[tuple[Int64Array, UInt32Array], int]:
     """Return an index's rows with their lengths, and the approximate size of its postings in bytes.
 
-    Raises TooFewRowsError if FTS5 is as fast, and AiovecError if only FTS5 can answer queries.
+    Raises TooFewRowsError if the index has too few rows, and AiovecError if only FTS5 can answer
+    queries.
     """
     docs = index.shadow("docsize")
     few = f"SELECT count(*) FROM (SELECT 1 FROM {docs} LIMIT ?)"
@@ -216,7 +220,7 @@ class Words:
         self._changed: dict[int, int] = {}
         # The rows of the first part that are gone, in the order in which they were marked.
         self._gone = array("I")
-        # The index of the second part, by the numbers of its rows.
+        # The text index of the second part; its rowids are the rows' numbers.
         self._texts = Tokenizer(index.analyzer, len(index.columns))
         self._texts_bytes = 0
         self._tokenizer = Tokenizer(index.analyzer)
@@ -376,7 +380,7 @@ class Words:
         clause: IndexClause,
         read: Mapping[tuple[object, IndexClause], _List],
     ) -> tuple[_List, int]:
-        """Return a clause's list for a part, and the number of its rows that are not gone.
+        """Return a clause's list for a part, and how many of the list's rows are not gone.
 
         ``read`` has the lists that were read for this query.
         """
@@ -406,9 +410,9 @@ class Words:
         return known, having
 
     def _evict(self, state: _State) -> None:
-        """Remove the least recently used lists if all lists take too much memory.
+        """Remove the least recently used lists if the lists take too much memory together.
 
-        Also remove all lists of changed rows if there are too many.
+        Also remove all lists of changed rows if there are too many of them.
         """
         while self._bytes > self._most_in_lists and self._lists:
             self._bytes -= self._lists.pop(next(iter(self._lists))).nbytes
@@ -669,7 +673,10 @@ class _PartOfQuery:
         )
 
     def best(self, ticket: Ticket, limit: int, *, some: bool) -> tuple[Int64Array, Float64Array]:
-        """Return the best rows and their scores, in any order, including ties with the worst."""
+        """Return the best rows, including ties with the worst of them, and their scores.
+
+        The rows are in no particular order.
+        """
         part, count = self.part, self._count
         if not (self._has_some if some else self._may_have_all):
             return part.rowids[:0], np.empty(0)

@@ -1,7 +1,8 @@
 """Load and call the compiled scan.
 
-If there is no usable library, ``load`` returns None, and all searches read the file. The variable
-``AIOVEC_SCAN`` selects a kind of scan for tests and comparisons; "off" disables the library.
+If there is no usable library, ``load`` returns None, and all searches read the file. For tests and
+comparisons, the environment variable ``AIOVEC_SCAN`` selects a kind of scan; "off" disables the
+library.
 """
 
 from __future__ import annotations
