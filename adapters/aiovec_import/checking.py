@@ -1,4 +1,4 @@
-"""Use the checks of ``insert`` to separate rows that can be imported from rejects.
+"""Use the checks of ``insert`` to divide rows into importable rows and rejects.
 
 A chunk that passes is checked once. A chunk that fails is halved until each bad row is found.
 """
@@ -29,7 +29,7 @@ _FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """Rows that can be imported, with their places in the source, and rejects for other rows."""
+    """Importable rows with their places in the source, and rejects for the other rows."""
 
     rows: pa.Table
     places: Sequence[int | str]

@@ -244,7 +244,10 @@ class CheckedFile(io.RawIOBase):
 
 
 def _value(cell: str | None, kind: str | None) -> Any:
-    """Return the value of a cell, or its text if it is of another kind; the store refuses it."""
+    """Return the value of a cell.
+
+    A cell that is not of this kind stays text, which the store refuses.
+    """
     if cell is None or kind in (None, "text", "datetime"):
         return cell
     if kind == "bool":

@@ -81,7 +81,7 @@ def rows_at_once(schema: Schema) -> int:
 
 
 def format_of(path: Path, given: str | None) -> str:
-    """Return the format that the user named, or else the format of the file's suffix."""
+    """Return the format that the user named, or else infer it from the suffix."""
     name = given or FORMAT_OF.get(path.suffix.lower())
     if name is None:
         formats = ", ".join(dict.fromkeys(FORMAT_OF.values()))
@@ -99,7 +99,7 @@ def names_format(path: Path) -> bool:
 
 
 def path_and_table(source: str) -> tuple[Path, str]:
-    """Return the path, and the table after a ``#``, unless the ``#`` is a part of the path."""
+    """Split a source at ``#`` into a path and a table, unless the ``#`` is a part of the path."""
     path = os.path.expanduser(source)
     before, _, table = path.rpartition("#")
     if not before or is_url(source) or os.path.lexists(path):
@@ -125,8 +125,8 @@ def schema_file(path: Path) -> Path:
 class FileReader(Reader):
     """A reader of one open file with the rows of one table.
 
-    ``given`` is the schema from the user, or the one stored next to the file. ``existing`` is the
-    schema of the target table.
+    ``given`` is the schema from the user, or the schema stored next to the file. ``existing`` is
+    the schema of the target table.
     """
 
     schema: Schema
@@ -241,8 +241,8 @@ class FileReader(Reader):
     def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:
         """Return the name of each column in the table.
 
-        A column named like the table's id or vector gets another name, unless it is the id or the
-        vector.
+        A column named like the table's id or vector gets another name, unless it contains the ids
+        or the vectors.
         """
         moved = {self._vector: schema.vector}
         if self._id_column is not None:

@@ -98,7 +98,7 @@ class FolderFeed(SourceFeed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Watch the path in a thread, unless one already watches what the path leads to now."""
+        """Watch the path in a thread, unless a thread already watches the file or folder there."""
         top = state_of(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()

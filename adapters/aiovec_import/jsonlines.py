@@ -101,7 +101,7 @@ class JsonLines(FileReader):
 
 
 def _kinds_of(values: list[Any]) -> set[str]:
-    """Return ``kinds_in(values)``, with "moment" instead of "text" if all texts are datetimes."""
+    """Return ``kinds_in(values)``, with "moment" instead of "text" if all strings are datetimes."""
     kinds = kinds_in(values)
     texts = (value for value in values if isinstance(value, str))
     if "text" in kinds and all(re.fullmatch(MOMENT, text) for text in texts):

@@ -84,7 +84,7 @@ async def save(
 
 
 def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Schema, Schema | None]:
-    """Return the columns of the file, and its schema, which is None if it has no vectors.
+    """Return the file's columns, and the schema to store: None if the file has no vectors.
 
     The schema of a selection describes a table with only the selected columns.
     """
@@ -101,7 +101,7 @@ def exported_schema(full: Schema, select: Sequence[str] | None) -> tuple[pa.Sche
 
 
 def _check_free(store: VectorStore, path: Path, form: str, overwrite: bool) -> None:
-    """Raise ConfigError if the folder is missing, or if a file must not be replaced."""
+    """Raise ConfigError if the folder is missing, or if a file exists that must not be replaced."""
     if not os.path.isdir(path.parent):
         raise ConfigError(f"there is no folder {path.parent}")
     for each in [path, schema_file(path)] if form in TEXTS else [path]:

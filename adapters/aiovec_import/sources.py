@@ -266,7 +266,7 @@ class Reader(ABC):
     """A note for the user about the import."""
 
     failed: Mapping[str, str] = {}
-    """Tables that cannot be imported, with the reasons; calling ``tables`` can add to it."""
+    """Tables that cannot be imported, with the reasons; calling ``tables`` can add more tables."""
 
     @abstractmethod
     def tables(self) -> list[ForeignTable]:

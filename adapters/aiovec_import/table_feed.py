@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .texts import TextImport
 
-# Seconds between checks for commits: right after a change, and from 7.5 seconds after it.
+# Seconds between checks for commits: right after a change, and once 7.5 seconds have passed.
 _LOOK, _LAST_LOOK = 0.025, 0.1
 # Seconds after which ``changed`` returns without a change, and seconds between two writes of the
 # mark while the queue has no changes.

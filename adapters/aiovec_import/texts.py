@@ -132,7 +132,7 @@ class TextImport(SyncImport):
         return [row["id"] for row, text in zip(rows, counted, strict=True) if len(text.ids) > most]
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
-        """Create the table even without rows, and delete rows that the source no longer has."""
+        """Create the table even if it is empty, and delete rows that the source no longer has."""
         if not (self.load.rejected or self.wanted.dry_run):
             await create(store, self.load)
         if not self.counts.total():

@@ -98,7 +98,7 @@ async def _completed(store: VectorStore, wanted: Wanted) -> Wanted:
 
 
 def stop_watching(source: str, dry_run: bool) -> list[str]:
-    """Remove a table's queue and triggers, unless it is a dry run; return the statements."""
+    """Remove a table's queue and triggers, unless ``dry_run``; return the statements."""
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")

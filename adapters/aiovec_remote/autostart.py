@@ -1,4 +1,4 @@
-"""A private server: the first connect starts it, processes share it, and clients restart it.
+"""A private server that the clients of all processes share, and start or restart on demand.
 
 It stops after ``idle_timeout`` seconds without a request.
 """

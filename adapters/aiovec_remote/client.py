@@ -311,7 +311,7 @@ class _Call:
         self.time.reschedule(now + self._client.settings.idle_timeout)
 
     async def wait_after(self, exc: NoAnswerError) -> None:
-        """Wait until it is time for another attempt; raise an error if none is allowed."""
+        """Wait for the next attempt; raise an error if no more attempts are allowed."""
         client, left = self._client, 0.0
         # The server may have died, and another one may have been started.
         if client.autostart is not None:

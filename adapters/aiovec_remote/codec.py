@@ -136,7 +136,7 @@ def _json_of(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def values_read(values: Sequence[Any], schema: Schema, ref: Ref) -> list[Value]:
-    """Return the values of a field or payload key; decode those that JSON has as strings."""
+    """Return the values of a field or payload key, converted from JSON to the field's type."""
     field = None if ref.path else schema.fields.get(ref.name)
     kind = None if field is None else field.type
     if kind is datetime:

@@ -1,4 +1,4 @@
-"""Code shared by the readers of other stores: collections become tables, points become rows."""
+"""Code shared by the readers of other stores: each collection of points becomes a table."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def _row(point: Point, collection: Collection, schema: Schema) -> dict[str, Any]
 
 
 def _unfolded(metadata: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
-    """Merge the ``unfolded`` object into the metadata; "_" is added to its keys that clash."""
+    """Merge the ``unfolded`` object into the metadata, adding "_" to its keys that clash."""
     outer = dict(metadata)
     inner = outer.pop(collection.unfolded or "", None)
     if not isinstance(inner, (Mapping, NoneType)):

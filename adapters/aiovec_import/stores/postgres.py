@@ -192,7 +192,7 @@ def _connected(psycopg: Any, url: str) -> Any:
     user, _, rest = url.partition("//")[2].partition("/")[0].rpartition("@")
     hosts = rest.partition("?")[0].split(",")
     ports = [host.rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
-    # Otherwise errors could name a part of the password as a host, a port or a path.
+    # Without this check, errors could show a part of the password as a host, a port or a path.
     if "@" in user or url.count("@") > bool(user) or not all(map(str.isdigit, ports)):
         raise ConfigError(_UNREADABLE)
     try:

@@ -1,4 +1,4 @@
-"""The queue of changed rows' keys, which triggers in an app's own SQLite database fill.
+"""A queue of changed rows' keys, filled by triggers in an app's own SQLite database.
 
 In this module, only ``Queue.set_up`` and ``Queue.remove`` write to the database: with a second
 writer, the app's transactions that read and then write could fail. The module uses Python's
@@ -319,7 +319,7 @@ class Queue(AppDatabase):
         )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the last position and up to ``limit`` copied keys after position ``after``."""
+        """Return up to ``limit`` copied keys after ``after``: the last position, and the keys."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:

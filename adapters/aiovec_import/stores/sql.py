@@ -310,7 +310,7 @@ def id_of(key: Sequence[Any]) -> str | None:
 
 
 def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of a statement, up to ``size`` at a time, or fewer if they are large."""
+    """Yield the rows of a statement, up to ``size`` at a time, or fewer if the rows are large."""
     fetched = iter(partial(cursor.fetchmany, min(size, _ROWS_AT_ONCE)), [])
     return in_parts(((row, _bytes_of(row)) for rows in fetched for row in rows), size)
 
