@@ -198,7 +198,7 @@ class Bridge:
 
 
 class Closable:
-    """A base class for objects with a bridge, ``_bridge``. ``with`` and ``async with`` close it."""
+    """A base class for objects with a ``_bridge``, which ``with`` and ``async with`` close."""
 
     _bridge: Bridge
 
@@ -243,7 +243,7 @@ def blocking(
 ) -> Callable[[Callable[..., object]], Callable[_P, _R]]:
     """Replace the decorated method of a ``Closable`` with a blocking form of a coroutine method.
 
-    Only the name comes from the decorated method. Its arguments, result and docstring come from the
+    Only the name comes from the decorated method. The arguments, result and docstring come from the
     coroutine method::
 
         async def acount(self, where: Where = None) -> int: ...
@@ -279,7 +279,7 @@ class DocumentBridge(Bridge):
     table has no field ``text``, its texts are in the field of ``embed``, or in its only field with
     keyword search.
 
-    ``zero_as_none`` stores a vector of zeros, which the metric "cosine" refuses, as no vector.
+    With ``zero_as_none``, a vector of zeros, which the metric "cosine" refuses, is stored as None.
     """
 
     def __init__(
@@ -505,7 +505,7 @@ def _stored(value: Any, name: str, large: type[str] | None) -> Any:
 
 
 class _Declared(FieldRef):
-    """A field of a schema, whose type is known."""
+    """A field that the schema declares, so its type is known."""
 
     __slots__ = ("kind",)
 

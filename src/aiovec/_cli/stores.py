@@ -255,7 +255,7 @@ class At:
     engines: ExitStack
 
     def engine(self, name: str | None, address: str | None) -> Engine | None:
-        """Connect to the engine that a command names. Returns None if it names none.
+        """Connect to the engine that a command names. Returns None if the command names no engine.
 
         Call it before ``open``, so that a wrong address or place creates no store. The engine stops
         after the event loop has ended, because stopping would block the loop.
@@ -334,8 +334,8 @@ def on_store(
     """Make a command from an async function that takes a store and the command's own options.
 
     The command also gets ``--store``, ``--config`` and ``--json``, and prints the result that the
-    function returns, or each one that it yields. ``shared`` maps the names of more options to their
-    types; the function gets them as ``**options``.
+    function returns, or each result that it yields. ``shared`` maps the names of more options to
+    their types; the function gets these options as ``**options``.
     """
 
     def decorate(command: _Command) -> Callable[..., None]:

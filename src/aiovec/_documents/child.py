@@ -181,7 +181,7 @@ def _only(nodes: list[Any], selector: str) -> Any:
 
 
 def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
-    """Convert an element to Markdown blocks, and add its anchors to the used ``anchors``."""
+    """Convert an element to Markdown blocks, and add the anchors that it uses to ``anchors``."""
     blocks: list[str] = []
     line: list[str] = []
 
@@ -219,7 +219,7 @@ def _blocks(node: Any, root: Any, anchors: set[str]) -> list[str]:
 
 
 def _text(words: str) -> str:
-    """Return a paragraph, with an escape if it would begin a heading or code."""
+    """Return a paragraph, escaped if it would otherwise begin a heading or code."""
     words = " ".join(words.split())
     return f"\\{words}" if re.match("#{1,6} |```", words) else words
 

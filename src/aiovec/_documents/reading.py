@@ -1,4 +1,4 @@
-"""Reading documents in a child process, so that a document that crashes its reader or uses all of
+"""Reading documents in a child process, so that a document that crashes the child or uses all of
 its memory harms nothing else.
 
 A child reads one document after another, and ends when it has been idle for a while. An event loop

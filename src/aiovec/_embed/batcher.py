@@ -1,8 +1,8 @@
-"""One embedder of a store. Calls share its requests, with retries, checks and a cache.
+"""One embedder of a store, with shared requests, retries, checks and a cache.
 
-The texts of a call join the request that collects texts for their purpose, if they fit. A request
-collects texts until a slot for requests is free, and for a few milliseconds more while other
-requests run.
+If they fit, the texts of a call are added to the request that is collecting texts for the same
+purpose. A request collects texts until a slot for requests is free, and for a few milliseconds more
+while other requests run.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Batcher:
         texts = request.texts
         try:
             async with self._slots:
-                # A request waits only if it has room for more texts and other requests run.
+                # A request waits only if it has room for more texts and other requests are running.
                 if len(texts) < self._limits.batch_size:
                     # Services take 20 ms or more for a request, so it pays to wait 5 ms for more
                     # texts: 64 concurrent inserts make a few requests instead of 64.

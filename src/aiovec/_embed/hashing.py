@@ -27,8 +27,8 @@ _COMMON = frozenset(
     "you your".split()
 )
 
-# Each feature is projected onto this many of the dimensions, with signs: enough that two features
-# that share one dimension stay nearly orthogonal.
+# Each feature is projected, with signs, onto this many of the dimensions. Two features that share
+# one dimension are then still nearly orthogonal.
 _SPREAD = 8
 
 

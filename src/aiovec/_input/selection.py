@@ -148,7 +148,7 @@ def select_columns(
 
 
 def sort_order(schema: Schema, keys: Sequence[str], *, descending: bool) -> tuple[Order, ...]:
-    """Return the order for keys from ``order_keys``; the last key is the id.
+    """Return the order for keys from ``order_keys``. The id is the last key, added if missing.
 
     A leading minus sorts a key descending, and ``descending`` reverses every key.
     """

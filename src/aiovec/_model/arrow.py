@@ -194,7 +194,7 @@ def unstorable(kind: pa.DataType) -> str:
 
 
 def plain(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
-    """Return a checked column as one array of the types that this package reads.
+    """Return a checked column as one array of a type that this package reads.
 
     Text becomes ``utf8``, and lists become ``list``, except fixed-size lists of numbers;
     dictionaries and extension types are unpacked. Plain data is not copied.

@@ -123,7 +123,7 @@ class Results(list[_R], _AsFrames):
     def __init__(
         self, rows: Iterable[_R] = (), *, columns: Mapping[str, Field | None] | None = None
     ) -> None:
-        """Create a list; ``columns`` has the names and fields of its table's first columns."""
+        """Create a list. ``columns`` maps the first columns of ``to_arrow`` to their fields."""
         super().__init__(rows)
         self._columns = {} if columns is None else columns
 

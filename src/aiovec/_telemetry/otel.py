@@ -25,7 +25,7 @@ _DURATIONS = _METER.create_histogram(
     "db.client.operation.duration",
     unit="s",
     description="Duration of database client operations.",
-    # The bounds that the conventions recommend.
+    # The bucket boundaries that the conventions recommend.
     explicit_bucket_boundaries_advisory=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10),
 )
 _ROWS = _METER.create_histogram(
@@ -34,7 +34,7 @@ _ROWS = _METER.create_histogram(
     description="Rows that a call returned, wrote or deleted.",
     explicit_bucket_boundaries_advisory=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000),
 )
-# Not the global propagator: loading it fails if the environment names one that is not installed.
+# Not the global propagator, which cannot be loaded if the environment names a missing propagator.
 _CALLERS = TraceContextTextMapPropagator()
 
 
