@@ -62,7 +62,8 @@ def write_generation(folder: Path, generation: int) -> None:
 
 
 class MarkFile:
-    """A folder's mark, in a file. Every method does I/O, so call none of them on the event loop."""
+    """A folder's mark, stored in a file. Every method does I/O, so never call one on the event
+    loop."""
 
     poll = 0.01
     """Seconds between two checks of a mark that pauses writers."""
@@ -106,7 +107,7 @@ class MarkFile:
 
 
 class MarkObject:
-    """A bucket's mark, in an object, with the same methods as ``MarkFile``.
+    """A bucket's mark, stored in an object. The methods are the same as those of ``MarkFile``.
 
     A change is written only if the object has not changed since it was read, so no change is lost.
     """

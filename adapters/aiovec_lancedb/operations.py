@@ -99,12 +99,12 @@ OnConflict = Literal["fail", "skip", "replace", "move"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOperation(WriteOperation):
-    """A write of one table's rows, which returns a number of rows.
+    """A write to one table's rows. Its result is a number of rows.
 
     In a group, ``apply`` applies the write in memory to the rows with the ids in ``named``, or
-    raises an error and changes nothing. ``direct`` lets Lance do the write in a separate commit. It
-    is used if the write has a filter or too many ids, or if no other write has joined the group and
-    no row has to be read.
+    raises an error and changes nothing. ``direct`` lets Lance do the write in a separate commit,
+    and is used if the write has a filter or too many ids, or if no other write has joined the group
+    and no row has to be read.
     """
 
     handle: TableHandle

@@ -107,7 +107,8 @@ async def get(table: Snapshot, ids: Sequence[str], columns: Columns, finish: Fro
 async def get_by_number(
     table: Snapshot, numbers: Sequence[int], columns: Columns, finish: FromRows[_T]
 ) -> _T:
-    """Read the rows with these numbers, in the order given, and return the result of ``finish``."""
+    """Read the rows with these numbers, in the order of ``numbers``; return the result of
+    ``finish``."""
     rows = await rows_by_number(table, numbers, columns)
     return await _finished(table, rows, columns, finish, numbers)
 

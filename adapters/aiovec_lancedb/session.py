@@ -242,7 +242,7 @@ async def _freed(connection: AsyncConnection) -> None:
     """Let Lance free a connection's caches, after calls in progress have ended.
 
     Python would hold the GIL while it frees them: 50 ms for 12,000 parts of indexes. So a running
-    call holds the last reference to the caches, which Lance drops in one of its threads.
+    call holds the last reference to the caches, and Lance drops it in one of its own threads.
     """
     await asyncio.sleep(_UNDER_WAY)
     last = asyncio.ensure_future(connection.list_tables(limit=1))

@@ -34,7 +34,8 @@ def config_of(field: Field) -> Any:
 def text_config(analyzer: str) -> Any:
     """Return lancedb's configuration for a keyword index.
 
-    The index contains words of any length, including stop words, and positions, which phrases need.
+    The index contains words of any length, including stop words, and the positions of words, which
+    phrases need.
     """
     return indexing.FTS(
         with_position=True,

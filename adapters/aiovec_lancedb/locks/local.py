@@ -1,8 +1,8 @@
 """The write lock of a table. One thread of a process can hold it at a time.
 
-In a folder, a locked file also excludes other processes; the system unlocks the file when the
-process ends, even in a crash. So a process can look up an id and then write, and nobody writes in
-between. In a bucket this is not possible: see ``operations``.
+In a folder, a locked file also keeps out other processes; the system unlocks the file when the
+process ends, even in a crash. So a process can look up an id and then write, without another write
+in between. In a bucket this is not possible: see ``operations``.
 """
 
 from __future__ import annotations
