@@ -62,7 +62,7 @@ _R = TypeVar("_R")
 
 
 def where(text: str) -> Expr:
-    """Return filter text as one closed condition, to combine with conditions made with ``F``.
+    """Parse filter text into one condition, which can be combined with conditions made with ``F``.
 
     The text is parsed separately: an OR or a parenthesis in it cannot affect the rest, so
     ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. Numbers are compared

@@ -85,7 +85,7 @@ def as_floats(options: object, *names: str) -> None:
 def all_words_first(
     all_words: Sequence[tuple[_K, float]], any_word: Sequence[tuple[_K, float]], limit: int
 ) -> list[tuple[_K, float]]:
-    """Return the rows with all words, then the rows with only some words, with lowered scores.
+    """Return the rows with all words, then, with lowered scores, the rows with only some words.
 
     Both lists have rows with their scores, best first.
     """

@@ -72,7 +72,7 @@ class ActiveBackend:
         """Set while no call uses the backend."""
         self.idle.set()
         self.swept: dict[str, float] = {}
-        """The time of each table's last sweep of expired rows, by ``time.monotonic``."""
+        """The ``time.monotonic()`` value at each table's last sweep of expired rows."""
         self.sweeps: dict[str, asyncio.Task[None]] = {}
         """The tasks that delete expired rows, by table name."""
         self._calls = 0
@@ -112,7 +112,7 @@ class ActiveBackend:
             raise StaleTableError(handle.name)
 
     def state_of(self, handle: TableHandle) -> str:
-        """Return a name for the handle's state of the table. The name is the same in every
+        """Return a name for the table's state as of this handle. The name is the same in every
         process."""
         known = self._states.get(handle.name)
         if known is None or known[0] is not handle:
@@ -150,8 +150,8 @@ class Backends:
 
     @property
     def identity(self) -> str:
-        """The name of the store: the path of its TOML file, else its place. Unique for a store in
-        memory."""
+        """The name of the store: the path of its TOML file, else its place. A store in memory has a
+        unique name."""
         if self._place.in_memory:
             return f"{self._place} {os.getpid()} {id(self)}"
         path = self._place.file or self._place.path
@@ -262,7 +262,8 @@ class Backends:
         return True
 
     async def _mark(self, moved: StoreMovedError) -> MoveMark | None:
-        """Return the active store's mark; for a backend without marks, make one from the error."""
+        """Return the active store's mark; for a backend without marks, create a mark from the
+        error."""
         if self.active.backend.supports("moves"):
             return await self.active.backend.move_mark()
         return MoveMark(

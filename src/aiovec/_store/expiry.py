@@ -85,7 +85,7 @@ class ExpiringTable(OpenTable):
         return self._not_before(self._moment, where)
 
     def _not_before(self, moment: datetime, where: Expr | None) -> Expr:
-        """Return ``where``, narrowed to rows that had not expired at a moment."""
+        """Return ``where``, narrowed to rows that had not expired at ``moment``."""
         alive = any_of([IsNull(self._at), Compare(self._at, ">=", moment)])
         return alive if where is None else all_of([where, alive])
 

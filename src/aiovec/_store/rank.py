@@ -75,7 +75,8 @@ class Decay:
         return [BoostRead(self.field, "times", ("datetime", "text")), *pinned]
 
     def worth_at(self, now: datetime) -> Callable[..., float]:
-        """Return a function from the values of ``reads`` to a row's freshness, from 0 to 1."""
+        """Return a function that computes a row's freshness, 0 to 1, from the values of
+        ``reads``."""
         half_life = self.seconds
 
         def freshness(at: object, pinned: object = False) -> float:
@@ -119,7 +120,8 @@ class Factor:
         return [BoostRead(self.field, "numbers or booleans", ("int", "float", "bool"))]
 
     def worth_at(self, _: datetime) -> Callable[..., float]:
-        """Return a function from the value of ``reads`` to a row's importance, from 0 to 1."""
+        """Return a function that computes a row's importance, 0 to 1, from the value of
+        ``reads``."""
 
         def importance(number: object) -> float:
             if not isinstance(number, (bool, int, float)) or not number > 0:
@@ -181,7 +183,8 @@ def boosted(
     boosts: Sequence[Boost],
     values_of: Callable[[str], Sequence[Any]],
 ) -> Scored:
-    """Return the hits as ranked by boosts; ``values_of`` returns the values of a field or key."""
+    """Rank the hits by boosted scores; ``values_of`` returns the values of a field or payload
+    key."""
     now = datetime.now(UTC)
     totals = [*scores]
     for boost in boosts:
@@ -278,7 +281,7 @@ async def reranked(hits: list[Hit], rerank: RerankFunction, slots: asyncio.Semap
 
 
 def in_order(ids: Sequence[str], outcome: Any, rerank: RerankFunction) -> Scored:
-    """Return hits as the user's function ranked them, or raise InvalidArgumentError."""
+    """Return the hits in the order of the user's function, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:
         expected = (

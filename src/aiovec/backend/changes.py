@@ -78,7 +78,7 @@ class UpdateRows:
         return [id for part in self.parts for id in part.ids]
 
     def patches(self, part: Batch) -> bool:
-        """Return whether the payloads of a part's rows change."""
+        """Return whether the update changes the payloads of this part's rows."""
         return len(part) > 0 and part.ids[0] in self.payloads
 
     def check(self, existing: Container[str]) -> None:
@@ -150,7 +150,7 @@ class RenameField:
 
 @dataclass(frozen=True, slots=True)
 class IndexField:
-    """Build an index over a field, record it in the schema, and return when it is in use.
+    """Build an index over a field, record it in the schema, and return once the index is in use.
 
     "btree" and "bitmap" replace each other; "text" is independent of them. If the same index
     exists, only an interrupted build is completed. Reads continue during the build. A payload key,

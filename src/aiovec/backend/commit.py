@@ -51,8 +51,8 @@ class WriteCall:
     # For the committer, on any thread
 
     def begin(self) -> bool:
-        """Return True if the work may begin: the caller has not left, and the work has not begun
-        already."""
+        """Mark the work as begun, and return True; return False if it has begun already or the
+        caller has left."""
         try:
             return self._start.pop()
         except IndexError:
@@ -226,7 +226,7 @@ class GroupCommit(Generic[_Write]):
                 if pause is not None:
                     await self._wait_out(pause)
                 # Callers that immediately write again share the next commit. Otherwise they would
-                # also compete with its thread for the interpreter.
+                # also compete with the commit's thread for the interpreter.
                 for _ in range(3):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(0)
@@ -296,7 +296,7 @@ class GroupCommit(Generic[_Write]):
         return bool(self._waiting)
 
     def _fail_all(self, calls: Iterable[_Write], error: Exception) -> None:
-        """End calls with an error; each gets its own copy."""
+        """End calls with an error; each call gets its own copy of the error."""
         translated = self._committer.translated(error)
         for call in calls:
             call.fail(copy_of_error(translated))

@@ -220,7 +220,8 @@ class Query:
 
 
 Snippets = Callable[[Sequence[str], Sequence[Texts]], Sequence[Mapping[str, str]]]
-"""A function, called in a thread, that makes the snippets of hits from their ids and texts."""
+"""A function, called in a thread, that returns the snippets of hits, by field, from the hits' ids
+and texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -677,11 +678,11 @@ class Backend(ABC):
         """
         raise self._lacks("bulk-load")
 
-    # "moves": a migration away from the store, with a mark that all its processes read. Every write
-    # reads the mark under the lock, or in the transaction, that commits the write. So when a call
-    # that changed the mark returns, an earlier write is either committed or will read the new mark.
-    # The object on which ``act_for`` was called belongs to the run: the mark does not stop its
-    # reads and writes. All other objects obey the mark.
+    # "moves": a migration away from the store, with a mark that all processes of the store read.
+    # Every write reads the mark under the lock, or in the transaction, that commits the write. So
+    # when a call that changed the mark returns, an earlier write is either committed or will read
+    # the new mark. The object on which ``act_for`` was called belongs to the run: the mark does not
+    # stop its reads and writes. All other objects obey the mark.
 
     async def move_record(self) -> MoveRecord:
         """Return the store's record of migrations; raise CorruptStoreError if it is damaged."""
@@ -694,8 +695,8 @@ class Backend(ABC):
         records.
 
         Calls ``change`` again if another process changed the record first. With ``anew``, a record
-        that cannot be read counts as empty. A mark that becomes "moved" ends every read and write
-        of all other objects, whatever handles they hold.
+        that cannot be read counts as empty. Once the mark is "moved", every read and write of all
+        other objects fails, whatever handles they hold.
         """
         raise self._lacks("moves")
 

@@ -41,13 +41,13 @@ class Loaded:
 
 
 class Engine(Protocol):
-    """An object with these methods, which does the long work on tables.
+    """The interface of an engine, which does the long work on tables.
 
     Every method raises UnsupportedError for a backend that the engine does not know.
     """
 
     def close(self) -> None:
-        """Disconnect from the workers, and stop those that this engine started. Blocks."""
+        """Disconnect from the workers, and stop the workers that this engine started. Blocks."""
 
     async def load(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 class Feed(ABC):
-    """A source that is followed, and its table in the store.
+    """A source that is followed, and the table into which its changes go.
 
     ``source`` names the source in messages, without secrets. If the source no longer has a row, the
     feed deletes it from the ``table``, but only rows of its ``base`` and, if set, of its

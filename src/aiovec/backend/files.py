@@ -21,14 +21,15 @@ def _numbers(*names: str) -> frozenset[int]:
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-# Errors of systems that cannot flush a folder: Windows cannot open it, some network drives refuse.
+# Errors of systems that cannot flush a folder: Windows cannot open it, and some network drives
+# refuse to flush it.
 _UNABLE = _numbers("EACCES", "EBADF", "EINVAL", "EPERM", "ENOTSUP", "EOPNOTSUPP")
 # Errors of a path that does not exist.
 _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
 """Errors of a full disk, an exceeded quota or a file that may not grow."""
-# Seconds without a write after which an unfinished file or folder counts as abandoned. A folder's
-# files are read before it is renamed, which can take long.
+# Seconds without a write after which an unfinished file or folder counts as abandoned. Reading a
+# folder's files, before the folder is renamed, can take long.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 

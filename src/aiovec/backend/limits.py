@@ -314,5 +314,5 @@ def export_gate() -> Gate:
 
 def write_gate(calls: int) -> Gate:
     """Return the gate for the writes of a store."""
-    # 64 MiB of rows are enough for the largest group of one commit. A call with more runs alone.
+    # 64 MiB of rows are enough for the largest group of one commit. A larger call runs alone.
     return Gate("too many writes are waiting", calls=calls, memory=64 * 2**20)

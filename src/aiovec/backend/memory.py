@@ -50,9 +50,9 @@ def give_back() -> None:
 def limit_heaps() -> None:
     """Limit the separate heaps of glibc to the number of processor cores, but not below four.
 
-    glibc makes up to eight for each core, and the small pieces that a call frees in a heap stay
-    there: after an hour of mixed calls on two cores, 480 MiB remained, of which 140 MiB were in
-    use. The limit applies to the whole process. Settings in the environment take precedence.
+    glibc makes up to eight heaps for each core, and the small pieces that a call frees in a heap
+    stay there: after an hour of mixed calls on two cores, 480 MiB remained, of which 140 MiB were
+    in use. The limit applies to the whole process. Settings in the environment take precedence.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform.startswith("linux") and "MALLOC_ARENA_MAX" not in os.environ:

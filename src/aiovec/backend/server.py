@@ -21,7 +21,7 @@ class ServerSettings(Section):
     An address other machines can reach, such as 0.0.0.0, needs an API key."""
 
     port: int = key(4002, at_least=0, at_most=65_535)
-    """Port on which the server listens. 0 takes a free one."""
+    """Port on which the server listens. 0 chooses a free port."""
 
     api_keys_env: str = key(
         "AIOVEC_API_KEYS", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", accepted="the name of a variable"
@@ -79,7 +79,7 @@ class ServerSettings(Section):
     receive_timeout: float = key(30.0, above=0, at_most=86_400)
     """Seconds that a client may take to send the head of a request.
 
-    Also the longest pause before a request's body."""
+    A request's body may take this long, plus 1 second for each 16 KiB received."""
 
     send_timeout: float = key(300.0, above=0, at_most=86_400)
     """Seconds that a client may take to read a part of a response, 100 KiB to a few MiB."""
@@ -108,6 +108,5 @@ class ServerSettings(Section):
     """Seconds that an autostarted server may take to start."""
 
     idle_timeout: float = key(60.0, above=0, at_most=31_536_000)
-    """Seconds without a request after which an autostarted server stops; the next call starts one.
-
-    A server that you start stops only if you pass --idle-timeout."""
+    """Seconds without a request after which an autostarted server stops; the next call starts a new
+    server. A server that you start stops only if you pass --idle-timeout."""

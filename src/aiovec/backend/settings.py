@@ -141,7 +141,7 @@ class Key:
         return " and ".join(words) + multiple
 
     def read(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
-        """Return a value as the section holds it, and add its faults to ``faults``.
+        """Return a value as the section stores it, and add the value's faults to ``faults``.
 
         With ``texts``, numbers and booleans may be strings.
         """

@@ -83,7 +83,7 @@ class Operand(ABC, Generic[_Sql]):
         """Return the condition that a list has exactly these items, perhaps none."""
 
     def leaf(self, expr: Expr, *, negate: bool) -> _Sql:
-        """Return the condition of a leaf of the tree."""
+        """Return the SQL of a leaf of the tree."""
         match expr:
             case Compare(_, op, value):
                 return self.compares(NEGATED[op] if negate else op, value)
