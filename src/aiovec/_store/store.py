@@ -854,7 +854,8 @@ class VectorStore(NotCopied, Hints):
         continues after that batch in a new snapshot. A batch has ``batch_size`` rows, or fewer if
         they are large or some have expired. To stop early, use ``aclose()`` or
         ``contextlib.aclosing``: an abandoned export holds its snapshot until it is garbage
-        collected. A store has at most eight exports open; another one waits up to ``busy_timeout``.
+        collected. A store has at most eight exports open; a further export waits up to
+        ``busy_timeout``.
         """
         batch_size = count_of("batch_size", batch_size)
         if after is not None and not isinstance(after, bytes):
@@ -971,8 +972,8 @@ class VectorStore(NotCopied, Hints):
 
         - ``select``: the names of the fields to read, as in ``find``, by default all;
           ``include_vector=True`` reads the vector too.
-        - ``offset``: the number of hits, or with ``group_by`` of groups, to skip. They are ranked
-          too: a page costs as much as ``offset + limit`` hits.
+        - ``offset``: the number of hits to skip or, with ``group_by``, the number of groups. They
+          are ranked too: a page costs as much as ``offset + limit`` hits.
         - ``min_score``: the lowest score of a hit, as the search computes it, before ``rerank``; by
           default there is no bound.
         - ``group_by``, a field without lists or ``payload.<key>``: the hits are the best
@@ -986,8 +987,8 @@ class VectorStore(NotCopied, Hints):
           scores, or the hits in a new order (a plain function runs in a thread). Diversity is
           applied afterwards.
         - ``rerank=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
-          field, and ``Factor("importance", weight=0.2)`` hits with a higher number; a list combines
-          several. ``min_score`` applies first.
+          field, and ``Factor("importance", weight=0.2)`` prefers hits with a higher number; a list
+          combines several boosts. ``min_score`` applies first.
         - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, at least
           ``offset + limit``, by default four times as many.
 
