@@ -50,7 +50,7 @@ Answers = Sequence[Results[Hit] | Results[Record]]
 
 
 def dump(value: object) -> bytes:
-    """Return a value as JSON, in which an infinity is the text ``Infinity`` or ``-Infinity``."""
+    """Return a value as JSON, in which an infinity is the string "Infinity" or "-Infinity"."""
     return pydantic_core.to_json(value, inf_nan_mode="strings")
 
 
@@ -201,7 +201,7 @@ class Streamed(StreamingResponse):
 
     @classmethod
     async def begun(cls, parts: Parts, media_type: str) -> Self:
-        """Wait for the first part, so that an error before it gets its own status."""
+        """Wait for the first part, so that an error before it can still set the status."""
         first = await anext(parts, b"")
 
         async def all_parts() -> Parts:
@@ -224,7 +224,7 @@ class Streamed(StreamingResponse):
 
 
 async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
-    """Respond with a stream of the rows of an export with these options."""
+    """Stream the rows that an export with these options returns."""
     kind = call.answer_type(STREAMS)
     cursors = options.pop("cursors", False)
     if "after" in options:

@@ -36,8 +36,8 @@ JSON_LINES = "application/x-ndjson"
 OF_ROWS = (JSON, ARROW)
 
 LONGEST_JSON = 8 * 1024 * 1024
-"""The most bytes of a JSON body or of a line of JSON Lines. Parsing them blocks all threads for 40
-ms."""
+"""The most bytes of a JSON body or of a line of JSON Lines. Parsing a body of this size blocks all
+threads for 40 ms."""
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
 _SMALL = 64 * 1024  # a body of up to this many bytes cannot hold too many values
@@ -162,8 +162,8 @@ class Call:
     def _body_type(self, accepted: Sequence[str]) -> str:
         """Return the media type of the body; refuse a type that is not accepted.
 
-        A body without a type is refused, because a browser sends it for a page of another origin
-        without a preflight.
+        A body without a type is refused: for a page of another origin, a browser sends such a body
+        without a preflight request.
         """
         headers = self.request.headers
         given = headers.get("content-type", "")
@@ -255,7 +255,7 @@ def _lines_of(text: bytearray) -> Iterator[bytes]:
 
 
 def _load(text: bytes | bytearray, name: str) -> Any:
-    # A small text cannot hold too many values. A key has a colon and two quotes, though texts may
+    # A small text cannot hold too many values. A key has a colon and two quotes, though strings may
     # also contain them.
     if len(text) > _SMALL and (
         text.count(b"[") + text.count(b"{") > _MOST_LISTS
@@ -283,7 +283,7 @@ def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
 
     The parser silently keeps only the last value, but the last ``where`` might select every row. In
     the text, a colon follows each key. So a key is repeated if the text has more colons than
-    ``value`` has keys and colons within its texts.
+    ``value`` has keys and colons in its strings.
     """
     colons, keys = text.count(b":"), 0
     texts: list[str] = []

@@ -160,7 +160,7 @@ def _serve_alone(
 
 
 def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> None:
-    """Serve this user's processes that share a TOML file, until the idle timeout."""
+    """Serve the processes of this user that share a TOML file, until the idle timeout."""
     from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
 
     from .process import listen
@@ -228,7 +228,10 @@ def _run(
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:
-    """Return the place of ``backend``, by default ``place``, or SQLite's if ``place`` is remote."""
+    """Return the place of ``backend``.
+
+    The default is ``place``, or the place of the backend "sqlite" if ``place`` is remote.
+    """
     from aiovec.backend.place import find_place
 
     name = backend or ("sqlite" if place.settings.backend == _REMOTE else "")

@@ -17,7 +17,7 @@ ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
-"""The most lines that wait for the thread; more lines are dropped."""
+"""The most records that wait for the thread. While the queue is full, new records are dropped."""
 
 _GATHERED = 0.05  # seconds between writes: waking the thread costs more than writing a line
 _AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe
@@ -67,7 +67,7 @@ def _write(data: bytes) -> None:
 
 
 def _line(record: logging.LogRecord) -> bytes:
-    """Return a record as one line: JSON escapes line breaks in a client's texts."""
+    """Return a record as one line: JSON escapes line breaks in strings from a client."""
     second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     facts: dict[str, object] = {"time": f"{second}.{int(record.msecs):03}Z"}
     if (given := getattr(record, "facts", None)) is not None:

@@ -51,8 +51,8 @@ class Model(BaseModel):
     def read(cls, given: Mapping[str, Any], place: str, *, texts: bool = False) -> dict[str, Any]:
         """Return the store's arguments.
 
-        A null counts as absent. ``place`` names the body or query string in errors; with ``texts``,
-        all values are texts.
+        A null counts as absent. ``place`` names the body or query string in errors. With ``texts``,
+        all values are strings, as in a query string.
         """
         given = {key: value for key, value in given.items() if value is not None}
         # Checked here, because pydantic would collect an error for each unknown key.

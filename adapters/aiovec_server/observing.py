@@ -98,7 +98,7 @@ class Metrics:
         self._sent.inc(facts["sent"])
 
     def watched(self, states: Sequence[WatchState]) -> None:
-        """Record how far each table is behind its sources. A table may have several sources."""
+        """Record how far each table lags behind its sources; a table may have several sources."""
         for table in {state.table for state in states}:
             of = [state for state in states if state.table == table]
             waiting = sum(math.nan if state.waiting is None else state.waiting for state in of)

@@ -68,7 +68,7 @@ class WriteKeys:
     ) -> _T:
         """Return the response of ``act``, if the table is in the state that If-Match names.
 
-        If the request ``writes``, it is done under its key.
+        If the request ``writes`` and has a key, the write is done only once for this key.
         """
         states = _states_in(request.headers.getlist(STATE_HEADER))
         name = key_name(request.headers.getlist(HEADER)) if writes else None
@@ -112,7 +112,7 @@ class WriteKeys:
         return work.result()
 
     async def cancel(self, name: str) -> None:
-        """Cancel a write, and wait until it has ended, wholly done or not at all.
+        """Cancel a write, and wait until it has ended: it was done completely or not at all.
 
         A write that has not arrived yet will not begin.
         """

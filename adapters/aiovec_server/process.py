@@ -225,9 +225,10 @@ class Connection(HttpToolsProtocol):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address of this machine; port 0 takes a free one."""
+    """Return a socket that listens at an address of this machine; port 0 means any free port."""
     try:
-        # Resolve names to IPv4: every client tries it, and localhost may have both.
+        # Resolve names to IPv4, because localhost may also have an IPv6 address, but every client
+        # tries IPv4.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         dual = host.strip("[]") == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(

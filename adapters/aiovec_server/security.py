@@ -26,7 +26,7 @@ from .problems import RequestError
 
 
 class Access(IntEnum):
-    """The rights that requests need and API keys grant; each right includes the lower ones."""
+    """The rights that requests need and API keys grant; a higher right includes lower rights."""
 
     NONE = 0
     READ = 1
@@ -126,7 +126,7 @@ class Security:
             raise UnsupportedError("writing", "server's", "it was started with read_only")
 
     def _check_host(self, request: Request) -> None:
-        """Refuse the names of other hosts, which a page that uses DNS rebinding sends."""
+        """Refuse a request whose Host header names another host, as in a DNS rebinding attack."""
         given = request.headers.getlist("host")
         if not given and request.scope.get("http_version") == "1.0":
             return  # no browser uses HTTP/1.0
@@ -210,7 +210,7 @@ def _host(text: str) -> str:
 
 
 def _credentials(headers: Headers) -> list[str]:
-    """Return the distinct API keys of a request, from both headers.
+    """Return the distinct API keys in a request's X-API-Key and Authorization headers.
 
     Ignores Authorization schemes other than Bearer, which may be meant for a proxy in front.
     """

@@ -47,7 +47,8 @@ async def change_records(call: Call, options: dict[str, Any]) -> Any:
     """Change records, each with its own values.
 
     Each record has an id and the fields, payload keys (also `payload.<key>`) and vector to set;
-    `_remove` lists payload keys to remove. All are changed, or none; absent ids are not counted.
+    `_remove` lists payload keys to remove. All records are changed, or none; absent ids are not
+    counted.
     """
     rows = options.pop("rows")
     if isinstance(rows, list):
@@ -85,9 +86,9 @@ async def export_records(call: Call, options: dict[str, Any]) -> Response:
 async def delete_record(call: Call, options: dict[str, Any]) -> Any:
     """Delete one record.
 
-    Encode a slash in the id as %2F. Send the ids `.` and `..`, which clients resolve like folders,
-    and ids with a line break in the body of `DELETE /tables/{table}/records`. An absent id is not
-    an error.
+    Encode a slash in the id as %2F. For the ids `.` and `..`, which clients resolve like folders,
+    and for ids that contain a line break, use `DELETE /tables/{table}/records`, which takes ids in
+    its body. An absent id is not an error.
     """
     return {"deleted": await call.store.delete(call.table, [call.last_segment("id")])}
 
@@ -126,8 +127,8 @@ async def find_records(call: Call, options: dict[str, Any]) -> Response:
 async def update_records(call: Call, options: dict[str, Any]) -> Any:
     """Set fields of records.
 
-    Pass `ids`, `where` or both: rows have to match all that is passed. `"where": "TRUE"` selects
-    every row.
+    Pass `ids` or `where`. If you pass both, a record must match both. `"where": "TRUE"` selects
+    every record.
     """
     fields: dict[str, Any] = options.pop("fields", {})
     removed = dict.fromkeys(options.pop("remove", ()), REMOVE)
@@ -140,8 +141,8 @@ async def update_records(call: Call, options: dict[str, Any]) -> Any:
 async def delete_records(call: Call, options: dict[str, Any]) -> Any:
     """Delete records by their ids, by a filter, or by both.
 
-    Pass `ids`, `where` or both: records have to match all that is passed. Absent ids are not
-    counted. `"where": "TRUE"` deletes every row.
+    Pass `ids` or `where`. If you pass both, a record must match both. Absent ids are not counted.
+    `"where": "TRUE"` deletes every record.
     """
     return {"deleted": await call.store.delete(call.table, **options)}
 
@@ -166,7 +167,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Any:
 async def distinct_values(call: Call, options: dict[str, Any]) -> Any:
     """Count the distinct values of a field.
 
-    The most frequent come first. Nulls are not counted.
+    The most frequent values come first. Nulls are not counted.
     """
     options["limit"] = cut(options.get("limit", sys.maxsize))
     counts = await call.store.distinct(call.table, **options)
@@ -267,8 +268,8 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
     """Search by rows.
 
-    Returns the rows nearest to a row, or to the mean of several, without these rows. With
-    `notLike`, the search moves away from other rows.
+    Returns the rows nearest to a row, or to the mean of several rows, without these rows
+    themselves. With `notLike`, the search moves away from other rows.
     """
     return await found_response(call, options, "search_like")
 

@@ -92,7 +92,7 @@ async def describe_store(call: Call, options: dict[str, Any]) -> Any:
 async def cancel_write(call: Call, options: dict[str, Any]) -> Any:
     """Cancel a write by its `Idempotency-Key`.
 
-    When the response arrives, the write has ended, either done as a whole or not at all. A write
+    When the response arrives, the write has ended: it was done completely or not at all. A write
     that has not arrived yet will not begin.
     """
     await call.writes.cancel(str(key_name([call.last_segment("key")])))
@@ -200,13 +200,16 @@ async def table_stats(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("GET", "notes", models.Notes)
 async def table_notes(call: Call, options: dict[str, Any]) -> Any:
-    """Read the notes that watches of sources keep with a table."""
+    """Read a table's notes.
+
+    Programs that watch a source for the table keep their progress in the notes.
+    """
     return {"notes": await StoreInternals(call.store).notes(call.table)}
 
 
 @endpoint("PATCH", "notes", models.Notes, models.ChangeNotes, {"notes": {"shop.db#goods": None}})
 async def change_notes(call: Call, options: dict[str, Any]) -> Any:
-    """Change notes of a table; null removes one."""
+    """Change a table's notes; a null removes a note."""
     return {"notes": await StoreInternals(call.store).notes(call.table, options["notes"])}
 
 
@@ -239,7 +242,7 @@ async def drop_index(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("GET", "versions", models.Versions)
 async def list_versions(call: Call, options: dict[str, Any]) -> Any:
-    """List the earlier versions of a table that are kept."""
+    """List the versions to which a table can be reverted."""
     return {"versions": [dict(version) for version in await call.store.versions(call.table)]}
 
 

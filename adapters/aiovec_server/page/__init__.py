@@ -50,7 +50,7 @@ _HEADERS = {
 }
 
 _PER_OVERVIEW = 25
-"""The most tables in one overview. The page makes several requests for more."""
+"""The most tables in one overview. For more tables, the page makes several requests."""
 # A map of the largest sample takes 0.1 s of one core and 32 MB.
 _MAPS_AT_ONCE = 2
 _NO_COLOR = "-"
@@ -116,7 +116,7 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
 
 
 async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
-    """Return the facts about a table that the page shows, and the actions that it offers."""
+    """Return the facts that the page shows about a table, and the actions that it offers for it."""
     schema = await store.schema(name)
     stats = await store.stats(name)
     indexes = await store.indexes(name) if store.supports("indexes") else []
