@@ -186,7 +186,7 @@ def _row(app: str, user: str, entry: MemoryEntry, session: str | None = None) ->
 
 
 def _time_of(timestamp: str | None) -> datetime | None:
-    """Return an entry's ISO time, or None. Without a zone, it is local time, as in ADK."""
+    """Parse an entry's ISO time, or return None. A time without a zone is local time, as in ADK."""
     with suppress(ValueError):
         return datetime.fromisoformat(timestamp or "").astimezone(UTC)
     return None
@@ -198,6 +198,6 @@ def _spaced(text: str) -> str:
 
 
 def _query_of(words: str) -> str:
-    """Return a query with each word in quotes, so that it has no syntax."""
+    """Return a query with each word in quotes, so that no word is read as query syntax."""
     parts = re.findall(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+", unicodedata.normalize("NFC", words))
     return " ".join(f'"{_spaced(part)}"' for part in dict.fromkeys(parts[:_MOST_WORDS]))

@@ -53,8 +53,8 @@ def _comparison(wanted: Mapping[str, Any], fields: Callable[[str], Sequence[Any]
 def _ordered(operator: str, value: Any) -> Any:
     """Return the value of a comparison: a number, or a date.
 
-    Dates in metadata are ISO texts, which sort correctly only within one time zone. So a date with
-    a UTC offset is converted to UTC.
+    Dates in metadata are ISO strings, which sort correctly only within one time zone. So a date
+    with a UTC offset is converted to UTC.
     """
     if isinstance(value, str):
         try:

@@ -120,9 +120,10 @@ class AiovecKeywordRetriever(_Retriever):
 
 @component
 class AiovecHybridRetriever(_Retriever):
-    """Retrieve documents by words and by vectors; the score is a weighted mean of both scores.
+    """Retrieve documents by words and by vectors.
 
-    ``alpha`` is the weight of the vectors: 1 uses only vectors, and 0 only words.
+    The score is a weighted mean of the keyword and vector scores. ``alpha`` is the weight of the
+    vector score: 1 uses only vectors, and 0 only words.
     """
 
     _settings = (*_Retriever._settings, "alpha")

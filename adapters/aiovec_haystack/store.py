@@ -37,8 +37,8 @@ class AiovecDocumentStore(Closable):
     store from ``aiovec.connect`` supports only the ``_async`` methods. The first write creates the
     table, for vectors of length ``embedding_dim``, by default the length of the first vector.
     ``options`` are passed to ``aiovec.bridge.DocumentBridge`` (``schema``, ``metric``) and, for a
-    target, to ``aiovec.connect``. Dates in metadata are texts. Write them in UTC, because filters
-    compare in UTC.
+    target, to ``aiovec.connect``. Dates in metadata are strings. Write dates in UTC, because
+    filters compare them in UTC.
     """
 
     def __init__(
@@ -143,7 +143,8 @@ class AiovecDocumentStore(Closable):
         """Like ``delete_documents_async``."""
 
     async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
-        """Delete all documents. With ``recreate_index``, drop the table; a write recreates it."""
+        """Delete all documents. With ``recreate_index``, drop the table; the next write creates it
+        again."""
         if recreate_index:
             await self._bridge.drop()
         else:
@@ -287,8 +288,8 @@ class AiovecDocumentStore(Closable):
 async def _values(table: Table, *, field: Any, levels: int, where: Any) -> list[Any]:
     """Return the distinct values of a field that is nested ``levels`` deep in the rows.
 
-    The store counts 1 and 1.0 as one int, so this reads the rows with numbers to distinguish the
-    two.
+    The store counts 1 and 1.0 as one int. To distinguish them, this reads every row with a number
+    in the field.
     """
     values = [*await table.distinct(str(field), where)]
     if str(field).startswith("payload.") and any(type(value) is int for value in values):

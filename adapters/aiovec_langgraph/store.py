@@ -65,7 +65,7 @@ class AiovecStore(Closable, BaseStore):
     ``aiovec.connect``. ``index`` and ``ttl`` are LangGraph's settings. Each text in an item's
     indexed fields has a vector and a row, and a search ranks an item by its best text. Texts from
     the 16th on share a vector. Filters take the operators of ``aiovec.bridge.metadata_filter``.
-    ``boost`` is passed to ``VectorStore.search`` as ``rerank``: it ranks hits also by age, from
+    ``boost`` is passed to ``VectorStore.search`` as ``rerank``: it also ranks hits by age, from
     "updated_at", or by importance, a number in "payload.value.KEY". Expired items are never
     returned. ``sweep_ttl`` deletes them, and so does a write once an hour;
     ``sweep_interval_minutes`` has no effect.
@@ -121,8 +121,8 @@ class AiovecStore(Closable, BaseStore):
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Run the reads, then the writes. If a key is written several times, the last write counts.
 
-        All puts are one transaction, and all deletes are another. A third transaction deletes the
-        rows of texts that replaced items no longer have.
+        All puts are one transaction, and all deletes are another. If an item now has fewer texts
+        than before, a third transaction deletes the rows of the missing texts.
         """
         plan = self._plan(ops)
         if self.embeddings is not None:
@@ -144,7 +144,7 @@ class AiovecStore(Closable, BaseStore):
     async def asweep_ttl(self) -> int:
         """Delete expired items and optimize the table; return the number of deleted rows.
 
-        An item has one row, or one for each text with a vector.
+        An item with several vectors has one row for each vector; all other items have one row.
         """
 
         async def sweep(table: Table) -> int:
@@ -346,8 +346,8 @@ def _now() -> datetime:
 
 
 def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
-    """Return the unique id of an item's row or, with ``place``, of the row for another of its
-    texts."""
+    """Return the unique id of an item's row or, with ``place``, of the row for the text with this
+    number."""
     parts = [*namespace, key, *([place] if place else [])]
     path = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:
@@ -356,7 +356,7 @@ def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
 
 
 def _ids_of(row: Record | Hit) -> list[str]:
-    """Return the ids of all rows of a row's item, the item's own row first."""
+    """Return the ids of all rows of the item to which a row belongs, the item's own row first."""
     space = _space_of(row)
     return [_id_of(space, row["key"], place) for place in range(row.get("texts", 1))]
 

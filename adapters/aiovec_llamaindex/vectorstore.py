@@ -118,7 +118,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
         **_: Any,
     ) -> None:
-        """Delete the nodes with these ids that match the filters. Pass one or both."""
+        """Delete the nodes with these ids that match the filters. Pass ids, filters, or both."""
         where = self._narrowed(node_ids, filters)
         if where is None:
             raise InvalidArgumentError("node_ids", None, "ids, or filters; clear() deletes all")
@@ -163,9 +163,9 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
     ) -> VectorStoreQueryResult:
         """Return the best nodes by vector, by words, or by both.
 
-        The score of a hybrid query is the weighted mean of both scaled scores; ``alpha`` is the
-        weight of the vectors' score, by default 0.5. A query with filters and without a vector
-        returns matching nodes, without scores.
+        The score of a hybrid query is the weighted mean of the scaled vector and keyword scores;
+        ``alpha`` is the weight of the vector score, by default 0.5. A query that has filters but no
+        vector returns matching nodes, without scores.
         """
         refuse_options(options, where="filters", limit="similarity_top_k")
         # An index that keeps no list of its nodes passes an empty list to mean all nodes.
@@ -227,7 +227,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         doc_ids: Iterable[str] | None = None,
     ) -> Any:
         """Return conditions for nodes that have these ids, belong to these documents, and match the
-        filters; None without conditions."""
+        filters; None if there are no conditions."""
         metadata = unless_true(self._all(filters)) if filters else None
         conditions = [] if metadata is None else [metadata]
         if node_ids is not None:

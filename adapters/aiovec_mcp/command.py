@@ -136,7 +136,7 @@ def mcp(
 
 
 def _users_by_key(user: str | None) -> dict[str, str | None]:
-    """Return the user of each key; the only key is empty if requests need no key."""
+    """Return the user of each key. If requests need no key, the only key is the empty string."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     users: dict[str, str | None] = {key: user}
     variable = KEY_VARIABLE

@@ -368,8 +368,8 @@ def _fitting(
 def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure of four digits.
 
-    The measure is the distance, because merged and boosted scores are comparable only within one
-    search. A passage of a document gets its place, so that an answer can cite it.
+    The measure is the distance, if the hit has one: merged and boosted scores are comparable only
+    within one search. A passage of a document gets its place, so that an answer can cite it.
     """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}
     if (place := place_of(flat)) is not None:

@@ -24,7 +24,7 @@ _WORDS = "words"
 # The keys by which mem0 filters every search.
 _SCOPES = dict.fromkeys(("user_id", "agent_id", "run_id"), Field(str, index="btree"))
 _JOINED = {"AND": "$and", "OR": "$or", "NOT": "$nor", "$not": "$nor"}
-_OPERATORS = {"icontains": "$ilike"}  # the others have the same names
+_OPERATORS = {"icontains": "$ilike"}  # the other operators have the same names
 
 
 class Config(BaseModel):

@@ -52,7 +52,7 @@ class Cluster:
 async def each(
     work: Callable[..., _T], calls: Sequence[tuple[Any, ...]], done: Callable[[_T], None]
 ) -> list[_T]:
-    """Run the calls on the workers, and return the results. The first error cancels other calls.
+    """Run the calls on the workers, and return the results. An error cancels the remaining calls.
 
     ``done`` is called with each result as it arrives.
     """

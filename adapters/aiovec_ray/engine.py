@@ -62,7 +62,7 @@ class RayEngine:
                 files = [text for part in parts for text in part.fragments]
                 commit = partial(in_thread, fragments.commit, place, files, load.version, run)
                 return Loaded(await load.commit(commit if files else _nothing))
-            except OutcomeUnknownError:  # the rows may have been added; a repeated load shows it
+            except OutcomeUnknownError:  # repeating the load shows whether the rows were added
                 raise
             except AiovecError:
                 await load.abandon()

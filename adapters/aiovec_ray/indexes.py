@@ -15,7 +15,7 @@ from .fragments import dataset_of
 # The fewest and the most rows in a compacted file. Within these limits, each worker gets about two
 # files. Upkeep makes no files with more rows than the maximum.
 _LEAST_ROWS, _MOST_ROWS = 65_536, 1_048_576
-# The kinds that workers build, under lancedb's names; LanceDB builds the others.
+# The kinds of index that workers build, by lancedb's names; LanceDB builds all other kinds.
 _SCALAR = {"BTree": "BTREE", "Bitmap": "BITMAP"}
 _VECTOR = {"IvfRq": "IVF_RQ", "IvfPq": "IVF_PQ", "IvfFlat": "IVF_FLAT"}
 # The most parts of an index. Each search reads all parts, and upkeep rebuilds an index with more
