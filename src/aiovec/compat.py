@@ -120,8 +120,8 @@ class VectorStore:
         *,
         model: str | None = None,
     ) -> int:
-        """Add or replace points, mappings with ``id``, ``vector`` and ``payload``; return the
-        number of distinct ids.
+        """Add or replace points, and return the number of distinct ids. A point is a mapping with
+        ``id``, ``vector`` and ``payload``.
 
         Adds all points or none. If an id is repeated, its last point counts.
         """

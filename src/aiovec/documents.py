@@ -292,8 +292,8 @@ async def around(
 def place_of(row: Mapping[str, Any]) -> str | None:
     """Return a citation of a passage; None for a row that is not a passage.
 
-    The citation is ``guide.md:9`` with the line, ``book.pdf, page 3``, ``guide.html#anchor``, or
-    only the source for kinds without lines, such as Word.
+    Examples are ``guide.md:9`` with the line, ``book.pdf, page 3`` and ``guide.html#anchor``. For
+    kinds without lines, such as Word, the citation is only the source.
     """
     source, start = row.get("source"), row.get("start")
     if not (isinstance(source, str) and isinstance(start, int) and "parts" in row):

@@ -68,7 +68,7 @@ class HttpAnswer:
     private: tuple[str, ...] = ()
     """The facts that a server does not send, because they name its files or hosts."""
     machine: bool = True
-    """False if the message contains only the caller's values, so no path of the server."""
+    """False if the message contains only the caller's values, so it cannot reveal server paths."""
     retry_after: int | None = None
     """Seconds after which the same request may succeed."""
 
@@ -372,7 +372,7 @@ class EmbeddingError(AiovecError):
 
 
 class DuplicateIdError(AiovecError, ValueError):
-    """``ids`` that already exist in ``table`` or, with ``within_call``, occur twice in the call."""
+    """The ``ids`` already exist in ``table`` or, with ``within_call``, occur twice in the call."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(409, "The id exists", machine=False)
 

@@ -57,7 +57,7 @@ Color = str | Literal[False] | None
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that share a colour: their value, and the number of rows in the map.
+    """Rows of a map that share a colour: ``name`` is their value as text, ``rows`` their number.
 
     The last group may contain all other values; then its ``name`` is None, and ``values`` is their
     number.

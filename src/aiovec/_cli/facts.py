@@ -77,7 +77,7 @@ def _lines(table: dict[str, Any]) -> dict[str, object]:
         "other keys": "kept as JSON" if schema["payload"] else "refused",
         "searches": table["index"],
     }
-    if optimized:  # otherwise no process, or another process, optimized it
+    if optimized:  # None if it was never optimized, or only by another process
         lines["optimized"] = optimized.isoformat(timespec="seconds")
     if keys := schema.get("payload_indexes"):
         lines["other keys"] += f", indexed: {', '.join(keys)}"

@@ -377,7 +377,7 @@ def with_options(
 ) -> Callable[..., None]:
     """Return ``run`` as a command with the options in ``first``, ``command`` and ``last``.
 
-    The options of ``command`` follow its first argument, the store.
+    All parameters of ``command`` except the first one, the store, are options.
     """
     result: Any = failing_clearly(run)
     _, *options = inspect.signature(command, eval_str=True).parameters.values()

@@ -125,7 +125,7 @@ class Batcher:
             request.task.cancel()
 
     async def close_service(self) -> None:
-        """Close the connections of an embedder made from settings; an app closes its embedders."""
+        """Close the connections of an embedder made from settings; an app closes its own."""
         close = getattr(self._embedder, "close", None)
         if self.recipe is not None and close is not None and is_async(close):
             await close()

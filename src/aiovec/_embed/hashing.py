@@ -45,7 +45,7 @@ class HashingEmbedder:
     dim = 256
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return one row for each text, in order. A row does not depend on the others."""
+        """Return one row for each text, in order. A row does not depend on the other texts."""
         counts = [Counter(_words(text)) for text in texts]
         vocabulary = {word: n for n, word in enumerate(dict.fromkeys(w for c in counts for w in c))}
         words = _word_vectors(vocabulary)

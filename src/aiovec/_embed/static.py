@@ -1,7 +1,7 @@
 """Static models, which have a vector for each token and need neither a service nor a download.
 
 The vector of a text is the mean of its tokens' vectors, scaled to length 1. The extra ``local``
-installs one such model; a folder saved by model2vec contains another.
+installs a static model; a folder that model2vec saved can be used too.
 """
 
 from __future__ import annotations

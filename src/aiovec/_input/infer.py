@@ -202,7 +202,7 @@ def _columns_of(rows: Collected) -> dict[str, Any]:
 
 
 def _vector_of(columns: Mapping[str, Any], options: TableOptions) -> str | None:
-    """Return the name of the vector column, given or detected; None if there is none."""
+    """Return the name of the vector column, from the options or detected; None if there is none."""
     if options.vector is not None and options.vector in columns:
         return options.vector
     if options.vector is not None and options.embed is None:

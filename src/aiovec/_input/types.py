@@ -130,6 +130,6 @@ _Condition: TypeAlias = Combinable | str | Mapping[str, Any] | None
 Where: TypeAlias = _Condition | Sequence[_Condition]
 """A filter: a condition made with ``F``, filter text, or None for every row.
 
-A mapping such as ``{"year": 2024}`` means equality; a list as its value means any of the values,
-and None means null. A list of conditions means all of them.
+In a mapping such as ``{"year": 2024}``, a plain value means equality, a list means any of its
+items, and None means null. In a list of conditions, all of them must be true.
 """
