@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 async def doctor(at: At) -> Shown:
     """Check the installation and a store: show what is wrong and how to fix it.
 
-    Changes nothing. Exits with 1 if something is wrong, or if the store of --store does not exist.
+    Changes nothing. Exits with 1 if something is wrong, or if --store names no existing store.
     """
     from ..backend.threads import in_thread  # slow
 

@@ -147,7 +147,7 @@ IncludeVector = Annotated[bool, typer.Option("--include-vector", help="Show the 
 
 
 def names_in(values: list[str] | None) -> list[str] | None:
-    """Return the names in an option's values. A value is one name, or several between commas."""
+    """Return the names in an option's values. A value is one name, or several joined by commas."""
     return None if values is None else [name.strip() for part in values for name in part.split(",")]
 
 
