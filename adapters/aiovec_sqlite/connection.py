@@ -344,7 +344,7 @@ def clear_frames_of(error: BaseException) -> None:
     """Clear the local variables in the tracebacks of an error and its causes.
 
     Otherwise any thread that drops the error would reset the cursors among these variables. A reset
-    would wait for the connection's running statement, and crash while the connection is closed.
+    would wait for the connection's running statement, or crash if the connection is being closed.
     """
     left, seen = [error], set[int]()
     while left:

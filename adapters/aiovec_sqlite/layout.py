@@ -3,7 +3,7 @@
 ``docs/internals/file-format.md`` describes the layout. The first page is read through SQLite: POSIX
 drops all locks of a process on a file as soon as the process closes any descriptor of the file.
 SQLite keeps its own descriptors open while a lock is held, but does not know about other
-descriptors. If this process read the file of a store that it uses through ``open``, another process
+descriptors. If this process used ``open`` to read the file of a store that it uses, another process
 would then consider the store unused and delete its WAL, with acknowledged rows in it. So this code
 opens a file that may be a database only through SQLite; ``_keeps_wal`` explains the only exception.
 """

@@ -230,9 +230,8 @@ def connect_read_only(
     """Return a connection that cannot write, but reads a WAL next to the file.
 
     SQLite needs a lock file to read a database in WAL mode. If it cannot create one, for example on
-    a read-only medium, the file is read as immutable. Then AiovecError is raised if there is a WAL,
-    whose changes would be missing, or a rollback journal. ``check`` checks the schema, by default
-    for foreign SQL.
+    a read-only medium, the file is read as immutable. In this case, AiovecError is raised if there
+    is a rollback journal, or a WAL, whose changes would be missing. ``check`` checks the schema.
     """
     uri = path.absolute().as_uri()
     try:

@@ -164,7 +164,7 @@ class SqliteBackend(Backend):
                 self._builds.start(self._complete_text(incomplete))
 
     def _make_private_file(self) -> Path:
-        """Create the file of an in-memory store; it is removed when this object or process ends."""
+        """Create the file of an in-memory store, to be removed with this object or at exit."""
         folder = tempfile.mkdtemp(prefix="aiovec-")
         self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
         return Path(folder) / "memory.sqlite"
@@ -336,7 +336,7 @@ class SqliteBackend(Backend):
             await self._build_text(name, Steps())
 
     async def _complete_text(self, names: Sequence[str]) -> None:
-        """Continue text index builds. If one fails, the next opening tries again."""
+        """Continue text index builds. If a build fails, the next opening of the store retries."""
         for name in names:
             try:
                 await self._build_text(name, Steps())

@@ -125,7 +125,7 @@ def _index(tx: Transaction, table: TableLayout, name: str, schema: Schema) -> No
 
 
 def rename_table(tx: Transaction, old: str, new: str, check_free: Check) -> None:
-    """Rename a table, its text index's entry and its notes; names in SQL stay the same."""
+    """Rename a table in all entries and notes; its names in the file's schema stay the same."""
     table = _existing(tx.db, old)
     if read_table(tx.db, new) is not None:
         raise TableExistsError(new)

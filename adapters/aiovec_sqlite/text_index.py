@@ -148,7 +148,7 @@ def _read(
 
 
 def serving(db: sqlite3.Connection, table: TableLayout) -> TextIndex:
-    """Return the index that answers searches. Raises UnsupportedError if none is complete."""
+    """Return the index that answers searches. Raises UnsupportedError if no index is complete."""
     indexes = indexes_of(db, table.name)
     ready = [index for index in indexes if index.ready]
     if ready:
@@ -174,7 +174,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
 
 
 def check_can_index(schema: Schema) -> None:
-    """Raise UnsupportedError if a field needs keyword search and this SQLite lacks it."""
+    """Raise UnsupportedError if a text index needs FTS5 or a stemmer, which is missing."""
     if wanted_fields(schema) and schema.analyzer in LANGUAGES and not stems.has_stemmer():
         raise stems.no_stemmer(schema.analyzer)
     if wanted_fields(schema) and not has_fts5():

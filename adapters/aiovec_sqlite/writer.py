@@ -50,7 +50,7 @@ _FORGET = 4
 
 
 def find_key(db: sqlite3.Connection, key: WriteKey) -> tuple[Kept, str | None] | None:
-    """Return the record of a write, and the table whose text index must still be built."""
+    """Return the record of the write with this key, and the table whose text index to build."""
     sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'aiovec_writes'"
     if db.execute(sql).fetchone() is None:
         return None

@@ -533,8 +533,11 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Delete all tombstones but the ``keep`` newest, and raise the floor, which shows slow readers
-    that they missed deletes."""
+    """Delete all tombstones except the newest ``keep``, and raise the floor, which shows slow
+    readers that they missed deletes.
+
+    Does nothing during a migration.
+    """
     if has_mark(tx.db):
         return  # a migration needs the tombstones to catch up
     row = tx.db.execute(

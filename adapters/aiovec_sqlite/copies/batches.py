@@ -2,8 +2,8 @@
 
 The reader takes about 32 searches of the table whose first search has waited longest. A scan uses
 all cores, so a table has one scan at a time, and the searches that arrive during a scan are
-then answered together. A lone search never waits for others. Each caller gets its result as
-soon as its rows are read; the rows of small results are read first.
+answered together after it. A lone search never waits for other searches. Each caller gets its
+result as soon as its rows are read; the rows of small results are read first.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ AnswerQueries = Callable[
 
 
 class _WaitingCall:
-    """A call's queries, and the function that makes its result; its caller may be cancelled."""
+    """A call's queries, and the function that makes its result."""
 
     __slots__ = tuple("deadline finish future large queries size task together".split())
 
@@ -177,7 +177,7 @@ class Batches:
         self._closed = False
 
     async def search(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
-        """Answer queries; return the result of ``finish``, called in a reader's thread."""
+        """Answer queries; return the result of ``finish``, which a reader's thread calls."""
         if not (queue.is_free and self._at_work < self._workers):
             return await self._in_turn(queue, queries, finish)
         batch = self._begin(queue, 1, len(queries))
@@ -217,7 +217,7 @@ class Batches:
             raise
 
     def begin(self) -> None:
-        """Begin batches of the waiting calls, up to the number of workers."""
+        """Begin batches of waiting calls while there are free workers."""
         while self._at_work < self._workers and (queue := self._longest_waiting()) is not None:
             calls = queue.take(MOST_TOGETHER)
             if not queue.waiting:

@@ -270,7 +270,7 @@ class ResidentCopy:
         rowids: Int64Array,
         ticket: Ticket,
     ) -> list[Segment]:
-        """Return the segments plus these rows of the file, which must have vectors."""
+        """Return the segments plus these rows of the file; the rows must have vectors."""
         grown, coming = list(segments), len(rowids)
         for block, rows in self._encoded(db, rowids, ticket):
             grown = appended(grown, block, rows, coming=coming)

@@ -52,7 +52,7 @@ _WORDS_IN_FILE = 4 * 2**20
 
 PutToken = Callable[[TableHandle, str, str | None], Awaitable[None]]
 """Stores the token of a table's scan file, which makes the file valid. The arguments are the table,
-the kind of the file's contents, and the token; for None, the stored token is removed."""
+the kind of the file's contents, and the token, or None to remove the stored token."""
 
 
 _T = TypeVar("_T", ResidentCopy, Words)

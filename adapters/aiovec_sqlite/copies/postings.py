@@ -132,7 +132,7 @@ class Postings:
         return bisect_left(range(len(self._ends) - 1), word, key=self._word)
 
     def _between(self, start: int, end: int) -> Iterator[tuple[UInt32Array, Counts]]:
-        """Yield the rows and match counts of the postings from ``start`` to ``end``, by blocks."""
+        """Yield rows and match counts of the postings from ``start`` to ``end``, block by block."""
         number = int(np.searchsorted(self._first, start, side="right")) - 1
         while start < end:
             first, place, width, checksum = self._blocks[number].tolist()
@@ -163,7 +163,7 @@ def rows_of(
 
 
 def vocabulary(db: sqlite3.Connection, index: TextIndex, kind: str = "instance") -> str:
-    """Return the name of an fts5vocab table of the index, created if missing.
+    """Return the name of an fts5vocab table of the index; create the table if necessary.
 
     The table has a row per occurrence of a word ("instance"), or per word ("row").
     """
@@ -210,7 +210,7 @@ def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
-    """Return the row numbers of the ids in ``docs``, and a mask of the ids that have a row."""
+    """Return the row numbers of the ids in ``docs`` that have a row, and a mask of these ids."""
     if not len(rowids):
         return docs[:0], np.zeros(len(docs), dtype=np.bool_)
     numbers = rowids.searchsorted(docs)

@@ -111,7 +111,7 @@ class ResidentSearch(Keeper):
     def search(
         self, table: TableHandle, queries: Sequence[Query], finish: FromEach[_T]
     ) -> Coroutine[Any, Any, _T]:
-        """Answer exact searches; return the result of ``finish``, called in a reader's thread."""
+        """Answer exact searches; return the result of ``finish``, which a reader's thread calls."""
         resident = self._of(table)
         # The first single query is answered from the file; for several queries, a build is faster.
         answered_without_build = len(queries) == 1 and (resident.queue.batch or not resident.looked)
@@ -120,7 +120,7 @@ class ResidentSearch(Keeper):
         return self._batches.search(resident.queue, queries, finish)
 
     async def search_text(self, table: TableHandle, query: Query, finish: FromEach[_T]) -> _T:
-        """Search by keywords; return the result of ``finish``, called in a reader's thread."""
+        """Search by keywords; return the result of ``finish``, which a reader's thread calls."""
         kept = self._of(table).words
 
         def work(db: sqlite3.Connection, ticket: Ticket, *, by_lists: bool = True) -> _T:

@@ -65,7 +65,7 @@ class SpoiledFileError(Exception):
 
 
 def size_of(rows: int, dim: int) -> int:
-    """Return the approximate size of this many rows in bytes, in a file or in memory."""
+    """Return the approximate size in bytes of this many rows, in a file or in memory."""
     return rows * (4 * dim + dim + dim % 2 + 20)
 
 
@@ -391,7 +391,7 @@ class ScanFiles:
         return NewFile(self._store, kind, nbytes)
 
     def waits(self, kind: str) -> bool:
-        """Return whether another process is writing a file of this kind and making progress."""
+        """Return whether another process is writing a file of this kind and has not stopped."""
         written = set[tuple[str, int, int]]()
         with self._locked(_MAGIC[kind]) as (_, busy):
             for path in busy:

@@ -293,7 +293,7 @@ class Words:
             self.behind = False
 
     def lists(self, state: _State, request: IndexQuery) -> Lists | None:
-        """Return the lists of a query at a state; None if FTS5 has to answer."""
+        """Return a query's lists at a ``state`` of the words; None if FTS5 has to answer."""
         requested = [*request.wanted, *request.unwanted]
         if any(len(clause.text) > _LONGEST_TEXT for clause in requested):
             return None

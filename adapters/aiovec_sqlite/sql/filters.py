@@ -190,7 +190,7 @@ def order_to_sql(order_by: Sequence[Order]) -> tuple[str, list[Any]]:
 
 
 def fixed_values(expr: Expr | None, schema: Schema) -> dict[str, Value]:
-    """Return the partition fields that ``expr`` requires to equal a value, with that value."""
+    """Return the values that ``expr`` requires partition fields to equal, by field name."""
     fixed: dict[str, Value] = {}
     for item in expr.items if isinstance(expr, And) else (expr,):
         if isinstance(item, Compare) and item.op == "=" and not item.ref.path:
@@ -372,7 +372,7 @@ def _fit_json(group: Sequence[Any]) -> bool:
 
 
 def _range(value: str, prefix: str) -> _Part:
-    """Return the condition that a text begins with ``prefix``: a range, which an index can find."""
+    """Return the condition, as a range for an index, that a text begins with ``prefix``."""
     end = like.end_of_prefix(prefix)
     if end is None:
         return _Part(f"{value} >= {_ONE}", [prefix])
@@ -413,7 +413,7 @@ def _value(ref: Ref) -> str:
 
 
 def _is_like(value: Value) -> str:
-    """Return the end of an SQL condition: the JSON types that are comparable with ``value``."""
+    """Return the end of a condition that accepts the JSON types comparable with ``value``."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"

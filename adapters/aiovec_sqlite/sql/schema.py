@@ -71,7 +71,7 @@ _QUOTED = re.compile(f"{_N}|'[^']*+'")
 
 
 def check_schema(db: sqlite3.Connection, target: str) -> None:
-    """Raise CorruptStoreError if the schema has foreign SQL that SQLite might run."""
+    """Raise CorruptStoreError if SQLite might run SQL in the schema that aiovec did not write."""
     entries = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     for kind, name, sql in db.execute(entries):
         # The statement decides, because a hostile file can lie about the kind.

@@ -44,11 +44,11 @@ _LIMIT = 300.0
 
 
 class NoCompilerError(Exception):
-    """The scan cannot be compiled here, for the reason in the message."""
+    """The scan cannot be compiled here; the message gives the reason."""
 
 
 def compilers() -> list[list[str]]:
-    """Return the commands of the compilers to try: only ``$CC``, or the installed compilers.
+    """Return the commands of the compilers to try: ``$CC`` if set, else the installed compilers.
 
     On Windows, GCC is not tried: it keeps AVX vectors on a stack that is not aligned for them.
     """

@@ -73,7 +73,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class UnusableError(Exception):
-    """There is no usable library, for the reason in the message."""
+    """There is no usable library; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _loaded(wanted: str) -> Library | None:
 
 
 def opened(wanted: str, library: Path) -> Library:
-    """Return the library at a path, with the ``wanted`` kind of scan, or the fastest for "".
+    """Return the library at a path, with the ``wanted`` kind of scan, or the fastest kind if "".
 
     Raises UnusableError if the library cannot be used.
     """
