@@ -34,8 +34,8 @@ class AiovecVectorStore(Closable, VectorStore):
     field) and, for a target, to ``aiovec.connect``.
 
     Searches take ``filter``: a mapping such as ``{"year": {"$gte": 2020}}``, a condition of
-    ``aiovec.F``, or its text. ``hybrid=True`` also searches by keywords; other arguments are passed
-    to ``aiovec.VectorStore.search``. Scores are aiovec's: higher is better.
+    ``aiovec.F``, or a condition as a string. ``hybrid=True`` also searches by keywords; other
+    arguments are passed to ``aiovec.VectorStore.search``. Scores are aiovec's: higher is better.
     """
 
     def __init__(
@@ -153,8 +153,9 @@ class AiovecVectorStore(Closable, VectorStore):
     ) -> bool | None:
         """Delete documents by their ids, by a filter, or by both.
 
-        In LangChain, ``ids=None`` deletes everything. Here, without a filter, it is an error,
-        because an unset variable would also delete everything; call ``delete_collection`` instead.
+        In LangChain, ``ids=None`` deletes everything. Here, ``ids=None`` without a filter raises an
+        error, so that an unset variable cannot delete everything; call ``delete_collection`` to do
+        so.
         """
         refuse_options(unknown, where="filter")
         where = self._bridge.where(filter)

@@ -14,8 +14,8 @@ from aiovec.errors import AiovecError
 _T = TypeVar("_T")
 
 # The size in bytes of the shared memory for workers started here. Results are small, and rows never
-# pass through it. It has room for the hashes of 32 million new ids; Ray writes further hashes to
-# disk.
+# pass through it. It has room for the hashes of 32 million new ids; if there are more ids, Ray
+# writes hashes to disk.
 _OBJECT_STORE = 256 * 2**20
 # Seconds between checks of the tasks; a cancelled call ends at the next check.
 _LOOK = 0.5

@@ -64,7 +64,7 @@ def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSourc
 
 
 def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -> list[str]:
-    """Return the ids of a source that have one of these hashes."""
+    """Return the ids in a source whose hashes are among these hashes."""
     matches: list[str] = []
     for rows in read(source, schema):
         ids = rows.column("id").to_pylist()

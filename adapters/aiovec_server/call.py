@@ -1,8 +1,8 @@
 """A request as an endpoint sees it: its path, query string and body.
 
 A body is JSON of up to 8 MiB, JSON Lines, which are parsed line by line, or an Arrow IPC stream.
-An Arrow stream holds the rows of a write, or the arguments of a JSON body: long lists as columns,
-and the rest in its schema's metadata.
+An Arrow stream holds the rows of a write, or the same arguments as a JSON body: long lists are
+columns, and all other arguments are in its schema's metadata.
 """
 
 from __future__ import annotations

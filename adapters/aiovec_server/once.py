@@ -48,7 +48,7 @@ def key_name(values: Sequence[str]) -> str | None:
 
 
 def _states_in(values: Sequence[str]) -> frozenset[str] | None:
-    """Return the states that the header lists; None if it accepts any."""
+    """Return the states that the header lists; None if it accepts every state."""
     tags = [tag.strip() for tag in ",".join(values).split(",")]
     return None if not values or tags == ["*"] else frozenset(tag.strip('"') for tag in tags)
 

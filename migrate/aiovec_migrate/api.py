@@ -283,7 +283,7 @@ class _Session:
         listener: Listener = unheard,
         step: Step = no_step,
     ) -> Migration:
-        """Return a run's migration, with both stores open; a missing target stays closed."""
+        """Return the migration of a run. Opens both stores, except a missing target."""
         transform = await self.transform(embedder, from_field)
         source, target = await self.existing(ends[0]), await self.opened(ends[1])
         options = options or Options()
@@ -456,8 +456,8 @@ __all__ = ["Status", "abort", "forget", "plan", "run", "status", "verify"]
 async def migrator_lock(source: OpenPlace, target: OpenPlace) -> AsyncIterator[None]:
     """Lock these stores against other migrators. Raises MigrationError if one is running.
 
-    The lock file is next to the source; next to the target if the source is remote; in the
-    temporary folder if both are remote.
+    The lock file is next to the source. If the source is remote, the lock file is next to the
+    target; if both stores are remote, it is in the temporary folder.
     """
     beside = source.path or target.path
     file = Path(tempfile.gettempdir()) / f"aiovec-migrate-{run_of(source, target)}.lock"

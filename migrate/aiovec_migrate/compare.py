@@ -135,7 +135,7 @@ class Comparison:
     async def _hashes(
         self, table: OpenTable, part: int, passes: int, progress: Progress
     ) -> tuple[int, Hashes]:
-        """Return the table's number of rows, and the hashes of the rows in one part of the ids.
+        """Return the table's number of rows, and the hashes of the rows with ids in this part.
 
         A thread hashes each batch while the next batch is read.
         """
@@ -246,7 +246,7 @@ class Comparison:
     def _rows_of(
         self, wanted: UInt64Array, rows: int, bulk: bool
     ) -> AsyncGenerator[pa.Table, None]:
-        """Yield the source's rows whose ids have these hashes, in tables of at least one row."""
+        """Yield the source's rows whose ids have these hashes, as tables that are never empty."""
         if len(wanted) <= max(_LOOKED_UP, _MANY * rows):
             return self._single(wanted)
         limits = self.limits

@@ -8,7 +8,7 @@ The marks in the two stores hold the run's state (``aiovec.backend.marks``):
 | open | the same | apps in the source, without schema changes; the run in the target |
 | paused | the same | only the run, for the pause limit at most |
 | moved | the same | nobody, until an app or the run puts the target into use |
-| moved | no mark, with the cut-over's generation | apps in the target |
+| moved | no mark, but the cut-over's generation | apps in the target |
 
 A killed run leaves the stores in one of these states, and the same command continues the run: it
 compares the tables that the target already has, and copies the other tables.

@@ -27,8 +27,8 @@ _FEW, _SOON = 1000, 0.5
 # Maximum ids of each kind that are listed, and whose rows are compared again one by one: about as
 # many as apps write while a large table is compared on a busy machine.
 _NAMED = 250_000
-# For a source without a change feed: the maximum number of comparisons until one finds no
-# differences, and the seconds between two comparisons.
+# For a source without a change feed: the number of comparisons after which the run fails if all of
+# them found differences, and the seconds between two comparisons.
 _ROUNDS, _REST = 5, 0.5
 
 

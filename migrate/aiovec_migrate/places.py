@@ -138,7 +138,7 @@ def config_file(config: PathText | None) -> Path | None:
 
 
 def _configured_name(place: Place, file: Path | None) -> str:
-    """Return the name of the TOML's backend with this place; empty if there is none."""
+    """Return the name of the backend in the TOML whose store is at this place, or ""."""
     if file is None or not file.exists():
         return ""
     for name in [place.backend, *backend_names()]:
@@ -151,7 +151,7 @@ def _configured_name(place: Place, file: Path | None) -> str:
 def configured(file: Path | None) -> list[str]:
     """Return the names of the backends in the TOML whose stores exist.
 
-    A store on another machine is assumed to exist, so it is listed only if the TOML names it.
+    Stores on other machines are not checked: they are listed if the TOML names them.
     """
     if file is None or not file.exists():
         return []

@@ -21,8 +21,8 @@ from .places import OpenPlace, free_room, unwritable
 from .tables import AlteredError, OpenTable, looked, repeated
 from .work import Work
 
-# Bytes needed at the target: this many per byte of rows, for the copy and SQLite's scan file or the
-# version before LanceDB's compaction; and this many more for the apps' writes after the move.
+# Bytes needed at the target: this many per byte of rows (for the copy, and for SQLite's scan file
+# or LanceDB's version before compaction), plus this many for the apps' writes after the move.
 _SHARE, _SPARE = 2.5, 32 * 2**20
 
 

@@ -95,7 +95,7 @@ def everything(schema: Schema, *, vector: bool = True) -> Columns:
 
 
 async def row_bytes(*tables: OpenTable) -> int:
-    """Return the approximate size in bytes of a row, for the table with the largest rows."""
+    """Return the approximate size in bytes of a row in the table with the largest rows."""
     sizes = []
     for table in tables:
         stats = await table.do(table.backend.stats)
