@@ -1,7 +1,8 @@
 """Limits of a request: its body, rows, response and time, and the number of calls in progress.
 
-The server sets them for each of its requests; endpoints in a user's own app have none. The store
-counts the bytes of rows while it reads them, so it stops early if the response becomes too large.
+The server applies these limits to each of its requests; endpoints in a user's own app have no
+limits. The store counts the bytes of rows while it reads them, so it stops early if the response
+becomes too large.
 """
 
 from __future__ import annotations

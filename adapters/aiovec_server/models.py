@@ -112,7 +112,7 @@ class Model(BaseModel):
 
 
 def _made(default: type, *others: type) -> Any:
-    """Return the annotation for an object of one of these classes, by default the first."""
+    """Return the annotation for an object of one of these classes, by default the first class."""
     usual = default.__name__.lower()
     kinds = {usual: default, **{kind.__name__.lower(): kind for kind in others}}
 

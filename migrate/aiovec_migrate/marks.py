@@ -53,7 +53,7 @@ async def pause_writers(backend: Backend, run: str, limit: float) -> None:
     """Make every writer of every process wait.
 
     When this returns, no write is in progress. A writer that has waited for ``limit`` seconds ends
-    the pause for all, so a run that died blocks nobody forever.
+    the pause for all writers, so a run that died blocks nobody forever.
     """
     pause = uuid.uuid4().hex
 

@@ -50,7 +50,7 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """Act for the run that the store's mark names: the store can refuse all other access."""
+        """If the store has a mark, act for its run: the store can refuse all other access."""
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 

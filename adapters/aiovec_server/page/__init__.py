@@ -68,8 +68,8 @@ class _Map(Model):
 def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
     """Return the endpoints for the page's files, which contain no data, and for its data.
 
-    With ``page_writes``, the page offers to delete rows and to optimize tables. It does so through
-    the server's endpoints, which check the API key.
+    With ``page_writes``, the page offers to delete rows and to optimize tables. It sends these
+    requests to the server's endpoints, which check the API key.
     """
     maps = asyncio.Semaphore(_MAPS_AT_ONCE)
 
