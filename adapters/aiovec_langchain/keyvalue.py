@@ -62,7 +62,7 @@ class AiovecByteStore(Closable, ByteStore):
         """Like ``amdelete``."""
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
-        """Yield the keys that begin with ``prefix``, by default all keys, sorted."""
+        """Yield the keys that begin with ``prefix``, by default all keys, in sorted order."""
         after = ""
         while page := self._page(prefix, after):
             yield from page

@@ -18,7 +18,7 @@ from .places import OpenPlace
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The sizes of a run's operations."""
+    """The maximum sizes of a run's operations."""
 
     # The limits of one write of a copy. A store with bulk loads makes a file for each write; other
     # stores make a transaction, which is slow if it outgrows the cache.
