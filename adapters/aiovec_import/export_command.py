@@ -1,6 +1,6 @@
 """``aiovec export``: write a table, or a part of it, to a file.
 
-Like every command's module, it imports few modules, so that the command line starts fast.
+Like every command's module, this one imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def in_words(left_out: Mapping[str, int]) -> str:
 
 
 def documents_of(wanted: Wanted) -> Documents | None:
-    """Return the documents among the sources; None if the sources have rows. This blocks.
+    """Return the documents among the sources; None if they have rows instead. This blocks.
 
     A folder has rows if it is another program's store and no documents are found in it.
     """

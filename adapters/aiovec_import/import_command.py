@@ -1,6 +1,6 @@
 """``aiovec import``: import documents, files of rows, or another program's store.
 
-Like every command's module, it imports few modules, so that the command line starts fast.
+Like every command's module, this one imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class JsonLines(FileReader):
         return {names[key]: item for key, item in value.items()}
 
     def _lines(self) -> Iterator[tuple[tuple[int, dict[str, Any] | Reject], int]]:
-        """Yield (number, object or reject) and the length of each non-empty line."""
+        """For each non-empty line, yield (number, object or reject) and the line's length."""
         for number, text in self._texts():
             yield (number, _object(number, text)), len(text)
 

@@ -29,7 +29,7 @@ _NO_TABLE = re.compile(r"[@:/?=&]")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A source of rows with texts that a watch follows.
+    """A source that a watch follows: rows with texts instead of documents.
 
     Python's own SQLite reads files that the app may have open: see stores/queue.py.
     """
@@ -45,7 +45,7 @@ class Rows:
 
     @property
     def shown(self) -> str:
-        """The source for messages: without secrets, but with the table in a database URL."""
+        """The source for messages: without secrets, but with the table of a database URL."""
         place, number_sign, table = self.source.partition("#")
         is_hidden = _NO_TABLE.search(table)
         return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"

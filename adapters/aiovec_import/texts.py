@@ -32,7 +32,7 @@ _OF_PASSAGES = ("source", "start", "part", "parts", "expires", *_MARKS)
 class TextImport(SyncImport):
     """An import whose vectors are computed from a text. Only new and changed rows are written.
 
-    With ``passages``, a cutter divides the texts. Otherwise, the model cuts off texts after
+    With ``passages``, a cutter divides the texts. Otherwise, the model truncates texts after
     ``most`` tokens, and ``long`` lists the ids of rows with longer texts.
     """
 

@@ -1,6 +1,6 @@
 """``aiovec update``: write the columns of a file into existing rows.
 
-Like every command's module, it imports few modules, so that the command line starts fast.
+Like every command's module, this one imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations

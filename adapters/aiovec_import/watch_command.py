@@ -1,6 +1,6 @@
 """``aiovec watch``: keep a table in step with its source.
 
-Like every command's module, it imports few modules, so that the command line starts fast.
+Like every command's module, this one imports few modules, so that the command line starts fast.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 An engine writes files that no version refers to yet, and then one commit adds all of them. Until
 then, a note on the table makes all processes refuse other writes. Lance accepts two appends that
-began with the same version, so each start of a load restores the newest version, which makes Lance
-refuse every commit that began earlier. So neither an earlier start of the load nor a write in
-progress can commit afterwards, and files that no version refers to can be removed.
+began with the same version, so each attempt at a load restores the newest version, which makes
+Lance refuse every commit that began earlier. So neither an earlier attempt nor a write in progress
+can commit afterwards, and files that no version refers to can be removed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Filling:
         self.version = 0
         """The version to which the load's commit adds its rows."""
         self.rows: int | None = None
-        """The number of the table's rows if an earlier start of the run filled it, else None."""
+        """The number of the table's rows if an earlier attempt filled it, else None."""
 
     @property
     def before(self) -> int:
@@ -105,7 +105,7 @@ class Filling:
                 0.0,
             )
         await self._keep(table, self._note)
-        await self._sweep()  # files of an earlier start of the run
+        await self._sweep()  # files of an earlier attempt
         self.version = await (await self._checked()).version()
 
     async def _fence(self) -> None:

@@ -102,7 +102,7 @@ def added_column(name: str, field: Field) -> pa.Schema:
 
 
 def options_of(field: Field) -> dict[str, str]:
-    """Return the notes on a column that contain its field's options."""
+    """Return the column notes that contain a field's options."""
     return {_FIELD.decode(): json.dumps(field.to_dict())}
 
 
@@ -117,9 +117,9 @@ def renamable(schema: Schema, name: str) -> dict[str, str]:
 class LoadNote(NamedTuple):
     """The note about an engine's load into a table.
 
-    While the load is ``filling``, nobody else writes. ``attempt`` identifies one start of the run,
-    and is empty until writes that began earlier can no longer commit. ``before`` is the number of
-    rows when the load began.
+    While the load is ``filling``, nobody else writes. ``attempt`` identifies an attempt at the
+    load, and is empty until writes that began earlier can no longer commit. ``before`` is the
+    number of rows when the load began.
     """
 
     run: str

@@ -258,7 +258,7 @@ async def _write(
     merge: bool = True,
     inserts: bool = True,
 ) -> int:
-    """Write rows, after their ids were looked up; return how many existing rows they replaced.
+    """Write rows whose ids have been looked up; return how many existing rows they replaced.
 
     A folder has one writer at a time, so the look-up is still valid. In a bucket, only Lance
     keeps ids unique, and only if all merges work without an index. An existing row is replaced only

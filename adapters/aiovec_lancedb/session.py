@@ -241,7 +241,7 @@ def _caches(settings: LancedbSettings) -> Any:
 async def _freed(connection: AsyncConnection) -> None:
     """Let Lance free a connection's caches, after calls in progress have ended.
 
-    Python would hold the GIL while it frees them: 50 ms for 12,000 parts of indexes. So a running
+    Python would hold the GIL while freeing them: 50 ms for 12,000 index parts. So a running
     call holds the last reference to the caches, and Lance drops it in one of its own threads.
     """
     await asyncio.sleep(_UNDER_WAY)
@@ -412,7 +412,7 @@ class Session:
 
     @property
     def new_tables(self) -> dict[str, str]:
-        """The storage options, including the options that define how Lance creates a table."""
+        """The storage options, including those that define how Lance creates a table."""
         return dict(self._target.connection_options(self.settings)["storage_options"])
 
     async def close(self) -> None:

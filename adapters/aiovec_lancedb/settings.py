@@ -78,8 +78,8 @@ class LancedbSettings(BackendSettings):
     read_freshness: float = key(0.0, at_least=0, at_most=3600)
     """Seconds for which a read may miss the writes of other stores and processes, such as 1.0.
 
-    Each read then saves a request to object storage. With 0, a read sees every write that was
-    acknowledged before it began. A store always sees its own writes."""
+    With a value above 0, each read saves a request to object storage. With 0, a read sees every
+    write that was acknowledged before it began. A store always sees its own writes."""
 
     upkeep: Literal["here", "elsewhere"] = key("here", choices=("here", "elsewhere"))
     """The processes that compact files, build indexes and remove old versions in the background.

@@ -98,7 +98,7 @@ def _cost(batch: pa.RecordBatch) -> int:
 
 
 async def _batches(table: Snapshot, column: str, where: Expr | None) -> Batches:
-    """Begin to read a column, which is given as SQL. Payload values are read as JSON text."""
+    """Start reading a column, given as SQL. Payload values are read as JSON text."""
     query = table.lance.query().select({"value": column})
     return await table.session.batches(query, BATCH, await condition_of(where))
 

@@ -381,7 +381,7 @@ def _ranked(
     """Return the best candidates by the distances of their vectors.
 
     If rows beyond the ``requested`` candidates may be as near as the best ones, also return the
-    largest distance that Lance may compute for them; otherwise None.
+    largest distance that Lance may compute for such rows; otherwise None.
     """
     near = _distances(table, query, candidates)
     best = nearest_first(near, query.limit)

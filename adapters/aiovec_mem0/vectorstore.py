@@ -189,8 +189,8 @@ class AiovecVectorStore(Closable, VectorStoreBase):
 
 
 def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mem0's filters in MongoDB's syntax. mem0 passes ``OR`` and ``NOT`` also as ``$or`` and
-    ``$not``, and ``"*"`` means any value but null."""
+    """Return mem0's filters in MongoDB's syntax. mem0 may also pass ``OR`` and ``NOT`` as ``$or``
+    and ``$not``; ``"*"`` means any value but null."""
     wanted: dict[str, Any] = {}
     for key, value in filters.items():
         joined = _JOINED.get(key, key)

@@ -63,8 +63,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request. ``body`` is a JSON object; ``rows`` has the body's long lists, or is a list of
-    rows."""
+    """A request. ``body`` is sent as a JSON object. ``rows`` is a table, sent with ``body`` as
+    Arrow, or a list of rows, sent as lines of JSON."""
 
     method: str
     path: str

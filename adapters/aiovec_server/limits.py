@@ -150,7 +150,7 @@ _PACE = 16 * 1024
 """The slowest accepted upload, in bytes/s. A slower client would occupy a slot for too long."""
 
 _AT_FIRST = 0.05
-"""Seconds into a call after which the server starts to watch for the client's disconnect. Most
+"""Seconds into a call after which the server starts to watch whether the client disconnects. Most
 calls have ended by then, and cost only a timer."""
 
 

@@ -66,7 +66,7 @@ _WATCHED = {
 class Metrics:
     """Prometheus metrics of one app's requests.
 
-    No label is a value that a client chooses freely.
+    No label has a value that a client can choose freely.
     """
 
     def __init__(self) -> None:

@@ -217,7 +217,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _is_answering(self) -> bool:
-        """Return whether a request waits for its response; ``cycle`` is the latest request."""
+        """Return whether a request is waiting for its response; ``cycle`` is the latest request."""
         return self.cycle is not None and not self.cycle.response_complete
 
 

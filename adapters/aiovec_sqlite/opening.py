@@ -231,7 +231,8 @@ def connect_read_only(
 
     SQLite needs a lock file to read a database in WAL mode. If it cannot create one, for example on
     a read-only medium, the file is read as immutable. In this case, AiovecError is raised if there
-    is a rollback journal, or a WAL, whose changes would be missing. ``check`` checks the schema.
+    is a rollback journal, or if there is a WAL, since its changes would be missing. ``check``
+    checks the schema.
     """
     uri = path.absolute().as_uri()
     try:

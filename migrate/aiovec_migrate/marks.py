@@ -195,7 +195,7 @@ def of_another_run(store: str, mark: MoveMark) -> str:
 
 
 class State(Enum):
-    """How far the switch of the apps from the source to the target has come."""
+    """How far the apps' switch from the source to the target has progressed."""
 
     STAYED = auto()  # apps use the source, or writers wait
     MOVED = auto()  # an app or the run still has to put the target into use

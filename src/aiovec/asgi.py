@@ -111,7 +111,7 @@ class Scoped(Protocol):
 class _GetStore:
     """Return the store that the app's ``lifespan`` opened.
 
-    It takes a request, a web socket, the ASGI scope, or ``{"app": app}`` in your own lifespan.
+    Takes a request, a web socket, the ASGI scope or, in your own lifespan, ``{"app": app}``.
     Raises ConfigError if no lifespan ran.
     """
 
@@ -158,7 +158,7 @@ def _in_state(state: Any) -> Any:
 get_store: _GetStore = _GetStore()
 """The store that the app's ``lifespan`` opened: ``get_store(request)``, ``Depends(get_store)``.
 
-It takes a request, a web socket, the ASGI scope, or ``{"app": app}`` in your own lifespan. Raises
+Takes a request, a web socket, the ASGI scope or, in your own lifespan, ``{"app": app}``. Raises
 ConfigError if no lifespan ran.
 """
 

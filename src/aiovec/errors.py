@@ -181,7 +181,7 @@ class InvalidArgumentError(AiovecError, ValueError):
 
 
 class InvalidNameError(AiovecError, ValueError):
-    """The ``name`` cannot name a thing of this ``kind``; ``rule`` says why."""
+    """The ``name`` is not allowed for this ``kind``, such as "table"; ``rule`` says why."""
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid name", machine=False)
 

@@ -306,7 +306,7 @@ class Queue(AppDatabase):
         return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return up to ``limit`` entries after ``after``: the last entry's number, and the keys."""
+        """Return the last number and the keys, for up to ``limit`` entries after ``after``."""
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
@@ -319,7 +319,7 @@ class Queue(AppDatabase):
         )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return up to ``limit`` copied keys after ``after``: the last position, and the keys."""
+        """Return the last position and the keys, for up to ``limit`` keys after ``after``."""
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:

@@ -23,7 +23,7 @@ FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
 """The fewest user queries with which the recall can be measured, and the most that are kept."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
-"""The origins of the questions that measure an index."""
+"""The origins of the questions used to measure an index's recall."""
 
 EVERY_PARTITION = 2**20
 """A value of ``nprobes`` above any number of partitions, so that Lance searches all partitions."""

@@ -67,7 +67,7 @@ class InUse:
 
     @property
     def measured_by(self) -> str:
-        """The number and the origin of the questions that measured the recall."""
+        """The number and the origin of the questions used to measure the recall."""
         return f"{self.tuned.questions} {self.tuned.whose}"
 
 

@@ -3,8 +3,8 @@
 This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py`` checks them):
 
 - The tokenizer "simple" splits a text into runs of Unicode letters and digits. Then words are
-  lowercased, then stemmed (english), then Latin letters lose their accents, and ß becomes ss, æ ae,
-  ø o, ł l, and dotless i i. A combining accent after a letter ends the word.
+  lowercased, then stemmed (english), then Latin letters lose their accents, and ß becomes "ss",
+  æ "ae", ø "o", ł "l" and dotless i "i". A combining accent after a letter ends the word.
 - A PhraseQuery finds its words next to each other, in one column. A MatchQuery finds rows with all
   words in one column (AND), or with any of them (OR). A BooleanQuery of such queries, over
   several columns, finds exactly the matching rows, whatever the limit, and adds their BM25 scores.
@@ -167,12 +167,12 @@ _PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
 
 
 def forms_of(schema: Schema, text: str) -> list[str]:
-    """Return the forms that a text's words can have in stored texts, without forms that are the
-    same for Lance.
+    """Return the forms that a text's words can have in stored texts, leaving out forms that Lance
+    treats as equal.
 
     An accented letter may be stored as one character, or as the letter and a combining accent.
     Normalization also changes a few other characters. Lance stems words before it removes their
-    accents, so a word has another form for each different stem of its other spellings.
+    accents, so each spelling with a different stem counts as another form.
     """
     forms = [text]
     if not text.isascii():

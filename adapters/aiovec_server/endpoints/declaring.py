@@ -38,7 +38,7 @@ Handler = Callable[[Call, dict[str, Any]], Awaitable[Any]]
 class Endpoint:
     """One endpoint.
 
-    The handler gets the arguments of the query string and of the body. It returns a value to encode
+    The handler gets the arguments from the query string and the body. It returns a value to encode
     as JSON, None for status 204, or a response. The handler's docstring describes the endpoint.
     """
 

@@ -228,7 +228,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
     """Search by several vectors.
 
     All searches see the same state of the table. The results are in the order of the vectors.
-    In Arrow, `_query` is the number of a row's vector.
+    In Arrow, `_query` is the position, counted from 0, of the query that found the row.
     """
     _choose(options, "vectors", "texts")
     options = bounded(options, queries=len(options["vectors"]))

@@ -160,7 +160,7 @@ class Masks:
 def selected_among(
     db: sqlite3.Connection, table: TableLayout, where: Expr, among: Int64Array
 ) -> Int64Array:
-    """Return the rowids that a filter selects; rowids that are not in ``among`` may be missing."""
+    """Return the rowids that a filter selects; rowids that are not in ``among`` may be left out."""
     condition, values = condition_of(where, table)
     if len(among) <= _MOST_LISTED:
         condition = f"({condition}) AND r._rowid IN (SELECT j.value FROM json_each(?) AS j)"

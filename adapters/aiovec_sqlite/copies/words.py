@@ -498,7 +498,7 @@ class Words:
     ) -> _State | None:
         """Add the changes up to the snapshot; return None if there are too many.
 
-        With ``most``, add at most about this many characters. ``_following`` must be held.
+        With ``most``, add roughly this many characters at most. ``_following`` must be held.
         """
         state = self._state
         if self.lost or state.change == change:

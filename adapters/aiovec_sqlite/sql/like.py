@@ -101,7 +101,7 @@ def _either_case(glob: str) -> str:
 
 @lru_cache(maxsize=64)
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a function that finds the parts between the ``%`` in turn, each as early as possible.
+    """Return a function that finds parts between ``%`` signs in turn, each as early as possible.
 
     A single regular expression would search long literals more slowly.
     """

@@ -42,7 +42,7 @@ _APPS = {
 
 
 class Commands(TyperGroup):
-    """The commands of this package, then of other installed packages."""
+    """The commands of this package, then those of other installed packages."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _quietly():

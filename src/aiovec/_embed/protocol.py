@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .._input.types import Vectors
 
 Purpose = Literal["document", "query"]
-"""The purpose of a text: it is stored, or it is a search query. Some models embed queries
+"""What a text is for: to be stored, or to be a search query. Some models embed queries
 differently."""
 
 

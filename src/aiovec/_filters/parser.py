@@ -193,8 +193,8 @@ class _Parser:
     def _build(
         self, make: Callable[[_T], _R], of: _T, position: int, expected: str = "a smaller filter"
     ) -> _R:
-        """Return ``make(of)``; add the position and the expected input to a FilterError that it
-        raises."""
+        """Return ``make(of)``; add the position and the expected input to a FilterError that
+        ``make`` raises."""
         try:
             return make(of)
         except FilterError as exc:

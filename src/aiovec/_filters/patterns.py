@@ -2,8 +2,8 @@
 
 The case rule is Unicode's simple case folding: two characters are the same letter if it maps them
 to the same character. So a character matches one character, independent of language and context: a
-sigma matches a final sigma, ß matches ẞ but not ss, and İ matches only itself. The table comes from
-Python, since each engine has a different one.
+sigma matches a final sigma, ß matches ẞ but not ss, and İ matches only itself. The folding table
+comes from Python, since each engine has a different one.
 """
 
 from __future__ import annotations

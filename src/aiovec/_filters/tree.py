@@ -164,7 +164,7 @@ class Compare(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
-    """``ref`` equals one of ``values``: at least one value, and distinct values after ``bind``."""
+    """``ref`` equals one of ``values``. There is at least one; ``bind`` makes them distinct."""
 
     ref: Ref
     values: tuple[Value, ...]

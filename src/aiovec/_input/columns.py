@@ -137,8 +137,8 @@ _MOST_IN_A_FLOAT = 2**53
 def field_column(name: str, field: Field, values: Any, places: Places | None) -> Any:
     """Return one field's values, converted to exactly the field's type.
 
-    A sequence becomes a list of Python values. An array from ``plain`` stays an array if it has the
-    field's type.
+    A sequence becomes a list of Python values. An array from ``arrow.plain`` stays an array if it
+    has the field's type.
     """
     convert: Callable[[Any, Any], Any]
     of: Any
@@ -384,7 +384,7 @@ def _plainer(value: Any) -> Any:
 
 
 def payloads_of(column: pa.Array, schema: Schema, places: Places | None) -> list[dict[str, Any]]:
-    """Return the objects in a column of JSON text from ``plain``; null becomes an empty object."""
+    """Return the objects in a column of JSON text from ``arrow.plain``; null becomes ``{}``."""
 
     def refuse(row: int, reason: str) -> InvalidRowError:
         return InvalidRowError(reason, field="payload", **located(places, row))
@@ -407,7 +407,7 @@ def payloads_of(column: pa.Array, schema: Schema, places: Places | None) -> list
 
 
 def foreign_values(column: pa.Array, name: str) -> list[Any]:
-    """Return the values of a column from ``plain`` as Python values, or raise InvalidRowError."""
+    """Return a column from ``arrow.plain`` as Python values, or raise InvalidRowError."""
     try:
         return python_values(column)
     except (pa.ArrowException, ValueError, OverflowError, LookupError, ImportError) as exc:

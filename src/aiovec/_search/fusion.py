@@ -39,10 +39,10 @@ class Weighted:
 
     A list without the row adds 0. In the vector list, shares fall with the distance, from 1 for the
     first row to 0.2 for the last. In the keyword list they fall with the score, from 1 to 0. If
-    some keyword hits have all words, their shares are at least 0.5, and the shares of the other
-    hits at most 0.5. If none has all words, the first share is 0.7. In a short list of rows that
-    hardly differ, the last row has nearly the same share as the first. A list with weight 0 adds no
-    hits.
+    some keyword hits have all words of the query, their shares are at least 0.5, and the shares of
+    the other hits at most 0.5. If no hit has all words, the first share is 0.7. However, in a short
+    list of rows that hardly differ, the shares do not fall that far: the last row gets nearly the
+    same share as the first. A list with weight 0 adds no hits.
     """
 
     vector: float = 0.5

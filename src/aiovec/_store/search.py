@@ -412,7 +412,7 @@ class Answer:
         self.finish()
 
     def finish(self) -> None:
-        """Diversify reranked rows if requested, cut the list to its page, and make the hits."""
+        """Diversify reranked rows if needed, keep only the requested page, and make the hits."""
         plan, options = self.plan, self.plan.options
         schema, selected = plan.table.schema, plan.selected
         if options.diversity and options.rerank is not None and self.places:

@@ -529,7 +529,7 @@ class VectorStore(NotCopied, Hints):
         """Add each row, or replace the whole stored row that has its id; return the number of ids.
 
         ``rows`` and the errors are as in ``insert``; the last row of a repeated id counts. Also
-        raises InvalidRowError if a row would get another value in a partition field: use ``update``
+        raises InvalidRowError if a row's value in a partition field would change: use ``update``
         for that.
         """
         return await self._write("upsert", table, rows, model, on_conflict="replace")
@@ -800,7 +800,7 @@ class VectorStore(NotCopied, Hints):
     ) -> tuple[Value, Value] | None:
         """Return the smallest and the largest value of a field, or None if all are null.
 
-        ``field`` is a field without lists, "id" or a payload key. Values are ordered as by
+        ``field`` is a non-list field, "id" or a payload key. Values are ordered as in
         ``find(order_by=…)``: in a payload key, numbers come before text.
         """
 
@@ -976,7 +976,7 @@ class VectorStore(NotCopied, Hints):
           are ranked too: a page costs as much as ``offset + limit`` hits.
         - ``min_score``: the lowest score of a hit, as the search computes it, before ``rerank``; by
           default there is no bound.
-        - ``group_by``, a field without lists or ``payload.<key>``: the hits are the best
+        - ``group_by``, a non-list field or ``payload.<key>``: the hits are the best
           ``per_group`` rows (by default 1) of each of the ``limit`` best values. Rows without a
           value form one group. The search ranks the best ``fetch_k * per_group`` rows; if these
           have too few values, it ranks 16 times as many, and returns the groups among them.
@@ -1287,13 +1287,14 @@ class VectorStore(NotCopied, Hints):
         """Return the rows that were written, and the ids that were deleted, after ``since``.
 
         ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
-        first, then ``upserted``, an Arrow table of whole rows. It needs pyarrow:
+        first, then ``upserted``, an Arrow table of whole rows. This method needs pyarrow:
         ``pip install "aiovec[arrow]"``.
 
         A page has about ``limit`` changes, and only the last change of a row; the newest page is
         ``complete``. Raises ChangesPrunedError if the changes are no longer kept: drop the rows
         read so far, and start again with 0. An expired row is in ``deleted``. A row that expires
-        after a page listed it is in ``deleted`` once the table deletes it, so check its time too.
+        after a page listed it is in ``deleted`` only once the table deletes it, so check each row's
+        expiry time too.
         """
         since = whole_number("since", since, least=0)
         limit = count_of("limit", limit)

@@ -184,7 +184,7 @@ def _has_texts(part: Batch, schema: Schema) -> bool:
 async def vector_of_update(
     make_vectors: MakesVectors, t: OpenTable, values: Mapping[str, Any]
 ) -> Float32Array | None:
-    """Return the vector of an update's new text for ``embed``; None if it sets no such text.
+    """Return the vector of an update's new text for ``embed``; None if the update sets none.
 
     The vector is NaN for an empty text, if rows may lack a vector.
     """

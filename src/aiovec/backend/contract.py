@@ -248,8 +248,8 @@ class Found:
 
 FromRows = Callable[[Batch], _T]
 FromEach = Callable[[list[Found]], _T]
-"""``FromRows`` makes the result of a read from its rows, ``FromEach`` the result of a search from
-the matching rows of each query."""
+"""``FromRows`` turns the rows of a read into its result, and ``FromEach`` turns the matching rows
+of each query into the result of a search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ class Count(OfSelected[int]):
 class Values(OfSelected[Sequence[tuple[Value, int]]]):
     """The values of a field, "id" or a payload key, each with its number of rows.
 
-    The most frequent values come first, and equally frequent ones are sorted as by ``Order``; at
+    The most frequent values come first, and equally frequent ones are in the order of ``Order``; at
     most ``limit`` are returned. Nulls are not counted. A row counts once for each distinct item of
     a list, even of a list in the payload. An integer and a float that are equal are one value,
     returned as the integer; booleans are never numbers.

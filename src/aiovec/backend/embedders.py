@@ -27,7 +27,8 @@ class EmbedderSettings(Section):
 
     "local": a small static model for English that pip installs, or a folder that model2vec saved.
 
-    "fastembed": a transformer on this machine without PyTorch, 67 MB that are downloaded once.
+    "fastembed": a transformer that runs on this machine without PyTorch; its 67 MB are downloaded
+    once.
 
     "sentence-transformers": a model on this machine.
 
@@ -74,8 +75,8 @@ class EmbedderSettings(Section):
     """Seconds that a request may take with all its retries."""
 
     retries: int = key(4, at_least=0, at_most=100)
-    """Retries of a request after status 429 or 5xx, a broken connection or a timeout, with growing
-    waits.
+    """Maximum number of retries of a request after status 429 or 5xx, a broken connection or a
+    timeout, with increasing delays.
 
     The service's Retry-After header is obeyed."""
 

@@ -26,7 +26,7 @@ OPEN: Final = "open"
 PAUSED: Final = "paused"
 """Writers wait."""
 MOVED: Final = "moved"
-"""Another place is in use."""
+"""Another store is in use instead of this one."""
 FILLING: Final = "filling"
 """The rows of another store, which is in use, are being copied into this store."""
 
@@ -68,7 +68,7 @@ class MoveMark:
 
     @property
     def left(self) -> bool:
-        """True once another place is in use."""
+        """True once another store is in use instead of this one."""
         return self.state == MOVED
 
     @property
@@ -119,7 +119,7 @@ class MoveRecord:
 
     ``generation`` is the number of the last cut-over into or out of the store. ``run`` is a
     migration that copied ``tables`` of its source into this store without a cut-over, and may do so
-    again. All three stay when the mark is removed.
+    again. ``generation``, ``run`` and ``tables`` stay when the mark is removed.
     """
 
     mark: MoveMark | None = None

@@ -82,7 +82,7 @@ class ServerSettings(Section):
     A request's body may take this long, plus 1 second for each 16 KiB received."""
 
     send_timeout: float = key(300.0, above=0, at_most=86_400)
-    """Seconds that a client may take to read a part of a response, 100 KiB to a few MiB."""
+    """Seconds that a client may take to read one part (100 KiB to a few MiB) of a response."""
 
     keep_alive: float = key(75.0, above=0, at_most=86_400)
     """Seconds that a connection without a request stays open."""
@@ -93,7 +93,7 @@ class ServerSettings(Section):
     access_log: bool = True
     """Log each request to standard error, as a line of JSON.
 
-    If nobody reads standard error, 10_000 lines wait, and newer lines are dropped."""
+    If nothing reads standard error, up to 10_000 lines are buffered; newer lines are dropped."""
 
     metrics: bool = True
     """Serve metrics for Prometheus at /metrics."""

@@ -141,9 +141,9 @@ class Key:
         return " and ".join(words) + multiple
 
     def read(self, value: Any, path: _Path, texts: bool, faults: list[_Fault]) -> Any:
-        """Return a value as the section stores it, and add the value's faults to ``faults``.
+        """Return a value in the form that the section stores, and add its faults to ``faults``.
 
-        With ``texts``, numbers and booleans may be strings.
+        With ``texts``, numbers and booleans may also be strings.
         """
         if isinstance(self.default, (Section, dict)):
             return self._read_section(value, path, texts, faults)

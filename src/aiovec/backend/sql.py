@@ -61,7 +61,8 @@ class Operand(ABC, Generic[_Sql]):
 
     @abstractmethod
     def is_in(self, values: Sequence[Value], *, negate: bool) -> _Sql:
-        """Return the condition that the operand equals one of at least two values of one type."""
+        """Return the condition that the operand equals one of ``values``: at least two, all of one
+        type."""
 
     @abstractmethod
     def is_null(self, *, negate: bool) -> _Sql: ...
