@@ -390,6 +390,22 @@ async def test_the_reported_recall_rows_among_near_copies(store: VectorStore) ->
     assert recall - await true_recall(store, vectors[::17], tuning=Tuning(**effort)) < 0.1
 
 
+@pytest.mark.slow
+async def test_rows_that_codes_confuse_need_candidates_not_partitions(store: VectorStore) -> None:
+    chance = np.random.default_rng(5)
+    centres = chance.standard_normal((75, DIM))
+    vectors = centres[np.arange(3000) % 75] + 0.02 * chance.standard_normal((3000, DIM))
+    questions = centres + 0.02 * chance.standard_normal((75, DIM))
+    await store.create_table("notes", SCHEMA)
+    await store.insert("notes", {**rows(0, 3000), "embedding": vectors.astype(np.float32)})
+    await store.create_index(
+        "notes", "ivf_rq", num_partitions=20, questions=questions.astype(np.float32)
+    )
+    details = (await store.stats("notes")).details
+    assert details["recall"] >= 0.95
+    assert details["effort"]["nprobes"] < 20
+
+
 # While one is built
 
 

@@ -14,7 +14,6 @@ data, another kind can have a lower recall. So the kind with the lowest recall c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -69,24 +68,27 @@ async def measure(
     """Return the least effort whose recall, minus the measurement's error, reaches ``target``, or
     else the greatest effort.
 
-    More effort finds more rows, so this is a binary search. Returns None for a table without
-    vectors.
+    In each of the lists of ``_efforts``, more effort finds more rows, so this is a binary search in
+    one list after another. Returns None for a table without vectors.
     """
     nearest = await _nearest(table, questions)
     if not nearest.counts.any():
         return None
-    efforts = list(_efforts(kind, partitions))
-    measured: dict[int, tuple[float, float]] = {}
-    low, high = 0, len(efforts) - 1
-    while low < high or high not in measured:
-        middle = (low + high) // 2
-        measured[middle] = await _recall(table, kind, efforts[middle], questions, nearest)
-        recall, error = measured[middle]
+    for efforts in _efforts(kind, partitions):
+        measured: dict[int, tuple[float, float]] = {}
+        low, high = 0, len(efforts) - 1
+        while low < high or high not in measured:
+            middle = (low + high) // 2
+            measured[middle] = await _recall(table, kind, efforts[middle], questions, nearest)
+            recall, error = measured[middle]
+            if recall - error >= target:
+                high = middle
+            else:
+                low = min(middle + 1, high)
+        recall, error = measured[high]
         if recall - error >= target:
-            high = middle
-        else:
-            low = min(middle + 1, high)
-    return Measured(efforts[high], round(measured[high][0], 4))
+            break
+    return Measured(efforts[high], round(recall, 4))
 
 
 async def _recall(
@@ -126,22 +128,27 @@ async def _recall(
     return await in_thread(of_worst_group)
 
 
-def _efforts(kind: Kind, partitions: int) -> Iterable[Effort]:
-    """Yield efforts in ascending order."""
+def _efforts(kind: Kind, partitions: int) -> list[list[Effort]]:
+    """Return lists of efforts in ascending order.
+
+    Codes confuse near rows, so that even a search of all partitions can miss the target. A search
+    that reads the vectors of more candidates can then reach it in few partitions.
+    """
+    efforts = []
     if kind.graph:
         ef = _LEAST_EF
         while ef < _WIDEST_EF * _STEP:
-            yield Effort(nprobes=EVERY_PARTITION, ef=min(int(ef), _WIDEST_EF))
+            efforts.append(Effort(nprobes=EVERY_PARTITION, ef=min(int(ef), _WIDEST_EF)))
             ef *= _STEP
-        return
+        return [efforts]
     probes = 1.0
     while probes < partitions:
-        yield Effort(nprobes=int(probes), refine=kind.refine)
+        efforts.append(Effort(nprobes=int(probes), refine=kind.refine))
         probes = max(probes + 1, probes * _STEP)
-    yield Effort(nprobes=EVERY_PARTITION, refine=kind.refine)
-    if not kind.whole:
-        for times in _MORE_REFINES:
-            yield Effort(nprobes=EVERY_PARTITION, refine=(kind.refine or 1) * times)
+    efforts.append(Effort(nprobes=EVERY_PARTITION, refine=kind.refine))
+    more = [] if kind.whole else [(kind.refine or 1) * times for times in _MORE_REFINES]
+    refined = ([Effort(nprobes=e.nprobes, refine=refine) for e in efforts] for refine in more)
+    return [efforts, *refined]
 
 
 async def make_questions(table: Snapshot) -> Questions:
