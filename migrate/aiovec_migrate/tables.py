@@ -72,7 +72,7 @@ async def repeated(act: Callable[[], Awaitable[_T]], *tables: OpenTable) -> _T:
         except StoreBusyError as exc:  # after busy_timeout; nothing was done
             reason = str(exc)
         except (StaleTableError, DuplicateIdError):
-            reason = f"the schema of table {tables[0].name!r} keeps changing"
+            reason = f"table {tables[0].name!r} keeps changing"
             for table in tables:
                 await table.reopen()
     raise MigrationError(f"{reason}; run the same command again")
