@@ -205,7 +205,7 @@ class ExpiringContract(ContractBase):
     @pytest.mark.slow
     async def test_no_row_is_seen_after_its_time(self, store: VectorStore) -> None:
         await filled(store, SCHEMA)
-        until = datetime.now(UTC) + timedelta(seconds=2.5)
+        until = datetime.now(UTC) + timedelta(seconds=1.5)
         await store.insert("notes", [row(0, until)])
         calls: tuple[Callable[[], Awaitable[Any]], ...] = (
             lambda: store.count("notes"),

@@ -453,15 +453,18 @@ async def test_an_unreachable_store_is_explained_without_secrets(bucket: Bucket)
         assert "allow_http" in await refusal({**bucket.options, "allow_http": "false"})
     with case("nobody listens"):
         assert "cannot be reached" in await refusal({**once, "aws_endpoint": nobody_listens()})
-    for status, says in (
-        (403, r"rejects these credentials.*HTTP 403"),
-        (404, r"does not know this address.*HTTP 404"),
-        (500, r"the server fails.*HTTP 500"),
-        (0, "did not answer in time|did not answer within"),
-    ):
+
+    async def meets(status: int, says: str) -> None:
         with case(status):
             async with failing(bucket, status) as endpoint:
                 assert re.search(says, await refusal({**once, "aws_endpoint": endpoint}))
+
+    await asyncio.gather(
+        meets(403, r"rejects these credentials.*HTTP 403"),
+        meets(404, r"does not know this address.*HTTP 404"),
+        meets(500, r"the server fails.*HTTP 500"),
+        meets(0, "did not answer in time|did not answer within"),
+    )
     with s3_server(open_to_all=False) as strict:
         assert "rejects these credentials" in await refusal(strict.options)
 
