@@ -145,6 +145,12 @@ class Data:
         self, answers: Iterable[tuple[int, Sequence[int]]], allowed: Int64Array | None = None
     ) -> float:
         """Return the share of the nearest allowed rows in the answers, averaged over queries."""
+        return float(self.recalls(answers, allowed).mean())
+
+    def recalls(
+        self, answers: Iterable[tuple[int, Sequence[int]]], allowed: Int64Array | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return the share of the nearest allowed rows in the answer to each query."""
         rows = np.arange(len(self)) if allowed is None else allowed
         queries, answered = zip(*answers, strict=True)
         shares = []
@@ -152,7 +158,7 @@ class Data:
             least = self._scores(query, truth)[-1] - TOLERANCE
             enough = self._scores(query, np.intersect1d(hits, rows).astype(np.int64)) >= least
             shares.append(min(1.0, np.count_nonzero(enough) / len(truth)))
-        return float(np.mean(shares))
+        return np.array(shares)
 
     def _scores(self, query: int, rows: Int64Array) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = self.vectors[rows].astype(np.float64) @ self.queries[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 import aiovec
 from aiovec import VectorStore
@@ -18,8 +19,7 @@ KINDS = ("ivf_rq", "hnsw_sq")
 _ASKED, _OTHERS = 256, 400
 _COPIES, _APART = 8, 0.05
 _REPLACED = 0.3
-# The standard error is 0.006 with 256 questions, and 0.005 with the 400 others.
-_TOO_FAR = 0.03
+_STANDARD_ERRORS = 3  # by which the reported and the true recall may differ
 _LEAST_ROWS = 2_000
 
 
@@ -66,25 +66,28 @@ async def _reported_and_true(name: str, data: Data, kind: str, options: Options)
         async with aiovec.connect(target, read_only=True) as reader:
             for source in ("made questions", "its own"):
                 measured[f"{source}, reported"] = (await store.stats(TABLE)).details["recall"]
-                measured[f"{source}, true"] = await _true(reader, data, others)
+                recalls = await _true(reader, data, others)
+                measured[f"{source}, true"] = float(recalls.mean())
                 await store.search_many(TABLE, data.queries[:_ASKED], limit=LIMIT, select=[])
                 await store.optimize(TABLE)
             for share in (10, 1):
-                recall = await _true(reader, data, others, share * 10)
-                measured[f"its own, true under a filter of {share} %"] = recall
+                filtered = await _true(reader, data, others, share * 10)
+                measured[f"its own, true under a filter of {share} %"] = float(filtered.mean())
             data = await _replaced(store, data)
-            measured["its own, true with 30 % replaced"] = await _true(reader, data, others)
+            replaced = await _true(reader, data, others)
+            measured["its own, true with 30 % replaced"] = float(replaced.mean())
         effort = (await store.stats(TABLE)).details["effort"]
     differences = {
         f"{source}, reported - true": measured[f"{source}, reported"] - measured[f"{source}, true"]
         for source in ("made questions", "its own")
     }
     wrong = []
-    if abs(differences["its own, reported - true"]) > _TOO_FAR:
+    error = float(recalls.std()) * (1 / _ASKED + 1 / len(others)) ** 0.5
+    if abs(differences["its own, reported - true"]) > _STANDARD_ERRORS * error:
         wrong.append(f"{name}, {kind}: the recall reported for its own questions is not true")
     return Result(
         f"recall of {kind}, {name}", f"{data}, {len(others)} questions, {effort}",
-        "", measured, differences, wrong=wrong,
+        "", measured, {**differences, "standard error of it": error}, wrong=wrong,
     )  # fmt: skip
 
 
@@ -100,12 +103,14 @@ async def _replaced(store: VectorStore, data: Data) -> Data:
     return data
 
 
-async def _true(store: VectorStore, data: Data, questions: range, picks: int = PICKS) -> float:
-    """Return the recall of questions among the rows whose ``pick`` is below a bound."""
+async def _true(
+    store: VectorStore, data: Data, questions: range, picks: int = PICKS
+) -> npt.NDArray[np.float64]:
+    """Return the recall of each question among the rows whose ``pick`` is below a bound."""
     results = await store.search_many(
         TABLE, data.queries[questions.start : questions.stop], limit=LIMIT, select=[],
         where=None if picks == PICKS else f"pick < {picks}",
     )  # fmt: skip
     answers = [[row_number(hit.id) for hit in hits] for hits in results]
     allowed = np.flatnonzero(data.picks < picks)
-    return data.recall(zip(questions, answers, strict=True), allowed)
+    return data.recalls(zip(questions, answers, strict=True), allowed)

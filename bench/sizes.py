@@ -55,7 +55,7 @@ async def run(options: Options) -> list[Result]:
             f"{backend}: upserts by {CLIENTS} tasks (rows/s)": writes,
             f"{backend}: memory of one process (MiB)": figures["one"],
             f"{backend}: memory of four processes (MiB)": figures["four"],
-            f"{backend}: files, by the bytes of the vectors": _bytes(options.folder, name) / size,
+            f"{backend}: files / vectors (by bytes)": _bytes(options.folder, name) / size,
         }
         notes.append(f"recall: {backend} {recall:.4f}")
     return [
