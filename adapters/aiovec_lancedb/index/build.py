@@ -166,7 +166,7 @@ class Builds:
         return Build(kind, plan, auto, target, rows)
 
     async def is_settled(self, table: Snapshot) -> bool:
-        """Return whether the table's last commit is at least ``SETTLED`` ago."""
+        """Return whether the table's last commit was at least ``SETTLED`` ago."""
         versions = await self._session.listed_versions(table)
         return bool(versions) and datetime.now(UTC) - versions[-1].created >= SETTLED
 
@@ -183,7 +183,7 @@ class Builds:
         return replace(by_settings, auto=True)
 
     async def build(self, table: Snapshot, build: Build) -> None:
-        """Build the vector index and measure it; for the kind "none", only store the target."""
+        """Build and measure the vector index; for the kind "none", only store the target recall."""
         noted = tuned_in(table.arrow, table.schema).with_changes(kept_off=False, begun=None)
         tuned = noted.with_changes(target=build.target)
         if build.kind == kinds.NONE:

@@ -1,7 +1,7 @@
 """The note about a vector index: the effort of searches with it, and their measured recall.
 
-The note is JSON in the metadata of the vector column. Each call reads the note with its version of
-the table, so the note applies in every process, including with object storage.
+The note is JSON in the metadata of the vector column. Each call reads the note from the version of
+the table that the call uses, so the note applies in every process, even with object storage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY = "aiovec.index"
 """The metadata key on the vector column."""
 
 MEASURED_HITS = 10
-"""The number of hits of each search in a measurement of the recall."""
+"""The number of hits that each search requests when the recall is measured."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
 """The fewest user queries with which the recall can be measured, and the most that are kept."""
@@ -28,15 +28,16 @@ MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 EVERY_PARTITION = 2**20
 """A value of ``nprobes`` above any number of partitions, so that Lance searches all partitions."""
 
-# The most candidates of a search, by ``ef`` or ``refine``. Lance allocates about 50 bytes for each
-# requested candidate, however few rows exist, and aborts the process if memory is short.
+# The most candidates that a search requests with ``ef`` or ``refine``. Lance allocates about 50
+# bytes for each requested candidate, however few rows exist, and aborts the process if memory is
+# short.
 MOST_CANDIDATES = 2**20
 # The factor by which a filter raises the ``refine`` measured without a filter, and the most
 # candidates with a filter. The nearest matches of a filter are further away, so their distances
 # differ by less, and codes confuse more of them: product codes that found 98 of 100 neighbours with
 # ``refine=10`` found 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m
-# bench lancedb``). Codes that need no refine confuse so few matches that the search of all
-# partitions makes up for it.
+# bench lancedb``). Codes that need no refine confuse few matches, and searching all partitions
+# makes up for them.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
 
 
@@ -69,16 +70,16 @@ class Effort(_Noted):
         With ``refine``, Lance ranks the best candidates by their vectors; without it, aiovec does,
         because codes slightly change the order of near rows. A larger margin hardly helps:
         with 4 bits per dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967
-        with 6 or 16; with ``fine`` codes of 8 bits and more, 0.989 without a margin, and 0.999 with
-        2, 3 or 7.
+        with 6 or 16; with ``fine`` codes of 8 or more bits, it was 0.989 without a margin, and
+        0.999 with 2, 3 or 7.
         """
         if self.refine:
             return 0
         return 2 + limit // 16 if fine else 6 + limit // 8
 
     def under_filter(self, limit: int) -> Effort:
-        """Return the effort for a search with a filter in an index of partitions: all partitions,
-        and more candidates.
+        """Return the effort for a filtered search of a partitioned index: all partitions, and more
+        candidates.
 
         A filter's matches can be anywhere, even only in the partitions furthest from the query. So
         the number of probes that was measured without a filter does not apply.
@@ -110,8 +111,8 @@ class Tuned(_Noted):
 
     ``kind`` is None if no index was built. ``kept_off`` is True if upkeep must not build an index,
     because a user dropped one. With ``effort``, searches find the share ``recall`` of the nearest
-    rows. This was measured when the table had ``measured_rows`` rows (0: never), for the target
-    recall ``sought``, with ``questions`` questions of the origin ``whose``.
+    rows. This share was measured when the table had ``measured_rows`` rows (0: never), for the
+    target recall ``sought``, with ``questions`` questions of the origin ``whose``.
 
     ``built_rows`` is 0 for an index that another program built. ``begun`` is the note about an
     unfinished build; the end of the build or the next measurement removes it.
@@ -146,7 +147,7 @@ def with_effort(query: Any, effort: Effort) -> Any:
 
 @lru_cache(maxsize=256)
 def tuned_of(text: bytes) -> Tuned:
-    """Return the ``Tuned`` in the column's metadata; an empty one if it cannot be read."""
+    """Parse the note from the column's metadata; return an empty note if the text is invalid."""
     try:
         return Tuned.model_validate_json(text)
     except ValidationError:

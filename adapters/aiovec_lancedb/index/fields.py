@@ -2,8 +2,8 @@
 
 Each index is created with its column, while the column is empty. Searches scan later rows until
 upkeep adds them to the index. Only the vector index has to wait for rows. A filter index makes
-filters faster, and never changes a result. A keyword index also defines where Lance's words begin
-and end, both in the rows that it covers and in all other rows, so even an empty one is useful.
+filters faster, and never changes a result. A keyword index also defines how Lance splits texts into
+words, both in rows that the index covers and in all other rows, so even an empty index is useful.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..session import Session
 
 
 def config_of(field: Field) -> Any:
-    """Return lancedb's configuration for the field's filter index; None if it needs none.
+    """Return lancedb's configuration for the field's filter index; None if the field needs none.
 
     Lance has no bitmap indexes over floats and times. Its index for CONTAINS covers lists, except
     lists of floats.
@@ -34,8 +34,8 @@ def config_of(field: Field) -> Any:
 def text_config(analyzer: str) -> Any:
     """Return lancedb's configuration for a keyword index.
 
-    The index contains words of any length, including stop words, and the positions of words, which
-    phrases need.
+    The index contains words of any length, including stop words. It also contains the positions of
+    the words, because phrase queries need them.
     """
     return indexing.FTS(
         with_position=True,

@@ -39,8 +39,8 @@ _IVF = ("num_partitions", "target_partition_size", "max_iterations", "sample_rat
 class Kind:
     """A kind of vector index: its name, its lancedb class, its type in Lance, and its options.
 
-    ``refine`` is the number of candidates per hit whose vectors Lance reads, because the codes
-    alone rank them too roughly; None if the codes suffice.
+    ``refine`` is the number of candidates per hit that Lance ranks again by their vectors, because
+    the codes rank candidates too roughly. ``refine`` is None if the codes suffice.
     """
 
     name: str
@@ -124,10 +124,10 @@ def _check_option(kind: str, name: str, value: object, dim: int) -> None:
 def chosen_kind(schema: Schema, rows: int, *, graph: bool, settled: bool) -> str:
     """Return the kind that "auto" builds.
 
-    With ``graph``, this is a graph if its build takes only a few minutes; for a table that has
-    ``settled``, a longer build is worthwhile. Otherwise, "auto" builds partitions of rotated codes:
-    searches cost more, but the build takes a fifth of the time. Rotated codes need a number of
-    dimensions that is a multiple of 8; for other vectors, the partitions contain whole vectors.
+    With ``graph``, "auto" builds a graph if the build takes only a few minutes, or longer if the
+    table is ``settled``. Otherwise, "auto" builds partitions of rotated codes: searches cost more,
+    but the build takes a fifth of the time. Rotated codes need a number of dimensions that is a
+    multiple of 8; for other vectors, the partitions contain whole vectors.
     """
     if graph and rows * schema.dim <= (_MOST_IF_SETTLED if settled else _MOST_OF_A_GRAPH):
         return "hnsw_sq"

@@ -68,8 +68,8 @@ async def measure(
     """Return the least effort whose recall, minus the measurement's error, reaches ``target``, or
     else the greatest effort.
 
-    In each of the lists of ``_efforts``, more effort finds more rows, so this is a binary search in
-    one list after another. Returns None for a table without vectors.
+    In each list that ``_efforts`` returns, more effort finds more rows, so this function does a
+    binary search in one list after another. Returns None for a table without vectors.
     """
     nearest = await _nearest(table, questions)
     if not nearest.counts.any():
@@ -131,8 +131,8 @@ async def _recall(
 def _efforts(kind: Kind, partitions: int) -> list[list[Effort]]:
     """Return lists of efforts in ascending order.
 
-    Codes confuse near rows, so that even a search of all partitions can miss the target. A search
-    that reads the vectors of more candidates can then reach it in few partitions.
+    Codes confuse near rows, so even a search of all partitions can miss the target recall. Then a
+    search of few partitions can reach the target by reading the vectors of more candidates.
     """
     efforts = []
     if kind.graph:

@@ -24,7 +24,7 @@ _SECONDS = 30.0
 
 
 class UpkeepLease:
-    """A lease on a table's upkeep: an object in the bucket with the lease's holder and end.
+    """A lease on a table's upkeep: an object in the bucket that names the lease's holder and end.
 
     The lease only saves work: upkeep is correct even if two processes do it. So the times may
     come from different clocks, and a holder that loses the lease continues.

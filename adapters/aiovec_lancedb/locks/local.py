@@ -1,4 +1,4 @@
-"""The write lock of a table. One thread of a process can hold it at a time.
+"""The write lock of a table. Only one thread of a process can hold the lock at a time.
 
 In a folder, a locked file also keeps out other processes; the system unlocks the file when the
 process ends, even in a crash. So a process can look up an id and then write, without another write

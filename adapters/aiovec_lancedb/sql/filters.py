@@ -149,7 +149,7 @@ class _PayloadKey(PayloadValue, Operand[str]):
         return self._numbers(lambda ref: In(ref, tuple(values)), negate=negate)
 
     def _numbers(self, condition: Callable[[Ref], Expr], *, negate: bool) -> str:
-        """Return an exact condition on a number, read as an int if possible, else as a float."""
+        """Return an exact condition on the number, read as an int if possible, else as a float."""
         forms = []
         columns: Mapping[str, str] = {"i": self.as_int, "f": self.as_float}
         for column, sql in columns.items():

@@ -198,7 +198,7 @@ class PayloadValue:
 
     @property
     def as_float(self) -> str:
-        """The value as a float. Ints are converted too, so use it only if ``as_int`` is NULL."""
+        """The value as a float. Ints are converted too, so use this only if ``as_int`` is NULL."""
         return f"TRY_CAST({self._as_json} AS DOUBLE)"
 
     def is_null(self, *, negate: bool) -> str:

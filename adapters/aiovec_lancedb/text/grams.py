@@ -90,7 +90,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class Matching:
-    """Decides which rows match a query, by the texts of the rows."""
+    """Decides from the rows' texts which rows match a query."""
 
     wanted: Sequence[_Wanted]
     any: bool
@@ -165,7 +165,7 @@ def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | No
 
 def _group(clause: TextClause, schema: Schema) -> Group:
     """Return alternative queries: a row that contains the clause matches at least one of them.
-    There are none for a short clause."""
+    The result is empty for a short clause."""
     composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
     forms = dict.fromkeys((composed, apart, clause.text))
     if min(map(len, forms)) < _GRAM:

@@ -1,4 +1,4 @@
-"""Make snippets for hits, which Lance cannot do."""
+"""Make snippets for hits, because Lance makes none."""
 
 from __future__ import annotations
 

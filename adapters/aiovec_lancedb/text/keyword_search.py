@@ -132,7 +132,7 @@ async def _having_all(
     the indexes still contain; None if there are more such rows than the limit, or if no Lance query
     can find them.
 
-    This reads no column, because reading columns takes most of a query's time.
+    The query reads no column, because reading columns takes most of a query's time.
     """
     cost = _cost_of(query, words)
     if table.schema.analyzer == "ngram":

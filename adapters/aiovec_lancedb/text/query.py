@@ -1,6 +1,7 @@
 """Translate keyword searches into Lance's queries.
 
-This depends on these properties of lancedb 0.40 (``tests/lancedb/test_text.py`` checks them):
+The translation depends on these properties of lancedb 0.40, which ``tests/lancedb/test_text.py``
+checks:
 
 - The tokenizer "simple" splits a text into runs of Unicode letters and digits. Then words are
   lowercased, then stemmed (english), then Latin letters lose their accents, and ß becomes "ss",

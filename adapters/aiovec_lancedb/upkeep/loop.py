@@ -147,7 +147,7 @@ class Upkeep:
 
     @property
     def next_look(self) -> float:
-        """The time of the next check of the table, by ``time.monotonic``."""
+        """The time of the table's next check, on the clock of ``time.monotonic``."""
         at = self._look_at
         if self._commits >= _FILES:
             at = 0.0
@@ -239,7 +239,7 @@ class Upkeep:
     ) -> None:
         """Do the work that is due; with ``everything``, always compact the table.
 
-        The caller holds the upkeep's lock. Each step works on the version of the table that the
+        The caller must hold the upkeep lock. Each step works on the version of the table that the
         previous step returned.
         """
         table.check_not_filled()
@@ -269,9 +269,9 @@ class Upkeep:
         return uncovered > _UNINDEXED + _UNINDEXED_SHARE * rows
 
     def _are_many(self, versions: Sequence[Version]) -> bool:
-        """Return whether there are enough of these versions to be worth a removal.
+        """Return whether there are enough of these versions to make a removal worthwhile.
 
-        Versions that the last removal left do not count: another removal would leave them too.
+        Versions that the last removal kept do not count: another removal would keep them too.
         """
         return sum(v.created > self._kept_from for v in versions) > _VERSIONS_OVER
 
@@ -363,7 +363,7 @@ class Upkeep:
     # Indexes
 
     async def _look_after_indexes(self, table: Snapshot) -> None:
-        """Build the index over the ids, and build or measure the vector index, if that is due.
+        """Do the due index work: build the index over the ids; build or measure the vector index.
 
         If the vector index cannot be built, searches stay as they are, and ``stats`` shows the
         reason.
@@ -397,7 +397,7 @@ class Upkeep:
         return index.by_aiovec and rows > 0 and (outgrown or index.segments > _MOST_SEGMENTS)
 
     async def _wants_graph(self, table: Snapshot, index: InUse | None, rows: int) -> bool:
-        """Return whether "auto" now builds a graph to replace the codes that it built first."""
+        """Return whether "auto" should now replace its index of codes with a graph."""
         if index is None or index.kind.graph or not index.tuned.auto:
             return False
         automatic = self._session.settings.index == kinds.AUTO and self._session.exclusive
@@ -485,7 +485,7 @@ class Upkeep:
             await self._writes.commit(change)
 
     async def index_field(self, handle: TableHandle, name: str, field: Field) -> None:
-        """Give a field of the table these options, and build the indexes that they require."""
+        """Set the options of the field ``name``, and build the indexes that they require."""
 
         async def act(_: Snapshot) -> None:
             change = SeparateWrite(alter_field, handle, changes_schema=True, args=(name, field))
@@ -510,10 +510,10 @@ class Upkeep:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Prevent other upkeep of the table by any process while the block runs.
+        """Keep all processes from doing other upkeep of the table while the block runs.
 
         First wait up to ``seconds`` for other upkeep to end. Time limits in the block begin after
-        the wait, because this store's upkeep may take long.
+        the wait, because this store's upkeep may take a long time.
         """
         lock = self._session.lock(f"{self.name}.upkeep")
         lease = await self._session.lease(self.name)
@@ -550,7 +550,7 @@ class Upkeep:
     async def _do(
         self, handle: TableHandle, act: Callable[[Snapshot], Awaitable[None]], *, wait: bool = True
     ) -> None:
-        """Do the work in a task, under the lock. Dropping the table or its index cancels the task.
+        """Run ``act`` in a task that holds the lock. Dropping the table or its index cancels it.
 
         If a waiting caller is cancelled, the task is cancelled too.
         """
@@ -626,7 +626,7 @@ class OpenTables:
         self.session = session
         self.gate = write_gate(session.settings.write_queue)
         """The gate for the store's write calls."""
-        # A migration reads all changes since its beginning, so versions stay while it is open.
+        # A migration reads all changes since it began, so no version is removed until it ends.
         self.pins = Pins(session.lock_folder, session.settings, session.mark.is_open)
         self._tables: dict[str, Table] = {}
         self._loop = Background()
