@@ -106,8 +106,8 @@ class Status:
     """A migration, as the marks in the stores show it.
 
     ``state`` is the state in the source's mark, or "filling" if only the target has a mark.
-    ``tables`` has each table's numbers of rows in the source and in the target; None stands for a
-    missing table.
+    ``tables`` maps each table to its row counts in the source and in the target; a count of None
+    means that the store lacks the table.
     """
 
     run: str
@@ -158,7 +158,7 @@ async def status(
             for name in sorted({*counts[0], *counts[1]})
         }
         is_open = marks.state is not State.SWITCHED
-        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the TOML shows it
+        if marks.state is State.MOVED and not pair[1].keeps_marks:  # only the TOML shows the switch
             is_open = session.toml is None or await session.toml.current() != pair[1].configured
         return Status(mark.run, mark.state, str(pair[0]), str(pair[1]), is_open, tables)
 
@@ -362,7 +362,7 @@ def _same_store(place: Place) -> str:
 
 
 async def _check_arrived(session: _Session, place: OpenPlace, located: Place) -> None:
-    """Raise MigrationError if no switch has led to this store, which the TOML names."""
+    """Raise MigrationError unless the last switch led to this store, which the TOML names."""
     record = await place.record()
     mark = record.mark
     cure = "name the store in use in the file, or the one to copy with --from"

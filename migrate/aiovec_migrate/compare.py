@@ -2,7 +2,7 @@
 
 Both tables are streamed at the same time, and only two hashes per row (``hashes``), 16 bytes, stay
 in memory. Tables with more rows than ``Limits.compared_rows`` are read several times, each time for
-another part of the ids, to limit the memory.
+another part of the ids, to limit memory use.
 
 The tables may change during the comparison. Each table is read in a separate snapshot, so the
 caller must apply later changes, and then compare the differing rows again.
@@ -52,8 +52,7 @@ class Difference:
     """The differences of two tables.
 
     ``missing`` counts the rows that only the source has, ``extra`` the rows that only the target
-    has, and ``different`` the rows with any different value. The tuples list the first ids of each
-    kind.
+    has, and ``different`` the rows whose values differ. The tuples list the first ids of each kind.
     """
 
     source_rows: int = 0

@@ -65,8 +65,8 @@ class Hashes:
 class Hasher:
     """Hashes the rows of tables that have this schema's fields.
 
-    Two hashers agree if their schemas have the same fields, and if they have the same ``vector``
-    and ``seed``. The keys are computed from the seed. Without ``vector``, vectors are ignored, and
+    Two hashers agree if they have the same ``vector`` and ``seed``, and if their schemas have the
+    same fields. The keys are computed from the seed. Without ``vector``, vectors are ignored, and
     the batches need not have vectors.
     """
 
@@ -97,7 +97,7 @@ class Hasher:
 
 
 def mixed(values: UInt64Array) -> UInt64Array:
-    """Apply the last step of splitmix64, a bijection in which each bit flips about half the bits.
+    """Apply the last step of splitmix64, a bijection that mixes all bits of a value.
 
     Changes ``values`` in place, so the caller must not use the array again.
     """
@@ -240,7 +240,7 @@ def _padded(texts: pa.Array, width: int) -> npt.NDArray[np.uint32]:
 
 
 def _long(data: pa.Buffer, seed: int) -> np.uint64:
-    """Return the hash of a string that is longer than all widths, from its pieces' hashes."""
+    """Return the hash of a string longer than the largest width, computed piece by piece."""
     flat = np.frombuffer(data, dtype=np.uint8)
     pieces = np.zeros((-(-len(flat) // _PIECE), _PIECE), dtype=np.uint8)
     pieces.reshape(-1)[: len(flat)] = flat

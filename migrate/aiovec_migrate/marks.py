@@ -22,7 +22,7 @@ _FLUSH_LIMIT = 60.0
 
 
 async def begin_move(backend: Backend, run: str, mark: MoveMark | None = None) -> None:
-    """Act for this run from now on, and set the mark "open" unless there is one.
+    """Act for this run from now on, and set an "open" mark unless the store already has a mark.
 
     ``mark`` names the run's target. If the store already has the run's mark, that mark gets this
     target.
@@ -138,7 +138,7 @@ async def fill(
 async def end_move(backend: Backend, run: str, copied: Iterable[str] | None = None) -> None:
     """Remove the run's mark, if there is one, unless it says that apps were switched away.
 
-    If ``copied`` names tables, the record allows this run to update their copies later.
+    If ``copied`` names tables, the store's record allows the run to update these copies later.
     """
 
     def ended(record: MoveRecord) -> MoveRecord:
@@ -169,7 +169,7 @@ async def forget_move(backend: Backend) -> None:
 
 
 def _mark_of(record: MoveRecord, run: str) -> MoveMark:
-    """Return this run's mark; raise MigrationError if there is no mark, or another run's."""
+    """Return this run's mark; raise MigrationError if the store has no mark or another run's."""
     mark = record.mark
     if mark is None:
         raise MigrationError(f"the store has no mark of a migration, so none of the run {run}")

@@ -24,8 +24,8 @@ _BATCH = 1000
 # The next step can begin once the last page of changes has at most this many changes, or was
 # applied in at most this many seconds.
 _FEW, _SOON = 1000, 0.5
-# Maximum ids of each kind that are listed, and whose rows are compared again one by one: about as
-# many as apps write while a large table is compared on a busy machine.
+# Maximum ids of each kind that are listed and compared again one by one: about as many rows as apps
+# write while a large table is compared on a busy machine.
 _NAMED = 250_000
 # For a source without a change feed: the number of comparisons after which the run fails if all of
 # them found differences, and the seconds between two comparisons.

@@ -50,7 +50,10 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """If the store has a mark, act for its run: the store can refuse all other access."""
+        """If the store has a mark, act for the mark's run.
+
+        The store may refuse access to everyone else.
+        """
         if (mark := (await self.record()).mark) is not None:
             self.backend.act_for(mark.run)
 
@@ -138,7 +141,7 @@ def config_file(config: PathText | None) -> Path | None:
 
 
 def _configured_name(place: Place, file: Path | None) -> str:
-    """Return the name of the backend in the TOML whose store is at this place, or ""."""
+    """Return the name of the TOML's backend whose store is at this place, or ""."""
     if file is None or not file.exists():
         return ""
     for name in [place.backend, *backend_names()]:
@@ -149,7 +152,7 @@ def _configured_name(place: Place, file: Path | None) -> str:
 
 
 def configured(file: Path | None) -> list[str]:
-    """Return the names of the backends in the TOML whose stores exist.
+    """Return the names of the TOML's backends whose stores exist.
 
     Stores on other machines are not checked: they are listed if the TOML names them.
     """

@@ -32,8 +32,8 @@ class Limits:
     most_page: int = 10_000
 
     compared_rows: int = 10_000_000
-    """Maximum rows per table whose hashes, 16 bytes per row, are in memory at a time. Tables with
-    more rows are compared in several passes."""
+    """Maximum rows of a table that are hashed in one pass, at 16 bytes of memory per row. Tables
+    with more rows are compared in several passes."""
 
 
 Step = Callable[[str], Awaitable[None]]
