@@ -50,7 +50,8 @@ REFUSALS = (
     DimensionMismatchError, FilterError, InvalidArgumentError, InvalidNameError, InvalidRowError,
     ModelMismatchError, UnsupportedError,
 )  # fmt: skip
-"""Errors of calls that do not fit the table's schema, which another process may have altered."""
+"""Errors raised by calls that do not fit the table's schema. Another process may have altered the
+schema."""
 
 # Minimum attempts of a call whose table was altered or whose store moved: the deadline of a long
 # call may have passed when this happens for the first time.
@@ -132,7 +133,7 @@ class ActiveBackend:
 
 
 class Backends:
-    """The active backend, and its replacement when a migration has moved the store."""
+    """The active backend, which is replaced when a migration has moved the store."""
 
     def __init__(self, backend: Backend, place: Place, *, follow: bool) -> None:
         self.active = ActiveBackend(backend, place.settings)
@@ -150,8 +151,8 @@ class Backends:
 
     @property
     def identity(self) -> str:
-        """The name of the store: the path of its TOML file, else its place. A store in memory has a
-        unique name."""
+        """The name of the store: the path of its TOML file, else its own path or URL. A store in
+        memory has a unique name."""
         if self._place.in_memory:
             return f"{self._place} {os.getpid()} {id(self)}"
         path = self._place.file or self._place.path
@@ -178,7 +179,7 @@ class Backends:
     async def _prepare_to_follow(self) -> None:
         """Import the driver of a migration's target before the switch.
 
-        The import may take seconds; without this, the first calls after the switch would wait for
+        The import may take seconds, and otherwise the first calls after the switch would wait for
         it.
         """
         active = self.active
@@ -201,7 +202,7 @@ class Backends:
         *,
         last: bool = False,
     ) -> None:
-        """Begin the next attempt of a call after ``failed`` attempts; end it with ``end_retry``.
+        """Begin a retry of a call that has failed ``failed`` times; ``end_retry`` ends the retry.
 
         Raises the error, or an error that explains it, if no attempt can succeed or the ``last``
         attempt failed.
@@ -283,7 +284,7 @@ class Backends:
                 if not mark.leads_to(await backend.move_record()):
                     raise _lost_error(mark, left.backend)
                 # The migrator may have been killed before it called ``arrive``. A read-only store
-                # leaves the call to writers: every row has been there since the mark was set.
+                # leaves the call to writers: the target has had every row since the mark was set.
                 if not backend.read_only:
                     await backend.arrive(mark.run, mark.generation)
             if self._closed:
@@ -324,7 +325,7 @@ class Backends:
 async def close_after(backend: Backend, failure: BaseException) -> None:
     """Close a backend that could not be opened, or is no longer needed.
 
-    Callers get the failure; an error while closing becomes a note on the failure.
+    Callers raise ``failure``; an error while closing becomes a note on it.
     """
     try:
         await to_its_end(backend.close())

@@ -53,13 +53,13 @@ def connect(
 
     With ``read_only`` the store must exist and nothing is written, so this process needs no write
     permission; a call that writes raises UnsupportedError. If a newer copy replaces the file, calls
-    raise StoreReplacedError; with ``follow`` as well, the next call opens the copy.
+    raise StoreReplacedError, unless ``follow`` is set too: then the next call opens the copy.
 
     ``embedder`` makes the vectors of tables whose schema has ``embed``: ``"demo"``, a mapping with
     the keys of the TOML file's ``[retrieval.embedders.<name>]``, or an ``Embedder``, such as
     ``aiovec.embedder(function, model="my-model")``. ``embedders`` maps the names that schemas use
-    to embedders; ``embedder`` is the one named "default". They take precedence over the TOML file,
-    and the TOML file over the embedder settings that a table stores.
+    to embedders; ``embedder`` is the one named "default". Both arguments take precedence over the
+    TOML file, and the TOML file over the embedder settings that a table stores.
 
     Nothing is read or imported until the result is awaited or entered, which raises ConfigError for
     a target, a file or an embedder that cannot be used, BackendNotInstalledError for a backend
@@ -198,8 +198,8 @@ def _import_the_rest() -> None:
     """Import the modules that a store needs; slow the first time."""
     for module in _HEAVY:
         importlib.import_module(module)
-    # Otherwise an app that has imported anyio would load this module on the event loop, at the
-    # first use. The name is not public: if it changes, that use is a little slower.
+    # Otherwise an app that has imported anyio would load this private module on the event loop when
+    # it first uses anyio. If the module's name changes, that use is a little slower.
     with contextlib.suppress(ModuleNotFoundError):
         if "anyio" in sys.modules:
             importlib.import_module("anyio._backends._asyncio")

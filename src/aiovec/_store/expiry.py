@@ -1,8 +1,8 @@
 """Rows that expire: hidden once their time has come, and deleted by a sweep.
 
 A backend treats expired rows like all other rows until the sweep deletes them. Each attempt of a
-call uses one ``ExpiringTable``, which hides them. The sweep runs in ``optimize`` and, at most once
-an hour, in the background after an insert or upsert begins.
+call uses one ``ExpiringTable``, which hides expired rows. The sweep runs in ``optimize`` and, at
+most once an hour, in the background after an insert or upsert begins.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ async def opened(active: ActiveBackend, name: str) -> OpenTable:
 class ExpiringTable(OpenTable):
     """A table whose rows expire. Calls use only rows that have not expired when the attempt begins.
 
-    Both the clock and the row's time are cut to whole seconds: no row is seen after its time, and
-    calls within one second have equal filters, so backends can reuse masks and counts.
+    Both the clock and the rows' expiry times are truncated to whole seconds: no row is seen after
+    its expiry time, and calls within one second have equal filters, so backends can reuse masks and
+    counts.
     """
 
     __slots__ = ("_at", "_expired", "_field", "_moment")
@@ -104,11 +105,11 @@ class ExpiringTable(OpenTable):
     async def _nearest(self, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
         """Search by vectors.
 
-        A filter for live rows costs as much as many searches, and few expired rows are still
-        stored. So this method fetches some extra rows and drops expired ones. If a query finds too
-        many expired rows, all queries are repeated, since all results must come from one state of
-        the table: first with a filter for the start of the current minute, whose mask backends can
-        reuse, and finally with a filter for the current second.
+        A filter for live rows costs many times as much as a search, and a table usually has few
+        expired rows. So this method fetches some extra rows and drops expired ones. If a query
+        finds too many expired rows, all queries are repeated, since all results must come from one
+        state of the table: first with a filter as of the start of the current minute (backends can
+        reuse its mask), and finally with a filter as of the current second.
         """
         columns, limit = queries[0].columns, queries[0].limit  # the same in all queries
         # Extra rows replace expired ones.
@@ -128,7 +129,7 @@ class ExpiringTable(OpenTable):
         wider = [replace(query, limit=limit, columns=read) for query in queries]
         if moment is None:
             return wider
-        # Backends search together for queries that share a filter.
+        # Backends search once for all queries that share a filter.
         distinct = {id(query.where): query.where for query in queries}
         alive = {key: self._not_before(moment, where) for key, where in distinct.items()}
         return [replace(query, where=alive[id(query.where)]) for query in wider]

@@ -74,7 +74,7 @@ class OpenTable:
         return await hop(cost_of_text(where), self.bind, where, alone)
 
     async def refuse_lists(self) -> None:
-        """Raise FilterError if a filter uses a payload key that rows have only within lists.
+        """Raise FilterError if a filter uses a payload key that occurs only within lists.
 
         Called if the attempt's filters selected nothing.
         """

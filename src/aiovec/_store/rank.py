@@ -141,7 +141,8 @@ def _check_weight(weight: object) -> None:
 
 
 def _time_of(value: object) -> datetime | None:
-    """Return a datetime or a string as a datetime; None for other values or without a time zone."""
+    """Return a datetime or a string as a datetime; None for other values and for a time without a
+    time zone."""
     if isinstance(value, (str, datetime)):
         with suppress(ValueError):
             return moment(value)

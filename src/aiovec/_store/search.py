@@ -207,7 +207,7 @@ def options_of(
 ) -> SearchOptions:
     """Return the options of a call. Raises TypeError for an option not in ``arguments``.
 
-    ``named`` has the parameters in the method's signature.
+    ``named`` has the arguments that the method's signature names.
     """
     for name in options:
         if name not in arguments.__annotations__:
@@ -306,7 +306,7 @@ class Plan:
         return [self._answer(n, count, result) for n, result in zip(part, results, strict=True)]
 
     def _answer(self, n: int, count: int, result: Found) -> Answer:
-        """Return the answer to a query for the best ``count`` rows."""
+        """Return the answer to query ``n``, made from its best ``count`` rows."""
         options = self.options
         answer = Answer(self, result, *self._ranked(result, count))
         if options.group_by is not None:
@@ -529,7 +529,7 @@ def _check_taken(tuning: Tuning, backend: Backend) -> None:
 
 
 def bound_filters(options: SearchOptions, table: OpenTable, count: int) -> list[Expr | None]:
-    """Return a bound filter for each of ``count`` vectors; equal texts are parsed once."""
+    """Return a bound filter for each of ``count`` vectors; equal strings are parsed once."""
     alone, each_where = options.query is None, options.each_where
     common = table.bind(options.where, alone=alone)
     if each_where is None:

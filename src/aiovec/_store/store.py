@@ -383,7 +383,7 @@ class VectorStore(NotCopied, Hints):
 
         ``field`` is a ``Field``, or a type such as ``str`` if no option is needed. A taken or
         forbidden name raises InvalidNameError. A field that cannot be null, or that is a partition
-        key, must be in the table's first schema; here it raises InvalidArgumentError.
+        key, raises InvalidArgumentError: it must be in the schema with which the table is created.
         """
         added = field if isinstance(field, Field) else Field(field)
         await self._alter("add_field", table, AddField(name, added))
@@ -578,11 +578,11 @@ class VectorStore(NotCopied, Hints):
         """Set fields and payload keys, keep the rest of each row, and return the number of rows.
 
         A single mapping of ``fields`` changes all rows that match both ``ids`` and ``where``. Pass
-        at least one of these; ``where="TRUE"`` selects every row. Rows in any form that ``upsert``
-        takes, each with an id and the values to set, change the rows with these ids, all in one
-        commit. Ids that do not exist are not counted; with ``strict`` they raise InvalidRowError,
-        and no row is changed. An id may occur only once. A call sets at most 10,000 fields and
-        payload keys.
+        at least one of these; ``where="TRUE"`` selects every row. ``fields`` may also be rows, in
+        any form that ``upsert`` takes, each with an id and the values to set; all these rows are
+        updated in one commit. Ids that do not exist are not counted; with ``strict`` they raise
+        InvalidRowError, and no row is changed. An id may occur only once. A call sets at most
+        10,000 fields and payload keys.
 
         A key ``payload.<key>.<key>`` sets a key of a nested object, as in filters, and keeps the
         other keys; objects on the path that are missing or null are created. Any other value on the
@@ -632,8 +632,8 @@ class VectorStore(NotCopied, Hints):
         """Give the rows with these ids new vectors, keep their fields, and return how many existed.
 
         ``vectors`` has one vector for each id, checked as in ``insert``; an error names the
-        position of the vector and its id. The last vector of a repeated id counts. Missing ids are
-        ignored, and not counted.
+        position and the id. The last vector of a repeated id counts. Missing ids are ignored, and
+        not counted.
         """
         listed = await collect_ids(ids)
         listed = list(listed) if isinstance(listed, (list, tuple)) else listed
@@ -740,8 +740,8 @@ class VectorStore(NotCopied, Hints):
         values count as null. There may be at most 32 keys.
 
         ``select`` has the names of at most 2,000 values to read: fields, the vector, "payload", or
-        payload keys ("payload.url"); by default, all fields and the payload are read. ``vector`` is
-        None unless its name is selected or ``include_vector`` is true.
+        payload keys ("payload.url"); by default, all fields and the payload are read. A record's
+        ``vector`` is None unless the vector's name is selected or ``include_vector`` is true.
         """
         most = _EVERY_ROW if limit is None else count_of("limit", limit)
         offset = count_of("offset", offset, least=0)
@@ -847,8 +847,9 @@ class VectorStore(NotCopied, Hints):
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield every row of one consistent snapshot, as Arrow batches, in constant memory.
 
-        It needs pyarrow: ``pip install "aiovec[arrow]"``. ``select`` names the columns: fields, the
-        vector, or "payload" as a whole; by default all of them. Later writes are not included.
+        This method needs pyarrow: ``pip install "aiovec[arrow]"``. ``select`` names the columns:
+        fields, the vector, or "payload" as a whole; by default all of them. Later writes are not
+        included.
 
         Each batch has its cursor in ``batch.schema.metadata[b"aiovec.cursor"]``; ``after=``
         continues after that batch in a new snapshot. A batch has ``batch_size`` rows, or fewer if
@@ -1021,7 +1022,7 @@ class VectorStore(NotCopied, Hints):
         """Search for several vectors or texts on one state of the table.
 
         The result has the hits of each query, in the order of ``vectors``. ``each_where`` is a list
-        with a filter or None for each vector, which narrows ``where``. With ``group_by``, each
+        that has, for each vector, None or a filter that narrows ``where``. With ``group_by``, each
         vector is a separate search. The other arguments are as in ``search``. The methods
         ``to_arrow``, ``to_pandas`` and ``to_polars`` of the result return one table, whose column
         ``_query`` is the position of the query.
@@ -1203,8 +1204,8 @@ class VectorStore(NotCopied, Hints):
     async def optimize(self, table: str, *, questions: Vectors | None = None) -> None:
         """Free space, update indexes and delete expired rows now.
 
-        Reads and writes continue. With ``questions``, vectors of real queries, it also measures the
-        recall of the vector index, as ``create_index`` does.
+        Reads and writes continue. With ``questions``, which are vectors of real queries, the call
+        also measures the recall of the vector index, as ``create_index`` does.
         """
         collected = await self._collected(questions)
 
@@ -1377,7 +1378,7 @@ class VectorStore(NotCopied, Hints):
                 active = backends.active
                 active.enter()
                 try:
-                    # The backend checks again when it commits; this saves embedding.
+                    # The backend checks again when it commits; this early check saves embedding.
                     if key is not None and (kept := await kept_of(key, active.backend)):
                         result = cast("_T", kept.outcome)
                     else:
@@ -1471,7 +1472,8 @@ def _bound(
 class Table(NotCopied, NoLength, Hints):
     """A lightweight handle to one table: the store's methods without the table's name.
 
-    Creating a handle reads nothing. It stays valid when the table is dropped and created again.
+    Creating a handle reads nothing. A handle stays valid when the table is dropped and created
+    again.
     """
 
     __slots__ = ("name", "store")

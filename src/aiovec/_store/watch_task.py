@@ -105,8 +105,8 @@ class Watching(NotCopied, Hints):
     async def caught_up(self) -> None:
         """Wait until a search sees everything that was committed in the source before this call.
 
-        It waits as long as necessary, even while the source or the embedder cannot be reached:
-        limit it with ``asyncio.timeout``.
+        The call waits as long as necessary, even while the source or the embedder cannot be
+        reached: limit the wait with ``asyncio.timeout``.
         """
         feed = self._entered()
         mark: int | None = None

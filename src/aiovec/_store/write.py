@@ -219,7 +219,7 @@ async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
 
 
 class _RepeatedWriteError(OutcomeUnknownError):
-    """The error for a repeated request: the client repeated it, so it is not a server error."""
+    """The error for a request that the client has repeated: a client error, not a server error."""
 
     http = replace(OutcomeUnknownError.http, status=409)
 
