@@ -86,7 +86,7 @@ def _start(folder: SharedFolder) -> tuple[subprocess.Popen[bytes], int]:
             # Ctrl+C in the terminal of the app, or the end of the app, must not stop the server.
             start_new_session=True, creationflags=_DETACHED,
         )  # fmt: skip
-    # The thread waits for the server, so that it does not stay a zombie until this process ends.
+    # The thread waits for the server, which would otherwise stay a zombie until this process ends.
     threading.Thread(target=process.wait, name="aiovec-server", daemon=True).start()
     return process, size
 

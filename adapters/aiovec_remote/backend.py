@@ -372,7 +372,7 @@ def _body_of(change: Update) -> dict[str, Any]:
     payload, removed = _by_name(change.payload)
     body = {"set": {**change.values, **payload}, "remove": removed, "where": change.where}
     # A vector of NaN means that the new text is empty, so the row's vector is removed. The client
-    # does not send it: the server sees the empty text.
+    # does not send such a vector: the server sees the empty text.
     if change.vector is not None and not np.isnan(change.vector[0]):
         body["vector"] = change.vector.tolist()
     return body

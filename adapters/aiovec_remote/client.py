@@ -327,8 +327,8 @@ class _Call:
             now = time.monotonic()
             self._lost_since = self._lost_since or now
             left = self._lost_since + self._reconnects - now
-        # A random wait spreads out many clients. The last attempt is at the end of the time, unless
-        # the server asks for a longer wait.
+        # A random wait spreads out many clients. The last attempt is made when the time for retries
+        # ends, unless the server asks for a longer wait.
         wait = max(min(self._wait * random.uniform(0.5, 1.0), left), exc.after)
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         if not client.closed and left > 0 and wait <= left:
