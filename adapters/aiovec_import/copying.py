@@ -27,8 +27,8 @@ from .sources import CAME_BEFORE, NO_LIST, Chunk, Wanted, refuse
 class RowImport(Import):
     """An import of a source's tables. Rows that cannot be imported are listed as rejects.
 
-    A new table is created when its first rows are written. If one of several tables cannot be read,
-    the other tables are still imported; for a single table, or with ``strict``, it is an error.
+    A new table is created when its first rows are written. If a table cannot be read, the import
+    fails with ``strict`` or if there is only one table; otherwise, it continues with the others.
     """
 
     going_on: ClassVar[str] = "with --upsert the import continues"

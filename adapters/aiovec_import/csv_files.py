@@ -188,7 +188,7 @@ _CELLS = (
 
 
 def _kinds_of_cells(cells: pa.Array) -> set[str]:
-    """Return a set with the kind of these non-null cells, as ``kinds_in`` names it."""
+    """Return the kind of these non-null cells in a set, like ``kinds_in``."""
     if not len(cells):
         return set()
     for kind, pattern in _CELLS:
@@ -215,9 +215,9 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
 class CheckedFile(io.RawIOBase):
     """Reads a file from its beginning, then an appended row.
 
-    Raises UnicodeDecodeError if the file is not UTF-8. It has its own position, because pyarrow
-    reads ahead in a thread, which may still run when the file is read again. ``CsvFile`` sets
-    ``is_whole`` when pyarrow has parsed the appended row.
+    Raises UnicodeDecodeError if the file is not UTF-8. Each object has its own position, because
+    pyarrow reads ahead in a thread, which may still run when the file is read again. ``CsvFile``
+    sets ``is_whole`` when pyarrow has parsed the appended row.
     """
 
     def __init__(self, file: Any, lock: threading.Lock, last: str) -> None:

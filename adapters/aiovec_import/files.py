@@ -108,7 +108,7 @@ def path_and_table(source: str) -> tuple[Path, str]:
 
 
 def default_table(source: str, is_query: bool) -> str:
-    """Return the name of the table for a source if the user names none."""
+    """Return the name of the target table for a source if the user names no table."""
     path, name = path_and_table(source)
     if is_url(source):
         name = source.partition("#")[2]

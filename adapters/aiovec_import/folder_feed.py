@@ -23,8 +23,8 @@ from .loading import create
 from .sources import NO_LIST, Wanted
 from .syncing import Item
 
-# The watcher delivers events once no event has followed within a step, or at the latest after the
-# debounce time.
+# The watcher delivers events once a step has passed without a new event, or at the latest after
+# the debounce time.
 _STEP_MS, _DEBOUNCE_MS = 50, 400
 # The watcher may start after the first scan, so the folder is scanned again this long after the
 # watcher's start.
@@ -98,7 +98,7 @@ class FolderFeed(SourceFeed):
         return bool(names)
 
     def _watch(self) -> None:
-        """Watch the path in a thread, unless a thread already watches the file or folder there."""
+        """Watch the path in a thread, unless a thread already watches the same file or folder."""
         top = state_of(self._place)[3:]
         if self._watcher.is_set() or top != self._top:
             self._watcher.set()

@@ -145,7 +145,7 @@ class Opener:
     def _file(self, path: Path, form: str, file: Any, described: Path | None = None) -> FileReader:
         """Return the reader of an open file.
 
-        ``described`` is the path where a text file's schema may be.
+        ``described`` is the path of the schema file that a text file may have.
         """
         with reading(path):
             try:

@@ -163,9 +163,9 @@ Names = str | Iterable[str] | None
 class Wanted:
     """A user's request: the arguments of ``aiovec.watch``, or the options of a command.
 
-    ``sources`` are as the user writes them, and each row has the ``base`` that names them.
-    ``origin`` is the table in the source, or ``query`` selects its rows; ``id_column``,
-    ``vector_column`` and ``dtype`` describe its columns, and ``form`` is the format of its files.
+    ``sources`` are spelled as the user wrote them; ``base`` names them in each row. The rows come
+    from the source's table ``origin``, or from ``query``; ``id_column``, ``vector_column`` and
+    ``dtype`` describe the columns, and ``form`` is the format of the files.
 
     ``table`` is the table of the store. A new table gets ``schema``, or ``metric`` and ``model`` if
     the source names none; ``text`` and ``index`` list the fields that get a keyword index or

@@ -71,7 +71,7 @@ def _rows(store: VectorStore, wanted: Wanted) -> Rows:
 
 
 def _table_named(source: str) -> str:
-    """Return the name of the source's table, or "". Raises ConfigError if its file is missing."""
+    """Return the name of the source's table, or "". Raises ConfigError if the file is missing."""
     path, name = path_and_table(source)
     if named_source(source) is None and not is_url(source) and not path.exists():
         raise no_file(path)
