@@ -8,8 +8,8 @@
     @app.post("/search")
     async def search(query: Query, store: Annotated[VectorStore, Depends(get_store)]): ...
 
-It works with Starlette, FastAPI and Litestar (``Litestar(lifespan=[lifespan(...)])``), and with
-every framework that passes on the ASGI scope. This module imports no framework.
+This module works with Starlette, FastAPI and Litestar (``Litestar(lifespan=[lifespan(...)])``), and
+with every framework that passes on the ASGI scope. It imports no framework.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def add_error_handlers(app: object) -> None:
     errors. A web socket of FastAPI or Starlette is closed with code 1011; Litestar closes its web
     sockets itself.
 
-    Call it once, before the app serves requests. Your own handlers for these classes take
-    precedence.
+    Call this function once, before the app serves requests. Your own handlers for aiovec's errors
+    take precedence.
     """
     add = getattr(app, "add_exception_handler", None)
     if callable(add):  # Starlette and FastAPI

@@ -198,7 +198,7 @@ class Bridge:
 
 
 class Closable:
-    """A base class for objects with a ``_bridge``, which ``with`` and ``async with`` close."""
+    """A base class for objects with a ``_bridge``; ``with`` and ``async with`` close the object."""
 
     _bridge: Bridge
 
@@ -226,7 +226,7 @@ class Closable:
 def in_store(method: _F) -> _F:
     """Make a coroutine method of a ``Closable`` run where its store runs.
 
-    A store of ``aiovec.connect`` runs on the caller's event loop, any other store in its own
+    A store from ``aiovec.connect`` runs on the caller's event loop, any other store in its own
     thread. Decorate methods that make rows or filters, which need the fields of the table and must
     not block the caller's loop, and methods that call the bridge several times.
     """
@@ -275,9 +275,9 @@ class DocumentBridge(Bridge):
     ``schema`` is the schema of a new table, for example with indexed fields for metadata keys. By
     default, a new table has a text field with keyword search, everything else in the payload, and
     vectors of the length ``dim``, or else of the first vector's length. An existing table keeps its
-    schema, which the first call reads, so make rows and filters in ``in_store`` methods. If this
-    table has no field ``text``, its texts are in the field of ``embed``, or in its only field with
-    keyword search.
+    schema, which the first call reads, so make rows and filters in ``in_store`` methods. If an
+    existing table has no field ``text``, its texts are in the field that ``embed`` names, or in its
+    only field with keyword search.
 
     With ``zero_as_none``, a vector of zeros, which the metric "cosine" refuses, is stored as None.
     """
@@ -346,7 +346,7 @@ class DocumentBridge(Bridge):
         return unless_true(metadata_filter(wanted, self.fields))
 
     def fields(self, key: str) -> list[FieldRef]:
-        """Return the fields that a filter's key can mean; dots in it may separate nested keys."""
+        """Return the fields that a filter's key can mean; its dots may separate nested keys."""
         first, *inner = key.split(".")
         nested = inner and self._stored(first) not in self._declared
         return [self.field(key), *([self.field(first, *inner)] if nested else [])]
@@ -393,7 +393,7 @@ def table_name(name: str) -> str:
 
 
 def keys_below(root: FieldRef, key: str) -> list[FieldRef]:
-    """Return the fields below ``root`` that a filter's key can mean; dots may nest keys."""
+    """Return the fields below ``root`` that a filter's key can mean; its dots may separate keys."""
     nested = root
     for part in key.split("."):
         nested = nested[part]

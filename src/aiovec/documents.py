@@ -412,7 +412,7 @@ def _sections(
     path: list[tuple[int, str, str | None]] = []
     begin = content = 0
     for start, end, level, words, anchor in (*headings, (len(text), 0, 0, "", None)):
-        if len(words) > LONGEST_TITLE:  # not a title, since each passage below would repeat it
+        if len(words) > LONGEST_TITLE:  # too long for a title, which each passage repeats
             continue
         if text[content:start].strip() or (not level and text[begin:start].strip()):
             # The last headings are a section if no text follows them.

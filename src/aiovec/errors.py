@@ -164,7 +164,7 @@ class ExtensionUnavailableError(AiovecError):
 class InvalidArgumentError(AiovecError, ValueError):
     """The ``argument`` has an invalid ``value``.
 
-    ``expected`` describes the valid values. It is empty if ``reason`` is the whole message.
+    ``expected`` describes the valid values, or is empty if ``reason`` is the whole message.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(422, "Invalid argument", machine=False)
@@ -341,9 +341,9 @@ class EmbeddingError(AiovecError):
     """The ``embedder`` returned no usable vector for a text; the call wrote nothing.
 
     ``reason`` describes the failure. ``row`` and ``id`` name the text's row, if it has one,
-    ``model`` is the embedder's model, ``status`` is the HTTP status of its service, and
-    ``retryable`` is true if the same call may succeed later. ``table`` is set if the store has no
-    embedder for it; then ``cure`` explains how to pass one.
+    ``model`` is the embedder's model, ``status`` is the HTTP status from the embedder's service,
+    and ``retryable`` is true if the same call may succeed later. ``table`` is set if the store has
+    no embedder for that table; then ``cure`` explains how to pass an embedder.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(502, "The embedder gave no vector")
@@ -518,7 +518,7 @@ class StoreUnreachableError(AiovecError):
 
 
 class StorePermissionError(AiovecError):
-    """This process, or its key, has no permission for the store at ``target``.
+    """This process, or its key, has no permission to use the store at ``target``.
 
     ``reason`` says what is not allowed.
     """
@@ -557,9 +557,9 @@ class OutcomeUnknownError(AiovecError):
 class StoreMovedError(AiovecError):
     """The store has been migrated from ``target`` to ``moved_to``.
 
-    Stores opened from the TOML file ``config`` follow automatically to its ``backend``; both are
-    empty if the migration changed no TOML file. ``generation`` grows with every move, including a
-    move back. ``reason`` says why the store did not follow.
+    Stores opened from the TOML file ``config`` automatically switch to its ``backend``; ``config``
+    and ``backend`` are empty if the migration changed no TOML file. ``generation`` grows with every
+    move, including a move back. ``reason`` says why the store did not follow.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(
