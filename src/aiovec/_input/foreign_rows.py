@@ -1,6 +1,6 @@
 """Rows and columns in other libraries' types: models, dataclasses, pandas, Polars.
 
-This module imports none of these libraries: an app that passes their objects has done so.
+This module imports none of these libraries: an app that passes their objects has imported them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _dumped(value: Any) -> Any:
 
 
 def check_column(name: str, column: object) -> None:
-    """Raise InvalidRowError unless this is a column: an iterable of the rows' values."""
+    """Raise InvalidRowError unless ``column`` is an iterable other than text or a mapping."""
     if isinstance(column, (str, bytes, Mapping, type)) or not is_iterable(column):
         reason = "must be a list of the rows' values; pass a single row as a list of one mapping"
         if isinstance(column, type):
@@ -63,7 +63,7 @@ def check_column(name: str, column: object) -> None:
 
 
 def is_frame(rows: object) -> bool:
-    """Return whether this is a pandas frame. Polars frames are read as Arrow data."""
+    """Return whether an object is a pandas frame. Polars frames are read as Arrow data."""
     return is_of(rows, "pandas", "DataFrame")
 
 

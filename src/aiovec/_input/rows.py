@@ -363,7 +363,7 @@ def _new_values(name: str, values: Any, schema: Schema, places: Places | None) -
 def _patch(
     keys: Mapping[Any, Any], schema: Schema, places: Places | None, row: int = 0
 ) -> PayloadPatch:
-    """Return the changes to a row's payload from a mapping of keys or paths."""
+    """Return the changes that a mapping of keys or paths makes to a row's payload."""
     changes: dict[tuple[str, ...], Any] = {}
     for name, value in keys.items():
         path: tuple[str, ...] = (name,)
@@ -475,7 +475,7 @@ def _check_names(names: Iterable[str], row: int | None = None) -> None:
 def _with_other_name(
     error: InvalidVectorError, rows: Sequence[Mapping[str, Any]], schema: Schema
 ) -> InvalidVectorError:
-    """Return the error with the name of the key that may contain the missing vector."""
+    """Return the error; if another key may hold the missing vector, the message names that key."""
     row = {} if error.row is None else rows[error.row]
     if row.get(schema.vector) is None:
         for key, value in row.items():

@@ -303,7 +303,7 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         numbers = without_finer(column).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
         return [None if n is None else _EPOCH + timedelta(microseconds=n) for n in numbers]
-    # In parts, so that other threads can run between them.
+    # The column is converted in parts, so that other threads can run between them.
     parts = (column.slice(start, _AT_ONCE) for start in range(0, len(column), _AT_ONCE))
     return [value for part in parts for value in part.to_pylist()]
 

@@ -114,20 +114,20 @@ LANGUAGES = frozenset(ANALYZERS[3:])
 @hints_creation
 @dataclass(frozen=True)
 class Field:
-    """One column of a table besides its id and its vector.
+    """A column of a table other than the id and the vector.
 
-    - ``type``: the Python type of its values. ``kind`` is its name in JSON: text, int, float, bool,
-      datetime, list[text], list[int] or list[float].
+    - ``type``: the Python type of the values. ``kind`` is the name of the type in JSON: text, int,
+      float, bool, datetime, list[text], list[int] or list[float].
     - ``nullable``: False refuses rows without a value.
-    - ``index``: "btree", or "bitmap" for few distinct values, makes filters fast; lists cannot have
-      one. SQLite builds the same index for both.
+    - ``index``: "btree", or "bitmap" for few distinct values, makes filters fast. A list field
+      cannot have an index. SQLite builds the same index for both kinds.
     - ``partition``: SQLite stores the vectors of each value together, with space for at least 64
-      vectors, and a search that filters by a value scans only its vectors. Up to four text or int
-      fields can have it.
+      vectors, and a search that filters by a value scans only the vectors of that value. Up to
+      four text or int fields can have this option.
     - ``text``: keyword search covers this text field. SQLite looks at the first 32,768 bytes of a
       word.
     - ``expires``: a row disappears at the time in this datetime field, and is deleted later; a row
-      without a time stays. At most one field can have it.
+      without a time stays. At most one field can have this option.
 
     ``aiovec.Fields`` is the type of a mapping of names to fields or Python types.
     """
@@ -278,8 +278,8 @@ class Schema:
     """The vectors and fields of a table. Immutable, and compared by value. An invalid option raises
     InvalidArgumentError.
 
-    - ``dim``: the length of every vector, up to 8192. A schema with ``embed`` can omit it; it is 0
-      until ``create_table`` takes it from the embedder.
+    - ``dim``: the length of every vector, up to 8192. With ``embed``, ``dim`` can be omitted; then
+      it is 0 until ``create_table`` takes it from the embedder.
     - ``metric``: "cosine", "l2" (Euclidean) or "dot" (inner product).
     - ``model``: the name of the embedding model, of at most 1,000 characters; with ``embed``, by
       default the embedder's. Calls that name another model raise ModelMismatchError.
@@ -422,7 +422,7 @@ class Schema:
         return replace(self, payload_indexes=kept)
 
     def differences(self, other: Schema) -> list[str]:
-        """Return descriptions of the differences from another schema; empty if they are equal."""
+        """Return a description of each difference from another schema; empty if there is none."""
         differences = [
             f"{key} is {getattr(self, key)!r}, not {getattr(other, key)!r}"
             for key in _NAMES

@@ -1,6 +1,6 @@
 """Rows, results and counts in pydantic: in FastAPI's responses, and as fields of models.
 
-Nothing here imports pydantic until pydantic itself calls it, so ``import aiovec`` does not load it.
+This module imports pydantic only when pydantic calls it, so ``import aiovec`` stays fast.
 """
 
 from __future__ import annotations
