@@ -1,8 +1,8 @@
 """One embedder of a store, with shared requests, retries, checks and a cache.
 
-If they fit, the texts of a call are added to the request that is collecting texts for the same
-purpose. A request collects texts until a slot for requests is free, and for a few milliseconds more
-while other requests run.
+The texts of a call join the request that is collecting texts for the same purpose, if that request
+has room for them. A request collects texts until a slot for requests is free, and for a few
+milliseconds more while other requests run.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Batcher:
             request.task.cancel()
 
     async def close_service(self) -> None:
-        """Close the connections of an embedder made from settings; an app closes its own."""
+        """Close the connections of an embedder made from settings; an app closes its embedder."""
         close = getattr(self._embedder, "close", None)
         if self.recipe is not None and close is not None and is_async(close):
             await close()
@@ -318,7 +318,7 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
     """Return one row for each of ``count`` texts, or raise Failure with the reason.
 
     If ``dim`` is 0, any length is accepted. Rows with NaN or infinity are returned, because only
-    their texts fail. If ``answer`` is an iterator, it computes its vectors here.
+    their texts fail. If ``answer`` is an iterator, reading it may be slow.
     """
     try:
         if isinstance(answer, (Mapping, Set)):
@@ -340,6 +340,6 @@ def _checked_matrix(answer: Any, count: int, dim: int) -> Float32Array:
             f"it returned an array of {array.dtype} and the shape {array.shape} for {count} texts, "
             f"not a vector of {dim or 'some'} numbers for each"
         )
-    with np.errstate(over="ignore"):  # too large a number becomes infinity, which callers report
+    with np.errstate(over="ignore"):  # float32 overflows to infinity, which callers report
         # A copy, since the embedder may reuse its array.
         return np.array(array, dtype=np.float32, order="C")

@@ -22,8 +22,8 @@ _LONGEST_REASON = 300
 class Failure(Exception):  # noqa: N818 - never leaves the package
     """A call that returned no vectors.
 
-    If ``retryable``, the same call may succeed later, after ``retry_after`` seconds if the service
-    says so. If ``divisible``, a single text might be the cause.
+    If ``retryable``, the same call may succeed later. ``retry_after`` is the number of seconds to
+    wait, if the service named one. If ``divisible``, a single text might be the cause.
     """
 
     reason: str

@@ -63,7 +63,7 @@ class HashingEmbedder:
 
 def _words(text: str) -> Iterable[str]:
     """Yield the words of a text in lower case, and the parts of names such as ``HTTPServer``."""
-    for run in _RUN.findall(text) or [text]:  # a text without words is itself the feature
+    for run in _RUN.findall(text) or [text]:  # a text without words counts as one word
         yield run.lower()
         parts = _PART.findall(run)
         if len(parts) > 1:
@@ -88,8 +88,8 @@ def _word_vectors(words: Iterable[str]) -> npt.NDArray[np.float32]:
         digests += [blake2b(feature, digest_size=_SPREAD + 1).digest() for feature in features]
         weights.append(1.0)
         if len(features) > 1:
-            # With this weight, "compressing" is near "compression". The squared lengths of
-            # orthogonal directions add up.
+            # With this weight, "compressing" is near "compression". The root is needed because the
+            # squared lengths of orthogonal directions add up.
             weights += [1.5 / math.sqrt(len(features) - 1)] * (len(features) - 1)
         owners += [number - 1] * len(features)
 
