@@ -64,7 +64,7 @@ class Commands(TyperGroup):
         return None if app is None else _loaded(cmd_name, app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands. The help of our own commands is their docstrings, because building
+        """List the commands. The help of our own commands comes from docstrings, because building
         their options is slow."""
         listed = [TyperCommand(name, help=_function(name).__doc__) for name in _MODULES]
         listed += filter(None, (_loaded(name, app) for name, app in _apps().items()))

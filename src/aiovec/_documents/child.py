@@ -46,7 +46,7 @@ class _UnreadableError(Exception):
 
 
 def read(kind: str, data: bytes) -> dict[str, Any]:
-    """Return the ``title`` and the ``pages`` of a document, or the ``reason`` why it has none.
+    """Return the ``title`` and the ``pages`` of a document, or the ``reason`` why it is unreadable.
 
     If its reader needs a package that is not installed, return the package as ``missing``.
     """
@@ -176,7 +176,7 @@ def _page(html: str) -> Iterator[str]:
 
 
 def _only(nodes: list[Any], selector: str) -> Any:
-    """Return the first node if all others are in it, as in an article with comments; else None."""
+    """Return the first node if it contains all the others, as an article may; otherwise None."""
     return nodes[0] if nodes and len(nodes[0].css(selector)) == len(nodes) else None
 
 
@@ -252,7 +252,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _anchor(heading: Any, root: Any, taken: set[str]) -> str | None:
-    """Return an anchor not yet ``taken``: the heading's, its section's, or one just before it."""
+    """Return an anchor not yet ``taken``: the heading's, its section's, or one just above them."""
     nodes, marks, above = [heading, *heading.css("[id], [name]")[:1]], list[Any](), heading
     while above is not None and above.mem_id != root.mem_id and len(nodes + marks) < 16:
         nodes.append(above)
@@ -360,7 +360,7 @@ def _words(element: ET.Element) -> str:
 
 
 def _targets(archive: _Archive, name: str) -> dict[str, str]:
-    """Return the names of the parts that a part refers to, by the ids of the references."""
+    """Return a mapping from the ids of a part's references to the names of the referenced parts."""
     folder, _, file = name.rpartition("/")
     relations = f"{folder}/_rels/{file}.rels"
     if relations not in archive.zip.NameToInfo:
@@ -370,7 +370,7 @@ def _targets(archive: _Archive, name: str) -> dict[str, str]:
 
 
 def _linked(name: str, link: str) -> str:
-    """Return the name of the file to which a link in the archive's file ``name`` leads."""
+    """Return the name of the file that a link in the archive's file ``name`` points to."""
     path = posixpath.join("/", posixpath.dirname(name), unquote(link.partition("#")[0]))
     return posixpath.normpath(path).lstrip("/")
 

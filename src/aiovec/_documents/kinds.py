@@ -41,8 +41,8 @@ def _no_headings(text: str) -> Headings:
 def _markdown(text: str) -> Headings:
     """Yield the headings of a Markdown document.
 
-    The text is parsed in windows. A window may end within a block, so the next window begins with
-    the last block of this one.
+    The text is parsed in windows. A window may end within a block, so the last block of a window is
+    parsed again at the beginning of the next window.
     """
     start, size = 0, WINDOW
     while start < len(text):

@@ -35,7 +35,7 @@ _DENSE = {
 _HEADER, _BODY_LENGTH, _COMPRESSION = 2, 3, 3
 
 
-# Bytes of a body per value in short rows. Reading a list takes as long as reading two values.
+# Bytes per value in a body of short rows. Reading a list takes as long as reading two values.
 _BYTES, _LIST = 32, 2
 
 

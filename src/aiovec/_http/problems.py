@@ -77,7 +77,7 @@ class Problem:
         return json.dumps(self.to_dict(), allow_nan=False).encode()
 
     def headers(self) -> dict[str, str]:
-        """Return the HTTP headers of the response, without its length."""
+        """Return the HTTP headers of the response, except ``Content-Length``."""
         headers = {"content-type": MEDIA_TYPE}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)

@@ -169,7 +169,7 @@ def hints_creation(cls: type[_T]) -> type[_T]:
 
 
 class Hints:
-    """A class whose unknown attributes raise errors that name the right ones."""
+    """A class whose errors for unknown attributes suggest the right names."""
 
     __slots__ = ()
 

@@ -55,7 +55,10 @@ if not TYPE_CHECKING:
 
 
 def is_of(value: object, library: str, *names: str) -> bool:
-    """Return whether a value has one of a library's classes, without importing the library."""
+    """Return whether a value is an instance of one of the named classes of a library.
+
+    Does not import the library.
+    """
     if (module := sys.modules.get(library)) is None:
         return False
     for name in names:  # some classes are missing while another thread imports the library

@@ -42,7 +42,7 @@ _HARMLESS = (
 
 
 def redacted(text: str) -> str:
-    """Return a target. In a URL, the user part, query and fragment are masked."""
+    """Return a target; if it is a URL, with its user part, query and fragment masked."""
     url = URL.match(text)
     if url is None:
         return text

@@ -161,7 +161,7 @@ class Portal:
 
 
 class _LoopCall(Generic[_T]):
-    """One call on a portal's loop, where its methods run.
+    """One call on a portal's loop. ``start`` and ``cancel`` run on that loop.
 
     An interrupt may arrive at any line of the waiting thread, even while it schedules the call, so
     this object, which can cancel the call, is created first. The thread waits for a lock instead of
@@ -184,7 +184,7 @@ class _LoopCall(Generic[_T]):
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        elif not self.ended:  # ``start`` has not run, and may never
+        elif not self.ended:  # ``start`` has not run, and may never run
             self._end()
 
     async def _drive(self) -> None:
