@@ -43,7 +43,8 @@ def create_app(
     """Return the server as an ASGI app, which opens its store when it starts.
 
     Pass the arguments of ``aiovec.connect``, or an open ``store``, which the caller closes. With
-    ``access_log``, each request is logged to ``aiovec.access`` at level INFO, with its ``facts``.
+    the setting ``access_log``, each request is logged to ``aiovec.access`` at level INFO; the log
+    record's ``facts`` describe the request.
     """
     chosen = settings or ServerSettings()
     metrics = Metrics() if chosen.metrics else None

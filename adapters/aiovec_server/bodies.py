@@ -74,7 +74,7 @@ def camel_case(value: Any) -> dict[str, Any]:
 async def rows_response(
     call: Call, name: str, answers: Answers, *, of_many: bool = False
 ) -> Response:
-    """Respond with rows, as ``{name: [...]}`` or, if Accept prefers it, as Arrow.
+    """Respond with rows as ``{name: [...]}``, or as Arrow if Accept prefers Arrow.
 
     With ``of_many``, the response has the rows of each query, in order, as ``{"results": [{name:
     [...]}, ...]}``. In Arrow, the column ``_query`` has the number of each row's query, counted
@@ -201,7 +201,7 @@ class Streamed(StreamingResponse):
 
     @classmethod
     async def begun(cls, parts: Parts, media_type: str) -> Self:
-        """Wait for the first part, so that an error before it can still set the status."""
+        """Wait for the first part, so that an error before that part can still set the status."""
         first = await anext(parts, b"")
 
         async def all_parts() -> Parts:

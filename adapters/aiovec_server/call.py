@@ -45,8 +45,8 @@ _SMALL = 64 * 1024  # a body of up to this many bytes cannot hold too many value
 # with this many lists and objects, different keys, or numbers.
 _MOST_LISTS, _MOST_KEYS, _MOST_COMMAS = 200_000, 120_000, 1_000_000
 _MANY = 16  # lists of this many floats or more become arrays, which take a fifth of the memory
-# Exponents of numbers that may be too large for float64. The search for a pattern that begins
-# with a fixed letter is twenty times as fast.
+# Exponents of numbers that may be too large for float64. A pattern that begins with a fixed
+# letter makes the search twenty times as fast.
 _HUGE = re.compile(rb"e(?<=\de)\+?[1-9]\d\d"), re.compile(rb"E(?<=\dE)\+?[1-9]\d\d")
 # Lists that may have as many items as a request may have rows.
 _LISTS = frozenset({"ids", "texts", "vectors", "eachWhere"})
@@ -83,8 +83,9 @@ class Call:
     def last_segment(self, name: str) -> str:
         """Return the last path segment, decoded; refuse one that a path cannot carry safely.
 
-        Clients and proxies resolve ``.``, ``..`` and bare slashes like folders, so an id with them
-        might reach the server as the id of another row. A client has to send such an id in a body.
+        Clients and proxies resolve ``.``, ``..`` and bare slashes as in a file path, so an id that
+        contains them might reach the server as the id of another row. A client has to send such an
+        id in a body.
         """
         text = self.segment(name)
         raw = self.request.scope.get("raw_path") or quote(text).encode()
@@ -281,9 +282,9 @@ _WALKED = frozenset({dict, list, str})  # skips numbers, which make up most of a
 def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
     """Refuse JSON in which an object has a key twice.
 
-    The parser silently keeps only the last value, but the last ``where`` might select every row. In
-    the text, a colon follows each key. So a key is repeated if the text has more colons than
-    ``value`` has keys and colons in its strings.
+    The parser would silently keep only the key's last value, and the last ``where`` might select
+    every row. In the text, a colon follows each key. So a key is repeated if the text has more
+    colons than ``value`` has keys and colons in its strings.
     """
     colons, keys = text.count(b":"), 0
     texts: list[str] = []
@@ -301,7 +302,7 @@ def _check_keys(text: bytes | bytearray, value: Any, name: str) -> None:
     if colons == keys:
         return
     if b"\\u003" in text:
-        plain = text.replace(rb"\\", b"")  # after an escaped backslash, u003a is no escape
+        plain = text.replace(rb"\\", b"")  # after an escaped backslash, u003a is not an escape
         colons += plain.count(rb"\u003a") + plain.count(rb"\u003A")
     if colons == keys + "".join(texts).count(":"):
         return

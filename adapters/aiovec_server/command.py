@@ -160,7 +160,7 @@ def _serve_alone(
 
 
 def _serve_shared(opened: Opened, settings: ServerSettings, config: Path) -> None:
-    """Serve the processes of this user that share a TOML file, until the idle timeout."""
+    """Serve this user's processes that share a TOML file, until the idle timeout."""
     from aiovec._http.autostart import KEY_VARIABLE, SharedFolder
 
     from .process import listen

@@ -64,8 +64,8 @@ class Bounds:
     def check_bytes(self, nbytes: int) -> None:
         """Refuse a response that is larger than ``Bounds.nbytes``.
 
-        Also reserves the bytes from the budget of all responses until the request ends. After that,
-        it reserves nothing, even if a thread continues to read for other requests.
+        Also reserves the bytes, until the request ends, from the budget of all responses. Once the
+        request has ended, this method reserves nothing, because nobody would release the bytes.
         """
         if nbytes > self.nbytes:
             raise RequestError(
@@ -138,7 +138,7 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
 
 _MIB = 1024 * 1024
 _BODIES, _ANSWERS = 2, 4
-"""The numbers of bodies and responses of the largest size that may be in memory at once."""
+"""How many bodies, and how many responses, of the largest size may be in memory at once."""
 
 _QUEUE_SECONDS = 2.0
 """Seconds that a call waits for a free slot."""
@@ -150,8 +150,8 @@ _PACE = 16 * 1024
 """The slowest accepted upload, in bytes/s. A slower client would occupy a slot for too long."""
 
 _AT_FIRST = 0.05
-"""Seconds into a call after which the server starts to watch whether the client disconnects. Most
-calls have ended by then, and cost only a timer."""
+"""Seconds from the start of a call until the server starts to watch whether the client disconnects.
+Most calls end earlier, and cost only a timer."""
 
 
 class Limits:
@@ -250,7 +250,7 @@ class _Exchange:
         self._go_on(more=length != 0)
 
     def end(self) -> None:
-        """Stop watching for the client's disconnect."""
+        """Stop watching whether the client disconnects."""
         if self._watching is not None:
             self._watching.cancel()
 

@@ -17,16 +17,16 @@ ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
-"""The most records that wait for the thread. While the queue is full, new records are dropped."""
+"""The most records that wait to be written. While the queue is full, new records are dropped."""
 
 _GATHERED = 0.05  # seconds between writes: waking the thread costs more than writing a line
 _AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe
 
 
 class _Waiting(logging.Handler):
-    """Queues records unformatted; the thread formats and writes them.
+    """Queues records unformatted; a separate thread formats and writes them.
 
-    The thread holds no handler's lock while it writes, because the process acquires the locks of
+    That thread holds no handler's lock while it writes, because the process acquires the locks of
     all handlers at exit.
     """
 

@@ -112,7 +112,10 @@ class Model(BaseModel):
 
 
 def _made(default: type, *others: type) -> Any:
-    """Return the annotation for an object of one of these classes, by default the first class."""
+    """Return the annotation for a JSON object that becomes an instance of one of these classes.
+
+    The object's key ``type`` names the class; the default is the first class.
+    """
     usual = default.__name__.lower()
     kinds = {usual: default, **{kind.__name__.lower(): kind for kind in others}}
 

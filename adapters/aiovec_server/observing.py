@@ -197,7 +197,7 @@ class Observing:
 
 
 def _id_of(headers: Headers) -> str:
-    """Return the request's id: the client's if it cannot confuse a log, otherwise a random id."""
+    """Return the request's id: the client's id if it is safe to log, otherwise a random id."""
     given = headers.getlist("x-request-id")
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]

@@ -188,10 +188,11 @@ class Connection(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _refuse_head(self) -> None:
-        """Refuse a head that is too large; after a head or during a response, close the connection.
+        """Refuse a head that is too large.
 
-        A refusal leaves the connection open: if it were closed, a client that still sends might
-        never read the response.
+        If the head has already ended, or a response is in progress, close the connection instead.
+        A refusal leaves the connection open, because a client that is still sending might otherwise
+        never read the refusal.
         """
         if self._head_since is None or self._is_answering():
             self.transport.abort()

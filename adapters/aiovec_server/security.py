@@ -34,8 +34,8 @@ class Access(IntEnum):
 
 
 Keys = Mapping[bytes, Access]
-"""The rights of a server's API keys, by digest, so a comparison does not reveal how much of a key
-is right. Without keys, every client that reaches the server may read and write."""
+"""The rights of a server's API keys, by each key's digest, so that a comparison does not reveal how
+much of a key is correct. Without keys, every client that reaches the server may read and write."""
 
 # Shorter keys could be guessed over a network. The characters are all that a header may contain
 # without quotes, except space and comma, which separate keys.
@@ -49,7 +49,7 @@ def digest_of(key: str) -> bytes:
 
 
 def keys_of(settings: ServerSettings) -> Keys:
-    """Return the API keys that the settings name.
+    """Return the rights of the API keys that the settings name.
 
     Raises ConfigError for an unusable key, or if every website may send requests without a key.
     """
@@ -147,8 +147,8 @@ class Security:
     def _is_foreign(self, headers: Headers, needed: Access) -> bool:
         """Return whether a page of another origin sent the request.
 
-        Following a link to the web page is allowed. Pages at other ports of this machine are of the
-        same site, but of another origin.
+        Following a link to the web page is allowed. Pages on other ports of this machine belong to
+        the same site but to a different origin.
         """
         origins = headers.getlist("origin")
         if not origins:

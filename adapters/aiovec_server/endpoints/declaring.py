@@ -174,8 +174,9 @@ async def _answer(
 def _check_slashes(request: Request) -> None:
     """Refuse an encoded slash, except in a record's id at the end of the path.
 
-    A proxy in front of the server may have rules for paths, such as "no DELETE of /tables/*". If it
-    does not decode the slash, it checks a different path from the one that this server answers.
+    A proxy in front of the server may have rules for paths, such as "no DELETE of /tables/*". If
+    the proxy does not decode the slash, it checks a different path from the one that this server
+    answers.
     """
     path: str = request.scope["path"]
     raw = (request.scope.get("raw_path") or quote(path).encode()).partition(b"?")[0]

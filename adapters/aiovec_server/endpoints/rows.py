@@ -268,14 +268,14 @@ async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
 async def search_like(call: Call, options: dict[str, Any]) -> Response:
     """Search by rows.
 
-    Returns the rows nearest to a row, or to the mean of several rows, without these rows
-    themselves. With `notLike`, the search moves away from other rows.
+    Returns the rows nearest to a row, or to the mean of several rows, excluding these rows.
+    With `notLike`, the search moves away from other rows.
     """
     return await found_response(call, options, "search_like")
 
 
 def _choose(options: dict[str, Any], name: str, other: str) -> None:
-    """Rename the second argument to the first if only the second was passed."""
+    """Require exactly one of two arguments, and rename ``other`` to ``name``."""
     if (name in options) == (other in options):
         raise RequestError(422, f"the body needs {name!r} or {other!r}, and not both")
     if other in options:

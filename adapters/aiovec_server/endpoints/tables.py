@@ -35,7 +35,7 @@ async def health(call: Call, options: dict[str, Any]) -> Any:
     """
     state, store, now = call.request.app.state, call.store, time.monotonic()
     if not hasattr(state, "aiovec_health"):
-        state.aiovec_health = WeakKeyDictionary()  # an app may have routers of several stores
+        state.aiovec_health = WeakKeyDictionary()  # an app may have routers for several stores
     made, look = state.aiovec_health.get(store, (now, None))
     if look is None or (look.done() and now - made >= _REMEMBERED):
         look = asyncio.ensure_future(_health_of(store))
@@ -187,7 +187,7 @@ async def create_field_index(call: Call, options: dict[str, Any]) -> Any:
 
 @endpoint("DELETE", f"{_FIELD}/index", models.Table, query=models.DropFieldIndex, long=True)
 async def drop_field_index(call: Call, options: dict[str, Any]) -> Any:
-    """Drop the indexes over a field. Its values stay."""
+    """Drop the indexes over a field. The field keeps its values."""
     await call.store.drop_field_index(call.table, call.segment("field"), **options)
     return await _described(call, call.table)
 

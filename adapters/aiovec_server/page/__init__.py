@@ -116,7 +116,7 @@ def page_endpoints(settings: ServerSettings) -> list[Endpoint]:
 
 
 async def _table_facts(store: VectorStore, name: str) -> dict[str, Any]:
-    """Return the facts that the page shows about a table, and the actions that it offers for it."""
+    """Return the facts and actions that the page shows for a table."""
     schema = await store.schema(name)
     stats = await store.stats(name)
     indexes = await store.indexes(name) if store.supports("indexes") else []
