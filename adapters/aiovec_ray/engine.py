@@ -1,4 +1,4 @@
-"""``RayEngine``: the engine of commands with ``--engine ray``."""
+"""``RayEngine``: the engine for commands that run with ``--engine ray``."""
 
 from __future__ import annotations
 

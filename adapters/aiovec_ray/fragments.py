@@ -1,8 +1,8 @@
 """A load in parts: workers write files that no version refers to yet, and one commit adds them.
 
 These functions do not use Ray. ``lance_ray.write_lance`` is not used: it retries a failed write
-with a half-consumed reader, and so loses rows without an error. Here, if a worker fails, no row is
-added.
+with a half-consumed reader, and so loses rows without an error. A load in parts adds no row if
+a worker fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aiovec.errors import AiovecError
 from aiovec_lancedb.engines import TablePlace, stored_form
 
 _HASH_BYTES = 8
-# The minimum age for a cleanup that must not remove a version, because no version is this old.
+# The minimum age of versions that a cleanup removes. No version is that old, so all are kept.
 _NEVER = timedelta(days=36_500)
 
 
@@ -64,7 +64,7 @@ def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSourc
 
 
 def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -> list[str]:
-    """Return the ids in a source whose hashes are among these hashes."""
+    """Return a source's ids whose hashes are among these hashes."""
     matches: list[str] = []
     for rows in read(source, schema):
         ids = rows.column("id").to_pylist()
@@ -73,7 +73,7 @@ def ids_of(source: str, schema: Schema, read: ReadSource, hashes: UInt64Array) -
 
 
 def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
-    """Return the numbers of a version's fragments, divided into about ``count`` groups."""
+    """Return the numbers of a version's fragments, divided into at most ``count`` groups."""
     dataset = dataset_of(place, version)
     numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
     return [numbers[first::count] for first in range(min(count, len(numbers)))]
@@ -82,7 +82,7 @@ def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
 def ids_among(
     place: TablePlace, version: int, numbers: Sequence[int], hashes: UInt64Array, most: int
 ) -> list[str]:
-    """Return at most ``most`` ids in these fragments whose hashes are in the sorted ``hashes``."""
+    """Return at most ``most`` of these fragments' ids whose hashes are in the sorted ``hashes``."""
     dataset = dataset_of(place, version)
     matches: list[str] = []
     for number in numbers:
@@ -113,8 +113,8 @@ def repeated(parts: Iterable[UInt64Array]) -> UInt64Array:
 
 
 def commit(place: TablePlace, fragments: Iterable[str], version: int, run: str) -> None:
-    """Add files to the table in one commit, which fails if a version has been restored since
-    ``version``."""
+    """Add files to the table in one commit, which fails if the table has been restored to an older
+    version since ``version``."""
     metadata = [lance.FragmentMetadata.from_json(text) for text in fragments]
     lance.LanceDataset.commit(
         place.uri,
