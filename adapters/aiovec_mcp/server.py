@@ -76,9 +76,9 @@ def create_server(
 
 
 class _Server(MCPServer[Any]):
-    """A server that offers ``recall`` only if the agent may write or a memory exists.
+    """A server that offers ``recall`` only if the agent may write or the memory exists.
 
-    An assistant might stop searching after it finds nothing in an empty memory.
+    Otherwise an agent might call ``recall`` first, find nothing, and stop searching.
     """
 
     def __init__(self, reading: Tools | None, name: str, **options: Any) -> None:

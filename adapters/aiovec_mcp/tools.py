@@ -249,7 +249,7 @@ class Tools:
             return {"deleted": 0}
 
     async def has_memory(self) -> bool:
-        """Return whether a memory exists; the first `remember` creates it."""
+        """Return whether the table of memories exists; the first `remember` creates the table."""
         return self._memory.name in await self._store.tables()
 
     # Inside
@@ -369,7 +369,7 @@ def _short(row: Record | Hit) -> dict[str, Any]:
     """Return a row in few tokens: without nulls and ranks, and with one measure of four digits.
 
     The measure is the distance, if the hit has one: merged and boosted scores are comparable only
-    within one search. A passage of a document gets its place, so that an answer can cite it.
+    within one search. For a passage of a document, the key ``cite`` holds the passage's place.
     """
     flat = {key: value for key, value in row.to_dict().items() if value is not None}
     if (place := place_of(flat)) is not None:
