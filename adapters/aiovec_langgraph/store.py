@@ -346,8 +346,7 @@ def _now() -> datetime:
 
 
 def _id_of(namespace: tuple[str, ...], key: str, place: int = 0) -> str:
-    """Return the unique id of an item's row or, with ``place``, of the row for the text with this
-    number."""
+    """Return the unique id of row number ``place`` of an item; row 0 is the item's own row."""
     parts = [*namespace, key, *([place] if place else [])]
     path = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     if len(path.encode("utf-8", "surrogatepass")) <= _LONGEST_ID:
