@@ -153,9 +153,9 @@ class AiovecVectorStore(Closable, VectorStore):
     ) -> bool | None:
         """Delete documents by their ids, by a filter, or by both.
 
-        In LangChain, ``ids=None`` deletes everything. Here, ``ids=None`` without a filter raises an
-        error, so that an unset variable cannot delete everything; call ``delete_collection`` to do
-        so.
+        In LangChain, ``ids=None`` deletes everything. This method raises an error for ``ids=None``
+        without a filter, so that an unset variable cannot delete everything; to delete everything,
+        call ``delete_collection``.
         """
         refuse_options(unknown, where="filter")
         where = self._bridge.where(filter)
