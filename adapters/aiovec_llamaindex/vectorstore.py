@@ -118,7 +118,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
         **_: Any,
     ) -> None:
-        """Delete the nodes with these ids that match the filters. Pass ids, filters, or both."""
+        """Delete nodes that have these ids and match the filters. Pass ids, filters, or both."""
         where = self._narrowed(node_ids, filters)
         if where is None:
             raise InvalidArgumentError("node_ids", None, "ids, or filters; clear() deletes all")
@@ -142,7 +142,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         node_ids: list[str] | None = None,
         filters: MetadataFilters | None = None,
     ) -> list[BaseNode]:
-        """Return the nodes with these ids that match the filters."""
+        """Return the nodes that have these ids and match the filters."""
         where = self._narrowed(node_ids, filters)
         rows = await self._bridge.read(
             lambda table: table.find(where, limit=None, include_vector=True), ()
