@@ -79,7 +79,7 @@ class _Retriever:
 
 @component
 class AiovecEmbeddingRetriever(_Retriever):
-    """Retrieve the documents whose vectors are nearest."""
+    """Retrieve the documents whose vectors are nearest to a query's vector."""
 
     @_gives_documents
     async def run_async(
@@ -88,7 +88,7 @@ class AiovecEmbeddingRetriever(_Retriever):
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
-        """Return documents with the score of the store's metric, best first."""
+        """Return documents with their scores by the store's metric, best first."""
         return await self._documents(partial(Table.search, vector=query_embedding), filters, top_k)
 
     @_gives_documents

@@ -288,8 +288,8 @@ class AiovecDocumentStore(Closable):
 async def _values(table: Table, *, field: Any, levels: int, where: Any) -> list[Any]:
     """Return the distinct values of a field that is nested ``levels`` deep in the rows.
 
-    The store treats 1 and 1.0 as the same int. To tell them apart, this also reads every row with a
-    number in the field.
+    The store treats 1 and 1.0 as the same int. To tell 1 from 1.0, this function also reads every
+    row with a number in the field.
     """
     values = [*await table.distinct(str(field), where)]
     if str(field).startswith("payload.") and any(type(value) is int for value in values):
