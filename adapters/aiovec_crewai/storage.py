@@ -58,8 +58,8 @@ class AiovecStorage(Closable):
     ``store`` is a store from ``aiovec.sync.connect`` or a target such as ``"memory.db"``; a store
     from ``aiovec.connect`` supports only ``asave``, ``asearch`` and ``adelete``. The first write
     creates the table. For a target, ``options`` are passed to ``aiovec.connect``. A scope includes
-    the scopes below it: "/crew" includes "/crew/agent", but not "/crews". ``zero_as_none`` stores a
-    vector of zeros, which has no direction, as no vector.
+    the scopes below it: "/crew" includes "/crew/agent", but not "/crews". With ``zero_as_none``, a
+    vector of zeros, which has no direction, is stored as None.
     """
 
     def __init__(
@@ -195,8 +195,8 @@ class AiovecStorage(Closable):
         return list(map(_record, rows))
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
-        """Return a scope's number of memories, their categories and dates, and the scopes below
-        it."""
+        """Return the number, categories and dates of a scope's memories, and the scopes below the
+        scope."""
         where = _where(scope)
         nothing: tuple[Any, Any] = None, None
         bounds: tuple[Any, Any] | None = self._read(
