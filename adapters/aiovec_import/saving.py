@@ -117,7 +117,8 @@ class FileWriter:
     """Writes rows to a temporary file and renames it at the end, or writes to a stream.
 
     ``schema`` describes the table that an import of the file creates; it is None if the file has no
-    vectors. A text format cannot contain it, so it is written to a second file next to the first.
+    vectors. A text format cannot contain a schema, so the schema is written to a second file next
+    to the first.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class FileWriter:
             self._file.write("".join(lines(batch, vector)).encode())
 
     def finish(self) -> None:
-        """Flush the file to the disk, and give it its name."""
+        """Flush the file to the disk, and rename it to the requested name."""
         with writing_to(self._path):
             if self._rows is not None:
                 self._rows.close()

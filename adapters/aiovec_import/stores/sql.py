@@ -157,7 +157,8 @@ class SqlTable:
 class TextTable(SqlTable):
     """A table whose rows have a text and no vectors.
 
-    ``schema`` is for the target table; the store's embedder adds the dimension and the model.
+    ``schema`` is the target table's schema without the dimension and the model, which the store's
+    embedder adds.
     """
 
     @cached_property
@@ -232,7 +233,7 @@ class SqliteTable(TextTable):
         return field_of_kinds(kinds) if kinds else None
 
     def foreign(self, database: str) -> ForeignTable:
-        """Count the rows, and return the table to import; ``database`` is its database's name."""
+        """Count the rows, and return the table to import; ``database`` is the database's name."""
         (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
         return self.offered(rows, database)
 
