@@ -123,7 +123,7 @@ class Connection(aiosqlite.Connection):
     """An aiosqlite connection that runs each unit of work in one hop to a thread.
 
     aiosqlite serialises statements, not transactions: tasks that share a connection could
-    interleave inside one. So a transaction is one function here, never a row of awaits.
+    interleave inside one. So a transaction is one function here, never a series of awaits.
 
     A connection opens for its first work, closes when idle, and reopens for later work. A ``kept``
     connection stays open when idle and only frees memory, so other processes see that the file is
@@ -169,7 +169,7 @@ class Connection(aiosqlite.Connection):
         return self._connection
 
     def _look(self) -> None:
-        """Close the connection, or free its memory, if no work came for ``REST`` seconds."""
+        """Close the connection, or free its memory, if it has had no work for ``REST`` seconds."""
         self._timer = None
         if self._closing:
             return
@@ -201,12 +201,12 @@ class Connection(aiosqlite.Connection):
     # Closing
 
     async def close(self) -> None:
-        """Close the connection after the running work. May be called twice, even concurrently."""
+        """Close the connection when its work has ended. May be called twice, even concurrently."""
         self.begin_closing()
         await asyncio.shield(asyncio.wrap_future(self._closed))
 
     def begin_closing(self) -> None:
-        """Close the connection after the running work, without waiting until it is closed."""
+        """Begin to close the connection; its running work ends first."""
         if self._closing or os.getpid() != self._process:
             return
         self._closing = True

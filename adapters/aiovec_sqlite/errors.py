@@ -89,7 +89,7 @@ def names_text_index(message: str) -> bool:
 
 
 class TextDamageError(DamageError):
-    """The text index of a table is damaged; its rows may be intact."""
+    """The text index of a table is damaged; the table's rows may be intact."""
 
     def __init__(self, table: str, reason: str) -> None:
         super().__init__(f"the text index of {table!r} is damaged: {reason}; {_REBUILD}")

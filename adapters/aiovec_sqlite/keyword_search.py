@@ -160,7 +160,7 @@ def hybrid_hits(
     known: dict[int, str] = {}
 
     def ids_of(rowids: Sequence[int]) -> dict[int, str]:
-        """Return the ids by rowid, cached across calls: a row may be in several lists."""
+        """Return ids by rowid. Ids are cached, because a row may be in several lists."""
         if lacking := [rowid for rowid in rowids if rowid not in known]:
             known.update(_ids(db, table, lacking))
         return known

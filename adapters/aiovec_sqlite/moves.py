@@ -1,4 +1,4 @@
-"""The migration mark in the file, which every process that uses the file obeys.
+"""The file's migration mark, which every process that uses the file obeys.
 
 In ``aiovec_state``, the key ``move`` holds the mark, and ``moved`` the generation. Writers read the
 mark in their write transaction, so no write can miss a committed mark.

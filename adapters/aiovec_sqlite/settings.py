@@ -69,8 +69,8 @@ class SqliteSettings(BackendSettings):
 
     "full": each commit waits for the disk.
 
-    "normal": a power loss may undo the newest writes; the file stays intact. Use it for data
-    that can be computed again."""
+    "normal": a power loss may undo the newest writes; the file stays intact. Use "normal" for
+    data that can be computed again."""
 
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
     """Seconds that a call waits for other calls and other processes before it fails with
@@ -102,10 +102,10 @@ class SqliteSettings(BackendSettings):
     scan: Literal["auto", "bit", "disk"] = key("auto", choices=("auto", "bit", "disk"))
     """The search method: "auto" uses codes, "disk" the file, and "bit" approximate bit codes.
 
-    "auto": searched tables get codes of their vectors: in memory, or from 32 MiB on in a scan file
-    next to the store, which all processes share. They take rows times (5 * dim + 20) bytes. Codes
-    in private memory take at most a quarter of the machine's memory, and at most 4 GiB. The results
-    are exact.
+    "auto": searched tables get codes of their vectors: in memory or, from 32 MiB on, in a scan file
+    next to the store. All processes share the scan file. The codes take rows times (5 * dim + 20)
+    bytes. Codes in private memory take at most a quarter of the machine's memory, and at most
+    4 GiB. The results are exact.
 
     "disk": every search reads the file, and needs no memory or disk for codes. The results are
     exact, and the same as with "auto".

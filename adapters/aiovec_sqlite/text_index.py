@@ -174,7 +174,7 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
 
 
 def check_can_index(schema: Schema) -> None:
-    """Raise UnsupportedError if a text index needs FTS5 or a stemmer, which is missing."""
+    """Raise UnsupportedError if the schema's text index needs FTS5 or a stemmer that is missing."""
     if wanted_fields(schema) and schema.analyzer in LANGUAGES and not stems.has_stemmer():
         raise stems.no_stemmer(schema.analyzer)
     if wanted_fields(schema) and not has_fts5():

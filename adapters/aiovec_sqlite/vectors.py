@@ -117,7 +117,7 @@ class VectorReader:
     def check_rows(self) -> None:
         """Raise DamageError unless vec0 has as many rows as the ordinary table.
 
-        If vectors are nullable, it may have fewer rows. A scan of one table would miss the rows
+        If vectors are nullable, vec0 may have fewer rows. A scan of one table would miss the rows
         that only the other table has.
         """
         rows, vectors = self._db.execute(

@@ -187,8 +187,9 @@ class Writer(Committer[_Call]):
         A ``key`` is committed with the work. If earlier work was committed under this key, the new
         work does not run, and the recorded result of the earlier work is returned.
 
-        If the caller is cancelled before the work begins, the work never runs. After that, work
-        that runs alone is rolled back unless its commit has begun; work in a group is committed.
+        If the caller is cancelled before the work begins, the work never runs. If the caller is
+        cancelled later, work that runs alone is rolled back unless its commit has begun; work in a
+        group is committed.
         When the call returns, even after several cancellations, the outcome is final, and the
         caller's data is no longer read.
         """
@@ -328,7 +329,7 @@ class Writer(Committer[_Call]):
     def _fail(
         self, group: list[_Call], db: sqlite3.Connection, error: Exception, *, committing: bool
     ) -> None:
-        """Fail the calls of a rolled-back group, or let each call wait for its own commit."""
+        """Fail the calls of a rolled-back group, or make each call wait for a commit of its own."""
         translated = self.translated(error)
         self._was_full = full = isinstance(translated, StoreFullError)
         if full and (_cut_log(db) or len(group) > 1):
@@ -422,7 +423,7 @@ def _runs(group: list[_Call]) -> Iterator[list[_Call]]:
 
 
 def _begin(db: sqlite3.Connection) -> bool:
-    """Take the write lock; return False if it did not become free in ``_LOCK_TRY`` seconds."""
+    """Take the write lock; return False if it did not become free within ``_LOCK_TRY`` seconds."""
     until = time.monotonic() + _LOCK_TRY
     while True:
         try:
@@ -438,7 +439,7 @@ def _begin(db: sqlite3.Connection) -> bool:
 
 
 def _try_alone(group: list[_Call]) -> None:
-    """Let each call that has not ended wait for its own commit."""
+    """Make each call that has not ended wait for a commit of its own."""
     for call in group:
         if not call.ended:
             call.alone = True

@@ -414,7 +414,7 @@ def _change(
 ) -> None:
     """Set the fields in ``values``, which has a column for each of them.
 
-    Unless they are None, also apply ``patches`` to the rows' payloads, and set ``vectors``.
+    Also apply ``patches`` to the rows' payloads, and set ``vectors``; None changes nothing.
     """
     if not rowids:
         return

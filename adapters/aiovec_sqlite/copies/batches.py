@@ -32,11 +32,11 @@ class Searched(Protocol):
 
     @property
     def ready(self) -> bool:
-        """True if the table can answer searches now; otherwise they wait."""
+        """True if the table can answer searches now; if not, searches wait."""
 
     @property
     def by_file(self) -> bool:
-        """True if searches read the file; several batches can do this at the same time."""
+        """True if searches read the file, so several batches can run at the same time."""
 
 
 # Answers queries from one snapshot. The arguments are a function that reads, the queries, a
@@ -106,7 +106,7 @@ class _Batch:
 
 
 class Queue:
-    """The waiting calls of one table, and its batches."""
+    """The waiting calls and the batches of one table."""
 
     def __init__(self, table: Searched, answer: AnswerQueries) -> None:
         self.table = table
@@ -230,7 +230,7 @@ class Batches:
             task.add_done_callback(self._tasks.discard)
 
     def _longest_waiting(self) -> Queue | None:
-        """Return the queue whose first call has waited longest, of the queues that are ready."""
+        """Return the ready queue whose first call has waited longest, or None."""
         ready = [queue for queue in self._waiting if queue.ready]
         return min(ready, key=lambda queue: queue.waiting[0].deadline.began, default=None)
 
@@ -245,7 +245,7 @@ class Batches:
         if queue.batch is batch:
             queue.batch = None
         if self._waiting:
-            # Begin later, so that callers that just got results can search again in this batch.
+            # Begin later, so that callers that have just got results can join the next batch.
             asyncio.get_running_loop().call_soon(self.begin)
 
     def _on_scanned(self, queue: Queue, batch: _Batch) -> Callable[[], None]:
@@ -317,7 +317,7 @@ class Batches:
     ) -> list[tuple[_WaitingCall, Any]]:
         """Finish the calls in the reader's thread, each as soon as all its rows are read.
 
-        Return the last calls to finish, with their results; earlier calls already got results.
+        Return the calls that finish last, with their results; other calls already have theirs.
         """
         answers: dict[int, Found] = {}
         places = iter(range(sum(len(call.queries) for call in calls)))

@@ -53,7 +53,7 @@ _LITERAL = 80
 class _Mask:
     """A filter's masks, by segment mark, and the newest change number at which they were used.
 
-    The masks are not valid for states before that change: they match the rows' newer values.
+    The masks are not valid for states before that change, in which rows may have other values.
     """
 
     change: int
@@ -93,7 +93,7 @@ class Masks:
         self._kept: dict[Expr, _Mask] = {}
         self._lock = threading.Lock()
         self.nbytes = 0
-        """The size of all masks in bytes. The event loop reads it without the lock, because
+        """The size of all masks in bytes. The event loop reads this size without the lock, because
         threads hold the lock while they hash filters."""
 
     def of(
@@ -211,7 +211,7 @@ class ResidentCopy:
     ) -> None:
         """Read the rows with these ids, which all have a vector in the connection's snapshot.
 
-        With ``file``, write them to that new scan file.
+        With ``file``, write the rows to that new scan file.
         """
         VectorReader(db, self.table).check_rows()
         if file is None:

@@ -1,8 +1,8 @@
 """Load, renew and drop the copies and words of tables that are kept in memory.
 
-Copies and words are loaded in the background, in separate snapshots, and may be in scan files. Only
-one copy, and the words of one table, are loaded at a time, so that each load sees how much memory
-earlier loads have taken.
+Copies and words are loaded in the background, in separate snapshots, and may be in scan files.
+Copies are loaded one at a time, and so are the words of tables, so that each load sees how much
+memory earlier loads have taken.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Kept(ABC, Generic[_T]):
         return 0 if value is None else value.nbytes
 
     def begin(self, before: _T | None = None) -> asyncio.Task[None] | None:
-        """Begin to load the value, or to renew ``before``; return None if this must wait."""
+        """Begin to load the value, or to renew ``before``; return None if no load can begin now."""
         if self._keeper.closed or self.is_loading or time.monotonic() < self.retry_at:
             return None
         self._task = self._keeper.tasks.start(self._load_until_ready(before))
@@ -193,7 +193,7 @@ class Kept(ABC, Generic[_T]):
     async def _load(self, before: _T | None, new: list[NewFile]) -> bool:
         """Set the value from a recent snapshot; return False if the caller has to retry.
 
-        If this creates a scan file, it is appended to ``new``.
+        Appends the scan file, if one is created, to ``new``.
         """
 
     @abstractmethod
@@ -237,7 +237,7 @@ class KeptCopy(Kept[ResidentCopy]):
         return ResidentCopy(layout, int(self._keeper.memory * _FOR_MASKS), state)
 
     async def _load(self, before: ResidentCopy | None, new: list[NewFile]) -> bool:
-        """Load the copy: update the previous one or its scan file, or build a new one."""
+        """Load the copy: update ``before`` or the copy in the scan file, or build a new copy."""
         files, dim = self._keeper.files, self.table.schema.dim
         async with self._keeper.turns[self.kind], self._keeper.readers.aside() as read:
             copy, rows, has_file = await read(partial(self._look, before))
@@ -324,7 +324,7 @@ class KeptWords(Kept[Words]):
         self._first = threading.Lock()
 
     def find(self, db: sqlite3.Connection) -> Words | None:
-        """Return the words, or None if they are not loaded. The first search maps their file."""
+        """Return the words, or None if they are not loaded. The first call maps their file."""
         if self.value is None and self._first.acquire(blocking=False):
             layout = current_table(db, self.table)
             self.value = Words.mapped(db, layout, self._most, self._keeper.files)

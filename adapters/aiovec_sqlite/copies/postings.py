@@ -71,7 +71,7 @@ class _Sizes(NamedTuple):
 
 
 class Postings:
-    """Rows with their lengths in words, and for each word, its rows with match counts."""
+    """The rows of each word, with match counts, and the length of each row in words."""
 
     def __init__(self, change: int, lists: Any, small: Any, sizes: _Sizes) -> None:
         self.change = change
@@ -182,7 +182,7 @@ def counted(
     values: Sequence[Any],
     docs: Int64Array,
 ) -> tuple[UInt32Array, Counts]:
-    """Return the rows with word occurrences that meet a condition, and how many each row has.
+    """Count word occurrences that meet a condition; return the rows that have any, and the counts.
 
     ``words`` is the fts5vocab table. ``docs`` has the rows' ids in that table, by row number.
     """
@@ -202,7 +202,7 @@ def counted(
 
 
 def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
-    """Return the rows that have matches, and their counts, from the match counts of all rows."""
+    """Given the match counts of all rows, return the rows that have matches, and their counts."""
     (rows,) = sums.nonzero()
     counts = sums[rows]
     kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
@@ -210,7 +210,7 @@ def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
-    """Return the row numbers of the ids in ``docs`` that have a row, and a mask of these ids."""
+    """Return the positions in ``rowids`` of the ``docs`` that it contains, and a mask of these."""
     if not len(rowids):
         return docs[:0], np.zeros(len(docs), dtype=np.bool_)
     numbers = rowids.searchsorted(docs)

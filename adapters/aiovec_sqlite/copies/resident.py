@@ -1,4 +1,4 @@
-"""Search tables in memory, by their copies and words, and limit the memory that they use.
+"""Search tables using copies and words in memory, and limit the memory that these take.
 
 A copy is a list of segments, in a mapped scan file or in memory. The first search of a table in a
 process maps the scan file. If the table has no scan file, this search reads the store's file,
@@ -44,7 +44,7 @@ _MOST_SNAPSHOTS = 10
 
 
 class _SearchedTable:
-    """The copy and the words of one table, and its queue of searches."""
+    """The copy, the words, and the queue of searches of one table."""
 
     def __init__(self, table: TableHandle, copies: ResidentSearch) -> None:
         self.table = table
@@ -97,7 +97,7 @@ class ResidentSearch(Keeper):
         workers: int,
         busy_timeout: float,
     ) -> None:
-        """``workers`` is the number of simultaneous batches."""
+        """``workers`` is the maximum number of simultaneous batches."""
         super().__init__(readers, files, put_token, memory)
         self._batches = Batches(
             target, readers, check_file=check_file, workers=workers, busy_timeout=busy_timeout

@@ -38,7 +38,7 @@ from .segments import State, stacked
 
 @dataclass(frozen=True, slots=True)
 class ScanQuery:
-    """A query, its limit, and for each segment a mask of the rows that it may return."""
+    """A query, its limit, and for each segment a mask of the rows that the query may return."""
 
     vector: Float32Array
     limit: int
@@ -65,7 +65,7 @@ def nearest(
     parts: int = 0,
     unit: int = 0,
 ) -> list[Nearest]:
-    """Return each query's nearest rows, nearest first, including ties with the last.
+    """Return each query's nearest rows, nearest first, including rows that tie with the last.
 
     With ``vectors``, return the rows' vectors too. If ``stop`` becomes true, the scan ends early,
     and the result is incomplete. At most ``parts`` threads share the scan, and each takes ``unit``
@@ -265,7 +265,7 @@ LARGE = 100
 def _found(
     snapshot: Snapshot, queries: Sequence[Query], best: Sequence[Nearest]
 ) -> Iterator[dict[int, Found]]:
-    """Read the rows of all queries, with one statement for small queries with the same columns."""
+    """Read the rows of all queries; small queries for the same columns share a statement."""
     db, ticket, table = snapshot.db, snapshot.ticket, snapshot.table
     small: dict[tuple[bool, Columns], list[int]] = {}
     large: list[int] = []

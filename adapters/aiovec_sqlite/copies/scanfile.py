@@ -1,4 +1,4 @@
-"""Scan files: files next to the store with a table's segments or words, mapped by all processes.
+"""Scan files, next to the store, hold tables' segments or words. All processes map them.
 
 ``docs/internals/adr/0014-a-scan-file-that-processes-share.md`` describes the layout of segments,
 and why a file is valid only if the store holds its token: the random bytes of its name, and a
@@ -391,7 +391,7 @@ class ScanFiles:
         return NewFile(self._store, kind, nbytes)
 
     def waits(self, kind: str) -> bool:
-        """Return whether another process is writing a file of this kind and has not stopped."""
+        """Return whether another process is still writing a file of this kind."""
         written = set[tuple[str, int, int]]()
         with self._locked(_MAGIC[kind]) as (_, busy):
             for path in busy:

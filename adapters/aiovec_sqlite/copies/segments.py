@@ -193,7 +193,7 @@ class Segment:
 
     @cached_property
     def _span(self) -> tuple[int, int]:
-        """The smallest and largest rowids. Most rows written are outside most segments' spans."""
+        """The smallest and largest rowids, so that ``places`` can skip most segments."""
         present = self.rowids[: self.count]
         return int(present.min(initial=2**63 - 1)), int(present.max(initial=-1))
 

@@ -76,7 +76,7 @@ _PATIENCE = 0.2
 _FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
 # Bytes that a small index's lists can take. A larger index's lists can take twice its size.
 _LEAST_MEMORY = 2**20
-# If a query's lists have at most this many rows, its filter runs only on these; else on all rows.
+# If a query's lists have at most this many rows, its filter runs only on these rows.
 _FEW = 4096
 # FTS5 searches for phrases of more words than this, and for clauses with longer texts than this.
 _LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
@@ -498,7 +498,8 @@ class Words:
     ) -> _State | None:
         """Add the changes up to the snapshot; return None if there are too many.
 
-        With ``most``, add roughly this many characters at most. ``_following`` must be held.
+        With ``most``, changes with more than about ``most`` characters of text are too many.
+        ``_following`` must be held.
         """
         state = self._state
         if self.lost or state.change == change:

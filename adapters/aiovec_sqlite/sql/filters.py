@@ -102,7 +102,7 @@ INDEXED = (
     "WHEN json_type({column}, {at}) = 'true' THEN x'01' "
     "WHEN json_type({column}, {at}) = 'false' THEN x'00' END"
 )
-"""SQL for the value in the index of a payload key. FALSE and TRUE are BLOBs, so that values of
+"""SQL for the value that a payload key's index holds. FALSE and TRUE are BLOBs, so that values of
 different types are never equal; lists, objects and missing keys are NULL. x'02' means that the JSON
 has an escaped character below U+0100, perhaps in a key; paths are not reliable for such keys."""
 

@@ -63,7 +63,7 @@ def _matches_folded_bytes(text: bytes | None, pattern: bytes) -> bool | None:
 
 
 def end_of_prefix(prefix: str) -> str | None:
-    """Return the smallest text that sorts after every text with this prefix, or None."""
+    """Return the smallest text that sorts after every text with this prefix; None if none does."""
     kept = prefix.rstrip("\U0010ffff")
     if not kept:
         return None
@@ -77,7 +77,7 @@ def literal_prefix(pattern: str) -> str:
 
 
 def as_literal(pattern: str) -> tuple[str, bool] | None:
-    """Return the text of ``%text%`` or ``%text``, and True for ``%text``; otherwise None."""
+    """Return the text in ``%text%`` or ``%text``, and True for the latter; otherwise None."""
     if not pattern.startswith(ANY_TEXT) or ANY_CHARACTER in pattern:
         return None
     text = pattern.strip(ANY_TEXT)
@@ -126,5 +126,5 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _expression(part: str) -> re.Pattern[str]:
-    """Compile a part of a pattern. It has no ``%``, so it matches only texts of its own length."""
+    """Compile a part of a pattern. A part has no ``%``, so it matches only texts of one length."""
     return re.compile(".".join(map(re.escape, part.split(ANY_CHARACTER))), re.DOTALL)

@@ -97,7 +97,7 @@ def load() -> Library | None:
 def library() -> Library:
     """Return the library. Raises UnusableError if it is unusable.
 
-    No table is in memory without a usable library.
+    Tables are loaded into memory only if the library is usable.
     """
     loaded = load()
     if loaded is None:
