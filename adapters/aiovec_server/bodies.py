@@ -239,7 +239,7 @@ async def exported_response(call: Call, options: dict[str, Any]) -> Streamed:
 
 
 def _cursor_of(text: str) -> bytes:
-    """Decode a cursor from the text that the client got."""
+    """Decode the URL-safe Base64 text of a cursor."""
     try:
         return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -49,7 +49,7 @@ class Model(BaseModel):
 
     @classmethod
     def read(cls, given: Mapping[str, Any], place: str, *, texts: bool = False) -> dict[str, Any]:
-        """Return the store's arguments.
+        """Return the arguments for the store.
 
         A null counts as absent. ``place`` names the body or query string in errors. With ``texts``,
         all values are strings, as in a query string.

@@ -68,7 +68,7 @@ async def _health_of(store: VectorStore) -> dict[str, Any]:
 async def ready(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the first copy of every watched source is complete.
 
-    The status is 503 until then. The response is at most a second old.
+    The status is 503 until every copy is complete. The response is at most a second old.
     """
     watching = (await health(call, options)).get("watching", [])
     if copying := sum(not each["ready"] for each in watching):
