@@ -40,7 +40,7 @@ class Written:
 
 
 def write_source(source: str, place: TablePlace, schema: Schema, read: ReadSource) -> Written:
-    """Write the rows of a source as files of the table, and check their number."""
+    """Write the rows of a source as files of the table, and check the number of rows."""
     layout = dataset_of(place).schema
     hashed: list[UInt64Array] = []
 
