@@ -156,7 +156,7 @@ def _users_by_key(user: str | None) -> dict[str, str | None]:
 
 
 async def _serve_stdio(server: Any, at: At) -> None:
-    """Serve standard input until it ends or a signal arrives."""
+    """Serve over standard input and output until the input ends or a signal arrives."""
     import asyncio
 
     ended = asyncio.Event()

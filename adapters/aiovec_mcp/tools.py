@@ -277,7 +277,7 @@ class Tools:
             return MEMORY
 
     async def _seen(self, table: Table, where: Any) -> Any:
-        """Return a filter for the rows of a table that the session's user may see."""
+        """Return a filter for a table's rows that the session's user may see."""
         if self._user is None or table.name != self._memory.name:
             return where
         field = user_field(table.name, await table.schema())
