@@ -50,7 +50,7 @@ class AiovecVectorStore(Closable, VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """The embeddings that compute the vectors."""
+        """The embedding model that computes the vectors."""
         return self._embedding
 
     @classmethod
