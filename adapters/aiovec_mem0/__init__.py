@@ -1,4 +1,7 @@
-"""aiovec as a mem0 vector store, with keyword search. The import registers it as "aiovec"."""
+"""aiovec as a mem0 vector store, with keyword search.
+
+Importing this package registers the store as the provider "aiovec".
+"""
 
 from .vectorstore import AiovecVectorStore, Config, register
 
