@@ -1,6 +1,6 @@
-"""Payload keys within the objects of a list, which filters do not search.
+"""Payload keys within lists of objects. Filters do not search these lists.
 
-A condition on one of these keys is null. A filter that selects nothing for this reason is refused.
+A condition on such a key is null. A filter that selects nothing for this reason is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class NestedKey:
     """A key within another payload key, in a filter.
 
     ``others`` are the terms of the user's filter that have no nested keys. Of the rows that satisfy
-    them, ``in_lists`` selects those with a list on the path to the key, and ``elsewhere`` those
-    with a value at the key.
+    ``others``, ``in_lists`` selects the rows with a list on the path to the key, and ``elsewhere``
+    the rows with a value at the key.
     """
 
     def __init__(self, ref: Ref, others: Sequence[Expr]) -> None:

@@ -50,7 +50,7 @@ _A_PREDICATE_AFTER_NOT = f"{', '.join(_PREDICATES[:-1])} or {_PREDICATES[-1]}"
 _A_PREDICATE = f"= != < <= > >= IS {' '.join(_PREDICATES)}"
 
 _NO_FUNCTIONS = "a filter has no functions; compute the value first, times as TIMESTAMP '...'"
-# The arguments of calls that replace SQL clauses.
+# The arguments that replace SQL clauses.
 _CLAUSES = {"ORDER": "order_by=", "LIMIT": "limit=", "OFFSET": "offset=", "GROUP": "group_by="}
 # Replacements for operators of other languages.
 _ELSEWHERE = {"&": "AND", "|": "OR", "!": "NOT or !="} | dict.fromkeys(

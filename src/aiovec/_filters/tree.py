@@ -23,7 +23,7 @@ Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 # SQLite refuses expressions deeper than 1,000; each level here can become about ten levels there.
 MAX_DEPTH = 64
 # Every literal is a bound parameter; SQLite allows 32,766 of them. A condition without a literal
-# counts as one, so that this bounds the size of the whole tree.
+# counts as one, so this limit bounds the size of the whole tree.
 MAX_LITERALS = 30_000
 # The most names in a payload key. SQLite joins a table for each one, and at most 64 tables.
 MAX_NAMES = 64
@@ -42,7 +42,7 @@ class Combinable(ABC):
 
     @abstractmethod
     def as_condition(self) -> Expr:
-        """Return this as a condition."""
+        """Return this object as a condition."""
 
     def __and__(self, other: object) -> Expr:
         return all_of((self.as_condition(), condition(other)))
@@ -90,7 +90,7 @@ class Expr(Combinable):
 
     source: tuple[str, tuple[int, ...]]
     """For a parsed condition: the whole text, and the positions of the field and the literals in
-    it, for errors. It stays with the condition in larger filters."""
+    the text, for errors. The source stays with the condition in larger filters."""
 
     @property
     def depth(self) -> int:
@@ -164,7 +164,8 @@ class Compare(Expr):
 
 @dataclass(slots=True, eq=False, repr=False)
 class In(Expr):
-    """``ref`` equals one of ``values``. There is at least one; ``bind`` makes them distinct."""
+    """``ref`` equals one of ``values``. There is at least one value; ``bind`` makes them
+    distinct."""
 
     ref: Ref
     values: tuple[Value, ...]
@@ -189,7 +190,7 @@ class IsNull(Expr):
 class Like(Expr):
     """LIKE with a pattern whose wildcards are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 
-    No other character in it is special. With ``ignore_case``, it is ILIKE.
+    No other character in it is special. With ``ignore_case``, the condition is ILIKE.
     """
 
     ref: Ref

@@ -19,7 +19,7 @@ from .._model.schema import Metric
 _COMPONENTS, _FEWEST_ROWS = 49_152, 16
 # Splits a float64 into an upper part of 29 bits and the rest.
 _CUT = 2.0**24 + 1
-# Squared error of a share below which the error does not matter.
+# Below this squared cosine of a row's rest and the point, the error of a share does not matter.
 _ALONG = 2.0**-50
 # Squared sine of angles that float64 cannot distinguish from 0.
 _NO_ANGLE = 2.0**-156
@@ -117,7 +117,7 @@ def _cosine_of_near(
 
 
 def _squares(rows: Float64Array) -> Float64Array:
-    # Not einsum, which adds sequentially: NumPy's pairwise sums lose less.
+    # Not einsum, which adds sequentially: NumPy's pairwise sums lose less precision.
     return cast("Float64Array", np.square(rows).sum(axis=1))
 
 

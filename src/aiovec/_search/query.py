@@ -36,8 +36,8 @@ _GAP = re.compile(r"\s+")
 _OPERATORS = frozenset('-*:"')
 
 
-# The similarity from which a word counts as a misspelt field, the lower one for words of up to four
-# letters, and the length that a word must exceed: one letter is too large a part of a short word.
+# A word this similar to a field's name counts as misspelt; the second value is for words of up to
+# four letters. Words of up to three letters never count: one letter is too large a part of them.
 _NEAR, _NEAR_OF_FOUR, _FEW_LETTERS = 0.8, 0.75, 3
 
 _WORD = re.compile(r"[^\W_]+")
