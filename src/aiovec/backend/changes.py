@@ -169,9 +169,9 @@ class IndexField:
 
 @dataclass(frozen=True, slots=True)
 class UnindexField:
-    """Drop a field's index of this kind, if any; None drops all its indexes.
+    """Drop a field's index of this kind, if any, or all of its indexes if ``kind`` is None.
 
-    The schema no longer lists it, so upkeep does not build it again.
+    The schema then no longer lists the index, so upkeep does not rebuild it.
     """
 
     name: str

@@ -129,8 +129,9 @@ class Committer(ABC, Generic[_Write]):
         mark.
 
         For each call, call ``begin``, then ``succeed`` or ``fail``. Calls that have not ended when
-        this method returns wait again, in order; if it raises an error, they get the error. A
-        cancellation, which comes only when the loop is about to end, must not leave work running.
+        this method returns wait again, in order; if this method raises an error, those calls get
+        the error. A cancellation, which comes only when the loop is about to end, must not leave
+        work running.
         """
 
     @abstractmethod
@@ -152,7 +153,7 @@ class Committer(ABC, Generic[_Write]):
 
     @abstractmethod
     async def end_pause(self, pause: MoveMark) -> None:
-        """End a pause that lasts longer than its limit, for all writers."""
+        """End a pause that has exceeded its limit, for all writers."""
 
 
 class GroupCommit(Generic[_Write]):
@@ -161,7 +162,7 @@ class GroupCommit(Generic[_Write]):
     - A call returns after its commit.
     - A call that still waits for other calls at its deadline fails. A call that waits for no other
       call does not fail: perhaps the machine is slow. A migration's pause extends the deadlines of
-      the calls that wait here and at the ``gate`` of writing calls.
+      the calls that wait in this queue and at the ``gate`` of writing calls.
     - A call that is cancelled before it has begun writes nothing. If it is cancelled later, it
       returns when its outcome is final, however often it is cancelled: its write was done
       completely or not at all.
@@ -219,8 +220,8 @@ class GroupCommit(Generic[_Write]):
         try:
             while self._is_wanted():
                 pause: MoveMark | None = None
-                # When the loop is about to end, it cancels every task, this one and the callers. A
-                # call that has begun still needs its outcome.
+                # When the loop is about to end, it cancels every task, including this one and the
+                # callers'. A call that has begun still needs its outcome.
                 with suppress(asyncio.CancelledError):
                     pause = await self._commit_some()
                 if pause is not None:
@@ -305,7 +306,8 @@ class GroupCommit(Generic[_Write]):
             self._waiting.clear()
 
     async def _wait_out(self, pause: MoveMark) -> None:
-        """Wait for the end of a migration's pause; end it for all writers if it lasts too long."""
+        """Wait for the end of a migration's pause; if the pause exceeds its limit, end it for all
+        writers."""
         until = time.monotonic() + pause.limit
         try:
             while self._is_wanted():

@@ -33,9 +33,10 @@ class RetrievalSettings(Section):
     """
 
     backend: str = "sqlite"
-    """The name of the backend in use; it must be installed.
+    """The name of the backend in use, which must be installed.
 
-    Change it to use another backend; it takes effect when a store is opened from this file."""
+    Change the name to use another backend; stores opened from this file afterwards use that
+    backend."""
 
     dim: int = key(768, at_least=1, at_most=MAX_DIM)
     """Length of the vectors in tables that are created without a schema."""
@@ -58,8 +59,8 @@ class RetrievalSettings(Section):
             }
         ],
     )
-    """Embedders make the vectors of the tables whose schema has embed. Each has a section with
-    the name that schemas use. For example, with Ollama:"""
+    """Embedders make the vectors of the tables whose schema has embed. Each embedder has a section
+    with the name that schemas use. For example, with Ollama:"""
 
 
 def retrieval_settings() -> type[RetrievalSettings]:

@@ -79,7 +79,7 @@ class Meter:
     def restart(self) -> None:
         """Count from 0 again, because the rows will be read again."""
         self._nbytes = 0
-        # True if this meter ended the read, which several callers may share.
+        # True if this meter ended the read; several callers, each with a meter, may share a read.
         self.refused: bool = False
 
     def add(self, nbytes: int, values: int = 0) -> None:

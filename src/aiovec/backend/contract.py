@@ -407,8 +407,8 @@ class Backend(ABC):
     - "once": it commits the key of a write (``write_key``) with the write, so that a repeated write
       is not done twice.
     - "power-loss": an acknowledged write survives a power failure.
-    - "payload-indexes": it has indexes over payload keys; a backend without them only keeps their
-      names in a migrated schema, for a migration back.
+    - "payload-indexes": it has indexes over payload keys; a backend without this ability only keeps
+      the keys' names in a migrated schema, for a migration back.
     - "quantized": it stores the bit codes of ``Schema(quantized="bit")``.
     - "read-only": it can be opened with ``read_only``.
     """
@@ -418,7 +418,8 @@ class Backend(ABC):
 
     tunings: frozenset[str] | None = frozenset()
     """The names of the ``Tuning`` values that the backend's searches accept; the store refuses the
-    other values, unless the search is exact. None if the backend itself refuses them."""
+    other values, unless the search is exact. None if the backend itself refuses the other
+    values."""
 
     read_only: bool = False
     """Set before ``open``. If True, ``open`` raises ConfigError if there is no store, and methods
@@ -439,7 +440,8 @@ class Backend(ABC):
 
     hides_expired: bool = False
     """True if a server behind the backend hides rows that have expired, and frees their ids. If
-    False, the backend treats them like all other rows, and ``VectorStore`` filters them."""
+    False, the backend treats expired rows like all other rows, and ``VectorStore`` filters them
+    out."""
 
     @property
     def address(self) -> str:
@@ -488,7 +490,7 @@ class Backend(ABC):
         """Rename a table; it keeps its rows, schema, indexes and change feed.
 
         Raises TableNotFoundError or TableExistsError, and UnsupportedError with the reason if the
-        store cannot do it in one step.
+        store cannot rename a table in one step.
         """
 
     @abstractmethod
@@ -712,7 +714,7 @@ class Backend(ABC):
         """Let this object read and write regardless of the mark of this run."""
         raise self._lacks("moves")
 
-    # Derived from these methods; the migrator has the rest (``aiovec_migrate.marks``)
+    # Derived from the methods above; the migrator has the rest (``aiovec_migrate.marks``)
 
     async def move_mark(self) -> MoveMark | None:
         """Return the mark; None if no migration has left one."""
@@ -721,8 +723,8 @@ class Backend(ABC):
     async def arrive(self, run: str, generation: int) -> None:
         """Put the store into use, as the target of this run's cut-over.
 
-        Any process that followed the source's mark may do this: a mark of the same run and an older
-        generation is outdated. A second call does nothing.
+        Any process that followed the source's mark may call this method. A mark of the same run and
+        an older generation is removed. A second call does nothing.
         """
         if (record := await self.move_record()) != record.arrive(run, generation):
             await self.change_move(lambda record: record.arrive(run, generation))

@@ -18,8 +18,8 @@ from .._tools.lazy_arrow import is_array, is_table
 from .rows import Batch
 from .threads import INLINE_LIMIT, arrow_is_ready
 
-# The numbers in an array, and the bytes of text or Arrow buffers, that take as long as one value;
-# and the cost of a column without rows.
+# How many numbers in an array, and how many bytes of text or Arrow buffers, cost as much as one
+# value; and the cost of a column without rows.
 _NUMBERS, _BYTES, _COLUMN = 16, 128, 40
 # Longer lists are sampled, every 17th item; a prime step avoids aliasing with periodic data.
 _FEW, _STEP = 64, 17

@@ -65,7 +65,7 @@ def version_of(distribution: str) -> Finding:
 def _arrow() -> Finding:
     finding = version_of("pyarrow")
     if not finding.ok:
-        # It is an extra: an installation without it needs no cure.
+        # pyarrow is an extra: an installation without it needs no cure.
         missing = 'not installed; pip install "aiovec[arrow]" brings it'
         return Finding("pyarrow", f"{missing}, for Arrow data, data frames and files")
     try:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 class Feed(ABC):
     """A source that is followed, and the table into which its changes go.
 
-    ``source`` names the source in messages, without secrets. If the source no longer has a row, the
-    feed deletes it from the ``table``, but only rows of its ``base`` and, if set, of its
+    ``source`` names the source in messages, without secrets. The feed deletes rows from ``table``
+    that the source no longer has, but only those that belong to its ``base`` and, if set, its
     ``document``. ``refused`` has the reasons for rows or documents that were set aside.
     """
 
@@ -28,8 +28,8 @@ class Feed(ABC):
     async def step(self) -> bool:
         """Apply some of the waiting changes; return False if none are left.
 
-        If it fails or the process is killed, some changes may be applied; the next step continues
-        from there.
+        If the step fails or the process is killed, some changes may be applied; the next step
+        continues from there.
         """
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Feed(ABC):
 
     @abstractmethod
     async def waiting(self, mark: int | None = None) -> int | None:
-        """Return the number of waiting changes, up to a mark; None if it is not known now.
+        """Return the number of waiting changes, up to a mark; None if the number is not known now.
 
         Raises LookupError if the source no longer knows the mark: get a new one from ``last``.
         """

@@ -51,7 +51,7 @@ def create_like(new: Path, model: str | Path) -> None:
     """Create an empty file with the permissions of ``model``; do nothing if ``model`` does not
     exist.
 
-    Then only users who can read ``model`` can read the file. The umask applies, and the owner can
+    So only users who can read ``model`` can read the new file. The umask applies, and the owner can
     write.
     """
     with suppress(OSError):

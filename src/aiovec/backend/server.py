@@ -101,8 +101,8 @@ class ServerSettings(Section):
     autostart: bool = False
     """Let the remote backend start a server on this machine if none is running.
 
-    All processes of a user with this file share the server, through a socket that other users
-    cannot open."""
+    All of a user's processes that use this configuration file share the server, through a socket
+    that other users cannot open."""
 
     start_timeout: float = key(30.0, above=0, at_most=3600)
     """Seconds that an autostarted server may take to start."""

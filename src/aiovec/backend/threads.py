@@ -46,13 +46,13 @@ REST = 5.0
 class _Threads:
     """Daemon threads, each of which does one job after another. All but one end when idle.
 
-    They do not keep a process alive. One thread stays, so that a store can still be used in
+    The threads do not keep a process alive. One thread stays, so that a store can still be used in
     ``atexit`` functions, when ``concurrent.futures`` accepts no more work and Python 3.12 starts no
     more threads. Starting a thread for each job would take twice as long, and far longer while
     other threads compute.
 
-    Only the number of connections limits their number: a job may wait for a file lock or a slow
-    disk, and other jobs must not wait for it. A burst on 1,000 stores takes about 500 threads.
+    Only the number of connections limits the number of threads: a job may wait for a file lock or a
+    slow disk, and other jobs must not wait for it. A burst on 1,000 stores takes about 500 threads.
     """
 
     def __init__(self) -> None:
@@ -178,8 +178,9 @@ async def in_daemon_thread(
 ) -> _T:
     """Run a function in a daemon thread, however many are running, and return its result.
 
-    When cancelled, it returns immediately; the function keeps running, and its result is dropped.
-    With ``slots``, it first waits for a slot, which it holds until the function has ended.
+    When cancelled, the call returns immediately; the function keeps running, and its result is
+    dropped. With ``slots``, the call first waits for a slot, which is held until the function has
+    ended.
     """
     if slots is None:
         return await _in_daemon_thread(work, *args)
@@ -211,8 +212,8 @@ async def in_thread(
 ) -> _T:
     """Run the work in a thread and return its result.
 
-    When cancelled, it calls ``stop``, for work that can end early, and still waits for the work to
-    end, however often it is cancelled, so that no thread uses objects of a caller that has
+    When cancelled, the call runs ``stop``, for work that can end early, and still waits for the
+    work to end, however often it is cancelled, so that no thread uses objects of a caller that has
     continued.
     """
     # By default, at most this many jobs run concurrently for all stores of the event loop.
@@ -230,15 +231,16 @@ async def in_thread(
 
 
 async def hop(cost: int, work: Callable[..., _T], *args: object) -> _T:
-    """Do the work here if it costs little, otherwise in a thread, and return its result."""
+    """Do the work on the event loop if it costs little, otherwise in a thread, and return its
+    result."""
     return work(*args) if cost <= INLINE_LIMIT else await in_thread(work, *args)
 
 
 async def arrow_ready() -> None:
     """Wait until pyarrow is imported, and can convert values without further imports.
 
-    Its first conversion imports pandas, if installed, which takes half a second. So a thread does
-    it, and only in a process that converts values.
+    The first conversion imports pandas, if installed, which takes half a second. So a thread makes
+    the first conversion, and only in a process that converts values.
     """
     if not arrow_is_ready.is_set():
         await in_thread(_convert)
