@@ -58,12 +58,12 @@ def lifespan(
     "embed": "body"}``. ``store.watching`` lists them. With ``wait``, the app serves requests only
     once each source has been copied. The other arguments are as in ``aiovec.connect``.
 
-    The store opens when the app starts; if that fails, the app does not start. It closes when the
-    app ends, after the accepted writes. An app may start again later.
+    The store opens when the app starts; if opening fails, the app does not start. The store closes
+    when the app ends, after the accepted writes. An app may start again later.
 
     In your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``, write ``async with
-    lifespan(...)(app) as state: yield state``. An app has one such store; open others with
-    ``aiovec.connect`` in that lifespan.
+    lifespan(...)(app) as state: yield state``. This function gives an app only one store; open
+    others with ``aiovec.connect`` in your own lifespan.
     """
     opening = partial(
         connect,

@@ -466,8 +466,8 @@ _EARLIER_STEPS = "the earlier steps of the call are saved, and a repeat does the
 class StoreBusyError(AiovecError):
     """The store was busy for ``waited`` seconds, until the timeout.
 
-    ``reason`` says what the call waited for. The call changed nothing unless ``in_part`` is true:
-    then the earlier steps of a call such as ``optimize`` are saved.
+    ``reason`` says what the call waited for. If ``in_part`` is true, the earlier steps of a call
+    such as ``optimize`` are saved; otherwise the call changed nothing.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(503, "The store is busy", retry_after=1)
@@ -485,8 +485,8 @@ class StoreBusyError(AiovecError):
 class StoreFullError(AiovecError):
     """No space is left for the files of the store at ``target``.
 
-    ``reason`` is the system's error. The call saved nothing unless ``in_part`` is true: then the
-    earlier steps of a call such as ``optimize`` are saved.
+    ``reason`` is the system's error. If ``in_part`` is true, the earlier steps of a call such as
+    ``optimize`` are saved; otherwise the call saved nothing.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(507, "The store is full", private=_TARGET)

@@ -316,7 +316,7 @@ def _draw(points: MapPoints, table: str) -> Figure:
         for number, group in enumerate(points.groups):
             in_group = members == number
             name = f"{group.values:,} other values" if group.name is None else group.name
-            # With a space, because matplotlib leaves labels that begin with "_" out of the legend.
+            # The space is needed: matplotlib leaves labels that begin with "_" out of the legend.
             label = f" {_literal(name, _LEGEND)} ({group.rows:,})"
             axes.scatter(x[in_group], y[in_group], color=colors[number], label=label, **dots)
         legend = figure.legend(loc="outside right center", frameon=False)

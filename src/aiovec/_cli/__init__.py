@@ -41,7 +41,7 @@ def _open_closed_streams() -> None:
     """Open the null device for each standard stream that the caller closed, as ``>&-`` does.
 
     The null device gets the stream's descriptor, the lowest free one. Otherwise a file that the
-    command opens could get it, and the command would print into that file.
+    command opens could get this descriptor, and the command would print into that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -292,7 +292,7 @@ class At:
     async def table(
         self, name: str | None, *, reading: bool = False, field: str | None = None
     ) -> Handle:
-        """Open the store, and return the table of this name, by default its only table.
+        """Open the store, and return the table of this name, by default the store's only table.
 
         Without ``name``, raises BadParameter if ``field`` is the name of a table.
         """

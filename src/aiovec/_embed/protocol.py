@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .._input.types import Vectors
 
 Purpose = Literal["document", "query"]
-"""What a text is for: to be stored, or to be a search query. Some models embed queries
+"""The purpose of a text: to be stored, or to be a search query. Some models embed queries
 differently."""
 
 

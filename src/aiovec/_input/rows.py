@@ -429,7 +429,7 @@ def _mappings_of(items: Sequence[Any], schema: Schema) -> list[Mapping[str, Any]
 
 def _transposed(rows: Sequence[Mapping[str, Any]], schema: Schema, new_ids: NewIds) -> _Columns:
     """Return the columns of whole rows; their values are not checked yet."""
-    # One loop instead of one for each column, since most calls have a single row.
+    # One loop over the rows, not one for each column, since most calls have a single row.
     columns: dict[str, list[Any]] = {"id": [], schema.vector: []}
     for name in schema.fields:
         columns[name] = []

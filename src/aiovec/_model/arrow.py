@@ -235,7 +235,7 @@ def _unpacked_bytes(array: pa.Array) -> int:
 
 def _text_lengths(texts: pa.Array) -> Int64Array:
     """Return the size of each text in bytes."""
-    if pa.types.is_string_view(texts.type):  # four numbers each, first the length
+    if pa.types.is_string_view(texts.type):  # each view is four numbers, first the length
         views = np.frombuffer(texts.buffers()[1], np.int32, 4 * (texts.offset + len(texts)))
         lengths = views[4 * texts.offset :: 4].astype(np.int64)
         lengths[texts.is_null().to_numpy(zero_copy_only=False)] = 0

@@ -113,9 +113,9 @@ class Results(list[_R], _AsFrames):
 
     Slices are Results too; pydantic writes rows as ``to_dict`` does.
 
-    ``to_arrow``, ``to_pandas`` and ``to_polars`` return a table with a flat column for each key of
-    the rows' ``to_dict``, which is null for rows without the key. Without rows, the table has the
-    requested columns.
+    ``to_arrow``, ``to_pandas`` and ``to_polars`` return a flat table with a column for each key of
+    the rows' ``to_dict``; the column is null for rows without the key. Without rows, the table
+    has the requested columns.
     """
 
     _columns: Mapping[str, Field | None]

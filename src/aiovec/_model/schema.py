@@ -234,7 +234,7 @@ class Embed:
     file.
 
     ``recipe`` has the embedder's settings that other programs need to make the same vectors, never
-    a service's API key. ``create_table`` fills it in; comparisons of schemas ignore it.
+    a service's API key. ``create_table`` fills in ``recipe``; comparisons ignore it.
     """
 
     field: str
@@ -417,7 +417,7 @@ class Schema:
         return replace(self, payload_indexes=(*self.payload_indexes, key))
 
     def without_payload_index(self, key: str) -> Schema:
-        """Return the schema without an index over a payload key, if it has one."""
+        """Return the schema without the index over a payload key, if there is one."""
         kept = tuple(each for each in self.payload_indexes if each != check_payload_key(key))
         return replace(self, payload_indexes=kept)
 

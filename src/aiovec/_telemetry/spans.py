@@ -1,6 +1,6 @@
 """Spans of calls: ``with span("search", "docs", place) as reported: ...``.
 
-OpenTelemetry is used only if the app has imported it, before or after it opened the store:
+OpenTelemetry is used only if the app has imported it, before or after opening the store:
 otherwise the app cannot have set a provider. Telemetry reports names, counts, durations and the
 classes of errors: never a row, an id, a vector, a filter or the message of an error.
 """

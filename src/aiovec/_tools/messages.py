@@ -72,8 +72,8 @@ def did_you_mean(name: object, known: Sequence[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Return the most similar known name, if any. If there are many names, only the names with
-    the longest common prefix are compared."""
+    """Return the most similar known name, if any. If many names are known, only the names that
+    share the longest prefixes with ``name`` are compared."""
     from difflib import get_close_matches  # rarely needed
 
     name = name[:_LONGEST_COMPARED]
