@@ -164,7 +164,7 @@ class SqliteBackend(Backend):
                 self._builds.start(self._complete_text(incomplete))
 
     def _make_private_file(self) -> Path:
-        """Create the file of an in-memory store, to be removed with this object or at exit."""
+        """Create the file of an in-memory store; it is removed with this object or at exit."""
         folder = tempfile.mkdtemp(prefix="aiovec-")
         self._remove_file = weakref.finalize(self, _remove_folder, folder, os.getpid())
         return Path(folder) / "memory.sqlite"

@@ -53,8 +53,8 @@ def _has_list(db: sqlite3.Connection) -> bool:
 class TextIndex:
     """An entry of ``aiovec_text``.
 
-    Rows with rowids above ``done`` and up to ``upto`` are not indexed yet; both are None if the
-    index is complete.
+    If the index is incomplete, rows with rowids above ``done`` and up to ``upto`` are not indexed
+    yet; otherwise, ``done`` and ``upto`` are None.
     """
 
     generation: int
@@ -64,7 +64,7 @@ class TextIndex:
     done: int | None
     upto: int | None
     stemming: str
-    """The name of the stemming of the words (see ``stems.py``), or the analyzer's name."""
+    """The name of the index's stemming (see ``stems.py``)."""
 
     @property
     def table(self) -> str:

@@ -1,4 +1,4 @@
-"""Split texts into tokens like an index with the same analyzer."""
+"""Split texts into tokens as an index with the same analyzer does."""
 
 from __future__ import annotations
 

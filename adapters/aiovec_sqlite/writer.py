@@ -1,7 +1,7 @@
 """The single writer of a store: calls that arrive during a commit share the next commit.
 
-A separate table has the keys of completed writes, each committed with its write. The first write
-with a key creates the table.
+A separate table holds the keys of completed writes; each key is committed with its write. The first
+write with a key creates the table.
 """
 
 from __future__ import annotations

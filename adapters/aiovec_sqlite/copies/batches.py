@@ -40,8 +40,8 @@ class Searched(Protocol):
 
 
 # Answers queries from one snapshot. The arguments are a function that reads, the queries, a
-# function to call when the scan ends, and a function that a reader's thread calls to make the
-# result from rows, keyed by the queries' positions.
+# function to call when the scan ends, and a function that a reader's thread calls with the rows
+# found, by the queries' positions, to make the result.
 AnswerQueries = Callable[
     [
         Read,

@@ -61,7 +61,7 @@ class _SearchedTable:
 
     @property
     def ready(self) -> bool:
-        """True unless searches wait for a build; without a copy, they read the store's file."""
+        """True unless searches wait for a build of the copy."""
         if self.copy.value is not None or not self.copy.is_loading:
             return True
         return time.monotonic() >= self.answered_at
