@@ -156,7 +156,7 @@ class ExpiringTable(OpenTable):
         return [i for i, at in times if at is None or at >= self._moment]
 
     def _with_times(self, columns: Columns) -> Columns:
-        """Return the columns to read, with the field of the expiry times."""
+        """Return the columns to read, including the field with the expiry times."""
         if self._field in columns.fields:
             return columns
         return replace(columns, fields=(*columns.fields, self._field))

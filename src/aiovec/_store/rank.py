@@ -45,11 +45,11 @@ class Decay:
     """Prefer newer hits: the score is multiplied by ``1 - weight * (1 - freshness)``.
 
     So a very old hit loses the fraction ``weight`` of its score, whatever the other hits are; a
-    negative score falls by as much. Freshness is ``2 ** (-age / half_life)`` by the time in
-    ``field``. It is 1 for future times, for a row without a time, and if the field or payload key
-    ``pinned`` is true: such rows do not age. ``half_life`` is a timedelta, or a string such as
-    "45s", "30m", "12h", "7d" or "2w". A time may be an RFC 3339 string. ``field`` and ``pinned``
-    may be payload keys, such as "payload.at".
+    negative score falls by as much. Freshness is ``2 ** (-age / half_life)``, where the age is
+    counted from the time in ``field``. Freshness is 1 for future times, for a row without a time,
+    and if the field or payload key ``pinned`` is true: such rows do not age. ``half_life`` is a
+    timedelta, or a string such as "45s", "30m", "12h", "7d" or "2w". A time may be an RFC 3339
+    string. ``field`` and ``pinned`` may be payload keys, such as "payload.at".
     """
 
     field: str

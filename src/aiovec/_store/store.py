@@ -221,7 +221,8 @@ class VectorStore(NotCopied, Hints):
         """Wait for the accepted writes, then close the store.
 
         May be called twice. Running reads and later calls raise StoreClosedError. Cancelling the
-        call does not stop the closing. A store that is never closed emits a ResourceWarning.
+        call does not stop the store from closing. A store that is never closed emits a
+        ResourceWarning.
         """
         if os.getpid() != self._process:
             return  # running calls belong to the parent process
@@ -400,9 +401,9 @@ class VectorStore(NotCopied, Hints):
 
         Until a "text" index is complete, keyword searches raise UnsupportedError with the progress;
         on SQLite, ``title:wool`` is answered if the index of ``title`` is complete. If the call is
-        cancelled, the build continues in the background; if the process ends, it continues when the
-        store is next opened for writing. OutcomeUnknownError means that the schema has the index,
-        but its build failed. In all these cases, ``optimize`` completes the index.
+        cancelled, the build continues in the background; if the process ends, the build continues
+        when the store is next opened for writing. OutcomeUnknownError means that the schema has the
+        index, but its build failed. In all these cases, ``optimize`` completes the index.
         """
         await self._alter("create_field_index", table, IndexField(field, kind))
 
@@ -855,7 +856,7 @@ class VectorStore(NotCopied, Hints):
         continues after that batch in a new snapshot. A batch has ``batch_size`` rows, or fewer if
         they are large or some have expired. To stop early, use ``aclose()`` or
         ``contextlib.aclosing``: an abandoned export holds its snapshot until it is garbage
-        collected. A store has at most eight exports open; a further export waits up to
+        collected. A store has at most eight exports open; another export waits up to
         ``busy_timeout``.
         """
         batch_size = count_of("batch_size", batch_size)
@@ -973,8 +974,8 @@ class VectorStore(NotCopied, Hints):
 
         - ``select``: the names of the fields to read, as in ``find``, by default all;
           ``include_vector=True`` reads the vector too.
-        - ``offset``: the number of hits to skip or, with ``group_by``, the number of groups. They
-          are ranked too: a page costs as much as ``offset + limit`` hits.
+        - ``offset``: the number of hits to skip or, with ``group_by``, the number of groups.
+          Skipped hits are ranked too: a page costs as much as ``offset + limit`` hits.
         - ``min_score``: the lowest score of a hit, as the search computes it, before ``rerank``; by
           default there is no bound.
         - ``group_by``, a non-list field or ``payload.<key>``: the hits are the best
@@ -1307,7 +1308,7 @@ class VectorStore(NotCopied, Hints):
         return await self._on_table("changes", table, changes)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
-        """Return the versions that are kept, oldest first, with "version" and "created"."""
+        """Return the versions that are kept, oldest first, each with "version" and "created"."""
         return await self._on_table("versions", table, lambda t: t.backend.versions(t.handle))
 
     async def revert(self, table: str, version: int) -> None:

@@ -70,7 +70,7 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
     as written. Two folders, or two databases, in one table need different bases.
 
     If several processes watch a source for one store, one of them follows the source; when that
-    process ends, another one takes over. An error, for example of an embedder, is logged to
+    process ends, another one takes over. An error, for example from an embedder, is logged to
     ``aiovec.watch`` and shown by ``state``, and the work is retried.
 
     Raises InvalidArgumentError if ``every`` is not a number above 0, and UnsupportedError for a
