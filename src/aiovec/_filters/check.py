@@ -57,7 +57,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     IN has two or more distinct values, for a payload key all of one type, and a LIKE has a wildcard
     before its end.
 
-    Raises FilterError, with the position of a condition that was parsed from text.
+    Raises FilterError, which has the position of the condition if it was parsed from text.
     """
     if where is None:
         return None

@@ -205,8 +205,8 @@ def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
 def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:
     """Map sorted values to a scale from ``first`` for the first value to ``last`` for the last.
 
-    With n values, the scale is at least ``parts / n`` times as long as the first value. If the
-    values differ by less, the last one is mapped to a number before ``last``.
+    With n values, the scale spans at least ``parts / n`` times the first value. If the values
+    differ by less, the last one is mapped to a number before ``last``.
     """
     if not values or values[0] == values[-1]:
         return [first] * len(values)

@@ -336,7 +336,7 @@ class TableStats:
     ``unindexed_rows`` the number of rows that a search must scan, ``scan_memory`` the size in bytes
     of the copy that searches keep in this process's memory. ``last_optimize`` is None if the table
     was never optimized (on LanceDB, by this process). ``details`` depends on the backend. If rows
-    expire, ``VectorStore`` subtracts the expired rows that are still stored from ``rows``, and puts
+    expire, ``VectorStore`` subtracts from ``rows`` the expired rows that are still stored, and puts
     their number into ``details`` as ``expired_rows``.
     """
 
@@ -635,8 +635,8 @@ class Backend(ABC):
     async def drop_index(self, table: TableHandle, name: str) -> None:
         raise self._lacks("indexes")
 
-    # "changes": the rows that changed since a change number. "moves" needs it while a mark is open.
-    # Numbers rise within a table and are never reused.
+    # "changes": the rows that changed since a change number. "moves" needs this ability while a
+    # mark is open. Change numbers rise within a table and are never reused.
 
     async def change_number(self, table: TableHandle) -> int:
         """Return the number of the newest change. 0 is before all changes."""

@@ -34,7 +34,7 @@ Seen = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The outcome of a load: the numbers of rows that it added and that existed already."""
+    """The outcome of a load: the number of rows that it added, and of rows that existed already."""
 
     rows: int
     existing: int = 0

@@ -86,9 +86,10 @@ def _container() -> int:
 def usable_cores() -> int:
     """Return the number of cores that the process may keep busy.
 
-    Its affinity and the quotas of its control groups limit them. Quotas are rounded down: with more
-    threads than a quota allows, the system stops all of them for a part of each period. The result
-    is cached for the life of the process, since threads and semaphores depend on it.
+    The process's affinity and the quotas of its control groups limit this number. Quotas are
+    rounded down: with more threads than a quota allows, the system stops all of them for a part of
+    each period. The result is cached for the life of the process, since threads and semaphores
+    depend on it.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)

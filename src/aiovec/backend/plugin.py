@@ -77,7 +77,8 @@ class BackendPlugin(ABC):
     def settings(self) -> type[BackendSettings]:
         """The class of ``[retrieval.<name>]``. By default, the section's keys are kept unchecked.
 
-        A class may set it as an attribute; a property can import it when it is needed.
+        A plugin class may set ``settings`` as an attribute; a property can import the settings when
+        they are needed.
         """
         from .settings import AnySettings
 

@@ -1,7 +1,8 @@
 """Sections of the TOML file: their keys, and checks of the users' values.
 
-The checks are not pydantic's: importing it and building its models takes 0.15 s of CPU time, a
-third of the time of a process that opens a store and searches once (``python -m bench start``).
+The checks do not use pydantic: importing pydantic and building its models takes 0.15 s of CPU time,
+a third of the time that a process takes to open a store and search once (``python -m bench
+start``).
 """
 
 from __future__ import annotations
