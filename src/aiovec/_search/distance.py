@@ -19,7 +19,7 @@ from .._model.schema import Metric
 _COMPONENTS, _FEWEST_ROWS = 49_152, 16
 # Splits a float64 into an upper part of 29 bits and the rest.
 _CUT = 2.0**24 + 1
-# Below this squared cosine of a row's rest and the point, the error of a share does not matter.
+# Below this squared cosine between a row's rest and the point, a share's error does not matter.
 _ALONG = 2.0**-50
 # Squared sine of angles that float64 cannot distinguish from 0.
 _NO_ANGLE = 2.0**-156
