@@ -43,7 +43,7 @@ _MOST_ROWS = 4096
 # Ids read at a time, and rows looked up at a time.
 _MOST_IDS = 2**14
 _LOOKED_UP = 512
-# If more than this share of the rows is needed, read all rows, not single rows.
+# If more than this share of the rows is needed, read all rows instead of single rows.
 _MANY = 0.05
 
 

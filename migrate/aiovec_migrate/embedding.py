@@ -79,7 +79,7 @@ class Reembedding:
 
 
 def _texts(rows: pa.Table, vector: str, field: str) -> tuple[np.ndarray, list[str]]:
-    """Return a mask of the rows that have a text, and these texts."""
+    """Return a mask of the rows that have a text, and the texts of these rows."""
     has_text = pc.is_valid(rows.column(field))
     lacking = pc.and_(pc.invert(has_text), pc.is_valid(rows.column(vector)))
     ids = rows.filter(lacking).column("id").to_pylist()

@@ -263,7 +263,7 @@ def _list(column: pa.Array, seed: int) -> UInt64Array:
     ends = np.cumsum(lengths)
     starts = ends - lengths
     places = np.arange(len(items)) - np.repeat(starts, lengths)
-    # The sums overflow 64 bits, and their differences overflow back.
+    # The sums wrap around at 64 bits, but their differences modulo 2**64 are still right.
     upto = np.zeros(len(items) + 1, dtype=np.uint64)
     np.cumsum(_placed(items, places, seed), out=upto[1:])
     sums = upto[ends] - upto[starts]
@@ -295,7 +295,7 @@ def _within(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
 
 _scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 _decode = json.JSONDecoder(object_pairs_hook=_within).decode
-# Later versions of the format write shared objects once, so equal values could differ.
+# Later versions of the format write shared objects once, so equal values could have unequal bytes.
 _MARSHAL = 2
 
 

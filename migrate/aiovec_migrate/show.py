@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def show_result(result: Shown, json: bool, *, after_events: bool) -> None:
-    """Print a result as JSON (on one line after events), or as lines of text, unchanged."""
+    """Print a result as JSON (on one line after events), or as lines of plain text."""
     if json and after_events:
         out().file.write(json_line({"kind": "result", **result.facts}))
     else:
