@@ -73,7 +73,7 @@ def check_chunk(
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a row is rejected, but not its position in the chunk, which users never see."""
+    """Return the reason for a reject, without the position in the chunk, which users never see."""
     if isinstance(error, InvalidVectorError):
         return f"the vector {error.reason}"
     if isinstance(error, DimensionMismatchError):

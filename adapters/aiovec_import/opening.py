@@ -69,7 +69,7 @@ def opened(
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """Opens sources with the user's options. It can be pickled, and its methods block.
+    """Opens sources with the user's options. An opener can be pickled, and its methods block.
 
     ``existing`` is the schema of the target table.
     """

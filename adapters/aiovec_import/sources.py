@@ -59,7 +59,7 @@ class RejectsFile:
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """Add a table's rejects to the list. ``place`` is the key for the place of each row."""
+        """Add a table's rejects to the list. ``place`` is the key of each row's place."""
         with writing_to(self.path):
             for reject in rejects:
                 if not self.count:

@@ -196,7 +196,8 @@ class TextTable(SqlTable):
 class SqliteTable(TextTable):
     """A table of texts in a SQLite database.
 
-    It sets the connection's ``text_factory``: if a text is not UTF-8, only its row is rejected.
+    The table sets the connection's ``text_factory``, so that a text that is not UTF-8 only makes
+    its own row a reject.
     """
 
     def __init__(self, db: Any, name: str, wanted: Wanted) -> None:
