@@ -41,7 +41,7 @@ class RowImport(Import):
         )
 
     async def parts(self) -> AsyncGenerator[Any, None]:
-        """Yield each chunk with its load, while the next chunk is being read."""
+        """Yield each chunk with its load, and read the next chunk meanwhile."""
         for load in self.loads:
             schema = load.used_schema
             chunks = self.source.read(load.source, schema, rows_at_once(schema))

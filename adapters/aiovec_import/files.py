@@ -239,7 +239,7 @@ class FileReader(Reader):
         raise NotImplementedError
 
     def new_names(self, names: Collection[str], schema: Schema) -> dict[str, str]:
-        """Return the name of each column in the table.
+        """Return the name that each of these columns gets in the table.
 
         A column named like the table's id or vector gets another name, unless it contains the ids
         or the vectors.

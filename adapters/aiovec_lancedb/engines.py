@@ -50,7 +50,7 @@ class Filling:
         self.version = 0
         """The version to which the load's commit adds its rows."""
         self.rows: int | None = None
-        """The number of the table's rows if an earlier attempt filled it, else None."""
+        """The number of rows in the table if an earlier attempt filled it, else None."""
 
     @property
     def before(self) -> int:

@@ -32,7 +32,7 @@ _TRIES, _BETWEEN_TRIES = (100, 0.01) if sys.platform == "win32" else (1, 0.0)
 
 
 def _tried(act: Callable[[], _T]) -> _T:
-    """Call a function that may briefly fail on Windows, and return its result."""
+    """Return a function's result; on Windows, retry for a second while access is denied."""
     for _ in range(_TRIES - 1):
         with suppress(PermissionError):
             return act()

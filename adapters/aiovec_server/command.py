@@ -92,7 +92,8 @@ def serve(
 ) -> None:
     """Serve a store over HTTP, with a REST API and a web page at /.
 
-    SIGTERM and Ctrl+C stop the server after the calls in progress. A second signal cancels them.
+    SIGTERM and Ctrl+C stop the server once the calls in progress have finished. A second signal
+    cancels them.
     """
     check_installed("aiovec serve", "aiovec[server]", *_PACKAGES)
     if shared and config is None:

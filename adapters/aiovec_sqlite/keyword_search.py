@@ -87,7 +87,7 @@ class IndexClause(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IndexQuery:
-    """A query to an index, in a snapshot of the file."""
+    """A query of a text index, in a snapshot of the file."""
 
     db: sqlite3.Connection
     ticket: Ticket

@@ -112,7 +112,10 @@ class Asked:
         return before < FEWEST_QUESTIONS <= known or before < known == MOST_QUESTIONS
 
     def give(self, questions: Float32Array) -> None:
-        """Keep questions that a user passed. They take precedence over searched vectors."""
+        """Keep questions that a user passed.
+
+        They take precedence over vectors recorded from searches.
+        """
         if len(questions) < FEWEST_QUESTIONS:
             expected = f"at least {FEWEST_QUESTIONS} vectors to measure the recall with"
             raise InvalidArgumentError("questions", f"{len(questions)} vectors", expected)

@@ -71,8 +71,8 @@ class RowCodes:
 def encode_rows(vectors: Float32Array, metric: Metric) -> RowCodes:
     """Return the codes of vectors.
 
-    Raises DamageError if a vector's largest component is neither 0 nor from 1e-15 to 1e15: such a
-    vector would make the bound useless for all rows.
+    Raises DamageError if a vector's largest component is neither 0 nor between 1e-15 and 1e15: such
+    a vector would make the bound useless for all rows.
     """
     count, dim = vectors.shape
     largest: Float32Array = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))

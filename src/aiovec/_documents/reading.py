@@ -84,7 +84,7 @@ def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
 
 
 def missing_package(name: str | None) -> ConfigError:
-    """Return the error for a package that readers need."""
+    """Return the error for a missing package that readers need."""
     install = 'pip install "aiovec[documents]"'
     return ConfigError(f"documents need the package {name}; install it with: {install}")
 

@@ -97,9 +97,10 @@ class Decay:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """Prefer hits with a higher number: the score is multiplied by ``1 - weight * (1 - worth)``.
+    """A boost that prefers hits with a higher number.
 
-    ``worth`` is ``field / most``, from 0 to 1. A boolean counts as 1 or 0, a missing number as 0.
+    The score is multiplied by ``1 - weight * (1 - worth)``, where ``worth`` is ``field / most``,
+    from 0 to 1. A boolean counts as 1 or 0, a missing number as 0.
     """
 
     field: str

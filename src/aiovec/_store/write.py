@@ -177,7 +177,7 @@ class RowsToUpdate:
 
 
 def _has_texts(part: Batch, schema: Schema) -> bool:
-    """Return whether a part of an update sets the field of ``embed``."""
+    """Return whether a part of an update sets the field that ``embed`` names."""
     return schema.embed is not None and schema.embed.field in part.fields
 
 
