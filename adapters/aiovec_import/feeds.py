@@ -25,9 +25,9 @@ from .syncing import Change, Item, SyncImport
 LOG = logging.getLogger("aiovec.watch")
 
 AT_ONCE = 500
-"""The most rows or documents to read and compare at a time."""
+"""Maximum number of rows or documents to read and compare at a time."""
 MOST_REFUSED = 1000
-"""The most names of refused rows or documents to remember."""
+"""Maximum number of names of refused rows or documents to remember."""
 AGAIN_SECONDS = 3600.0
 """Seconds after which refused rows or documents are tried again."""
 

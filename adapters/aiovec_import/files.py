@@ -64,8 +64,8 @@ def reading(path: Path | str | None) -> Iterator[None]:
             text = "a value in it is nested too deeply"
         elif isinstance(exc, OSError) and exc.strerror:
             text = exc.strerror
-        cure = "Write the file again, or in another format"
-        raise ConfigError(f"{path} cannot be read: {text}. {cure}", file=str(path)) from exc
+        fix = "Write the file again, or in another format"
+        raise ConfigError(f"{path} cannot be read: {text}. {fix}", file=str(path)) from exc
 
 
 def field_of_texts(kinds: set[str]) -> Field | None:

@@ -173,10 +173,10 @@ class Import(ABC):
             raise ConfigError(f"no table can be imported: {listed}")
         if self.rejects.count:
             first = next(reason for load in self.loads for reason in load.reasons)
-            cure = "; --upsert replaces the rows that exist" if first == EXISTS else ""
+            fix = "; --upsert replaces the rows that exist" if first == EXISTS else ""
             raise ConfigError(
                 f"not one of {self.rejects.count:,} rows could be imported; the first: {first}; "
-                f"{self.rejects.place} lists each{cure}"
+                f"{self.rejects.place} lists each{fix}"
             )
         return False
 

@@ -130,7 +130,7 @@ class ForeignTable:
     """A table that a reader offers.
 
     ``name`` is a valid table name in aiovec, ``origin`` is the name in the source, and ``layout``
-    describes its kind in the source. ``rows`` is None if counting takes long. ``notes`` explain
+    describes its kind in the source. ``rows`` is None if counting is slow. ``notes`` explain
     what is imported in an unexpected way, and ``omitted`` lists columns that are not imported, with
     the reasons. With ``new_ids``, the rows get new ids. Only the reader uses ``part``. With
     ``texts``, the rows have no vectors; these are computed from a text, and ``base`` names the

@@ -60,7 +60,7 @@ class _Position(NamedTuple):
     target: int = 0
     """The version that the current pages lead to; 0 if the follower has read all pages."""
     place: int = 0
-    """The first place that no page has included yet. Deleted rows have places in version 0."""
+    """The first place that no page has included yet. Places of deleted rows have the version 0."""
 
     @classmethod
     def of(cls, number: int) -> _Position:

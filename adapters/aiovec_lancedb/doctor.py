@@ -14,14 +14,14 @@ from aiovec.backend.doctor import room_at, version_of
 from aiovec.backend.plugin import Finding
 from aiovec.errors import AiovecError, CorruptStoreError, TableNotFoundError
 
-from .errors import CURE
+from .errors import FIX
 from .settings import LancedbSettings
 from .target import StoreTarget
 
 if TYPE_CHECKING:
     from .session import Session
 
-_CURE = 'pip install "aiovec[lancedb]"'
+_FIX = 'pip install "aiovec[lancedb]"'
 _RESTORE = "go back to an earlier version by revert(), or restore the folder from a backup"
 
 # The most ids that are checked for duplicates; the remaining ids of a larger table are only read.
@@ -51,8 +51,8 @@ def findings(target: str | None) -> list[Finding]:
 def _package(name: str, *, needed: bool) -> Finding:
     finding = version_of(name)
     if finding.ok or needed:
-        return finding if finding.ok else replace(finding, cure=_CURE)
-    return Finding(name, f"not installed; {_CURE} brings it")
+        return finding if finding.ok else replace(finding, fix=_FIX)
+    return Finding(name, f"not installed; {_FIX} brings it")
 
 
 def _import() -> Finding:
@@ -60,8 +60,8 @@ def _import() -> Finding:
     try:
         from . import driver  # noqa: F401 - only to see that it works
     except Exception as exc:  # noqa: BLE001 - the user wants to know about any failure
-        cure = f"{_CURE} --force-reinstall"
-        return Finding("lancedb import", f"{type(exc).__name__}: {exc}", ok=False, cure=cure)
+        fix = f"{_FIX} --force-reinstall"
+        return Finding("lancedb import", f"{type(exc).__name__}: {exc}", ok=False, fix=fix)
     return Finding("lancedb import", "succeeds")
 
 
@@ -71,25 +71,25 @@ def _of_a_folder(folder: Path, usable: bool) -> Iterator[Finding]:
         yield Finding("store", f"{folder}: does not exist yet", checked=False)
         return
     if not folder.is_dir():
-        cure = "name a folder, or a path without lancedb:// for a SQLite file"
-        yield _store(f"{folder}: is a file; LanceDB stores in a folder", cure)
+        fix = "name a folder, or a path without lancedb:// for a SQLite file"
+        yield _store(f"{folder}: is a file; LanceDB stores in a folder", fix)
         return
     try:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except OSError as exc:
-        cure = "give this user the right to read the folder, or name another one"
-        yield _store(f"{exc.filename or folder}: {exc.strerror or exc}", cure)
+        fix = "give this user the right to read the folder, or name another one"
+        yield _store(f"{exc.filename or folder}: {exc.strerror or exc}", fix)
         return
     yield _store(f"{folder}: {size:,} bytes")
     if usable:
         try:
             yield from asyncio.run(_tables(str(folder)))
         except AiovecError as exc:
-            yield Finding("integrity", str(exc), ok=False, cure=_RESTORE)
+            yield Finding("integrity", str(exc), ok=False, fix=_RESTORE)
 
 
-def _store(value: str, cure: str | None = None) -> Finding:
-    return Finding("store", value, ok=cure is None, cure=cure)
+def _store(value: str, fix: str | None = None) -> Finding:
+    return Finding("store", value, ok=fix is None, fix=fix)
 
 
 async def _tables(target: str) -> list[Finding]:
@@ -106,8 +106,8 @@ async def _tables(target: str) -> list[Finding]:
             except (StaleTableError, TableNotFoundError):
                 facts.append(Finding(subject, "gone"))  # the table was just dropped
             except CorruptStoreError as exc:
-                damage = exc.reason.removesuffix(CURE)
-                facts.append(Finding(subject, damage, ok=False, cure=_cure_of(exc)))
+                damage = exc.reason.removesuffix(FIX)
+                facts.append(Finding(subject, damage, ok=False, fix=_fix_of(exc)))
         return facts
     finally:
         await session.close()
@@ -126,9 +126,9 @@ async def _table(session: Session, name: str) -> Finding:
         try:
             await session.run(table.lance.prewarm_index(index.name))
         except CorruptStoreError as exc:
-            damage = f"the index {index.name!r} is damaged ({exc.reason.removesuffix(CURE)})"
-            cure = f"drop the index of {', '.join(index.columns)}, and create it again"
-            return Finding(f"table {name}", damage, ok=False, cure=cure)
+            damage = f"the index {index.name!r} is damaged ({exc.reason.removesuffix(FIX)})"
+            fix = f"drop the index of {', '.join(index.columns)}, and create it again"
+            return Finding(f"table {name}", damage, ok=False, fix=fix)
     compared = sum(map(len, ids))
     distinct = pc.count_distinct(pa.chunked_array(ids, pa.utf8())).as_py()
     if distinct == compared:
@@ -137,12 +137,12 @@ async def _table(session: Session, name: str) -> Finding:
         f"table {name}",
         f"{rows:,} rows; {compared - distinct:,} of them repeat the id of another row",
         ok=False,
-        cure="delete those ids and insert their rows again; another program wrote to the table",
+        fix="delete those ids and insert their rows again; another program wrote to the table",
     )
 
 
-def _cure_of(error: CorruptStoreError) -> str:
+def _fix_of(error: CorruptStoreError) -> str:
     if "no aiovec schema" in error.reason:
         return "name another folder; another program created this table"
-    _, _, cure = error.reason.rpartition("as after a power cut; ")
-    return cure if cure.startswith("remove ") else _RESTORE
+    _, _, fix = error.reason.rpartition("as after a power cut; ")
+    return fix if fix.startswith("remove ") else _RESTORE

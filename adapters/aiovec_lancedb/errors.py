@@ -68,7 +68,7 @@ _REFUSED = (
     r"permission denied|access ?denied|forbidden|unauthori[sz]ed|invalid ?access ?key"
     r"|signature ?does ?not ?match|status: 40[13]|os error (13|30|1)\b"
 )
-CURE = (
+FIX = (
     "; 'aiovec doctor' shows which; an earlier version of the table may be whole: store.versions() "
     "lists them for store.revert()"
 )
@@ -112,7 +112,7 @@ _AFTER_REQUESTS: Sequence[tuple[str, type[Exception], str]] = (
      r"|outside (of file|metadata region)|is not aligned to|buffer (offset|size)s|column metadata"
      r"|page layout|^(lance error: )?invalid input, lance v\d|item range|references parent id"
      r"|columns of differing lengths"),
-     CorruptStoreError, "a file is damaged or missing ({message})" + CURE),
+     CorruptStoreError, "a file is damaged or missing ({message})" + FIX),
     ("", AiovecError, "LanceDB failed on {target}: {message}"),
 )  # fmt: skip
 _WITH_TARGET = (

@@ -216,8 +216,8 @@ class StoreMark:
     # On the event loop
 
     async def check_here(self) -> None:
-        """Raise StoreMovedError if a migration has moved the store, unless this store acts for its
-        run."""
+        """Raise StoreMovedError if a migration has moved the store, unless this object belongs to
+        that migration's run."""
         if self._make is None:
             return
         mark = await in_thread(self.look)

@@ -36,7 +36,7 @@ SCAN_BATCH = 4096
 """The number of rows in each batch of a scan."""
 
 STREAM_BYTES = int(_ROUNDED * _READ_AHEAD)
-"""The most bytes that a read of rows in batches holds at a time."""
+"""Maximum number of bytes that a read of rows in batches holds at a time."""
 
 
 def scan_bytes(rows: int, dim: int) -> int:

@@ -565,9 +565,9 @@ class Session:
             return await _looked_up(look)
         except CorruptStoreError as exc:
             files = None if self.folder is None else Manifests(self.folder, name)
-            if files is None or (cure := await in_thread(files.empty_version)) is None:
+            if files is None or (fix := await in_thread(files.empty_version)) is None:
                 raise
-            reason = f"the newest version of table {name!r} is empty, as after a power cut; {cure}"
+            reason = f"the newest version of table {name!r} is empty, as after a power cut; {fix}"
             raise CorruptStoreError(self.target, reason) from exc
 
     async def listed_versions(self, table: Snapshot) -> list[Version]:

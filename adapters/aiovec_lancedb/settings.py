@@ -35,7 +35,7 @@ class LancedbSettings(BackendSettings):
     0 does not wait."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """The most write calls in progress, with at most 64 MiB of rows in total.
+    """Maximum number of concurrent write calls, which hold at most 64 MiB of rows in total.
 
     Further calls wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
@@ -47,7 +47,7 @@ class LancedbSettings(BackendSettings):
     revert() cannot go back further, and an export that takes longer may fail."""
 
     max_versions: int = key(100, at_least=1, at_most=1_000_000)
-    """The most versions of a table to keep, however new they are.
+    """Maximum number of versions of a table to keep, however new they are.
 
     Every write makes a version with its own files. After many small writes in a short time, the
     oldest versions are removed first."""
@@ -59,7 +59,7 @@ class LancedbSettings(BackendSettings):
     alone. "auto" is a quarter of the machine's memory, at most 4 GiB."""
 
     scan_limit: str = memory_size("1 GiB")
-    """The most bytes of vectors that a search without a usable index may read, such as "4 GiB".
+    """Maximum size of the vectors that a search without a usable index may read, such as "4 GiB".
 
     A search that would read more raises UnsupportedError, unless it has exact=True. "auto" is 1
     GiB, which takes about a second to read from a disk."""

@@ -263,10 +263,11 @@ async def _by_scan(table: Snapshot, query: Query) -> Nearest:
 async def _finished(
     table: Snapshot, columns: Columns, results: list[Nearest], finish: FromEach[_T]
 ) -> _T:
-    """Return the result of ``finish``; if bytes are counted, read the rows of the results first.
+    """Return the result of ``finish``. If ``columns`` has a meter, first read the results' rows
+    for it to count.
 
-    ``results`` is emptied in the thread that calls ``finish``, because freeing many tables takes
-    long.
+    ``results`` is emptied in the thread that calls ``finish``, because freeing many tables takes a
+    long time.
     """
     rows = None
     cost = cost_of(*(near.rows for near in results))

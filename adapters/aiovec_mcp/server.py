@@ -93,7 +93,7 @@ class _Server(MCPServer[Any]):
 
 
 def by_key(apps: Mapping[str, Starlette]) -> ASGIApp:
-    """Return an app that chooses the server of each request by the request's bearer token."""
+    """Return an app that chooses the server for each request by the request's bearer token."""
     words = "This server requires its key: Authorization: Bearer <key>"
     refused = PlainTextResponse(words, 401, {"WWW-Authenticate": "Bearer"})
     # Compare digests, so that the time of a comparison reveals nothing about a key.

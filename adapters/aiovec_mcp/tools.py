@@ -55,7 +55,7 @@ Where = Annotated[
         "TIMESTAMP '2026-01-31T12:00:00Z'. Write other keys than fields as payload.<key>."
     ),
 ]
-Limit = Annotated[int, Argument(ge=1, le=_MOST, description="The most rows to return.")]
+Limit = Annotated[int, Argument(ge=1, le=_MOST, description="Maximum number of rows to return.")]
 Select = Annotated[
     list[str] | None, Argument(description="Only these fields. Default: all, without the vector.")
 ]

@@ -23,8 +23,8 @@ def findings(address: str | None) -> list[Finding]:
     if address is None:
         return [package] if package.ok else []
     if not package.ok:
-        cure = 'pip install "aiovec[remote]"'
-        return [Finding(package.subject, package.value, ok=False, cure=cure)]
+        fix = 'pip install "aiovec[remote]"'
+        return [Finding(package.subject, package.value, ok=False, fix=fix)]
     if address.startswith(f"{SCHEME}://"):  # a check must not start a server
         folder = SharedFolder(Path(address.removeprefix(f"{SCHEME}://")))
         runs = folder.address() is not None
@@ -40,7 +40,7 @@ def findings(address: str | None) -> list[Finding]:
         return [package, Finding("server", words[:300], ok=health["status"] == "ok")]
     except (OSError, ValueError, LookupError, TypeError) as exc:
         reason = exc if isinstance(exc, OSError) else "it answers, but is not an aiovec server"
-        cure = "start it with: aiovec serve; or correct the address"
+        fix = "start it with: aiovec serve; or correct the address"
         if isinstance(getattr(exc, "reason", None), ssl.SSLCertVerificationError):
-            cure = "for a certificate of a private CA, set SSL_CERT_FILE to the CA's file"
-        return [package, Finding("server", f"{address}: {reason}"[:300], ok=False, cure=cure)]
+            fix = "for a certificate of a private CA, set SSL_CERT_FILE to the CA's file"
+        return [package, Finding("server", f"{address}: {reason}"[:300], ok=False, fix=fix)]

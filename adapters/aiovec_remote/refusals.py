@@ -14,7 +14,7 @@ from aiovec.errors import AiovecError, ConfigError, InvalidArgumentError, StoreP
 from .codec import read_body
 
 _BUSY = frozenset({429, 503})
-# Names of temporary errors of a busy server. An error of HTTP itself has no name.
+# Names of a busy server's temporary errors. An error of HTTP itself has no name.
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]

@@ -80,7 +80,7 @@ async def rows_response(
     [...]}, ...]}``. In Arrow, the column ``_query`` has the number of each row's query, counted
     from 0.
     """
-    check_answered(max(map(len, answers), default=0), len(answers), cure=", or export them")
+    check_answered(max(map(len, answers), default=0), len(answers), fix=", or export them")
     kind = call.answer_type(OF_ROWS)
     if kind == ARROW:
         await arrow_ready()

@@ -36,8 +36,8 @@ JSON_LINES = "application/x-ndjson"
 OF_ROWS = (JSON, ARROW)
 
 LONGEST_JSON = 8 * 1024 * 1024
-"""The most bytes of a JSON body or of a line of JSON Lines. Parsing a body of this size blocks all
-threads for 40 ms."""
+"""Maximum size in bytes of a JSON body, and of a line of JSON Lines. Parsing a body of this size
+blocks all threads for 40 ms."""
 
 _TOO_LONG = f"has more than {LONGEST_JSON // 2**20} MiB"
 _SMALL = 64 * 1024  # a body of up to this many bytes cannot hold too many values

@@ -27,7 +27,7 @@ from .problems import RequestError
 from .security import Access
 
 _MOST_COMPARED = 10_000
-"""The most rows whose vectors are compared with each other for diversity."""
+"""Maximum number of rows whose vectors are compared with each other for diversity."""
 
 
 class ByteBudget:
@@ -109,12 +109,12 @@ def cut(limit: int, queries: int = 1) -> int:
     return min(limit, BOUNDS.get().rows // max(1, queries) + 1)
 
 
-def check_answered(count: int, queries: int = 1, unit: str = "rows", cure: str = "") -> None:
+def check_answered(count: int, queries: int = 1, unit: str = "rows", fix: str = "") -> None:
     """Refuse a response with more rows or values per query than allowed."""
     most = BOUNDS.get().rows // max(1, queries)
     if count > most:
         reason = f"The answer has more than {most:,} {unit}, the limit of this server. Ask for "
-        raise InvalidArgumentError("limit", None, reason=f"{reason}fewer{cure}.")
+        raise InvalidArgumentError("limit", None, reason=f"{reason}fewer{fix}.")
 
 
 def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:

@@ -17,7 +17,8 @@ ACCESS = logging.getLogger("aiovec.access")
 """Logs requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
-"""The most records that wait to be written. While the queue is full, new records are dropped."""
+"""Maximum number of records that wait to be written. While the queue is full, new records are
+dropped."""
 
 _GATHERED = 0.05  # seconds between writes: waking the thread costs more than writing a line
 _AT_END = 2.0  # seconds that the process waits at exit for a stalled pipe

@@ -32,7 +32,7 @@ OLDER_NAMES = dict((_LIMIT, _WHERE))
 """Maps the current names of arguments to the names that older clients send."""
 
 _MOST_REMOVED, _MOST_BOOSTS = 2_000, 16
-"""The most payload keys to remove, and the most boosts; Python code checks each of them."""
+"""Maximum number of payload keys to remove, and of boosts. Python code checks each of them."""
 
 
 class Model(BaseModel):
@@ -280,7 +280,7 @@ class Find(Filtered, Selected):
         "Fields, id or payload.<key>; a leading minus sorts descending."
     )
     descending: bool = Field(False, description="Reverse all directions.")
-    limit: Count = _maybe("The most records to return.", *_LIMIT, default=100)
+    limit: Count = _maybe("Maximum number of records to return.", *_LIMIT, default=100)
     offset: Whole = Field(0, description="Records to skip.")
 
 
@@ -311,7 +311,7 @@ class Bounds(Filtered):
 
 
 class Distinct(Bounds):
-    limit: Count | None = _maybe("The most values to return.", *_LIMIT)
+    limit: Count | None = _maybe("Maximum number of values to return.", *_LIMIT)
 
 
 class SetVectors(ById, ByModel):
@@ -328,13 +328,13 @@ _Boosts: Any = Annotated[
 
 
 class _Search(Selected, Filtered):
-    limit: Count = _maybe("The most hits to return.", *_LIMIT, default=10)
+    limit: Count = _maybe("Maximum number of hits to return.", *_LIMIT, default=10)
     offset: Whole = Field(0, description="Hits to skip.")
     min_score: float | None = _maybe("Leave out hits with a lower score.")
     group_by: str | None = _maybe(
         "A field to group by: the hits are the best rows of its best values."
     )
-    per_group: Count = Field(1, description="The most hits of each group.")
+    per_group: Count = Field(1, description="Maximum number of hits in each group.")
     diversity: float | None = _maybe("From 0 to 1: trade nearness for variety.")
     rerank: _Boost | _Boosts | None = _maybe(  # type: ignore[valid-type]
         'Prefer newer hits, {"field": "at", "halfLife": "7d", "weight": 0.3, "pinned": '

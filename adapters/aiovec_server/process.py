@@ -24,7 +24,8 @@ from aiovec.errors import AiovecError, ConfigError
 from .observing import STOPPING
 
 MAX_HEAD = 64 * 1024
-"""The most bytes of a request's head, and of its trailers. A browser's cookies take a few KiB."""
+"""Maximum size in bytes of a request's head, and of its trailers. A browser's cookies take a few
+KiB."""
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"

@@ -43,7 +43,7 @@ def _driver() -> Iterator[Finding]:
     try:
         driver = load_driver()
     except ExtensionUnavailableError as exc:
-        yield Finding("sqlite driver", exc.reason, ok=False, cure=exc.cure)
+        yield Finding("sqlite driver", exc.reason, ok=False, fix=exc.fix)
         return
     yield Finding("sqlite driver", _name_of(driver))
     cuts = driver.sqlite_version_info < (3, 45)
@@ -53,7 +53,7 @@ def _driver() -> Iterator[Finding]:
         try:
             load_extension(db)
         except ExtensionUnavailableError as exc:
-            yield Finding("sqlite-vec", exc.reason, ok=False, cure=exc.cure)
+            yield Finding("sqlite-vec", exc.reason, ok=False, fix=exc.fix)
         else:
             (version,) = db.execute("SELECT vec_version()").fetchone()
             yield Finding("sqlite-vec", version)
@@ -63,7 +63,7 @@ def _driver() -> Iterator[Finding]:
         if has_fts5()
         else Finding(
             "keyword search", "FTS5 is missing", ok=False,
-            cure="install a SQLite with FTS5: pip install pysqlite3",
+            fix="install a SQLite with FTS5: pip install pysqlite3",
         )
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def _scan() -> Finding:
     return Finding(
         "searches",
         f"in the file, which takes longer: {why_not()}",
-        cure="install aiovec where there is a wheel for the machine, or a C compiler",
+        fix="install aiovec where there is a wheel for the machine, or a C compiler",
     )
 
 
@@ -95,11 +95,11 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
     try:
         exists = check_header(path)
     except CorruptStoreError as exc:
-        yield Finding("store", f"{path}: {exc.reason}", ok=False, cure=_cure_of(exc))
+        yield Finding("store", f"{path}: {exc.reason}", ok=False, fix=_fix_of(exc))
         return
     except AiovecError as exc:
-        cure = "give this user the right to read the file, or name another one"
-        yield Finding("store", str(exc), ok=False, cure=cure)
+        fix = "give this user the right to read the file, or name another one"
+        yield Finding("store", str(exc), ok=False, fix=fix)
         return
     if not exists:
         yield Finding("store", f"{path}: does not exist yet", checked=False)
@@ -114,13 +114,13 @@ def _file(path: Path, usable: bool) -> Iterator[Finding]:
                 check_schema(db, str(path))
                 inside = [_journal(path), *_inside(db, path)]
         except AiovecError as exc:
-            inside = [Finding("integrity", str(exc), ok=False, cure=_cure_of(exc))]
+            inside = [Finding("integrity", str(exc), ok=False, fix=_fix_of(exc))]
         if all(finding.ok for finding in inside):
             break
     yield from inside
 
 
-def _cure_of(error: AiovecError) -> str:
+def _fix_of(error: AiovecError) -> str:
     reason = getattr(error, "reason", "")
     if "layout" in reason:
         return "pip install --upgrade aiovec"
@@ -157,7 +157,7 @@ def _inside(db: sqlite3.Connection, path: Path) -> Iterator[Finding]:
         "integrity",
         "sound" if sound else "; ".join(faults),
         ok=sound,
-        cure=None if sound else "restore the file from a backup",
+        fix=None if sound else "restore the file from a backup",
     )
     if sound:
         for name in table_names(db):
@@ -178,8 +178,8 @@ def _text_index(db: sqlite3.Connection, name: str) -> Iterator[Finding]:
         for call in ("drop_field_index", "create_field_index")
     )
     lacking = state.startswith(("missing", "being built"))
-    cure = f"aiovec optimize {name}" if lacking else f"rebuild it: {calls}"
-    yield Finding(f"text index of {name}", state, ok=sound, cure=None if sound else cure)
+    fix = f"aiovec optimize {name}" if lacking else f"rebuild it: {calls}"
+    yield Finding(f"text index of {name}", state, ok=sound, fix=None if sound else fix)
 
 
 def _scan_files(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Finding]:
@@ -199,8 +199,8 @@ def _scan_files(db: sqlite3.Connection, name: str, store: Path) -> Iterator[Find
         if examination is not None:
             file, sound = examination
             state = f"{file.name}: {'sound' if sound else 'damaged, so searches may miss rows'}"
-            cure = None if sound else f"delete {file}; a search writes it again"
-            yield Finding(f"{contents} of {name}", state, ok=sound, cure=cure)
+            fix = None if sound else f"delete {file}; a search writes it again"
+            yield Finding(f"{contents} of {name}", state, ok=sound, fix=fix)
 
 
 def _table(db: sqlite3.Connection, name: str) -> Finding:
@@ -221,5 +221,5 @@ def _table(db: sqlite3.Connection, name: str) -> Finding:
         f"table {name}",
         f"{rows:,} rows but {vectors:,} vectors; {apart:,} rows have none",
         ok=False,
-        cure="restore the file from a backup; another program wrote to it",
+        fix="restore the file from a backup; another program wrote to it",
     )

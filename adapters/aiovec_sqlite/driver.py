@@ -29,7 +29,7 @@ if hasattr(os, "register_at_fork"):  # otherwise a forked child might wait for t
     )
 
 
-_CURE = (
+_FIX = (
     "install a SQLite driver that loads extensions: pip install pysqlite3 (it has wheels for Linux "
     "on x86-64, macOS on arm64 and Windows); or use a Python that loads extensions, such as "
     "python.org's, Homebrew's, conda's or your distribution's"
@@ -51,12 +51,12 @@ def load_driver() -> Any:
         raise ExtensionUnavailableError(
             f"the sqlite3 module of {sys.executable} was built without loadable extensions, which "
             "sqlite-vec needs",
-            _CURE,
+            _FIX,
         )
     if driver.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise ExtensionUnavailableError(
-            f"SQLite {driver.sqlite_version} is too old; aiovec needs {oldest} or newer", _CURE
+            f"SQLite {driver.sqlite_version} is too old; aiovec needs {oldest} or newer", _FIX
         )
     return driver
 

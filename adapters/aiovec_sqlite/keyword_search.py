@@ -105,7 +105,7 @@ class Lists(Protocol):
 
 
 class SnapshotWords(Protocol):
-    """A table's indexed words in memory, at a snapshot."""
+    """A table's indexed words, in memory, as of a snapshot."""
 
     @property
     def index(self) -> TextIndex:

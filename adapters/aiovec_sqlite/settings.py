@@ -89,7 +89,7 @@ class SqliteSettings(BackendSettings):
     An existing table keeps its chunk size. 128 to 256 write fastest."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
-    """The most write calls in progress, with at most 64 MiB of rows in total.
+    """Maximum number of concurrent write calls, which hold at most 64 MiB of rows in total.
 
     Other calls wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 

@@ -294,9 +294,9 @@ class Writer(Committer[_Call]):
         return None
 
     def _guard(self, group: list[_Call], state: dict[str, object]) -> MoveMark | None:
-        """Return the mark of a migration that stops this group.
+        """Return the mark of a migration that stops this group, if any.
 
-        The calls fail, unless the mark is a pause. Raises StoreReplacedError if the target no
+        Unless the mark is a pause, the calls fail. Raises StoreReplacedError if the target no
         longer names the open file.
         """
         self._check_file()

@@ -365,20 +365,20 @@ async def _check_arrived(session: _Session, place: OpenPlace, located: Place) ->
     """Raise MigrationError unless the last switch led to this store, which the TOML names."""
     record = await place.record()
     mark = record.mark
-    cure = "name the store in use in the file, or the one to copy with --from"
+    fix = "name the store in use in the file, or the one to copy with --from"
     if mark is not None and mark.left:
         why = f"its apps were switched to {mark.moved_to}"
     elif record.generation or await session.was_left_for(place):
         return
     elif place.missing:
         why = "there is no store"
-        cure = (
+        fix = (
             "if a switch led there, put the store back and run this again, or, if it is lost, use "
-            f"the old one, with its rows from before the switch: aiovec migrate forget; else {cure}"
+            f"the old one, with its rows from before the switch: aiovec migrate forget; else {fix}"
         )
     else:
         why = "no switch has led to the store there"
-    raise MigrationError(f"the TOML file names {located} already, but {why}; {cure}")
+    raise MigrationError(f"the TOML file names {located} already, but {why}; {fix}")
 
 
 async def _counts(place: OpenPlace) -> dict[str, int]:

@@ -81,7 +81,7 @@ def unwritable(place: Place) -> str:
 
 
 def _lowest_folder(path: Path) -> Path:
-    """Return the path if it is a folder, or else its lowest parent that is a folder."""
+    """Return the path if it is a folder, or else its nearest parent that is a folder."""
     absolute = Path(os.path.abspath(path))
     return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
 

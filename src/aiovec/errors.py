@@ -150,15 +150,15 @@ class BackendNotInstalledError(AiovecError):
 class ExtensionUnavailableError(AiovecError):
     """No installed SQLite driver can load the sqlite-vec extension.
 
-    ``reason`` says why, and ``cure`` says what to do.
+    ``reason`` says why, and ``fix`` says what to do.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(500, "SQLite lacks an extension")
 
     reason: str
-    cure: str
+    fix: str
 
-    _text = "{reason}; {cure}"
+    _text = "{reason}; {fix}"
 
 
 class InvalidArgumentError(AiovecError, ValueError):
@@ -343,7 +343,7 @@ class EmbeddingError(AiovecError):
     ``reason`` describes the failure. ``row`` and ``id`` name the text's row, if it has one,
     ``model`` is the embedder's model, ``status`` is the HTTP status from the embedder's service,
     and ``retryable`` is true if the same call may succeed later. ``table`` is set if the store has
-    no embedder for that table; then ``cure`` explains how to pass an embedder.
+    no embedder for that table; then ``fix`` explains how to pass an embedder.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(502, "The embedder gave no vector")
@@ -357,13 +357,13 @@ class EmbeddingError(AiovecError):
     status: int | None = None
     retryable: bool = False
     table: str | None = None
-    cure: str = ""
+    fix: str = ""
 
     def _message(self) -> str:
         of = f" ({self.model})" if self.model else ""
         if self.table is not None:
             needs = f"the table {self.table!r} needs the embedder {self.embedder!r}{of}"
-            return f"{needs}, {self.reason}; {self.cure}"
+            return f"{needs}, {self.reason}; {self.fix}"
         later = "; the same call may succeed later" if self.retryable else ""
         return (
             f"the embedder {self.embedder!r}{of} gave no vector for the text"
@@ -384,13 +384,13 @@ class DuplicateIdError(AiovecError, ValueError):
     def _message(self) -> str:
         self.ids = list(self.ids)
         verb = f"already exist in the table {self.table!r}"
-        cure = "upsert() replaces such rows"
+        fix = "upsert() replaces such rows"
         if self.within_call:
             verb = "occur more than once in this call"
-            cure = "with upsert() the last row of an id counts"
+            fix = "with upsert() the last row of an id counts"
         ids = listed(self.ids, most=12, show=shown)
         return (
-            f"these ids {verb}: {ids}; nothing was inserted. {cure}, and insert(on_conflict='skip')"
+            f"these ids {verb}: {ids}; nothing was inserted. {fix}, and insert(on_conflict='skip')"
             " leaves them out"
         )
 

@@ -102,7 +102,7 @@ def test_metadata_without_end_is_refused() -> None:
         storable(endless)
 
 
-def test_an_integer_beyond_64_bits_is_refused_with_the_cure() -> None:
+def test_an_integer_beyond_64_bits_is_refused_with_the_fix() -> None:
     for value in (2**63, -(2**63) - 1, np.uint64(2**64 - 5), 10**5000):
         with pytest.raises(InvalidArgumentError, match=r"metadata\.hash .* as text, str\(value\)"):
             storable({"hash": value})

@@ -377,14 +377,14 @@ async def test_a_user_sees_and_changes_only_their_memories(tmp_path: Path, decla
 
 TEXTS: aiovec.Fields = {"text": Field(str, text=True), "at": datetime}
 FOR_ONE = Schema(fields=TEXTS, embed=Embed("text"), payload=False)
-CURE = "await store.add_field('memories', 'user', str)"
+FIX = "await store.add_field('memories', 'user', str)"
 
 
 def test_the_command_refuses_a_table_that_cannot_keep_users_apart(tmp_path: Path) -> None:
     with sync.connect(tmp_path / "agent.db", embedder="demo") as store:
         store.create_table("memories", FOR_ONE)
     done = run("mcp", "-s", tmp_path / "agent.db", "--user", "ben")
-    assert (done.code, CURE in done.err) == (1, True)
+    assert (done.code, FIX in done.err) == (1, True)
 
 
 async def test_a_table_that_cannot_keep_users_apart_says_what_it_lacks(tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ async def test_a_table_that_cannot_keep_users_apart_says_what_it_lacks(tmp_path:
             )  # fmt: skip
             for tool, arguments in calls:
                 with case(tool):
-                    assert CURE in await error_of(client, tool, **arguments)
+                    assert FIX in await error_of(client, tool, **arguments)
             await store.add_field("memories", "user", str)
             await store.insert("memories", [{"text": "Of nobody."}])
             await call(client, "remember", text="Ben likes tea.")

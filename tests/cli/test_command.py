@@ -87,8 +87,8 @@ def test_wrong_usage_exits_with_2_and_writes_nothing(run: Run, store: Path, fold
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-# Command lines, each with the cure that its error names.
-CURES = {
+# Command lines, each with the fix that its error names.
+FIXES = {
     "tables n.db": "write -s n.db",
     "serve n.db": "write -s n.db",
     "doctor n.db": "write -s n.db",
@@ -130,12 +130,12 @@ CURES = {
 }
 
 
-def test_wrong_usage_names_the_cure(run: Run, store: Path, parts: Path) -> None:
-    for line, cure in CURES.items():
+def test_wrong_usage_names_the_fix(run: Run, store: Path, parts: Path) -> None:
+    for line, fix in FIXES.items():
         with case(line):
             finished = run(*line.split())
             assert (finished.code, finished.out) == (2, "")
-            assert cure in finished.err
+            assert fix in finished.err
 
 
 FAILURES = {
@@ -219,9 +219,9 @@ def test_a_failure_exits_with_1_and_one_line_and_changes_nothing(
 
 def test_words_without_quotes_are_no_table(run: Run, store: Path) -> None:
     finished = run("search", "two", "words", "-s", store)
-    table, cure = finished.err.splitlines()
+    table, fix = finished.err.splitlines()
     assert (finished.code, "there is no table 'two'" in table) == (1, True)
-    assert cure.endswith("aiovec search 'two words'")
+    assert fix.endswith("aiovec search 'two words'")
 
 
 def test_the_store_is_chosen_by_option_environment_and_file(

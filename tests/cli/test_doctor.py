@@ -1,4 +1,4 @@
-"""aiovec doctor: facts, findings with their cures, and no changes to files."""
+"""aiovec doctor: facts, findings with their fixes, and no changes to files."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ WRONG: list[tuple[Callable[[Path], None], str, str, str]] = [
 
 
 def test_doctor_names_the_fault_of_a_file_unchanged(run: Run, store: Path, folder: Path) -> None:
-    for harm, subject, value, cure in WRONG:
+    for harm, subject, value, fix in WRONG:
         with case(harm.__name__):
             path = folder / f"{harm.__name__}.db"
             shutil.copy(store, path)
@@ -129,14 +129,14 @@ def test_doctor_names_the_fault_of_a_file_unchanged(run: Run, store: Path, folde
             before = path.read_bytes()
             finding = wrong(run("doctor", "-s", path, "--json"))[subject]
             assert value in finding["value"]
-            assert cure in (finding["cure"] or "")
+            assert fix in (finding["fix"] or "")
             assert path.read_bytes() == before
     assert run("doctor", "-s", "damaged.db").out.endswith("doctor: 1 thing is wrong\n")
 
 
 def test_doctor_names_the_fault_of_a_toml_file(run: Run, config: Path) -> None:
     server = 'backend = "remote"\nremote_url = "http://127.0.0.1:1"'
-    for lines, subject, value, cure in (
+    for lines, subject, value, fix in (
         ("backend = 7", "configuration", "backend", ""),
         (server, "server", "http://127.0.0.1:1", "aiovec serve"),
     ):
@@ -144,7 +144,7 @@ def test_doctor_names_the_fault_of_a_toml_file(run: Run, config: Path) -> None:
         (finding,) = wrong(run("doctor", "--config", config, "--json")).values()
         assert finding["subject"] == subject
         assert value in finding["value"]
-        assert cure in finding["cure"]
+        assert fix in finding["fix"]
 
 
 EMBEDDERS = {
@@ -182,25 +182,25 @@ def test_doctor_lists_each_embedder_with_what_it_lacks(
         with case(name):
             fact = facts[f"embedder {name}"]
             assert fact["ok"] == ok
-            assert said in f"{fact['value']} {fact['cure']}"
+            assert said in f"{fact['value']} {fact['fix']}"
     assert "sk-secret" not in finished.out
     assert "pw" not in facts["embedder keyed"]["value"]
 
 
 @pytest.mark.slow
-def test_a_broken_pyarrow_is_named_with_the_cure(store: Path, folder: Path) -> None:
+def test_a_broken_pyarrow_is_named_with_the_fix(store: Path, folder: Path) -> None:
     """For example, pyarrow 26 fails with NumPy 1."""
     (folder / "site/pyarrow").mkdir(parents=True)
     reason = "pyarrow requires NumPy 2.0 or newer"
     (folder / "site/pyarrow/__init__.py").write_text(f"raise ImportError({reason!r})", "utf-8")
     (folder / "rows.jsonl").write_text('{"id": "a", "embedding": [1, 0, 0]}\n', "utf-8")
-    site, cure = str(folder / "site"), 'pip install --force-reinstall "aiovec[arrow]"'
+    site, fix = str(folder / "site"), 'pip install --force-reinstall "aiovec[arrow]"'
     finding = wrong(run_process("doctor", "--json", PYTHONPATH=site))["pyarrow"]
     assert reason in finding["value"]
-    assert cure in finding["cure"]
+    assert fix in finding["fix"]
     for line in ("import rows.jsonl -s notes.db --upsert --table notes", "export notes a.csv"):
         finished = run_process(*line.split(), "-s", "notes.db", PYTHONPATH=site)
         assert (finished.code, finished.out) == (1, "")
         assert reason in finished.err
-        assert cure in finished.err
+        assert fix in finished.err
         assert "Traceback" not in finished.err

@@ -81,7 +81,7 @@ def test_doctor_names_the_faults_of_a_lancedb_folder(run: Run, lance: Path, fold
     assert "no aiovec schema" in findings["table theirs"]["value"]
     shutil.rmtree(lance / "notes.lance" / "data")
     finding = wrong(run("doctor", "-s", target, "--json"))["table notes"]
-    assert finding["cure"].endswith("or restore the folder from a backup")
+    assert finding["fix"].endswith("or restore the folder from a backup")
     (folder / "file").write_text("no folder")
     assert "is a file" in wrong(run("doctor", "-s", "lancedb://file", "--json"))["store"]["value"]
 

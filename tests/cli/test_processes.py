@@ -105,7 +105,7 @@ def test_a_process_imports_only_what_it_needs(store: Path) -> None:
             assert done.stderr == "set()\n"
 
 
-# Missing packages, each with a command that needs it, and the cure.
+# Missing packages, each with a command that needs it, and the fix.
 MISSING = [
     ("lancedb", "create t --dim 2 -s lancedb://t.lance", 'pip install "aiovec[lancedb]"'),
     ("lancedb", "doctor", 'pip install "aiovec[lancedb]"'),
@@ -115,12 +115,12 @@ MISSING = [
 ]
 
 
-def test_a_missing_package_is_named_with_its_cure(parts: Path, folder: Path) -> None:
-    for package, line, cure in MISSING:
+def test_a_missing_package_is_named_with_its_fix(parts: Path, folder: Path) -> None:
+    for package, line, fix in MISSING:
         with case((package, line)):
             finished = run_process(*line.split(), command=command_without(package))
             assert finished.code == 1
-            assert cure in finished.out + finished.err
+            assert fix in finished.out + finished.err
             assert "Traceback" not in finished.err
     assert list(folder.iterdir()) == [parts]
 

@@ -821,15 +821,15 @@ class TextContract(ContractBase):
     async def test_a_field_that_is_not_covered_is_an_error(self, store: VectorStore) -> None:
         self.need(store, "text")
         await filled(store, TEXTS, pages({"a": "hello"}))
-        for query, cure in (
+        for query, fix in (
             ("titel:hello", "did you mean 'title'"), ("bodi:hello", "did you mean 'body'"),
             ("bdoy:hello", "did you mean 'body'"), ("x -Title:hello", "did you mean 'title'"),
             ('year:2024 x', "where"), ('id:"a"', "where"),
         ):  # fmt: skip
             with case(query):
-                with pytest.raises(InvalidNameError, match=cure):
+                with pytest.raises(InvalidNameError, match=fix):
                     await store.search_text("notes", query)
-                with pytest.raises(InvalidNameError, match=cure):
+                with pytest.raises(InvalidNameError, match=fix):
                     await store.search_hybrid("notes", query, vectors(1)[0])
         for query in ("http://hello", "12:30", "C:", r"C:\hello", "note:hello", '"titel:hello"'):
             with case(query):

@@ -115,9 +115,9 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     late = [{"id": "a", "embedding": vector, "took": timedelta(1)}]
     yield lambda: store.insert("docs", late), aiovec.InvalidRowError, r"total_seconds\(\)"
     yield lambda: store.versions("docs"), aiovec.UnsupportedError, r"backup\(\)"
-    for text, cure in (("[0.1, 0.2]", r"json\.loads"), (b"\0" * 8, r"np\.frombuffer")):
+    for text, fix in (("[0.1, 0.2]", r"json\.loads"), (b"\0" * 8, r"np\.frombuffer")):
         sent = [{"id": "a", "embedding": text}]
-        yield partial(store.insert, "docs", sent), aiovec.InvalidVectorError, cure
+        yield partial(store.insert, "docs", sent), aiovec.InvalidVectorError, fix
     yield (
         partial(store.search_hybrid, "docs", "x", vector, fusion="rrf"),
         argument,
@@ -204,7 +204,7 @@ def test_a_mistake_in_a_condition_or_schema_says_what_to_write() -> None:
             make()
 
 
-async def test_a_filter_in_the_place_of_ids_is_refused_with_the_cure(store: Any) -> None:
+async def test_a_filter_in_the_place_of_ids_is_refused_with_the_fix(store: Any) -> None:
     for text in ("year > 2000", "year>2000", "title IS NULL", "NOT year = 2001"):
         with pytest.raises(aiovec.InvalidArgumentError, match="pass a filter as where="):
             await store.delete("docs", text)
@@ -215,7 +215,7 @@ async def test_a_filter_in_the_place_of_ids_is_refused_with_the_cure(store: Any)
         assert await store.delete("docs", id) == (id == "1")
 
 
-async def test_another_embedder_than_the_tables_is_refused_with_the_cure(tmp_path: Path) -> None:
+async def test_another_embedder_than_the_tables_is_refused_with_the_fix(tmp_path: Path) -> None:
     async def two_letters(texts: list[str]) -> list[list[float]]:
         return [[1.0, 2.0] for _ in texts]
 
@@ -236,7 +236,7 @@ async def test_another_embedder_than_the_tables_is_refused_with_the_cure(tmp_pat
                     await call()
                 assert "own, 'demo'" in str(caught.value)
                 assert "aiovec migrate run --to TARGET --embedder NAME" in str(caught.value)
-    async with aiovec.connect(tmp_path / "a.db") as store:  # the cure
+    async with aiovec.connect(tmp_path / "a.db") as store:  # the fix
         assert await store.insert("docs", [row]) == 1
 
 
@@ -259,7 +259,7 @@ async def test_a_name_of_another_library_is_refused_with_ours(store: Any) -> Non
         (lambda: docs.search(query="wool"), TypeError, "did you mean 'vector'"),
         (lambda: store.search("wool"), TypeError, r"'vector'; write search\(table, vector, …"),
         (lambda: store.search_hybrid("docs", "x", alpha=0), TypeError, "takes fusion=Weighted"),
-        *((partial(docs.search, vector, **{name: 1}), TypeError, cure) for name, cure in {
+        *((partial(docs.search, vector, **{name: 1}), TypeError, fix) for name, fix in {
             "boost": r"rerank=Decay\(", "decay": r"rerank=Decay\(", "threshold": "max_distance",
             "score_threshold": "min_score", "order_by": r"find\(\) takes", "weight": "Weighted",
         }.items()),
@@ -297,12 +297,12 @@ def test_a_name_of_another_library_is_refused_without_async_too(tmp_path: Path) 
                 call()
 
 
-async def test_an_attribute_of_a_row_is_refused_with_the_cure(store: Any) -> None:
+async def test_an_attribute_of_a_row_is_refused_with_the_fix(store: Any) -> None:
     (hit,) = await store.search("docs", [1.0, 0.0], limit=1)
     (row,) = await store.get("docs", "0")
     for result in (hit, row):
-        for name, cure in (("title", r"write row\['title'\]"), ("payload", "fields are its items")):
-            with pytest.raises(AttributeError, match=f"no attribute '{name}'; {cure}"):
+        for name, fix in (("title", r"write row\['title'\]"), ("payload", "fields are its items")):
+            with pytest.raises(AttributeError, match=f"no attribute '{name}'; {fix}"):
                 getattr(result, name)
         assert not hasattr(result, "__array__")
 

@@ -216,17 +216,17 @@ async def test_a_bad_filter_writes_nothing(store: VectorStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "cure"),
+    ("where", "fix"),
     [
         ({"n": {"$gte": 500}}, "'\\$gte': 500}} has the filter syntax of MongoDB; write"),
         ({"$or": [{"n": 1}, {"n": 2}]}, "'\\$or' has the filter syntax of MongoDB; write text"),
         ({"n": {}}, "write text such as"),
     ],
 )
-def test_a_filter_in_the_syntax_of_mongodb_is_refused_with_the_cure(where: Any, cure: str) -> None:
-    with pytest.raises(FilterError, match=cure):
+def test_a_filter_in_the_syntax_of_mongodb_is_refused_with_the_fix(where: Any, fix: str) -> None:
+    with pytest.raises(FilterError, match=fix):
         bind(where, SCHEMA)
-    with pytest.raises(FilterError, match=cure):
+    with pytest.raises(FilterError, match=fix):
         bind(["live", where], SCHEMA)
 
 

@@ -154,12 +154,12 @@ def test_the_doctor_finds_a_damaged_file(tmp_path: Path, part: str) -> None:
     result = doctor(tmp_path)
     assert not result["ok"]
     assert "damaged" in result["value"]
-    assert ("revert()" if "_deletions" in part else "create it again") in result["cure"]
+    assert ("revert()" if "_deletions" in part else "create it again") in result["fix"]
     asyncio.run(mend(version))
     assert doctor(tmp_path)["ok"]
 
 
-def test_an_empty_manifest_is_reported_with_its_cure(tmp_path: Path) -> None:
+def test_an_empty_manifest_is_reported_with_its_fix(tmp_path: Path) -> None:
     async def damage() -> Path:
         await filled(tmp_path, 10)
         async with aiovec.connect(f"lancedb://{tmp_path}") as store:
@@ -178,7 +178,7 @@ def test_an_empty_manifest_is_reported_with_its_cure(tmp_path: Path) -> None:
             return await store.count("notes")
 
     manifest = asyncio.run(damage())
-    assert str(manifest) in doctor(tmp_path)["cure"]
+    assert str(manifest) in doctor(tmp_path)["fix"]
     manifest.unlink()
     assert asyncio.run(count()) == 11
     assert doctor(tmp_path)["ok"]

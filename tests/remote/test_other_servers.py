@@ -217,7 +217,7 @@ async def test_a_private_certificate_is_refused_until_trusted(url: str, tmp_path
         with pytest.raises(ConfigError, match=r"not trusted.*SSL_CERT_FILE"):
             await aiovec.connect(proxy.url)
         report = await asyncio.to_thread(run, "doctor", "-s", proxy.url)
-        assert "cure: for a certificate of a private CA, set SSL_CERT_FILE" in report.out
+        assert "fix: for a certificate of a private CA, set SSL_CERT_FILE" in report.out
         assert not proxy.requests
         process = await asyncio.create_subprocess_exec(
             *COMMAND, "tables", "-s", proxy.url, "--json", stdout=subprocess.PIPE,

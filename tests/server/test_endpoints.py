@@ -168,7 +168,7 @@ async def test_listed_tables_are_counted_concurrently() -> None:
             assert running == 0
 
 
-# Bodies that the OpenAPI document allows, or whose error names a cure; test_openapi sends others.
+# Bodies that the OpenAPI document allows, or whose error names a fix; test_openapi sends others.
 WRONG: list[tuple[str, Any, str]] = [
     ("search", {}, "'vector' or 'text'"), ("search", {"vector": VECTOR, "text": "x"}, "not both"),
     ("search", {"vector": VECTOR, "topk": 2}, "limit"),
@@ -191,7 +191,7 @@ WRONG: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-async def test_a_wrong_body_is_refused_with_the_cure(client: Client) -> None:
+async def test_a_wrong_body_is_refused_with_the_fix(client: Client) -> None:
     for path, body, words in WRONG:
         method = "DELETE" if path == "records" else "POST"
         document = await client.problem(method, f"/tables/notes/{path}", 422, json=body)

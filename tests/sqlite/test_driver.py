@@ -29,7 +29,7 @@ async def main():
             print(json.dumps({{"count": await store.count("t")}}))
     except aiovec.AiovecError as exc:
         print(json.dumps({{"error": type(exc).__name__, "text": str(exc),
-                           "cure": getattr(exc, "cure", None)}}))
+                           "fix": getattr(exc, "fix", None)}}))
 asyncio.run(main())
 """
 
@@ -45,15 +45,15 @@ def test_neither_driver_can_load_extensions(tmp_path: Path) -> None:
     assert came["error"] == "ExtensionUnavailableError"
     assert "without loadable extensions" in str(came["text"])
     assert "pip install pysqlite3" in str(
-        came["cure"]
-    ) or "use a Python that loads extensions" in str(came["cure"])
+        came["fix"]
+    ) or "use a Python that loads extensions" in str(came["fix"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_sqlite_vec_is_missing(tmp_path: Path) -> None:
     came = outcome(WITHOUT.format(blocked=["sqlite_vec"], plain=False), tmp_path)
     assert came["error"] == "ExtensionUnavailableError"
-    assert "pip install sqlite-vec" in str(came["cure"])
+    assert "pip install sqlite-vec" in str(came["fix"])
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 0  # nothing was written
 
 

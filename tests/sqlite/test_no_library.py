@@ -32,5 +32,5 @@ def test_searches_without_the_library(tmp_path: Path) -> None:
     checked = run_process("doctor", **off)
     assert "in the file, which takes longer" in checked.out
     assert (checked.code, checked.out.splitlines()[-1]) == (
-        0, "doctor: nothing is wrong; see the cure for searches",
+        0, "doctor: nothing is wrong; see the fix for searches",
     )  # fmt: skip

@@ -124,13 +124,13 @@ class CollectionSource(Source):
             path = Path(place).expanduser()
             # Some clients create a missing store.
             if not self.recognise(path):
-                cure = ""
+                fix = ""
                 if self.layout == "SQLite database" and place.startswith("///"):
-                    cure = (
+                    fix = (
                         "; three slashes begin an absolute path here, a relative one in "
                         f"SQLAlchemy: if you mean that, write {place[3:]}"
                     )
-                raise ConfigError(f"there is no {self.layout} at {path}{cure}", file=str(path))
+                raise ConfigError(f"there is no {self.layout} at {path}{fix}", file=str(path))
             place = str(path)
             self.remark: str = (
                 f"{path} is read by its own library, which may change it: import a copy"

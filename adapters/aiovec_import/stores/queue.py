@@ -306,7 +306,10 @@ class Queue(AppDatabase):
         return int(last)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the last number and the keys, for up to ``limit`` entries after ``after``."""
+        """Read up to ``limit`` entries with numbers above ``after``.
+
+        Return the number of the last one, or ``after`` if there is none, and their distinct keys.
+        """
         return self._keys_in(self._queue, limit, after)
 
     def copy_keys(self) -> None:
@@ -319,7 +322,10 @@ class Queue(AppDatabase):
         )
 
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Return the last position and the keys, for up to ``limit`` keys after ``after``."""
+        """Read up to ``limit`` copied keys at positions above ``after``.
+
+        Return the position of the last one, or ``after`` if there is none, and the distinct keys.
+        """
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:

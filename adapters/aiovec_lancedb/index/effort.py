@@ -20,7 +20,7 @@ MEASURED_HITS = 10
 """The number of hits that each search requests when the recall is measured."""
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 64, 256
-"""The fewest user queries with which the recall can be measured, and the most that are kept."""
+"""Minimum number of user queries for measuring the recall, and maximum number to keep."""
 
 MADE, OWN, GIVEN = "made questions", "of your searches", "given questions"
 """The origins of the questions used to measure an index's recall."""

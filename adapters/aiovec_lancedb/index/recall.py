@@ -129,10 +129,11 @@ async def _recall(
 
 
 def _efforts(kind: Kind, partitions: int) -> list[list[Effort]]:
-    """Return lists of efforts in ascending order.
+    """Return lists of efforts, each in ascending order.
 
-    Codes confuse near rows, so even a search of all partitions can miss the target recall. Then a
-    search of few partitions can reach the target by reading the vectors of more candidates.
+    An index's codes cannot always tell near rows apart, so even a search of all partitions can miss
+    the target recall. A search of few partitions may still reach the target if it reads the vectors
+    of more candidates.
     """
     efforts = []
     if kind.graph:

@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from lancedb.query import AsyncFTSQuery
 
 Words = Mapping[TextClause, Sequence[str]]
-"""For each clause that has a prefix, the words that replace it."""
+"""For each clause with a prefix, the words to search for instead of the prefix."""
 
 SCORE = "_score"
 """The column with BM25 scores, which Lance adds. Higher scores are better."""
 MOST = 64
-"""The most conditions in one query. Lance survived 200, each over eight columns."""
+"""Maximum number of conditions in one query. Lance survived 200, each over eight columns."""
 
 
 Group = tuple[FullTextQuery, ...]

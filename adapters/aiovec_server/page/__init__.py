@@ -50,7 +50,7 @@ _HEADERS = {
 }
 
 _PER_OVERVIEW = 25
-"""The most tables in one overview. For more tables, the page makes several requests."""
+"""Maximum number of tables in one overview. For more, the page makes several requests."""
 # A map of the largest sample takes 0.1 s of one core and 32 MB.
 _MAPS_AT_ONCE = 2
 _NO_COLOR = "-"

@@ -105,7 +105,7 @@ def _loaded(name: str, app: str) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Exit quietly if the reader of the output has closed it. Add cures to the messages of usage
+    """Exit quietly if the reader of the output has closed it. Add fixes to the messages for usage
     errors, and hide secrets in these messages."""
     try:
         yield

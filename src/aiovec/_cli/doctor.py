@@ -1,4 +1,4 @@
-"""``aiovec doctor``: check the installation and a store, and name a cure for each fault."""
+"""``aiovec doctor``: check the installation and a store, and name a fix for each fault."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def _of_place(store: str | None, config: str | None) -> list[Finding]:
         if store is None and config is None and exc.file is None:
             return examine()  # no store is named, so there is nothing to examine
         subject = "store" if exc.key == "target" else "configuration"
-        cure = "correct the file or the target"
-        return [*examine(), Finding(subject, str(exc), ok=False, cure=cure)]
+        fix = "correct the file or the target"
+        return [*examine(), Finding(subject, str(exc), ok=False, fix=fix)]
     except AiovecError as exc:
-        return [*examine(), Finding("store", str(exc), ok=False, cure="name another store")]
+        return [*examine(), Finding("store", str(exc), ok=False, fix="name another store")]
     return [*examine(place), *_of_embedders(place.settings.embedders)]
 
 
@@ -65,14 +65,14 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
     for finding in findings:
         status = Text("ok   ", "green") if finding.ok else Text("wrong", "bold red")
         yield Text.assemble(status, f"  {finding.subject:<{width}}  {one_line(finding.value)}")
-        if finding.cure is not None:
-            yield Text(f"       {'':<{width}}  cure: {one_line(finding.cure)}", "yellow")
+        if finding.fix is not None:
+            yield Text(f"       {'':<{width}}  fix: {one_line(finding.fix)}", "yellow")
     if wrong:
         things = "thing is" if wrong == 1 else "things are"
         yield Text(f"doctor: {wrong} {things} wrong", "bold red")
     else:
         but = [f"the {one.subject} was not checked" for one in findings if not one.checked]
-        but += [f"see the cure for {one.subject}" for one in findings if one.cure is not None]
+        but += [f"see the fix for {one.subject}" for one in findings if one.fix is not None]
         yield Text("; ".join(("doctor: nothing is wrong", *but)), "bold green")
 
 
@@ -86,7 +86,7 @@ def _of_documents() -> Iterator[Finding]:
             yield Finding("documents", bounds())
         except OSError as exc:
             why = f"only text and Markdown are read: no process of Python can be started: {exc}"
-            yield Finding("documents", why, ok=False, cure="run this with a Python interpreter")
+            yield Finding("documents", why, ok=False, fix="run this with a Python interpreter")
 
 
 def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding]:
@@ -94,19 +94,19 @@ def _of_embedders(embedders: Mapping[str, EmbedderSettings]) -> Iterator[Finding
     from ..backend.plugin import Finding
 
     for name, settings in sorted(embedders.items()):
-        value, cure = _value_and_cure(name, settings)
-        yield Finding(f"embedder {name}", value, ok=cure is None, cure=cure)
+        value, fix = _value_and_fix(name, settings)
+        yield Finding(f"embedder {name}", value, ok=fix is None, fix=fix)
 
 
-def _value_and_cure(name: str, settings: EmbedderSettings) -> tuple[str, str | None]:
+def _value_and_fix(name: str, settings: EmbedderSettings) -> tuple[str, str | None]:
     from .._embed.openai import key_name_of
     from .._embed.registry import embedder_of
 
     try:
         embedder = embedder_of(name, settings)
     except ConfigError as exc:
-        cure = f"correct [retrieval.embedders.{name}] in the TOML file, or what it names"
-        return f"{settings.kind}: {redacted(str(exc))}", cure
+        fix = f"correct [retrieval.embedders.{name}] in the TOML file, or what it names"
+        return f"{settings.kind}: {redacted(str(exc))}", fix
     value = f"{settings.kind}, {embedder.model}, {embedder.dim or 'unknown'} dimensions"
     key = key_name_of(settings) if settings.kind == "openai" else ""
     if key and not os.environ.get(key):

@@ -19,7 +19,7 @@ from .output import say, say_error
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_CURE = "pass --embedder KIND, such as local, or --config FILE, or search with --by text"
+_FIX = "pass --embedder KIND, such as local, or --config FILE, or search with --by text"
 
 
 def command_app(name: str, **options: Any) -> typer.Typer:
@@ -77,8 +77,8 @@ def failing_clearly(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except AiovecError as exc:
-            # On the command line, the cure is an option.
-            say_error(replace(exc, cure=_CURE) if isinstance(exc, EmbeddingError) else exc)
+            # On the command line, the fix is an option.
+            say_error(replace(exc, fix=_FIX) if isinstance(exc, EmbeddingError) else exc)
             for note in getattr(exc, "__notes__", ()):
                 say(note, stderr=True)
             raise typer.Exit(1) from exc

@@ -19,7 +19,7 @@ from .._store.connect import open_place as open_place
 from ..errors import AiovecError, ConfigError
 from .output import emit, out, progress, say, working
 from .run import failing_clearly, run_async
-from .usage import store_cure
+from .usage import store_fix
 
 if TYPE_CHECKING:
     from .._model.schema import Schema
@@ -169,12 +169,12 @@ def place_named(store: str | None, config: str | None) -> Place:
     except ConfigError as exc:
         if store is not None or config is not None or exc.file is not None or exc.key is not None:
             raise
-        cure = (
-            store_cure()
+        fix = (
+            store_fix()
             or ": pass --store, as in -s notes.db, or name a TOML file with --config or "
             "$AIOVEC_CONFIG"
         )
-        raise ConfigError(f"no store is named{cure}") from exc
+        raise ConfigError(f"no store is named{fix}") from exc
 
 
 def in_memory(place: Place) -> Place:

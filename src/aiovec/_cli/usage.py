@@ -1,4 +1,4 @@
-"""Messages for usage errors, each with its cure."""
+"""Messages for usage errors, with a fix where one is known."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _OF_PATHS = {"backup", "export", "import", "restore", "update", "watch"}
 
 
 def clear_message(error: Any) -> str:
-    """Return the message of a usage error, with its cure."""
+    """Return the message for a usage error, with a fix if one is known."""
     message: str = error.message
     context: Any = getattr(error, "ctx", None)
     if context is None:
         return message
     if message.startswith("No such command") and context.parent is None:
         known = context.command.list_commands(context)
-        return message.rstrip(".") + _command_cure(message, known)
+        return message.rstrip(".") + _command_fix(message, known)
     if message.startswith("No such option") and hasattr(context.command, "commands"):
         error.possibilities = None
         example = f"{context.command_path} COMMAND {error.option_name}"
@@ -39,11 +39,11 @@ def clear_message(error: Any) -> str:
         return f"{message}; several words need quotes, as in aiovec search 'two words'"
     if "unexpected extra argument" in message:
         known = {option for parameter in context.command.params for option in parameter.opts}
-        return message + store_cure(message, [name for name in _NAMING[1:] if name in known])
+        return message + store_fix(message, [name for name in _NAMING[1:] if name in known])
     return message
 
 
-def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
+def store_fix(message: str = "", options: Sequence[str] = ("-s",)) -> str:
     """Return a hint to pass the stores on the command line with these options, or "".
 
     The stores are the arguments that the message names or, if it names none and the command takes
@@ -54,11 +54,11 @@ def store_cure(message: str = "", options: Sequence[str] = ("-s",)) -> str:
     named = [word for word in stores if word in message]
     if not named and _OF_PATHS.isdisjoint(sys.argv[1:2]):
         named = stores
-    cure = " ".join(map(" ".join, zip(options, named, strict=False)))
-    return f"; a store needs an option: write {without_secrets(cure)}" if cure else ""
+    fix = " ".join(map(" ".join, zip(options, named, strict=False)))
+    return f"; a store needs an option: write {without_secrets(fix)}" if fix else ""
 
 
-def _command_cure(message: str, known: Sequence[str]) -> str:
+def _command_fix(message: str, known: Sequence[str]) -> str:
     word = next((word for word in sys.argv[1:] if repr(word) in message), "")
     if word in ("help", "version"):
         return f"; write aiovec --{word}"

@@ -64,7 +64,7 @@ class Stop:
 
 
 def text_of(kind: str, data: bytes, source: str, stop: Stop) -> Text:
-    """Read a document in a child, or raise DocumentError. Blocks."""
+    """Read a document in a child process, or raise DocumentError. Blocks."""
     try:
         reader = _child()
     except OSError as exc:

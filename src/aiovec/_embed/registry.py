@@ -317,5 +317,5 @@ def _missing(
     table: str, schema: Schema, embed: Embed, why: str, before: str = "pass "
 ) -> EmbeddingError:
     option = "embedder=..." if embed.using == DEFAULT else f"embedders={{{embed.using!r}: ...}}"
-    cure = f"{before}connect({option}) or add [retrieval.embedders.{embed.using}] to the TOML file"
-    return EmbeddingError(embed.using, why, model=schema.model, table=table, cure=cure)
+    fix = f"{before}connect({option}) or add [retrieval.embedders.{embed.using}] to the TOML file"
+    return EmbeddingError(embed.using, why, model=schema.model, table=table, fix=fix)

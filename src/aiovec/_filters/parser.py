@@ -214,8 +214,8 @@ class _Parser:
             if isinstance(value, bool):
                 return Const(value)
             if self.next.word == "IN":
-                cure = "a list is on the left, as in tags CONTAINS 'wool'"
-                self._refuse(f"no IN follows a literal: {cure}", self.next.position, _COMPARED)
+                fix = "a list is on the left, as in tags CONTAINS 'wool'"
+                self._refuse(f"no IN follows a literal: {fix}", self.next.position, _COMPARED)
             self._fail(_COMPARED)
         self._advance()
         name = self.next

@@ -296,10 +296,10 @@ def condition(obj: object) -> Expr:
     """Return an object as a condition; a field becomes ``field = TRUE``."""
     if isinstance(obj, Combinable):
         return obj.as_condition()
-    cure = "put each comparison in parentheses: (F.year >= 2024) & (F.lang == 'en')"
+    fix = "put each comparison in parentheses: (F.year >= 2024) & (F.lang == 'en')"
     if isinstance(obj, str):
-        cure = "pass filter text as aiovec.where('...')"
-    raise FilterError(f"{shown(obj)} is not a condition; {cure}")
+        fix = "pass filter text as aiovec.where('...')"
+    raise FilterError(f"{shown(obj)} is not a condition; {fix}")
 
 
 def all_of(items: Iterable[Expr]) -> Expr:

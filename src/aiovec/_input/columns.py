@@ -374,12 +374,12 @@ def _plainer(value: Any) -> Any:
         return str(value)
     if isinstance(value, np.ndarray) and value.dtype.kind not in "mM":  # times would become ints
         return value.tolist()
-    name, cure = type(value).__name__, "convert it"
+    name, fix = type(value).__name__, "convert it"
     if name in ("timedelta", "Timedelta", "timedelta64"):
-        cure += ", as by total_seconds(), in a frame df['x'].dt.total_seconds()"
+        fix += ", as by total_seconds(), in a frame df['x'].dt.total_seconds()"
     raise ValueError(
         f"{name} is not JSON (text, numbers, booleans, None, lists, dicts, datetimes, dates, "
-        f"UUIDs); {cure}"
+        f"UUIDs); {fix}"
     )
 
 

@@ -238,7 +238,7 @@ def _length(name: str, column: Any, *, first: bool = False) -> int | None:
 
 
 def _instead_of_vectors(column: Any) -> str:
-    """Describe the contents of a column without vectors."""
+    """Describe what a column contains instead of vectors."""
     if not len(column):
         return "no value (pass a Schema to create a table without rows)"
     first = column[0].as_py() if is_of(column[0], "pyarrow", "Scalar") else column[0]

@@ -207,8 +207,8 @@ def _numbers(vector: Any, name: str) -> Any:
             f"is missing (key {name!r}); in a table with vector_nullable=True, rows may have none"
         )
     if isinstance(vector, (str, bytes, Mapping)):
-        cure = {str: "; for JSON, pass json.loads(…)", bytes: "; pass np.frombuffer(…, '<f4')"}
-        known = cure.get(type(vector), "")
+        fix = {str: "; for JSON, pass json.loads(…)", bytes: "; pass np.frombuffer(…, '<f4')"}
+        known = fix.get(type(vector), "")
         raise ValueError(f"is {type(vector).__name__}, not a sequence of numbers{known}")
     try:
         if is_of(vector, "pyarrow", *_LISTS_OF_ARROW):

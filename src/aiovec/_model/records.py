@@ -80,8 +80,8 @@ class _Row(Serialized, Mapping[str, Any]):
             # Copy and pickle read these attributes before they are set.
             if name.startswith("_") or name in _Row.__slots__:
                 raise AttributeError(has_none)
-            cure = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
-            raise AttributeError(f"{has_none}; {cure}")
+            fix = f"write row[{name!r}]" if name in self else "fields are its items: row['name']"
+            raise AttributeError(f"{has_none}; {fix}")
 
     def __contains__(self, name: object) -> bool:
         return name == "id" or name in self.fields

@@ -129,6 +129,6 @@ def _check_no_field(word: str, after: str, fields: Set[str], schema: Schema) -> 
     near = nearest_name(word.lower(), sorted(fields), _NEAR if len(word) > 4 else _NEAR_OF_FOUR)
     declared = word == "id" or word in schema.fields
     if (declared or (near and len(word) > _FEW_LETTERS)) and not after.startswith("//"):
-        cure = "use where to filter by it." if declared else f"did you mean {near!r}?"
-        rule = f"the fields are {listed(sorted(fields))}; {cure} In quotes, it is plain text"
+        fix = "use where to filter by it." if declared else f"did you mean {near!r}?"
+        rule = f"the fields are {listed(sorted(fields))}; {fix} In quotes, it is plain text"
         raise InvalidNameError(word, "field of keyword search", rule)

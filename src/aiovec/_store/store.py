@@ -912,7 +912,10 @@ class VectorStore(NotCopied, Hints):
     async def _snapshot(
         self, call: str, table: str, begin: _Parts[_T], row_count: Callable[[_T], int]
     ) -> AsyncGenerator[_T, None]:
-        """Yield the parts of a snapshot from ``begin``; ``row_count`` counts the rows of a part."""
+        """Yield the parts of the snapshot that ``begin`` starts to read.
+
+        ``row_count`` counts the rows of a part.
+        """
         self._enter()
         backends, failed, done = self._backends, 0, 0
         deadline = current_deadline(backends.active.backend.busy_timeout)

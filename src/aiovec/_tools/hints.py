@@ -183,8 +183,8 @@ class Hints:
             raise AttributeError(f"{fault}{_hint(name, known, _METHODS)}")
 
         def __getitem__(self, name: object) -> NoReturn:
-            cure = f"; write store.table({shown(name)})" if hasattr(self, "table") else ""
-            raise TypeError(f"{type(self).__name__!r} object is not subscriptable{cure}")
+            fix = f"; write store.table({shown(name)})" if hasattr(self, "table") else ""
+            raise TypeError(f"{type(self).__name__!r} object is not subscriptable{fix}")
 
 
 class NotCopied:

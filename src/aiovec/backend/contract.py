@@ -445,7 +445,7 @@ class Backend(ABC):
 
     @property
     def address(self) -> str:
-        """The store's address, as ``connect`` accepts it; never a secret."""
+        """The store's address, as ``connect`` accepts it; it never contains secrets."""
         return self.target
 
     @abstractmethod

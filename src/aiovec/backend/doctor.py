@@ -1,4 +1,4 @@
-"""The report of ``aiovec doctor``: the installed packages, their faults, and the cures.
+"""The report of ``aiovec doctor``: the installed packages, their faults, and the fixes.
 
 Each backend adds its own findings with ``BackendPlugin.findings``.
 """
@@ -38,8 +38,8 @@ def examine(place: Place | None = None) -> list[Finding]:
     ]
     installed = backends()
     if not installed:
-        cure = "install aiovec with pip; a folder of sources on the path registers no backend"
-        findings.append(Finding("backends", "none is registered", ok=False, cure=cure))
+        fix = "install aiovec with pip; a folder of sources on the path registers no backend"
+        findings.append(Finding("backends", "none is registered", ok=False, fix=fix))
     for backend in installed:
         wanted = place is not None and place.backend == backend.name
         try:
@@ -48,9 +48,9 @@ def examine(place: Place | None = None) -> list[Finding]:
                 text = f"installed by {backend.install}"
                 findings.append(Finding(backend.name, text, checked=not wanted))
         except Exception as exc:  # noqa: BLE001 - one broken backend must not hide the others
-            cure = f'reinstall it: pip install --force-reinstall "{backend.install}"'
+            fix = f'reinstall it: pip install --force-reinstall "{backend.install}"'
             problem = f"{type(exc).__name__}: {exc}"
-            findings.append(Finding(backend.name, problem, ok=False, cure=cure))
+            findings.append(Finding(backend.name, problem, ok=False, fix=fix))
     return findings
 
 
@@ -59,20 +59,20 @@ def version_of(distribution: str) -> Finding:
     try:
         return Finding(distribution, metadata.version(distribution))
     except metadata.PackageNotFoundError:
-        return Finding(distribution, "not installed", ok=False, cure=f"pip install {distribution}")
+        return Finding(distribution, "not installed", ok=False, fix=f"pip install {distribution}")
 
 
 def _arrow() -> Finding:
     finding = version_of("pyarrow")
     if not finding.ok:
-        # pyarrow is an extra: an installation without it needs no cure.
+        # pyarrow is an extra: an installation without it needs no fix.
         missing = 'not installed; pip install "aiovec[arrow]" brings it'
         return Finding("pyarrow", f"{missing}, for Arrow data, data frames and files")
     try:
         import pyarrow as pa  # noqa: F401 - only to check that it works
     except Exception as exc:  # noqa: BLE001 - the report shows every error
         value = f"{finding.value}: {type(exc).__name__}: {exc}"
-        return Finding("pyarrow", value, ok=False, cure=REINSTALL_ARROW)
+        return Finding("pyarrow", value, ok=False, fix=REINSTALL_ARROW)
     return finding
 
 
@@ -84,8 +84,8 @@ def room_at(folder: Path, why: str) -> Iterator[Finding]:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        cure = f"give this user the right to write there: {why}"
-        yield Finding("folder", f"{folder}: this user cannot write here", ok=False, cure=cure)
+        fix = f"give this user the right to write there: {why}"
+        yield Finding("folder", f"{folder}: this user cannot write here", ok=False, fix=fix)
     free = shutil.disk_usage(folder).free
     low = f"make room on the volume of {folder}" if free < _LEAST_ROOM else None
-    yield Finding("free space", size_text(free), ok=low is None, cure=low)
+    yield Finding("free space", size_text(free), ok=low is None, fix=low)

@@ -24,12 +24,12 @@ def _numbers(*names: str) -> frozenset[int]:
 # Errors of systems that cannot flush a folder: Windows cannot open it, and some network drives
 # refuse to flush it.
 _UNABLE = _numbers("EACCES", "EBADF", "EINVAL", "EPERM", "ENOTSUP", "EOPNOTSUPP")
-# Errors of a path that does not exist.
+# Error numbers for a path that does not exist.
 _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
-"""Errors of a full disk, an exceeded quota or a file that may not grow."""
+"""Error numbers of a full disk, an exceeded quota, or a file at its size limit."""
 # Seconds without a write after which an unfinished file or folder counts as abandoned. Reading a
-# folder's files, before the folder is renamed, can take long.
+# folder's files, before the folder is renamed, can take a long time.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
 _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact that ``aiovec doctor`` reports, with a ``cure`` if it is a fault or could be better.
+    """One fact that ``aiovec doctor`` reports, with a ``fix`` if it is a fault or could be better.
 
     A store or server that was not ``checked`` may have faults.
     """
@@ -33,7 +33,7 @@ class Finding:
     subject: str
     value: str
     ok: bool = True
-    cure: str | None = None
+    fix: str | None = None
     checked: bool = True
 
 
