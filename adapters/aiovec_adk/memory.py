@@ -72,7 +72,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         self._search = {**(search or {}), "limit": limit}
 
     async def add_session_to_memory(self, session: Session) -> None:
-        """Add a session's events that have text; skip known and deleted events."""
+        """Add a session's events that have text; skip events that are stored or were deleted."""
         await self.add_events_to_memory(
             app_name=session.app_name,
             user_id=session.user_id,
@@ -89,7 +89,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         session_id: str | None = None,
         custom_metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Add events that have text; skip known and deleted events."""
+        """Add events that have text; skip events that are stored or were deleted."""
         entries = [
             MemoryEntry(
                 id=event.id,

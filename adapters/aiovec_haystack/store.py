@@ -232,7 +232,7 @@ class AiovecDocumentStore(Closable):
         """Return a sorted page of a metadata key's distinct values, and their total number.
 
         Each item of a list counts as a value, and 1 and 1.0 are different values. With
-        ``search_term``, only values whose text contains the term count; case is ignored.
+        ``search_term``, values whose text does not contain the term are left out; case is ignored.
         """
         part = (search_term or "").casefold()
         unique = await self._unique(metadata_field, filters)

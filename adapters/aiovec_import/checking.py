@@ -86,7 +86,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _check_length(rows: Any, schema: Schema) -> None:
-    """Raise DimensionMismatchError if all vectors have the wrong length."""
+    """Raise DimensionMismatchError if the column's type gives all vectors the wrong length."""
     if isinstance(rows, pa.Table) and schema.vector in rows.column_names:
         kind = rows.schema.field(schema.vector).type
         if pa.types.is_fixed_size_list(kind) and kind.list_size != schema.dim:

@@ -213,7 +213,7 @@ def _fault(payload: Any, row: dict[str, Any], schema: Schema) -> str | None:
 
 
 class CheckedFile(io.RawIOBase):
-    """Reads a file from its beginning, then an appended row.
+    """Reads a file from its beginning, and then ``last``, a row that is appended to it.
 
     Raises UnicodeDecodeError if the file is not UTF-8. Each object has its own position, because
     pyarrow reads ahead in a thread, which may still run when the file is read again. ``CsvFile``

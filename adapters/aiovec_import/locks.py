@@ -1,4 +1,4 @@
-"""Locks between processes: SQLite's locks on empty files. A lock ends with its process."""
+"""Locks between processes: SQLite's locks on empty files, released when a process ends."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class RejectsFile:
         self._file: IO[str] | None = None
 
     def write(self, table: str, place: str, rejects: Iterable[Reject]) -> None:
-        """Add a table's rejects to the list. ``place`` is the key of each row's place."""
+        """Add a table's rejects to the list. ``place`` is the JSON key for the place of a row."""
         with writing_to(self.path):
             for reject in rejects:
                 if not self.count:
@@ -167,9 +167,10 @@ class Wanted:
     from the source's table ``origin``, or from ``query``; ``id_column``, ``vector_column`` and
     ``dtype`` describe the columns, and ``form`` is the format of the files.
 
-    ``table`` is the table of the store. A new table gets ``schema``, or ``metric`` and ``model`` if
-    the source names none; ``text`` and ``index`` list the fields that get a keyword index or
-    a filter index, and ``embed`` is the field that vectors are computed from.
+    ``table`` is the table of the store. A new table gets ``schema``, by default a schema from the
+    source, with this ``metric`` and ``model``, if given; ``text`` and ``index`` list the fields
+    that get a keyword index or a filter index, and ``embed`` is the field that vectors are computed
+    from.
 
     ``fields`` maps the fields of a passage to fields of the table. A database is copied to
     ``backup`` first.
@@ -302,8 +303,8 @@ class Source(Reader):
     def recognise(cls, path: Path) -> bool:
         """Return whether a file or folder is of this kind, judging by the beginning of the file.
 
-        Only the database's own library may open a database file: closing the file would drop the
-        locks that this process holds on it.
+        Only the database's own library may open a database file. If other code opened and closed
+        the file, that would drop the locks that this process holds on it.
         """
 
     @abstractmethod
@@ -369,7 +370,7 @@ def legal_vector(name: str) -> str:
 
 
 def legal_table_name(text: str, taken: Iterable[str] = ()) -> str:
-    """Return a valid table name that resembles the text and is not in use."""
+    """Return a valid table name that resembles the text and is not in ``taken``."""
     name = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
     if not name or not name[0].isalpha():
         name = f"t-{name}".rstrip("-")

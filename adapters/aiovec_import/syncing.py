@@ -427,7 +427,10 @@ class SyncImport(Import):
         await self.note(self.load, rejects)
 
     async def find_gone(self, store: VectorStore, has: Callable[[str], bool]) -> None:
-        """Find items that the source no longer has; raise ConfigError if most items are gone."""
+        """Find items that the source no longer has.
+
+        Raises ConfigError if most items are gone, unless ``delete_all`` or ``dry_run`` is set.
+        """
         self.gone, own = await self.rows_without(store, has)
         names = {*self.gone.values()}
         if len(names) * 2 > own and not (self.wanted.delete_all or self.wanted.dry_run):

@@ -132,7 +132,7 @@ class TextImport(SyncImport):
         return [row["id"] for row, text in zip(rows, counted, strict=True) if len(text.ids) > most]
 
     async def finish(self, store: VectorStore) -> Sequence[str]:
-        """Create the table even if it is empty, and delete rows that the source no longer has."""
+        """Create the table even without rows; with ``delete``, delete rows the source lacks."""
         if not (self.load.rejected or self.wanted.dry_run):
             await create(store, self.load)
         if not self.counts.total():
@@ -142,7 +142,7 @@ class TextImport(SyncImport):
         return await super().finish(store)
 
     async def find_rest(self, store: VectorStore) -> None:
-        """Find the rows that the source no longer has, after reading the source to the end."""
+        """Find the rows that the source no longer has, once it has been read to its end."""
         if self._nameless:
             raise ConfigError(
                 f"--delete deleted nothing: no id can be read in {self._nameless:,} of the rows, "

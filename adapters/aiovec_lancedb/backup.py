@@ -1,6 +1,6 @@
 """Back up or restore a store: copy the files of every table's current version to a new folder.
 
-So the copy includes the tables' indexes. A manifest lists the files of its version by their paths
+The copy includes the tables' indexes. A manifest lists the files of its version by their paths
 relative to the table's folder.
 """
 
@@ -51,7 +51,7 @@ async def write_backup(
     """Write a backup to a folder next to ``path``, and rename the folder when it is complete.
 
     All tables are opened first, and the backup copies each table at the version it has at that
-    time. Of a migration's record, the backup keeps only the ``generation``, so apps that a
+    time. The backup keeps only the ``generation`` from a migration's record, so apps that a
     migration sent to this store accept a restored copy. A backup that fails leaves no files. Raises
     StoreMovedError if a migration has moved the store, because the rows in this store are outdated,
     and StaleTableError if a table was created, renamed or dropped during the backup.
@@ -157,7 +157,7 @@ async def _copy_files(session: Session, table: str, version: int, partial: Path,
 async def _finish(session: Session, table: AsyncTable, partial: Path, name: str) -> None:
     """Read every row of a copied table, drop its damaged indexes, and renumber its changes.
 
-    The version with the old numbers is then removed from the copy.
+    The copy's earlier versions, which have the old numbers, are then removed.
     """
     async with aclosing(stream_of(session, table)) as blocks:
         async for _ in blocks:

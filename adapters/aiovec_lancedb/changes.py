@@ -60,7 +60,7 @@ class _Position(NamedTuple):
     target: int = 0
     """The version that the current pages lead to; 0 if the follower has read all pages."""
     place: int = 0
-    """The first place that no page has included yet. Places of deleted rows have the version 0."""
+    """The first place (version and row id) not yet in a page; deleted rows have the version 0."""
 
     @classmethod
     def of(cls, number: int) -> _Position:
@@ -267,7 +267,7 @@ async def _written(table: Snapshot, at: _Position, count: int) -> _Keys:
 
 
 async def _taken(table: Snapshot, keys: _Keys, layout: pa.Schema) -> pa.Table:
-    """Return the layout's columns of the rows with these row ids (the lower bits of the keys)."""
+    """Return the rows whose ids are the lower bits of the keys, with the columns of ``layout``."""
     rows = await hop(len(keys), lambda: (keys & np.uint64((1 << _ROW_BITS) - 1)).tolist())
     parts = [layout.empty_table()]
     for start in range(0, len(rows), _BLOCK):

@@ -184,7 +184,7 @@ class TableCommitter(Committer[OperationCall]):
         await in_thread(self._session.mark.end_pause, pause)
 
     def _note_mark(self) -> None:
-        """Read the mark under the lock, because a process takes the lock after setting a mark.
+        """Read a migration's mark under the lock: a process sets a mark before it takes the lock.
 
         In a bucket, where other processes can write despite the lock, a write checks again after
         opening the table.
@@ -232,7 +232,7 @@ class TableCommitter(Committer[OperationCall]):
         return await self._on_newest(first, others)
 
     async def _obey(self, work: WriteOperation) -> None:
-        """Raise an error if, in a bucket, a mark refuses the work.
+        """Raise an error if, in a bucket, a migration's mark pauses or refuses the work.
 
         This sees a mark that was set before the version was opened; the check after the commit sees
         a mark that was set later.

@@ -31,8 +31,8 @@ _MOST_IDS = 5_000_000
 def findings(target: str | None) -> list[Finding]:
     """Return the findings about the packages and, if a target is given, about its store.
 
-    A folder is read, and nothing is written. For a store on a network, this only checks that this
-    machine has the packages to reach it.
+    This reads a store in a folder, and writes nothing. For a store on a network, this only checks
+    that this machine has the packages to reach it.
     """
     place = None if target is None else StoreTarget(target)
     facts = [_package("lancedb", needed=place is not None)]

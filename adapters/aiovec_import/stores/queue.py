@@ -100,7 +100,7 @@ class AppDatabase:
                     self.db.execute("ROLLBACK")
 
     def versions(self) -> Versions:
-        """Return the versions of the database."""
+        """Return the numbers that change when the database does."""
         ((commits,),) = self.run("PRAGMA main.data_version")
         ((schema,),) = self.run("PRAGMA main.schema_version")
         try:
@@ -308,7 +308,7 @@ class Queue(AppDatabase):
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Read up to ``limit`` entries with numbers above ``after``.
 
-        Return the number of the last one, or ``after`` if there is none, and their distinct keys.
+        Return the number of the last entry read (``after`` if none), and the distinct keys.
         """
         return self._keys_in(self._queue, limit, after)
 
@@ -324,7 +324,7 @@ class Queue(AppDatabase):
     def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Read up to ``limit`` copied keys at positions above ``after``.
 
-        Return the position of the last one, or ``after`` if there is none, and the distinct keys.
+        Return the position of the last key read (``after`` if none), and the distinct keys.
         """
         return self._keys_in(_COPY, limit, after)
 

@@ -196,7 +196,7 @@ class TextTable(SqlTable):
 class SqliteTable(TextTable):
     """A table of texts in a SQLite database.
 
-    The table sets the connection's ``text_factory``, so that a text that is not UTF-8 only makes
+    The table sets the connection's ``text_factory``, so that a text that is not UTF-8 makes only
     its own row a reject.
     """
 
@@ -275,7 +275,7 @@ def columns_of(db: Any, table: str) -> list[tuple[Column, str]]:
 
 
 def sqlite_column(name: str, type: str, key: int | None = None, partition: bool = False) -> Column:
-    """Return a column with a declared type."""
+    """Return the description of a SQLite column that is declared with this type."""
     declared = type.lower()
     kind = next((k for k, words in _KINDS if any(w in declared for w in words)), None)
     loose = next((k for k, words in _LOOSE if any(w in declared for w in words)), None)

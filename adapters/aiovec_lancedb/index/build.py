@@ -86,20 +86,20 @@ class Asked:
     """Users' search vectors for one table, used to measure its index."""
 
     def __init__(self) -> None:
-        # Distinct searched vectors, the newest last, and vectors that a user passed.
+        # Distinct query vectors of searches, the newest last, and vectors that a user passed.
         self._asked: dict[bytes, None] = {}
         self._given: Float32Array | None = None
 
     @property
     def is_full(self) -> bool:
-        """True if ``MOST_QUESTIONS`` searched vectors are kept."""
+        """True if ``MOST_QUESTIONS`` query vectors from searches are kept."""
         return len(self._asked) >= MOST_QUESTIONS
 
     def searched(self, vectors: Iterable[Float32Array]) -> bool:
-        """Keep searched vectors as queries for measuring the vector index.
+        """Keep the query vectors of searches for measuring the vector index.
 
-        Return True if their number has just reached the fewest that allow a measurement, or the
-        most that are kept.
+        Return True if the number of kept vectors has just reached the minimum for a measurement or
+        the maximum to keep.
         """
         before = len(self._asked)
         for vector in vectors:

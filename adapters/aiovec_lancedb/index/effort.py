@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 KEY = "aiovec.index"
-"""The metadata key on the vector column."""
+"""The key of the note in the metadata of the vector column."""
 
 MEASURED_HITS = 10
 """The number of hits that each search requests when the recall is measured."""
@@ -34,10 +34,10 @@ EVERY_PARTITION = 2**20
 MOST_CANDIDATES = 2**20
 # The factor by which a filter raises the ``refine`` measured without a filter, and the most
 # candidates with a filter. The nearest matches of a filter are further away, so their distances
-# differ by less, and codes confuse more of them: product codes that found 98 of 100 neighbours with
-# ``refine=10`` found 89 with a topical filter, 95 with ``refine=20`` and 99 with 50 (``python -m
-# bench lancedb``). Codes that need no refine confuse few matches, and searching all partitions
-# makes up for them.
+# differ by less, and an index's codes tell fewer of them apart: product codes that found 98 of 100
+# neighbours with ``refine=10`` found 89 with a topical filter, 95 with ``refine=20`` and 99 with 50
+# (``python -m bench lancedb``). Codes that need no refine tell most matches apart, and searching
+# all partitions makes up for the others.
 _FILTERED_REFINE, _MOST_FILTERED_CANDIDATES = 4, 4000
 
 
@@ -68,10 +68,10 @@ class Effort(_Noted):
         """Return the number of candidates to request beyond the limit.
 
         With ``refine``, Lance ranks the best candidates by their vectors; without it, aiovec does,
-        because codes slightly change the order of near rows. A larger margin hardly helps:
-        with 4 bits per dimension, the recall of 10 neighbours was 0.938 without a margin and 0.967
-        with 6 or 16; with ``fine`` codes of 8 or more bits, it was 0.989 without a margin, and
-        0.999 with 2, 3 or 7.
+        because the codes in an index slightly change the order of near rows. A larger margin hardly
+        helps: with 4 bits per dimension, the recall of 10 neighbours was 0.938 without a margin and
+        0.967 with 6 or 16; with ``fine`` codes of 8 or more bits, it was 0.989 without a margin,
+        and 0.999 with 2, 3 or 7.
         """
         if self.refine:
             return 0

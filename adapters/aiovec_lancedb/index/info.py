@@ -28,8 +28,8 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 class InUse:
     """The vector index, with the note about it.
 
-    Upkeep splits and joins partitions to keep their size, so a measurement is valid until the table
-    has grown.
+    Upkeep keeps the size of partitions by splitting and joining them, so a growing table has more
+    partitions, and the index must be measured again.
     """
 
     name: str
