@@ -26,7 +26,7 @@ from aiovec.errors import InvalidArgumentError
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 LONGEST_ANSWER = 2**30
-"""The largest size in bytes of a response or an exported batch. By default, servers send up to 256
+"""Maximum size in bytes of a response or an exported batch. By default, servers send up to 256
 MiB."""
 # The end of an Arrow IPC stream.
 _END = b"\xff\xff\xff\xff\0\0\0\0"

@@ -18,7 +18,7 @@ _PATIENCE = 5.0
 
 
 def findings(address: str | None) -> list[Finding]:
-    """Return the facts about the package and, if an address is given, about its server."""
+    """Return the facts about the package and, if an address is given, about the server there."""
     package = version_of("aiohttp")
     if address is None:
         return [package] if package.ok else []

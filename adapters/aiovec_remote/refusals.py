@@ -18,8 +18,8 @@ _BUSY = frozenset({429, 503})
 _PASSING = frozenset({"", "StoreBusyError", "StoreClosedError"})
 
 Again = Literal["reachable", "free", "late", "never"]
-"""The condition for a retry: the server is reachable, or has capacity for the call. The last two
-values allow no retry: the server's timeout ended the call, or its response came too slowly."""
+"""The condition for a retry: the server is reachable, or has capacity for the call. "late" and
+"never" allow no retry: the server's timeout ended the call, or the response came too slowly."""
 
 
 class NoAnswerError(Exception):

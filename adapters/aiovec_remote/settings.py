@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiovec.backend.settings import BackendSettings, key
 
 SCHEME = "autostart"
-"""The scheme of an address that names a TOML file, whose server is started on demand."""
+"""The scheme of an address that names a TOML file; the client starts a server for it on demand."""
 
 
 class RemoteSettings(BackendSettings):

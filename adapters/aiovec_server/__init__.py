@@ -1,4 +1,4 @@
-"""The store over HTTP: ``aiovec serve``, and its endpoints for your own apps."""
+"""A store over HTTP: ``aiovec serve``, and the same endpoints for your own apps."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _in_parts(parts: list[bytes], kind: str) -> Response:
 
 
 def _older_form(hit: Any) -> dict[str, Any]:
-    """Return a flat hit with the nested values that older clients read."""
+    """Return a hit as a flat dict, plus the nested values that older clients read."""
     nested = {"score": hit.score, "distance": hit.distance, "fields": dict(hit.fields)}
     return {**hit.to_dict(), **nested}
 
@@ -201,7 +201,7 @@ class Streamed(StreamingResponse):
 
     @classmethod
     async def begun(cls, parts: Parts, media_type: str) -> Self:
-        """Wait for the first part, so that an error before that part can still set the status."""
+        """Return a response once its first part is ready; an earlier error sets the status."""
         first = await anext(parts, b"")
 
         async def all_parts() -> Parts:
@@ -283,7 +283,7 @@ async def _arrow_stream(batches: Batches, schema: Schema, select: list[str] | No
 
 
 def _taken(sink: io.BytesIO) -> bytes:
-    """Return the bytes written since the last call, and discard them."""
+    """Return the bytes written since the last call, and empty the buffer."""
     data = sink.getvalue()
     sink.seek(0)
     sink.truncate()

@@ -76,7 +76,7 @@ class Call:
         return self.segment("table")
 
     def segment(self, name: str) -> str:
-        """Return a path segment that is a name; all characters of a name are safe in a path."""
+        """Return the path segment of the parameter ``name``, unchecked (see ``last_segment``)."""
         text: str = self.request.path_params[name]
         return text
 

@@ -229,9 +229,9 @@ def _run(
 
 
 def _served(place: Place, config: str | None, backend: str) -> Place:
-    """Return the place of ``backend``.
+    """Return the place to serve: that of the backend named ``backend``.
 
-    The default is ``place``, or the place of the backend "sqlite" if ``place`` is remote.
+    If no backend is named, this is ``place``, or the place of "sqlite" if ``place`` is remote.
     """
     from aiovec.backend.place import find_place
 

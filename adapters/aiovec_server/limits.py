@@ -58,7 +58,7 @@ class Bounds:
     nbytes: int
     budget: ByteBudget
     held: int | None = 0
-    """Bytes reserved for the response; None after the request."""
+    """Bytes reserved for the response; None once the request has ended."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_bytes(self, nbytes: int) -> None:
@@ -118,7 +118,7 @@ def check_answered(count: int, queries: int = 1, unit: str = "rows", fix: str = 
 
 
 def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
-    """Return the options of a find or a search, with ``limit`` cut to what the server allows.
+    """Return the options of a find or a search, with ``limit`` reduced by ``cut``.
 
     Raises InvalidArgumentError if the call would read or compare too many rows.
     """
@@ -244,7 +244,7 @@ class _Exchange:
         """Set when the client has disconnected."""
 
     def begin(self, length: int | None) -> None:
-        """Set the deadline for a body of this length, or refuse the body; 0 means no body."""
+        """Set the first deadline, or refuse a body that is too long; None is an unknown length."""
         self._check_length(length or 0)
         self._is_empty = length == 0
         self._go_on(more=length != 0)

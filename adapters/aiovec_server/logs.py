@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 ACCESS = logging.getLogger("aiovec.access")
-"""Logs requests; each record has an attribute ``facts``."""
+"""The logger for requests; each record has an attribute ``facts``."""
 
 MOST_WAITING = 10_000
 """Maximum number of records that wait to be written. While the queue is full, new records are

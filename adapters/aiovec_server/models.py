@@ -83,7 +83,7 @@ class Model(BaseModel):
 
     @classmethod
     def _error(cls, exc: ValidationError, given: Mapping[str, Any], place: str) -> Exception:
-        """Return an exception for the first error, worded like our other errors."""
+        """Return an exception for the first error, worded like aiovec's other errors."""
         errors = exc.errors(include_url=False)
         name = str(errors[0]["loc"][0])
         # A value that may be an item or a list has an error for each form. If an item of a list is

@@ -32,7 +32,7 @@ from .logs import ACCESS
 from .problems import problem_response, response_of
 
 STOPPING = "aiovec_stopping"
-"""Name of a flag in the app's state: the server is stopping and cancels the calls in progress."""
+"""Name of a flag in the app's state, set once the server is stopping and may cancel calls."""
 
 _UNKNOWN = "(none)"  # the label for a request without a route
 _CLIENT_GONE = 499  # the status if the client disconnected before a response was sent

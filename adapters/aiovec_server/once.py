@@ -37,7 +37,7 @@ _CANCELLED = "the write of this key was cancelled; repeat it under a new key"
 
 
 def key_name(values: Sequence[str]) -> str | None:
-    """Return the key from the values of the header; None if there is no value."""
+    """Return the key from the values of Idempotency-Key; None if there is no value."""
     if not values:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
@@ -48,13 +48,13 @@ def key_name(values: Sequence[str]) -> str | None:
 
 
 def _states_in(values: Sequence[str]) -> frozenset[str] | None:
-    """Return the states that the header lists; None if it accepts every state."""
+    """Return the states that If-Match lists; None if it accepts every state."""
     tags = [tag.strip() for tag in ",".join(values).split(",")]
     return None if not values or tags == ["*"] else frozenset(tag.strip('"') for tag in tags)
 
 
 class WriteKeys:
-    """The keys of the requests to one app."""
+    """The idempotency keys of the requests to one app."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Future[Any]] = {}

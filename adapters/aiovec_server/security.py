@@ -212,7 +212,7 @@ def _host(text: str) -> str:
 def _credentials(headers: Headers) -> list[str]:
     """Return the distinct API keys in a request's X-API-Key and Authorization headers.
 
-    Ignores Authorization schemes other than Bearer, which may be meant for a proxy in front.
+    Ignores Authorization schemes other than Bearer: they may be meant for a proxy.
     """
     keys = dict.fromkeys(headers.getlist("x-api-key"))
     for value in headers.getlist("authorization"):

@@ -327,7 +327,7 @@ class Connection(aiosqlite.Connection):
             loop.call_later(_INTERRUPT_EVERY, self._interrupt_until_over, loop, ticket)
 
     def _interrupt(self, ticket: Ticket | None = None) -> None:
-        """Interrupt the running work unless it is protected; with ``ticket``, only its work."""
+        """Interrupt the running work unless protected; with ``ticket``, only the ticket's work."""
         connection = self._connection
         if connection is None or os.getpid() != self._process:
             return
@@ -497,8 +497,8 @@ class TooLargeForGroupError(Exception):
 class Transaction:
     """A write transaction: the connection, change numbers, and a check for cancellation.
 
-    All calls in a commit share a transaction. ``call`` is the running call, or None while joined
-    calls run. ``alone`` is true if the commit has only one call.
+    All calls in a commit share a transaction. ``call`` is the running call, or None while several
+    calls run as one. ``alone`` is true if the commit has only one call.
     """
 
     __slots__ = ("alone", "call", "db", "newest")

@@ -71,7 +71,7 @@ Measured = Callable[[Float32Array, Float32Array, Metric], Float64Array]
 
 
 def weight_of(rows: int, having: int) -> float:
-    """Return the BM25 weight of a word that ``having`` of the ``rows`` contain."""
+    """Return the BM25 weight of a word; ``having`` is the number of rows that contain it."""
     return max(LEAST_WEIGHT, math.log((rows - having + 0.5) / (having + 0.5)))
 
 

@@ -1,7 +1,7 @@
 """The file's migration mark, which every process that uses the file obeys.
 
-In ``aiovec_state``, the key ``move`` holds the mark, and ``moved`` the generation. Writers read the
-mark in their write transaction, so no write can miss a committed mark.
+In ``aiovec_state``, the key ``move`` holds the mark, and ``moved`` the rest of the ``MoveRecord``.
+Writers read the mark in their write transaction, so no write can miss a committed mark.
 """
 
 from __future__ import annotations

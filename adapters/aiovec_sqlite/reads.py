@@ -102,8 +102,8 @@ def vector_column(vectors: Float32Array, table: TableLayout) -> pa.Array:
 def _selected(columns: Columns) -> str:
     """Return the columns of ``r`` that a statement reads for ``_as_rows``.
 
-    If ``columns`` has a meter, these are only the rowids, because SQLite would sort whole rows in
-    memory.
+    If ``columns`` has a meter, these are only the rowids, because otherwise SQLite would sort
+    whole rows in memory.
     """
     if columns.meter is not None:
         return "r._rowid"

@@ -165,7 +165,7 @@ async def existing_ids(call: Call, options: dict[str, Any]) -> Any:
 
 @reads("distinct", models.Values, models.Distinct, {"field": "year", "limit": 10})
 async def distinct_values(call: Call, options: dict[str, Any]) -> Any:
-    """Count the distinct values of a field.
+    """List the distinct values of a field, and count each of them.
 
     The most frequent values come first. Nulls are not counted.
     """
@@ -187,7 +187,7 @@ async def bounds_of_values(call: Call, options: dict[str, Any]) -> Any:
 
 @reads("fields_info", models.FieldsInfo, models.Filtered, _RECENT, long=True)
 async def types_of_fields(call: Call, options: dict[str, Any]) -> Any:
-    """Count the types of the values of fields and payload keys.
+    """Count the values of each type in each field and payload key.
 
     Every row is read. Nulls are not counted, and keys within objects are not reported.
     """
@@ -243,8 +243,8 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
 
-    Returns the best rows by BM25. Rows with all words come first. If these are fewer than `limit`,
-    rows with some of the words follow, except with `"match": "all"`.
+    Returns the best rows by BM25. By default, rows with all words come first; if these are fewer
+    than `limit`, rows with some of the words follow. `match` changes this.
     """
     return await found_response(call, options, "search_text")
 
@@ -256,7 +256,7 @@ async def search_text(call: Call, options: dict[str, Any]) -> Response:
 async def search_hybrid(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords and by vector.
 
-    The two lists of hits are fused into one. Each hit has its `ranks` in both lists. Without a
+    The two lists of hits are fused into one. Each hit has its `ranks` in these lists. Without a
     vector, the table's embedder computes one from the query.
     """
     if "text" in options:

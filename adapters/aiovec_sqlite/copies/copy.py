@@ -51,7 +51,7 @@ _LITERAL = 80
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """A filter's masks, by segment mark, and the newest change number at which they were used.
+    """A filter's masks, by segment mark, and the newest change number at which they were computed.
 
     The masks are not valid for states before that change, in which rows may have other values.
     """

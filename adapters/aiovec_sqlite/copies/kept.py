@@ -270,7 +270,7 @@ class KeptCopy(Kept[ResidentCopy]):
     ) -> tuple[ResidentCopy, Int64Array | None, bool]:
         """Return an up-to-date copy, or else an empty copy and the rows to load.
 
-        The last item is True if the table has a valid scan file.
+        With rows to load, the last item is True if the table has a valid scan file.
         """
         layout = current_table(db, self.table)
         copy, mapped = before, self.mapped(db, layout)

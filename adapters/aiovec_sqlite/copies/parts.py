@@ -1,6 +1,6 @@
 """Share a scan among threads: the calling thread, and helper threads on free cores.
 
-The helpers are library threads that all stores of the process share. A scan never waits for a
+The helpers are aiovec's threads, which all stores of the process share. A scan never waits for a
 helper to begin: the calling thread does the parts that no helper takes.
 """
 

@@ -210,7 +210,7 @@ def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
-    """Return the positions in ``rowids`` of the ``docs`` that it contains, and a mask of these."""
+    """Return the positions in ``rowids`` of the ``docs`` found there, and a mask of these docs."""
     if not len(rowids):
         return docs[:0], np.zeros(len(docs), dtype=np.bool_)
     numbers = rowids.searchsorted(docs)

@@ -1,9 +1,9 @@
 """Search tables using copies and words in memory, and limit the memory that these take.
 
 A copy is a list of segments, in a mapped scan file or in memory. The first search of a table in a
-process maps the scan file. If the table has no scan file, this search reads the store's file,
-and later searches wait for a build of the copy. Searches also read the store's file if a build
-takes very long, or if there is neither disk space nor memory for a copy.
+process maps the scan file. If the table has no scan file, a first search with a single query reads
+the store's file, and other searches wait for a build of the copy. Searches also read the store's
+file if a build takes too long, or if there is neither disk space nor memory for a copy.
 """
 
 from __future__ import annotations

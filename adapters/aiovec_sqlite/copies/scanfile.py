@@ -61,7 +61,7 @@ _Array = npt.NDArray[Any]
 
 
 class SpoiledFileError(Exception):
-    """A scan file is damaged: it holds values that no row can have."""
+    """A scan file is damaged: its values are impossible, or do not match their checksum."""
 
 
 def size_of(rows: int, dim: int) -> int:
