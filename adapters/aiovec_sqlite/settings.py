@@ -64,8 +64,8 @@ class SqliteSettings(BackendSettings):
     """The settings of the SQLite backend."""
 
     durability: Literal["full", "normal"] = key("full", choices=("full", "normal"))
-    """The failures that a completed write survives: with "full" also a power loss, with "normal"
-    only a crash.
+    """The failures that a completed write survives: with "full" a crash or a power loss, with
+    "normal" only a crash.
 
     "full": each commit waits for the disk.
 
@@ -84,7 +84,7 @@ class SqliteSettings(BackendSettings):
     More readers than processor cores help only if reads wait for the disk."""
 
     chunk_size: int = key(256, at_least=8, at_most=4096, multiple_of=8)
-    """Vectors that a new table stores side by side, in the layout that sqlite-vec reads.
+    """Maximum number of vectors in each chunk of a new table. sqlite-vec stores vectors in chunks.
 
     An existing table keeps its chunk size. 128 to 256 write fastest."""
 
@@ -94,18 +94,18 @@ class SqliteSettings(BackendSettings):
     Other calls wait for up to busy_timeout, so a burst of writes cannot fill the memory."""
 
     keep_deletes: int = key(1_000_000, at_least=0, at_most=1_000_000_000)
-    """Deletions that each table remembers for readers of its change feed.
+    """Number of deletions that each table remembers for readers of its change feed.
 
     A reader that is further behind, such as another process or a migration, reads the whole table
     again."""
 
     scan: Literal["auto", "bit", "disk"] = key("auto", choices=("auto", "bit", "disk"))
-    """The search method: "auto" uses codes, "disk" the file, and "bit" approximate bit codes.
+    """The search method: "auto" and "disk" are exact, and "auto" is faster; "bit" is approximate.
 
-    "auto": searched tables get codes of their vectors: in memory or, from 32 MiB on, in a scan file
-    next to the store. All processes share the scan file. The codes take rows times (5 * dim + 20)
-    bytes. Codes in private memory take at most a quarter of the machine's memory, and at most
-    4 GiB. The results are exact.
+    "auto": a table's first search starts to round its vectors to codes. Codes and vectors are kept
+    in memory or, from 32 MiB on, in a scan file next to the store, which all processes share. They
+    take rows times (5 * dim + 20) bytes. In private memory, they take at most a quarter of the
+    machine's memory, and at most 4 GiB. The results are exact.
 
     "disk": every search reads the file, and needs no memory or disk for codes. The results are
     exact, and the same as with "auto".

@@ -180,7 +180,7 @@ class SqliteBackend(Backend):
     def _look_at_file(
         self, readers: ReaderPool, db: sqlite3.Connection, ticket: Ticket
     ) -> list[str]:
-        """Remember the opened file, and prepare searches in memory.
+        """Remember the opened file, and prepare in-memory searches.
 
         Return the tables whose text index is incomplete.
         """

@@ -28,9 +28,9 @@ def tokenizer_of(analyzer: str) -> str:
 class Tokenizer:
     """An in-memory FTS5 table, ``texts``, and a table of its tokens' positions, ``words``.
 
-    A tokenizer either splits texts or keeps rows. Only one thread may use it at a time, even for
-    reads: fts5vocab frees memory twice if rows are added while one of its statements is open.
-    Dropping the last reference closes the tokenizer.
+    Use a tokenizer either to split texts or to keep rows. Only one thread may use it at a time,
+    even for reads: fts5vocab frees memory twice if rows are added while one of its statements is
+    open. Dropping the last reference closes the tokenizer.
     """
 
     def __init__(self, analyzer: str, columns: int = 1) -> None:

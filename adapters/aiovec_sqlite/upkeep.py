@@ -101,7 +101,7 @@ def sparse_chunks(db: sqlite3.Connection, ticket: Ticket, handle: TableHandle) -
 
 
 def empty_chunks(tx: Transaction, handle: TableHandle, chunks: list[int]) -> int:
-    """Move the vectors of the first chunks to newer chunks; return the number of chunks emptied."""
+    """Empty the first few of these chunks into newer ones; return the number of chunks emptied."""
     table = current_table(tx.db, handle)
     moved = 0
     for done, chunk in enumerate(chunks):
@@ -132,7 +132,7 @@ def finish_optimize(tx: Transaction, handle: TableHandle, keep_deletes: int) -> 
 
 
 def give_back(tx: Transaction) -> bool:
-    """Return some free pages to the file system; return True if more are left."""
+    """Give some free pages back to the file system; return True if more are left."""
     (before,) = tx.db.execute("PRAGMA freelist_count").fetchone()
     if not before:
         return False

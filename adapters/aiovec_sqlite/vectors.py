@@ -47,7 +47,7 @@ class VectorReader:
     ) -> Float32Array:
         """Return the vectors of existing rows, in the order of ``rowids``.
 
-        A row without a vector gets NaN. With ``present``, all rows are known to have a vector.
+        A row without a vector gets NaN. Pass ``present`` only if all these rows have a vector.
         """
         if self._table.schema.vector_nullable and not present:
             return self._read_with_gaps(rowids, ticket)

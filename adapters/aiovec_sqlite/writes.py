@@ -216,7 +216,7 @@ def _run_rows(
     columns: tuple[str, ...],
     values: Iterable[tuple[Any, ...]],
 ) -> None:
-    """Insert rows, or update the rows whose rowid is the last value of each tuple.
+    """Insert rows, or update existing rows: the last value of each tuple is then the rowid.
 
     Before each statement, FTS5 writes its pending data to the file. So rows with text share a
     statement, which takes a third of the time of separate statements (``python -m bench text``).
@@ -533,7 +533,7 @@ def delete(tx: Transaction, handle: TableHandle, change: Delete, keep_deletes: i
 
 
 def prune_deletes(tx: Transaction, name: str, keep: int) -> None:
-    """Delete all tombstones except the newest ``keep``, and raise the floor, which shows slow
+    """Delete the oldest tombstones until ``keep`` are left, and raise the floor, which shows slow
     readers that they missed deletes.
 
     Does nothing during a migration.

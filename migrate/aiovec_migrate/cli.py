@@ -225,8 +225,8 @@ async def verify_(
     """Compare every row of both stores.
 
     Without --from and --to, compares the stores of the migration. Exits with 1 if anything differs.
-    After a switch, always exits with 0: the target is in use then, and its newer writes are not a
-    fault.
+    After a switch, differences do not count: the target is in use then, and its newer writes are
+    not a fault.
     """
     from . import api
 

@@ -193,7 +193,7 @@ class Comparison:
                         yield ids
 
     async def named(self, unlike: Unlike, most: int = 100) -> Difference:
-        """Count the rows that differ, and list the first ``most`` ids of each kind."""
+        """Count the rows that differ, and list up to ``most`` ids of each kind."""
 
         async def first(table: OpenTable, hashes: UInt64Array) -> tuple[str, ...]:
             named: list[str] = []

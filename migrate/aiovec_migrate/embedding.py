@@ -1,8 +1,8 @@
 """Change the embedding model during a migration: compute every row's vector from a text.
 
-Vectors of two models in one table cannot be compared, but searches would not fail. So a row with a
-vector and no text stops the run with an error that names the row's id; the run can continue once
-the row has a text or is deleted. A row with neither text nor vector, which ``vector_nullable``
+Vectors of two models in one table cannot be compared, but searches would raise no error. So a row
+with a vector and no text stops the run with an error that names the row's id; the run can continue
+once the row has a text or is deleted. A row with neither text nor vector, which ``vector_nullable``
 allows, has no vector in the new table.
 """
 
@@ -36,7 +36,7 @@ class Reembedding:
         self._embedder = configured_embedder(name, find_place(config=config).settings)
 
     def field_of(self, schema: Schema) -> str:
-        """Return the text field to embed; raise MigrationError if it is unknown."""
+        """Return the text field to embed; raise MigrationError if ``field`` does not fit."""
         if schema.embed is not None:
             if self._field not in ("", schema.embed.field):
                 raise MigrationError(

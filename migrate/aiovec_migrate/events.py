@@ -51,9 +51,10 @@ class Event:
     """One event of a run.
 
     ``kind`` is "phase" when a phase begins, "progress" while rows are processed, "table" when a
-    table has completed its phase, and "note" or "warning" for a message in ``text``. ``rows`` of
-    ``total`` rows are done, at ``rate`` rows a second, with ``left`` seconds to go; ``lag`` is the
-    number of changes just applied. None means unknown or not applicable.
+    table has completed its phase, and "note" or "warning" for a message in ``text``. ``rows`` is
+    the number of rows done so far, ``total`` the number of all rows to do, ``rate`` the rows per
+    second, ``left`` the seconds to go, and ``lag`` the number of changes just applied. None means
+    unknown or not applicable.
     """
 
     kind: Kind

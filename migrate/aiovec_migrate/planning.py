@@ -152,7 +152,7 @@ async def _only_in_target(work: Work, name: str) -> int:
 async def other_vectors(place: OpenPlace, transform: Reembedding | None) -> list[str]:
     """Return a problem for each table of ``place`` whose vectors are not the embedder's.
 
-    Apps use ``place`` already, because an earlier run switched them to it without this embedder.
+    Apps use ``place`` already: an earlier run, perhaps without this embedder, switched them to it.
     """
     problems: list[str] = []
     if transform is None or place.missing:

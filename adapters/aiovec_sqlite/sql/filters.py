@@ -413,7 +413,7 @@ def _value(ref: Ref) -> str:
 
 
 def _is_like(value: Value) -> str:
-    """Return the end of a condition that accepts the JSON types comparable with ``value``."""
+    """Return the SQL test, such as ``= 'text'``, for JSON types comparable with ``value``."""
     if isinstance(value, bool):
         return "IN ('true', 'false')"
     return _IS_TEXT if isinstance(value, str) else "IN ('integer', 'real')"

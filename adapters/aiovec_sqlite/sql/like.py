@@ -1,8 +1,8 @@
 """Match LIKE patterns in SQLite: by an index range, SQLite's functions, or a Python function.
 
-SQLite's LIKE ignores the case of ASCII letters. Its GLOB stops at a NUL, confuses U+FFFD, U+FFFE
-and U+FFFF, and takes time proportional to the text's length times the pattern's, so only short
-patterns without these characters use GLOB.
+SQLite's LIKE ignores the case of ASCII letters. Its GLOB stops at a NUL, reads U+FFFE and U+FFFF as
+U+FFFD, and takes time proportional to the text's length times the pattern's, so only short patterns
+without these characters use GLOB.
 
 The wildcards of patterns in this module are ``ANY_TEXT`` and ``ANY_CHARACTER``.
 """

@@ -154,7 +154,7 @@ async def _probe(vectors: VectorStore, name: str) -> list[float]:
 
 
 async def _filters(vectors: VectorStore, name: str, schema: Schema) -> dict[str, float]:
-    """Return the milliseconds that a filter on each payload key without an index takes."""
+    """Return the milliseconds that a filter takes, for some payload keys without an index."""
     from .._filters import F
     from .._filters.tree import Ref
 

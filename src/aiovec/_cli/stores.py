@@ -178,7 +178,7 @@ def place_named(store: str | None, config: str | None) -> Place:
 
 
 def in_memory(place: Place) -> Place:
-    """Return the place of a store in memory, with the same settings."""
+    """Return the place of an in-memory store that has the settings of ``place``."""
     return replace(place, address=place.plugin.memory, file=None)
 
 

@@ -124,8 +124,8 @@ async def index(
 ) -> Shown:
     """Build an approximate index over a table's vectors, measure its recall, and show all indexes.
 
-    This command is for LanceDB. On SQLite every search is exact, and aiovec info shows the indexes
-    of fields.
+    This command is for LanceDB. SQLite searches without such an index; aiovec info shows its
+    indexes of fields.
 
     Other processes can read and write during the build. If the build is interrupted, the table
     does not change. With --engine, the engine's workers first compact the table and index its ids

@@ -461,7 +461,7 @@ READERS: dict[str, Callable[[bytes], Iterator[str]]] = {
 
 
 def read_frame(file: IO[bytes], most: int) -> bytes:
-    """Return the next frame, or raise EOFError at the end or for more than ``most`` bytes."""
+    """Return the next frame; raise EOFError at the end, or if the frame is longer than ``most``."""
     head = file.read(4)
     size = int.from_bytes(head, "big")
     data = file.read(size) if len(head) == 4 and size <= most else None

@@ -62,7 +62,7 @@ class Batcher:
         self.name = name
         self.model = embedder.model
         self.dim = getattr(embedder, "dim", None) or 0
-        """The length of the vectors; 0 until ``learn_dim`` if the embedder has no ``dim``."""
+        """The length of the vectors. Without a ``dim``, it is 0 until ``learn_dim`` sets it."""
         self.recipe = recipe
         """The settings that a table stores; None for an embedder that the app passes."""
         self._embedder = embedder
@@ -105,8 +105,8 @@ class Batcher:
             raise DimensionMismatchError(schema.dim, self.dim, embedder=kind or self.name)
 
     async def embed(self, texts: Sequence[str], kind: Purpose) -> Float32Array:
-        """Return a vector for each text, or raise EmbeddingError with the text's position as
-        ``row``.
+        """Return a vector for each text, or raise EmbeddingError, whose ``row`` is the position of
+        the text that failed.
 
         If this call is cancelled, its requests are cancelled too, unless other calls share them.
         """
@@ -125,7 +125,7 @@ class Batcher:
             request.task.cancel()
 
     async def close_service(self) -> None:
-        """Close the connections of an embedder made from settings; an app closes its embedder."""
+        """Close the connections of an embedder made from settings; an app closes its own."""
         close = getattr(self._embedder, "close", None)
         if self.recipe is not None and close is not None and is_async(close):
             await close()
@@ -202,7 +202,7 @@ class Batcher:
         return vectors_by_key
 
     def _join(self, texts: dict[bytes, str], kind: Purpose) -> _Request:
-        """Add texts to the request that is collecting, or to a new one, and return the request."""
+        """Add texts to a request that has room for them, or to a new one; return the request."""
         request = self._gathering.get(kind)
         if request is None or len(request.texts) + len(texts) > self._limits.batch_size:
             request = self._gathering[kind] = _Request()

@@ -47,7 +47,7 @@ class Embedder(_OfModel, Protocol):
 
 
 class _EmbedderByPurpose(_OfModel, Protocol):
-    """An embedder whose ``kind`` has no default."""
+    """An embedder whose parameter ``kind`` has no default."""
 
     def __call__(self, texts: list[str], /, *, kind: Purpose) -> Awaitable[Vectors] | Vectors: ...
 

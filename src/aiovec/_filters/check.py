@@ -52,7 +52,7 @@ def bind(where: object, schema: Schema) -> Expr | None:
     ``where`` is an expression of ``F``, filter text, a tree, a mapping (equality), or a list of
     these (AND). An empty mapping or list selects every row, as None does.
 
-    In the returned tree, every name is known, and every literal has exactly its field's type; a
+    In the returned tree, every field exists, and every literal has exactly its field's type; a
     literal compared with a payload key keeps its own type. Equivalent conditions have one form: an
     IN has two or more distinct values, for a payload key all of one type, and a LIKE has a wildcard
     before its end.
