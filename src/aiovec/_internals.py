@@ -76,7 +76,7 @@ class StoreInternals:
         return await self._store._embedders.tokenizer(schema, self._store._backends.active.settings)
 
     async def schema_and_state(self, table: str) -> tuple[Schema, str]:
-        """Return the schema of a table, and the name of its current state for ``CallContext``."""
+        """Return a table's schema, and its current state as ``CallContext.states`` names it."""
         return await self._store._schema_and_state(table)
 
     async def on_table(
@@ -88,7 +88,7 @@ class StoreInternals:
     async def notes(
         self, table: str, change: Mapping[str, str | None] | None = None
     ) -> Mapping[str, str]:
-        """Apply ``change`` to the notes that the backend keeps for a table, and return them."""
+        """Apply ``change`` to the notes that the backend keeps for a table; return all notes."""
         return await self._store._on_table(
             "notes", table, lambda t: t.backend.notes(t.handle, change or {})
         )

@@ -65,9 +65,9 @@ def where(text: str) -> Expr:
     """Parse filter text into one condition, which can be combined with conditions made with ``F``.
 
     The text is parsed separately: an OR or a parenthesis in it cannot affect the rest, so
-    ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. Numbers are compared
-    exactly, even an int field with a fraction or a float field with a large whole number. A
-    FilterError has the position of the error and the input that was expected there.
+    ``(F.tenant == tenant) & aiovec.where(text)`` is safe with any user input. Comparisons
+    of numbers are exact, even of an int field with a fraction or of a float field with a large
+    whole number. A FilterError has the position of the error and the input expected there.
     """
     if not isinstance(text, str):
         raise FilterError(
@@ -96,7 +96,7 @@ _SPACE = re.compile(r"\s*+")
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A piece of the text.
+    """A token: a piece of the filter text.
 
     ``kind`` is number, text, timestamp, quoted, name, symbol or end. ``word`` is a name in upper
     case, for comparing with keywords, and empty for other kinds. ``value`` is the text within the
@@ -368,7 +368,7 @@ class _Parser:
         return token
 
     def _take(self, symbol: str) -> _Token | None:
-        """Move on if ``symbol`` is next, and return its token."""
+        """If ``symbol`` is next, move on and return its token; otherwise return None."""
         return self._advance() if self.next.kind == "symbol" and self.next.text == symbol else None
 
     def _need(self, symbol: str, expected: str) -> None:
@@ -384,7 +384,7 @@ class _Parser:
         return True
 
     def _fail(self, expected: str) -> NoReturn:
-        """Raise FilterError at ``next``."""
+        """Raise a FilterError for the unexpected token ``next``."""
         token = self.next
         fault = (
             "the filter ends too early" if token.kind == _END else f"unexpected {shown(token.text)}"

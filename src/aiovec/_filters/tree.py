@@ -25,7 +25,7 @@ MAX_DEPTH = 64
 # Every literal is a bound parameter; SQLite allows 32,766 of them. A condition without a literal
 # counts as one, so this limit bounds the size of the whole tree.
 MAX_LITERALS = 30_000
-# The most names in a payload key. SQLite joins a table for each one, and at most 64 tables.
+# Maximum number of names in a payload key. SQLite joins a table for each one, at most 64 tables.
 MAX_NAMES = 64
 
 _REPR_LENGTH = 1_000
@@ -62,7 +62,7 @@ class Combinable(ABC):
     def is_true(self) -> Expr:
         """Return a condition that is TRUE if this is true, and FALSE if this is false or null.
 
-        A condition is null for rows in which its field is null, absent or of another type.
+        A comparison is null for rows in which its field is null, absent or of another type.
         """
         return is_true(self.as_condition())
 
@@ -303,12 +303,12 @@ def condition(obj: object) -> Expr:
 
 
 def all_of(items: Iterable[Expr]) -> Expr:
-    """Return AND over ``items``; TRUE if there are none."""
+    """Return the items joined with AND; TRUE if there are none."""
     return _joined(And, items, empty=True)
 
 
 def any_of(items: Iterable[Expr]) -> Expr:
-    """Return OR over ``items``; FALSE if there are none."""
+    """Return the items joined with OR; FALSE if there are none."""
     return _joined(Or, items, empty=False)
 
 
@@ -370,6 +370,6 @@ def word_of(expr: And | Or, negate: bool) -> Literal["AND", "OR"]:
 
 
 def one_of(ref: Ref, values: Iterable[Value]) -> Expr:
-    """Return ``ref`` IN the distinct values, all of one kind, or an equality for a single value."""
+    """Return the condition that ``ref`` equals one of these values, which are all of one kind."""
     distinct = tuple(dict.fromkeys(values))
     return In(ref, distinct) if len(distinct) > 1 else Compare(ref, "=", distinct[0])

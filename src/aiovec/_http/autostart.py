@@ -1,6 +1,7 @@
 """The folder through which a user's processes share one server for a TOML file.
 
-Only this user can open the folder. It is in the system's folder for runtime files, and contains
+Only this user can open the folder. It is in the system's folder for runtime or temporary files, and
+contains:
 
 ``lock``    locked by the server while it runs
 ``socket``  the socket; on Windows, ``state`` with a loopback port and a key

@@ -20,7 +20,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 BODY = b"aiovec.body"
 """The key of a request's JSON body in a schema's metadata."""
 CURSOR = b"aiovec.cursor"
-"""The key of the cursor after a batch, in the metadata of the batch's schema."""
+"""The key of a batch's cursor, in the metadata of the batch or of its schema."""
 
 _DENSE = {
     kind.id
@@ -94,7 +94,8 @@ def _check_field(field: pa.Field) -> None:
 
 
 def _checked(message: Any, expected: str) -> Any:
-    """Return the message if it is an uncompressed ``expected``, or raise DamagedStreamError."""
+    """Return the message if it is uncompressed and of the expected type, or raise
+    DamagedStreamError."""
     if message is None:
         raise DamagedStreamError("the Arrow stream is empty")
     if message.type == "dictionary":

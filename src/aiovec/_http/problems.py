@@ -3,9 +3,9 @@
 ``problem_of`` makes the response to an error, and ``error_of`` restores the error in a client. Each
 class of ``aiovec.errors`` defines its response in the attribute ``http``.
 
-Only the facts that the class names are sent: no target, traceback, cause or local path. Paths are
-removed from messages that were written on this machine, for example by a driver. A message made
-only of the caller's values is sent unchanged.
+An error's facts are sent, except those that its class lists in ``http.private``, such as the
+target; its traceback and its cause are not sent. Paths are removed from messages that were written
+on this machine, such as a driver's. A message made only of the caller's values keeps its paths.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 MEDIA_TYPE = "application/problem+json"
 
 LONGEST_TEXT = 2000
-"""Maximum characters of a message or a fact; the rest is cut off."""
+"""Maximum number of characters in a message or a fact; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ async def log_error(log: logging.Logger, error: Exception, status: int, request:
 def problem_of(error: BaseException, places: Iterable[str] = ()) -> Problem:
     """Return a server's response to an error.
 
-    ``places`` are more strings that must not be sent, such as the store's target; the error's
-    target, paths, addresses and secrets are never sent. An error that is not an
+    Paths, addresses, secrets, the error's target and the strings in ``places``, such as the store's
+    target, are removed from texts that were written on this machine. An error that is not an
     AiovecError is sent without any details.
     """
     if not isinstance(error, AiovecError):

@@ -51,7 +51,7 @@ def check_flag(argument: str, value: object) -> bool:
 
 
 def is_iterable(value: object) -> bool:
-    """Return whether an object can be iterated, unlike a zero-dimensional array."""
+    """Return whether an object can be iterated; a zero-dimensional array cannot."""
     return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
 
 

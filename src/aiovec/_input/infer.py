@@ -169,7 +169,7 @@ def inferred(rows: Collected, options: TableOptions) -> Schema:
 
 
 def _carried(rows: Collected) -> Schema | None:
-    """Return the schema that an export wrote in the metadata of Arrow rows, or None."""
+    """Return the schema that an export wrote into the metadata of Arrow rows, or None."""
     columns: Any = getattr(rows.data[0], "schema", None) if rows.form == "tables" else None
     if not is_of(columns, "pyarrow", "Schema") or b"aiovec.schema" not in (columns.metadata or {}):
         return None

@@ -57,7 +57,7 @@ from .vectors import arrow_matrix, given_matrix, matrix_of
 # Columns that can be read again, and types that are not columns.
 _READABLE = (list, tuple, np.ndarray, str, bytes, Mapping)
 _ID = Field(str)
-# The most fields and payload keys in one update.
+# Maximum number of fields and payload keys in one update.
 _MOST_CHANGES = 10_000
 
 NewIds = Literal["never", "if absent", "always"]

@@ -24,10 +24,10 @@ from ..errors import CorruptStoreError, FilterError, InvalidArgumentError, Inval
 from .arguments import is_iterable
 
 _PAYLOAD = "payload"
-# The most names in a selection, and the most keys in an order: LanceDB's parser allows about 40
+# Maximum number of names in a selection, and of keys in an order: LanceDB's parser allows about 40
 # levels.
 _MOST_NAMES, _MOST_KEYS = 2_000, 32
-# The most characters in a key, and the most keys on a path into the payload.
+# Maximum number of characters in a key, and of keys on a path into the payload.
 _LONGEST_KEY, _MOST_LEVELS = 4_096, 32
 
 _Keys = dict[str, "_Keys | None"]
@@ -75,7 +75,7 @@ class Selection:
         return None if vector[0] != vector[0] else vector  # NaN: no vector
 
     def first_columns(self, schema: Schema) -> dict[str, Field | None]:
-        """Return the columns of a table of the selected records, without the payload's keys."""
+        """Return the columns of an Arrow table of the records, without the payload's keys."""
         return result_columns(schema, self.columns.fields, hits=False, vector=self.shows_vector)
 
     def records(self, rows: Batch) -> list[Record]:
@@ -118,8 +118,8 @@ def select_columns(
     """Return the selection for ``select``: fields, the vector's name, "payload" or "payload.<key>".
 
     Dots lead into nested objects, as in filters, and ``payload."a.b"`` is the key ``a.b``. None
-    selects every field and the payload. A row without a selected payload key omits the key. With
-    ``whole_payload``, single payload keys are refused.
+    selects every field and the payload. A record lacks a selected payload key if its row lacks it.
+    With ``whole_payload``, single payload keys are refused.
     """
     if select is None:
         columns = Columns(tuple(schema.fields), schema.payload, include_vector)

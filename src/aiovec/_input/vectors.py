@@ -105,7 +105,7 @@ def given_matrix(vectors: Any, schema: Schema, places: Places | None) -> Float32
 
 
 def arrow_matrix(column: pa.Array, schema: Schema, places: Places | None) -> Float32Array:
-    """Return a column from ``plain`` as one matrix."""
+    """Return a column from ``arrow.plain`` as one matrix."""
     kind, dim = column.type, schema.dim
     if is_list(kind) and is_number(kind.value_type) and not column.null_count:
         if pa.types.is_fixed_size_list(kind):  # a fifth of the time of ``flatten``

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 _R = TypeVar("_R", bound=Record | Hit)
 
-# The most rows, columns and characters of a value that a notebook shows.
+# Maximum number of rows, columns and characters of a value that a notebook shows.
 _SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 12, 80
 _OF_HITS = ("_score", "_distance")
 

@@ -108,7 +108,7 @@ _NO_TYPE: dict[object, str] = {Union: _EVERY_FIELD, UnionType: _EVERY_FIELD}
 _NO_TYPE[list] = "the items of a list field need a type: list[str], list[int] or list[float]"
 ANALYZERS = get_args(Analyzer)
 LANGUAGES = frozenset(ANALYZERS[3:])
-"""The Snowball analyzers, which both backends have; FTS5's own stemmer is for English only."""
+"""The languages with Snowball stemmers on both backends; FTS5's own stemmer is for English only."""
 
 
 @hints_creation
@@ -362,7 +362,7 @@ class Schema:
 
     @classmethod
     def context_vectors(cls, dim: int = 768) -> Schema:
-        """Return the schema of a table that is created without a schema.
+        """Return the default schema, which a table gets if it is created without one.
 
         It has the text fields "source_id", "source_type", "text_chunk", "created_at" and "tags".
         """
@@ -379,7 +379,7 @@ class Schema:
 
     @cached_property
     def expires(self) -> str | None:
-        """The name of the field with the times at which rows expire."""
+        """The name of the field with the times at which rows expire; None if rows never expire."""
         return next((name for name, field in self.fields.items() if field.expires), None)
 
     def with_field(self, name: str, field: Field) -> Schema:

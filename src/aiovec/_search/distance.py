@@ -96,7 +96,7 @@ def _cosine_of_near(
     """Return 1 - cos of small angles: s / (1 + cos), where s is the squared sine.
 
     Subtracting a number near 1 from 1 loses the digits that distinguish nearly equal rows. The sine
-    is computed from the rest of a row, after the row's component along the point is subtracted.
+    is computed from the rest of a row, after the row's component along the query is subtracted.
     """
     # The upper part of a share has 29 bits, so its product with a float32 is exact.
     cut = shares * _CUT

@@ -35,7 +35,7 @@ class RRF:
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """The weighted mean of a row's shares in the vector list and the keyword list.
+    """Fusion by scores: a row gets the weighted mean of its shares in the vector and keyword lists.
 
     A list without the row adds 0. In the vector list, shares fall with the distance, from 1 for the
     first row to 0.2 for the last. In the keyword list they fall with the score, from 1 to 0. If

@@ -107,7 +107,7 @@ class ActiveBackend:
     async def check_current(self, handle: TableHandle) -> None:
         """Raise StaleTableError if the table has changed since the handle was opened.
 
-        Called when a check against the handle's schema failed, before the backend was called.
+        Called after an error that may be due to an outdated schema in the handle.
         """
         if (await self.backend.open_table(handle.name)).epoch != handle.epoch:
             raise StaleTableError(handle.name)
@@ -325,7 +325,7 @@ class Backends:
 async def close_after(backend: Backend, failure: BaseException) -> None:
     """Close a backend that could not be opened, or is no longer needed.
 
-    Callers raise ``failure``; an error while closing becomes a note on it.
+    The caller then raises ``failure``; an error while closing is added to it as a note.
     """
     try:
         await to_its_end(backend.close())

@@ -97,7 +97,7 @@ class Decay:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A boost that prefers hits with a higher number.
+    """A boost that prefers hits with a higher number in ``field``.
 
     The score is multiplied by ``1 - weight * (1 - worth)``, where ``worth`` is ``field / most``,
     from 0 to 1. A boolean counts as 1 or 0, a missing number as 0.

@@ -595,8 +595,8 @@ def _group_of(value: Any) -> Group:
 
 
 def _picked(groups: Sequence[Group], last: int, per_group: int, offset: int = 0) -> list[int]:
-    """Return the positions of the rows to keep: at most ``per_group`` of each group from
-    ``offset`` to ``last``."""
+    """Return the positions of the rows to keep: at most ``per_group`` of each of the first
+    ``last`` groups, without the first ``offset`` groups."""
     sizes: dict[Group, int] = {}
     picked = []
     for place, group in enumerate(groups):

@@ -339,7 +339,7 @@ class VectorStore(NotCopied, Hints):
 
         ``vector`` names the column with the vectors; by default it is "embedding", "vector" or the
         only column with lists of numbers. A column whose values all have one type becomes a field:
-        text, whole numbers, numbers, booleans, datetimes, or lists of texts or numbers. Mixed and
+        text, integers, floats, booleans, datetimes, or lists of texts or numbers. Mixed and
         nested values stay in the payload. Arrow, pandas and Polars columns keep their types.
         ``text`` names the fields for keyword search, ``index`` the fields with an index for
         filters; ``metric``, ``model``, ``embed`` and ``vector_nullable`` are as in ``Schema``.
@@ -488,7 +488,7 @@ class VectorStore(NotCopied, Hints):
         return (await self._schema_and_state(table))[0]
 
     async def _schema_and_state(self, table: str) -> tuple[Schema, str]:
-        """Return the schema, and the name of the table's state for ``CallContext``."""
+        """Return the schema, and the table's state as ``CallContext.states`` names it."""
         check_table_name(table)
 
         async def read(active: ActiveBackend) -> tuple[Schema, str]:
@@ -1289,7 +1289,7 @@ class VectorStore(NotCopied, Hints):
         await self._on_table("drop_index", table, lambda t: t.backend.drop_index(t.handle, name))
 
     async def changes(self, table: str, since: int = 0, *, limit: int = 10_000) -> Changes:
-        """Return the rows that were written, and the ids that were deleted, after ``since``.
+        """Return a page of the changes after ``since``: the rows written, and the ids deleted.
 
         ``since`` is the ``number`` of the previous page, or 0 for all rows. Apply ``deleted``
         first, then ``upserted``, an Arrow table of whole rows. This method needs pyarrow:
@@ -1311,7 +1311,7 @@ class VectorStore(NotCopied, Hints):
         return await self._on_table("changes", table, changes)
 
     async def versions(self, table: str) -> list[Mapping[str, Any]]:
-        """Return the versions that are kept, oldest first, each with "version" and "created"."""
+        """Return the table's kept versions, oldest first, each with "version" and "created"."""
         return await self._on_table("versions", table, lambda t: t.backend.versions(t.handle))
 
     async def revert(self, table: str, version: int) -> None:
@@ -1474,7 +1474,7 @@ def _bound(
 
 
 class Table(NotCopied, NoLength, Hints):
-    """A lightweight handle to one table: the store's methods without the table's name.
+    """A lightweight handle to one table, with the store's methods, which here take no table name.
 
     Creating a handle reads nothing. A handle stays valid when the table is dropped and created
     again.

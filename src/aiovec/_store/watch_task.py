@@ -99,7 +99,7 @@ class Watching(NotCopied, Hints):
 
     @property
     def table(self) -> str:
-        """The name of the store's table."""
+        """The name of the table that is kept in step with the source."""
         return self._entered().table
 
     async def caught_up(self) -> None:

@@ -1,4 +1,4 @@
-"""Writes of rows, and writes that are done once per key."""
+"""Writes of rows, and the kept results of earlier writes with the same key."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ async def vector_of_update(
 async def kept_of(key: WriteKey, backend: Backend) -> Kept | None:
     """Return the kept result of an earlier write with this key; None if no such write was done.
 
-    Raises OutcomeUnknownError if a write with this key may have been done, but its result not kept.
+    Raises OutcomeUnknownError if a write with this key may have been done, but no result was kept.
     """
     kept = await backend.kept(key)
     if kept is None and call_context().retried and await _forgets(backend):

@@ -188,7 +188,7 @@ class Hints:
 
 
 class NotCopied:
-    """A class whose objects belong to one process and one event loop."""
+    """A class whose objects cannot be copied or pickled: they belong to one event loop."""
 
     __slots__ = ()
 
