@@ -58,8 +58,8 @@ def lifespan(
     "embed": "body"}``. ``store.watching`` lists them. With ``wait``, the app serves requests only
     once each source has been copied. The other arguments are as in ``aiovec.connect``.
 
-    The store opens when the app starts; if opening fails, the app does not start. The store closes
-    when the app ends, after the accepted writes. An app may start again later.
+    The store opens when the app starts; if opening fails, the app does not start. When the app
+    ends, the store finishes the accepted writes and closes. An app may start again later.
 
     In your own lifespan, an ``AsyncIterator[Mapping[str, Any]]``, write ``async with
     lifespan(...)(app) as state: yield state``. This function gives an app only one store; open

@@ -264,10 +264,11 @@ async def passages(
 async def around(
     table: Table, hits: Iterable[Mapping[str, Any]], reach: int = 1
 ) -> list[list[Record]]:
-    """Return the passage of each hit and its neighbours, in the document's order.
+    """Return, for each hit, its passage with the neighbouring ones, in the document's order.
 
-    The neighbours are up to ``reach`` passages before and after the hit, at most 10. One call reads
-    all of them. Raises InvalidArgumentError if a hit is not a passage with ``source`` and ``part``.
+    The neighbours are up to ``reach`` passages before the hit and as many after it; ``reach`` is at
+    most 10. A single read fetches the passages for all hits. Raises InvalidArgumentError if a hit
+    is not a passage with ``source`` and ``part``.
     """
     if isinstance(reach, bool) or not isinstance(reach, int) or not 0 <= reach <= FARTHEST:
         raise InvalidArgumentError("reach", reach, f"from 0 to {FARTHEST}")

@@ -167,8 +167,8 @@ async def _sample(
 ) -> Results[Record]:
     """Return a random sample of the table's rows, the same each time.
 
-    Reads only the ids first, which is fast on both backends, unlike an offset into a large table.
-    Rows deleted in the meantime are left out.
+    Reads only the ids first, which is fast on SQLite and LanceDB, unlike an offset into a large
+    table. Rows deleted in the meantime are left out.
     """
     among = range(min(total, _WALKED))
     places = np.sort(Random(0).sample(among, min(size, len(among))))

@@ -22,8 +22,9 @@ _SCALARS = frozenset({"numpy", "pandas"})
 
 
 class _Shown(reprlib.Repr):
-    """Shortens values. ``repr`` is called only for Python's own types.
+    """Shortens values, without calling the ``repr`` of unknown types.
 
+    ``repr`` is called only for types of Python and aiovec, and for scalars of NumPy and pandas.
     The ``repr`` of another library may read unvalidated memory, show addresses, or be slow.
     """
 
@@ -92,6 +93,6 @@ _MOST_COMPARED, _LONGEST_COMPARED = 100, 100
 def listed(
     names: Sequence[Any], *others: str, most: int = 50, show: Callable[[Any], str] = str
 ) -> str:
-    """Return names for a message: at most the first ``most``, and always the ``others``."""
+    """Join names for a message: the first ``most``, the number of further ones, and ``others``."""
     more = [f"{len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([*map(show, names[:most]), *more, *others])

@@ -60,7 +60,7 @@ def redacted(text: str) -> str:
 
 
 def names_secret(name: str) -> bool:
-    """Return whether an option or a variable of this name holds a secret."""
+    """Return whether an option or a variable of this name may hold a secret."""
     return re.search(_NAME, name) is not None
 
 
@@ -89,8 +89,8 @@ def _secrets_of_url(text: str) -> set[str]:
 
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """Return a message without secrets: known secrets, secrets in environment variables, and
-    secrets in URLs and headers."""
+    """Return a message without secrets: those in ``known``, in environment variables, and in URLs
+    and headers."""
     values = {*known, *(value for name, value in os.environ.items() if names_secret(name))}
     # Replacing shorter values would hide ordinary words.
     for secret in sorted((v for v in values if len(v) >= 6), key=len, reverse=True):

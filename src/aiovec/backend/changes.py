@@ -204,9 +204,9 @@ def changes_text(change: SchemaChange, schema: Schema) -> bool:
 
 
 def is_payload_key(schema: Schema, name: object, kind: object = None) -> bool:
-    """Return whether ``name`` is a key of the payload.
+    """Return whether ``name`` has the form ``payload.<key>``, and the table has a payload.
 
-    Raises InvalidArgumentError if a key cannot have an index of this kind.
+    Raises InvalidArgumentError if a payload key cannot have an index of this kind.
     """
     if not (isinstance(name, str) and name.startswith("payload.") and schema.payload):
         return False

@@ -19,7 +19,7 @@ from .limits import Deadline, Gate, Line, copy_of_error
 from .marks import MoveMark
 from .threads import wait_out
 
-# The most calls in one commit. With more, the first call would wait too long for the last.
+# Maximum number of calls in one commit. With more, the first call would wait too long for the last.
 _LARGEST_GROUP = 512
 
 

@@ -59,8 +59,8 @@ class RetrievalSettings(Section):
             }
         ],
     )
-    """Embedders make the vectors of the tables whose schema has embed. Each embedder has a section
-    with the name that schemas use. For example, with Ollama:"""
+    """Each embedder has a section with its name, and makes the vectors of the tables whose schema
+    names it. For example, with Ollama:"""
 
 
 def retrieval_settings() -> type[RetrievalSettings]:

@@ -317,9 +317,9 @@ class Bounds(OfSelected[tuple[Value, Value] | None]):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A page of the change feed: all changes after ``since`` and up to ``number``.
+    """The result of ``Backend.changes``: a page of the change feed, up to the change ``number``.
 
-    Apply ``deleted`` first, then ``upserted``. If ``complete``, ``number`` is the newest change.
+    Apply ``deleted`` first, then ``upserted``. If ``complete``, there is no newer change.
     """
 
     number: int
@@ -430,7 +430,7 @@ class Backend(ABC):
     @property
     @abstractmethod
     def target(self) -> str:
-        """The store's address, as a user would write it; never a secret."""
+        """The store's address, as a user would write it, without secrets."""
 
     busy_timeout: float | None = None
     """Seconds that a call waits for its turn before StoreBusyError; None means no limit."""
@@ -514,7 +514,7 @@ class Backend(ABC):
         """Change rows, and return the number that the change's class documents."""
 
     async def kept(self, key: WriteKey) -> Kept | None:
-        """Return the kept result of a write with this key, even if the store has moved since.
+        """Return the kept result of a write with this key, even after a migration of the store.
 
         Return None if the write was not done, or if its key is no longer kept. Work that a killed
         process left unfinished, such as an index build, is completed. Raises InvalidArgumentError
@@ -643,8 +643,10 @@ class Backend(ABC):
         raise self._lacks("changes")
 
     async def changes(self, table: TableHandle, since: int, *, limit: int = 10_000) -> Changes:
-        """Return about ``limit`` changes after ``since``; raise ChangesPrunedError if they are no
-        longer kept."""
+        """Return about ``limit`` changes after the change number ``since``.
+
+        Raises ChangesPrunedError if some of these changes are no longer kept.
+        """
         raise self._lacks("changes")
 
     # "snapshots": earlier versions of a table

@@ -80,8 +80,8 @@ def cost_of(*things: Any) -> int:
 def cost_of_text(text: object, levels: int = 2) -> int:
     """Return the cost of a filter, or of the words of a search.
 
-    A list of filters, each a list, has two levels. Counting stops beyond ``INLINE_LIMIT``, since a
-    list may contain itself.
+    Lists within lists are examined to a depth of ``levels``: two for a list of filters that are
+    lists of conditions. Counting stops beyond ``INLINE_LIMIT``, since a list may contain itself.
     """
     if text is None:
         return 0

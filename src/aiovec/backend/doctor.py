@@ -55,7 +55,7 @@ def examine(place: Place | None = None) -> list[Finding]:
 
 
 def version_of(distribution: str) -> Finding:
-    """Return the installed version of a distribution."""
+    """Return a finding: the installed version of a distribution, or that it is not installed."""
     try:
         return Finding(distribution, metadata.version(distribution))
     except metadata.PackageNotFoundError:

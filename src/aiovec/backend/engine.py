@@ -34,7 +34,11 @@ Seen = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The outcome of a load: the number of rows that it added, and of rows that existed already."""
+    """The outcome of a load: the number of rows that it added.
+
+    If an earlier attempt with the same ``run`` added them, ``rows`` is 0, and ``existing`` is the
+    number of rows in the table.
+    """
 
     rows: int
     existing: int = 0

@@ -34,7 +34,7 @@ class Feed(ABC):
 
     @abstractmethod
     async def changed(self) -> bool:
-        """Wait for a second or longer; return True early if a step may find changes."""
+        """Return True as soon as a step may find changes, or False after a second or longer."""
 
     @abstractmethod
     async def last(self) -> int:

@@ -21,13 +21,13 @@ def _numbers(*names: str) -> frozenset[int]:
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-# Errors of systems that cannot flush a folder: Windows cannot open it, and some network drives
-# refuse to flush it.
+# Error numbers from systems that cannot flush a folder: Windows cannot open it, and some network
+# drives refuse to flush it.
 _UNABLE = _numbers("EACCES", "EBADF", "EINVAL", "EPERM", "ENOTSUP", "EOPNOTSUPP")
 # Error numbers for a path that does not exist.
 _GONE = _numbers("ENOENT", "ENOTDIR", "ELOOP", "ESTALE")
 NO_ROOM = _numbers("ENOSPC", "EDQUOT", "EFBIG")
-"""Error numbers of a full disk, an exceeded quota, or a file at its size limit."""
+"""Error numbers for a full disk, an exceeded quota, or a file at its size limit."""
 # Seconds without a write after which an unfinished file or folder counts as abandoned. Reading a
 # folder's files, before the folder is renamed, can take a long time.
 _ABANDONED, _FOLDER_ABANDONED = 3600.0, 24 * 3600.0
@@ -35,7 +35,7 @@ _OF_A_FOLDER = re.compile("[0-9a-f]{12}")
 
 
 def look_at(path: str | Path) -> os.stat_result | None:
-    """Return a file's status; None if it does not exist. Raises AiovecError if it is unreadable."""
+    """Return a file's status; None if it does not exist. Raises AiovecError if the check fails."""
     try:
         return os.stat(path)
     except OSError as exc:
@@ -48,8 +48,8 @@ def look_at(path: str | Path) -> os.stat_result | None:
 
 
 def create_like(new: Path, model: str | Path) -> None:
-    """Create an empty file with the permissions of ``model``; do nothing if ``model`` does not
-    exist.
+    """Create an empty file with the permissions of ``model``; ignore errors, such as a missing
+    ``model``.
 
     So only users who can read ``model`` can read the new file. The umask applies, and the owner can
     write.
@@ -106,7 +106,7 @@ def remove_abandoned(folder: Path, begin: str, end: str) -> None:
 
 @contextmanager
 def writing_to(path: str | Path) -> Iterator[None]:
-    """Name the file in the error of a failed write."""
+    """Turn an OSError in the block into an AiovecError that names the file."""
     try:
         yield
     except BrokenPipeError:  # the reader of standard output has closed it

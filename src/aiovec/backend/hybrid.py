@@ -27,8 +27,8 @@ def fused(
     """Return the hits of a hybrid search, before their rows are read.
 
     ``near`` has distances and keys in any order, perhaps more than the limit; ``words`` has keys
-    and scores, best first, beginning with the ``whole`` rows that are known to have all words. Rows
-    with equal values are ranked by id.
+    and scores, best first; its first ``whole`` rows have all words. Rows with equal values are
+    ranked by id.
     """
     farthest = math.inf if query.max_distance is None else query.max_distance
     best = least(near, query.limit, ids_of)
@@ -39,7 +39,7 @@ def fused(
 
 
 def columns_to_read(query: Query, hits: Sequence[FusedHit[Any]]) -> Columns:
-    """Return the columns to read for the hits, with the vector if a distance is not known."""
+    """Return the columns to read for the hits, with the vector if a hit has no distance yet."""
     if query.columns.vector or None not in [hit.distance for hit in hits]:
         return query.columns
     return replace(query.columns, vector=True)

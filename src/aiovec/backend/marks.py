@@ -31,7 +31,7 @@ FILLING: Final = "filling"
 """The rows of another store, which is in use, are being copied into this store."""
 
 MAX_PAUSE = 3600.0
-"""The longest pause, in seconds."""
+"""Maximum length of a pause, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class MoveMark:
     ``generation`` rises with every cut-over in either direction; it is 0 before the first. A store
     being filled has the generation of its source, so that a process that follows an older cut-over
     of the same stores does not put it into use. ``pause`` distinguishes one pause from the next,
-    and ``limit`` is the longest pause in seconds. ``begun`` distinguishes this mark from other
+    and ``limit`` is its maximum length in seconds. ``begun`` distinguishes this mark from other
     marks of the same run.
     """
 

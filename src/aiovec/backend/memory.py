@@ -103,8 +103,8 @@ def usable_cores() -> int:
 
 
 def _of_groups(controller: str, name: str) -> list[str]:
-    """Return the contents of the files ``name`` in the process's control group and its
-    parent groups.
+    """Return the contents of the file called ``name`` in each control group of the process, and
+    in their parent groups.
 
     In version 1 of control groups, each controller has a separate tree.
     """

@@ -32,7 +32,7 @@ def is_url(text: str) -> bool:
 
 
 def path_of_url(text: str) -> str:
-    """Return the path in ``scheme://path`` unchanged; nothing is decoded.
+    """Return the path in ``scheme://path``; nothing is decoded.
 
     Raises ConfigError if the URL has a user with a password, or no path.
     """

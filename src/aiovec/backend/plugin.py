@@ -128,7 +128,10 @@ class BackendPlugin(ABC):
 
 
 class _Unusable(BackendPlugin):
-    """Replaces the plugin of a backend that cannot be used; its methods raise the reason."""
+    """Replaces the plugin of a backend that cannot be used.
+
+    ``create``, ``locate`` and ``findings`` raise the error that says why.
+    """
 
     def __init__(self, name: str, install: str, error: AiovecError) -> None:
         self.name, self.install = name, install

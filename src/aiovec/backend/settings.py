@@ -20,7 +20,7 @@ from .._tools.redaction import names_secret
 from ..errors import ConfigError
 
 ENVIRONMENT = "environment"
-"""The source of values from environment variables, which are strings."""
+"""The ``source`` of values that come from environment variables; these values are strings."""
 
 DELIMITER = "__"
 """The characters between the parts of a variable's name."""
@@ -72,7 +72,7 @@ class Section:
 
     @classmethod
     def extended(cls, **keys: Any) -> type[Self]:
-        """Return a subclass with more keys, written as in a class body."""
+        """Return a subclass with more keys, each given with its default."""
         body = {"__doc__": cls.__doc__, "__annotations__": keys, **keys}
         return type(cls.__name__, (cls,), body)
 
@@ -101,7 +101,7 @@ class Key:
 
     default: Any
     description: str = ""
-    """The meaning of the key. Default: the text below the key in its section's source."""
+    """The meaning of the key. Default: the text below the key in the section's source code."""
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None

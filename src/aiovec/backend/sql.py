@@ -117,7 +117,7 @@ class Dialect(ABC, Generic[_Sql]):
 
     @abstractmethod
     def joined(self, word: Word, parts: Sequence[_Sql]) -> _Sql:
-        """Return one or more conditions joined by a word."""
+        """Return one or more conditions joined by AND or OR."""
 
     @abstractmethod
     def is_true(self, item: _Sql, *, negate: bool) -> _Sql:
@@ -164,7 +164,7 @@ class Dialect(ABC, Generic[_Sql]):
 
 
 def _terms_of(expr: And | Or, negate: bool) -> Iterator[tuple[Expr, bool]]:
-    """Yield each term and whether it is negated, with terms nested in the same word flattened."""
+    """Yield each term and whether it is negated; flatten an AND in an AND, and an OR in an OR."""
     word = word_of(expr, negate)
     for item in expr.items:
         negated = negate

@@ -25,7 +25,7 @@ from ..errors import AiovecError
 _T = TypeVar("_T")
 
 INLINE_LIMIT = 2000
-"""The most work done on the event loop, in values that Python code touches: about a millisecond.
+"""Maximum cost of work on the event loop, in values that Python code touches: about a millisecond.
 
 A hop to a thread and back takes a tenth of that."""
 

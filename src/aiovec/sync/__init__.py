@@ -6,10 +6,10 @@
         hits = store.search("notes", vector)
 
 ``VectorStore`` and ``Table`` have the methods of ``aiovec.VectorStore`` and ``aiovec.Table``. Every
-call blocks its thread until it is done, so in async code ``connect`` raises an error; there,
-``await aio(store, lambda s: s.search("notes", vector))`` calls the same store. Several threads can
-share one store, and their calls overlap. Ctrl-C cancels the call that it interrupts. A store does
-not survive ``fork``.
+call blocks its thread until it is done, so ``connect`` raises an error in async code. To use a
+store there that was opened elsewhere, ``await aio(store, lambda s: s.search("notes", vector))``.
+Several threads can share one store, and their calls overlap. Ctrl-C cancels the call that it
+interrupts. A store does not survive ``fork``.
 """
 
 from .store import Table, VectorStore, Watching, aio, connect, watch

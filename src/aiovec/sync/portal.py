@@ -1,6 +1,7 @@
 """An event loop in a separate thread, and calls into it from other threads.
 
-Each store has its own portal: a blocked loop affects no other store, and ``close`` ends the thread.
+Each store has its own portal: a blocked loop affects no other store, and closing the store ends
+its thread.
 """
 
 from __future__ import annotations
