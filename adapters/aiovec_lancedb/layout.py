@@ -63,12 +63,12 @@ def new_table(schema: Schema, *, moving: bool = False) -> pa.Schema:
 
 
 def new_numbering() -> str:
-    """Return a new numbering of changes, greater than all earlier numberings."""
+    """Return an identifier for a new numbering of changes, greater than all earlier ones."""
     return str(time.time_ns() // 1000)
 
 
 def _note_in(arrow: pa.Schema, key: str) -> bytes | None:
-    """Return a note on the id column."""
+    """Return the id column's note with this key; None if it has none."""
     place = arrow.get_field_index("id")  # a table from another program may lack it
     text: bytes | None = (
         (arrow.field(place).metadata or {}).get(key.encode()) if place >= 0 else None
@@ -132,7 +132,7 @@ class LoadNote(NamedTuple):
 
 
 def load_in(arrow: pa.Schema) -> LoadNote | None:
-    """Return the note about an engine's last load."""
+    """Return the note about the current or last load by an engine; None if there was none."""
     noted = _note_in(arrow, LOADED)
     return None if noted is None else LoadNote(*json.loads(noted))
 

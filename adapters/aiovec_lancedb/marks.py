@@ -133,8 +133,8 @@ MarkStorage = MarkFile | MarkObject
 
 
 class StoreMark:
-    """The mark as one store sees it. ``make`` creates the mark's storage; it is None if the store
-    can have no mark."""
+    """The mark as one store sees it. ``make``, which creates the mark's storage, is None if the
+    store can have no mark."""
 
     def __init__(self, target: str, make: Callable[[], MarkStorage] | None) -> None:
         self._target = target

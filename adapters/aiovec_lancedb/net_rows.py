@@ -118,8 +118,8 @@ def looked_at(schema: Schema) -> list[str]:
 def is_known(where: Expr | None, schema: Schema) -> bool:
     """Return whether a filter can be applied to rows in memory.
 
-    This is true only of filters for expired or live rows, which aiovec adds to calls on tables with
-    expiring rows.
+    This is true only of None and of filters for expired or live rows, which aiovec adds to calls on
+    tables with expiring rows.
     """
     match where:
         case None:

@@ -467,7 +467,7 @@ def _table_of(part: Batch, schema: Schema) -> pa.Table:
 
 
 async def _set_columns(table: Snapshot, rows: pa.Table) -> int:
-    """Write the columns of ``rows`` to existing rows with the same ids; return how many exist.
+    """Write the columns of ``rows`` to existing rows with the same ids; return their number.
 
     The merge does not use the index over the ids: with it, Lance would rewrite the columns of all
     rows in a file, and remove the file from the columns' indexes.
@@ -540,8 +540,8 @@ class _Update:
         return values
 
     async def _merge(self, table: Snapshot, condition: str | None) -> int:
-        """Set keys of each row's payload. Lance cannot do that, so this reads the payloads as
-        Python values, a block of rows at a time."""
+        """Patch the payloads, and set the other new values. Lance cannot patch payloads, so this
+        reads them as Python values, a block of rows at a time."""
         query = table.lance.query().select(["id", PAYLOAD])
         batches = await table.session.batches(query, _CHANGED_AT_ONCE, condition)
         blocks = [await in_thread(self._changed, batch, table.schema) async for batch in batches]

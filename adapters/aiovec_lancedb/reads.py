@@ -93,7 +93,7 @@ async def _rows_by(
 
 
 def _count(rows: pa.Table, columns: Columns, meter: Meter) -> int:
-    """Add the rows' bytes and payload values to the read's meter; return the number of bytes."""
+    """Count the rows' bytes and payload values with the meter; return the number of bytes."""
     texts = payload_texts(rows.column(PAYLOAD)) if columns.payload else ()
     meter.add(rows.nbytes, sum(values_in(text or "") for text in texts))
     return int(rows.nbytes)

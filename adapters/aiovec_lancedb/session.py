@@ -178,7 +178,7 @@ class Version(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """A table's newest version, for handles with this epoch.
+    """A table's newest version, for handles with the same ``epoch``.
 
     It is current as long as its manifest is the newest. Until ``fresh_until``, it counts as current
     without a check, unless this store has written to the table since.
@@ -206,8 +206,8 @@ class Connections:
     """The number of indexes that were replaced since the connections were opened."""
 
     def kept(self, handle: TableHandle) -> Newest | None:
-        """Return a table's kept version; None if the version belongs to another table of that
-        name."""
+        """Return the table's kept version; None if there is none, or if it does not belong to the
+        handle's epoch."""
         kept = self.newest.get(handle.name)
         return kept if kept is not None and kept.epoch == handle.epoch else None
 
@@ -239,7 +239,7 @@ def _caches(settings: LancedbSettings) -> Any:
 
 
 async def _freed(connection: AsyncConnection) -> None:
-    """Let Lance free a connection's caches, after calls in progress have ended.
+    """Let Lance free a connection's caches, once calls in progress have had time to end.
 
     Python would hold the GIL while freeing them: 50 ms for 12,000 index parts. So a running
     call holds the last reference to the caches, and Lance drops it in one of its own threads.
@@ -298,7 +298,7 @@ class Session:
         self.exclusive = not target.in_bucket
         """True if a table has one writer at a time; in a bucket, other processes may write too."""
         self.admission = ReadAdmission(settings.busy_timeout)
-        """Shares of the memory for reads."""
+        """Gives reads shares of the memory."""
         self._connections: Connections | None = None
         self._earlier = Background()
         self._process = 0
@@ -309,7 +309,7 @@ class Session:
         """True once no new call may begin; calls in progress continue."""
         self._key = ""
         self.replacing: set[str] = set()
-        """The tables in which the last upsert replaced rows."""
+        """The names of the tables whose last upsert replaced rows."""
         # Names in a bucket that are known to be tables.
         self._known: set[str] = set()
         # Waits for locks use separate threads, so that they do not delay other work.
@@ -478,8 +478,8 @@ class Session:
     async def locked(self, tables: Sequence[str], limit: float) -> AsyncIterator[None]:
         """Hold the write locks of the tables.
 
-        If a lock is not free within ``limit`` seconds, release all locks and raise StoreBusyError,
-        so that calls that wait for the first table do not fail because of the last one.
+        If not all locks are free within ``limit`` seconds, release those already taken and raise
+        StoreBusyError, so that other calls that wait for them do not fail as well.
         """
         deadline = Deadline(limit)
         async with AsyncExitStack() as locks:
@@ -571,9 +571,10 @@ class Session:
             raise CorruptStoreError(self.target, reason) from exc
 
     async def listed_versions(self, table: Snapshot) -> list[Version]:
-        """Return every kept version, the oldest first, with the modification time of its manifest.
+        """Return every kept version, the oldest first, with its manifest's modification time.
 
-        This reads no manifest. In a bucket, it takes one request for each thousand versions.
+        In a folder or a bucket, this reads no manifest. In a bucket, it takes one request for each
+        thousand versions.
         """
         if self.folder is not None:
             times = await in_thread(Manifests(self.folder, table.name).times)
@@ -667,8 +668,8 @@ class Session:
     async def fetch(
         self, query: Any, most: int | None = None, where: str | None = None
     ) -> pa.Table:
-        """Return all rows of a query. If the largest possible number of rows, ``most``, is given,
-        this saves the last request, which would only find the end."""
+        """Return all of a query's rows that match ``where``. With ``most``, the largest possible
+        number of rows, this saves the last request, which would only find the end."""
         batches: list[pa.RecordBatch] = []
         with self.guarded:
             stream = await (await self._prepared(query, where)).to_batches()
@@ -705,7 +706,7 @@ def _inode(folder: Path) -> tuple[int, int] | None:
 
 
 def _tables_in(folder: Path) -> list[str]:
-    """Return the tables of a folder."""
+    """Return the names of the tables in a folder, sorted."""
     paths = (path for path in folder.glob("*.lance") if _is_name(path.stem))
     return sorted(path.stem for path in paths if _is_table(path))
 

@@ -32,7 +32,7 @@ class LancedbSettings(BackendSettings):
     """Seconds that a call waits for other calls and other processes before it fails with
     StoreBusyError.
 
-    0 does not wait."""
+    With 0, a call does not wait."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
     """Maximum number of concurrent write calls, which hold at most 64 MiB of rows in total.

@@ -268,7 +268,7 @@ class LancedbBackend(Backend):
         filled.upkeep.wrote()
 
     async def by_engine(self, table: TableHandle, compact: Callable[[], Awaitable[None]]) -> None:
-        """Let an engine compact a table, and rebuild its indexes over ids and fields."""
+        """Let an engine compact a table, then rebuild incomplete indexes over ids and fields."""
         await self._writable(table.name).upkeep.by_engine(table, compact)
 
     # Writing
@@ -433,8 +433,8 @@ class LancedbBackend(Backend):
                     pass  # every later holder of the lock sees the mark
 
     async def _set_signs(self, limit: float) -> None:
-        """After each table's earlier writes, update its sign, which makes readers check the
-        mark."""
+        """Update each table's sign, which makes readers check the mark, once the table's earlier
+        writes have finished."""
         names = await self._session.names()
         changes = [
             self._tables[name].writes.commit(

@@ -116,8 +116,8 @@ async def check_exists(session: Session, name: str) -> None:
 
 
 async def drop_table(session: Session, name: str) -> None:
-    """Drop a table, even a damaged one. In a folder, the table disappears in one step, so a killed
-    drop leaves the whole table or nothing."""
+    """Drop a table, even a damaged one. In a folder, the table normally disappears in one step, so
+    a killed drop leaves the whole table or nothing."""
     await check_exists(session, name)
     folder = session.folder
     if folder is None or not await in_thread(_put_away, folder, name):
@@ -137,7 +137,7 @@ def _put_away(folder: Path, name: str) -> bool:
 
 
 def remove_dropped(folder: Path) -> None:
-    """Remove folders that killed calls of ``drop_table`` have left."""
+    """Remove folders that killed calls of ``drop_table`` have left behind."""
     for left in folder.glob(_DROPPED.format("*", "*")):
         if _IS_DROPPED.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True)

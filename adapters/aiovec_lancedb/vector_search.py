@@ -78,7 +78,8 @@ async def search_vectors(
 ) -> _T:
     """Find the nearest rows for each query, all in one version; return the result of ``finish``.
 
-    If bytes are counted, the searches return only row numbers, by which the rows are read later.
+    If a meter counts the bytes read, the searches return only row numbers, by which the rows are
+    read later.
     """
     table: Snapshot | None = None
     nearest: dict[int, Nearest] = {}
@@ -247,7 +248,7 @@ async def _exactly(table: Snapshot, queries: Sequence[Query]) -> list[Nearest]:
 
 
 async def _by_scan(table: Snapshot, query: Query) -> Nearest:
-    """Measure every selected row, in constant memory."""
+    """Return the nearest rows by measuring every selected row, in constant memory."""
     vector = table.schema.vector
     scan = table.lance.query().select(["id", ROW, vector])
     condition = _with_vector(table, await condition_of(query.where))

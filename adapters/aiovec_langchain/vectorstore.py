@@ -305,6 +305,6 @@ def _without_scores(scored: list[tuple[Document, float]]) -> list[Document]:
 
 
 def _check_known(unknown: Mapping[str, Any]) -> None:
-    """Raise TypeError for arguments that the base class accepts for other stores."""
+    """Raise TypeError for unknown arguments, which the base class accepts for other stores."""
     if unknown:
         raise TypeError(f"unexpected arguments: {', '.join(unknown)}")

@@ -142,7 +142,7 @@ class AiovecStore(Closable, BaseStore):
         return await self._bridge.aio(lambda table: self._execute(table, plan))
 
     async def asweep_ttl(self) -> int:
-        """Delete expired items and optimize the table; return the number of deleted rows.
+        """Delete expired items, if any, by optimizing the table; return the number of deleted rows.
 
         An item with several vectors has one row for each vector; all other items have one row.
         """

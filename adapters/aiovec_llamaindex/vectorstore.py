@@ -164,8 +164,8 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
         """Return the best nodes by vector, by words, or by both.
 
         The score of a hybrid query is the weighted mean of the scaled vector and keyword scores;
-        ``alpha`` is the weight of the vector score, by default 0.5. A query that has filters but no
-        vector returns matching nodes, without scores.
+        ``alpha`` is the weight of the vector score, by default 0.5. In the vector modes, a query
+        that has filters but no vector returns matching nodes, without scores.
         """
         refuse_options(options, where="filters", limit="similarity_top_k")
         # An index that keeps no list of its nodes passes an empty list to mean all nodes.

@@ -172,7 +172,7 @@ async def _serve_stdio(server: Any, at: At) -> None:
 
 
 async def _serve_http(servers: dict[str, Any], port: int, target: str) -> None:
-    """Serve over HTTP; each server answers the requests that carry its key."""
+    """Serve over HTTP; each request goes to the server for its key."""
     import uvicorn
 
     from .server import by_key

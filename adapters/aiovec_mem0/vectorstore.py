@@ -208,7 +208,7 @@ def _in_mongodb(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Register the provider in the two dicts and as the module in which mem0 looks for it."""
+    """Add the provider to mem0's two dicts, and this module under the name that mem0 imports."""
     VectorStoreFactory.provider_to_class[_PROVIDER] = f"{__name__}.AiovecVectorStore"
     known = VectorStoreConfig.__private_attributes__["_provider_configs"]
     known.default[_PROVIDER] = Config.__name__

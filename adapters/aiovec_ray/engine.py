@@ -112,7 +112,7 @@ class RayEngine:
             await store.optimize(table)
 
     async def _prepare(self, store: LancedbBackend, table: TableHandle) -> None:
-        """Compact a table and index its ids and fields, before a vector index pins files."""
+        """Compact a table and index its ids and fields, before a vector index is built."""
         place = store.place_of(table.name)
         await store.by_engine(table, partial(indexes.compact, place, self._cluster.workers))
 

@@ -82,7 +82,7 @@ def groups_of(place: TablePlace, version: int, count: int) -> list[list[int]]:
 def ids_among(
     place: TablePlace, version: int, numbers: Sequence[int], hashes: UInt64Array, most: int
 ) -> list[str]:
-    """Return at most ``most`` of these fragments' ids whose hashes are in the sorted ``hashes``."""
+    """Return up to ``most`` ids in these fragments whose hashes are in the sorted ``hashes``."""
     dataset = dataset_of(place, version)
     matches: list[str] = []
     for number in numbers:

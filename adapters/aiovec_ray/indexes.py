@@ -67,7 +67,7 @@ class RayMaker:
 
 
 async def compact(place: TablePlace, workers: int) -> None:
-    """Merge small files into larger ones before indexes are built, because indexes pin files."""
+    """Merge small files into larger ones before indexes are built, because indexes limit merges."""
     rows = await in_thread(_rows, place)
     target = min(max(rows // (2 * workers), _LEAST_ROWS), _MOST_ROWS)
     work = partial(lance_ray.compact_files, place.uri, num_workers=workers)

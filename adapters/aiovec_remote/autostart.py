@@ -28,7 +28,7 @@ if sys.platform == "win32":
 
 
 class Autostart:
-    """Finds the server of a TOML file, or starts it."""
+    """Finds the server for a TOML file, or starts it."""
 
     def __init__(self, config: Path) -> None:
         self._config = config

@@ -252,7 +252,7 @@ class _Call:
         self._wait = _FIRST_WAIT
 
     async def encode(self) -> None:
-        """Encode the headers and the body."""
+        """Encode the body, and set the headers."""
         request = self.request
         long = cost_of(request.body, request.rows)
         kind, self.body = await hop(long, encode, request.body, request.rows)
@@ -311,7 +311,7 @@ class _Call:
         self.time.reschedule(now + self._client.settings.idle_timeout)
 
     async def wait_after(self, exc: NoAnswerError) -> None:
-        """Wait for the next attempt; raise an error if no more attempts are allowed."""
+        """Wait before the next attempt; raise an error if no more attempts are allowed."""
         client, left = self._client, 0.0
         # The server may have died, and another one may have been started.
         if client.autostart is not None:
@@ -385,7 +385,7 @@ def _socket(address: Any) -> socket.socket:
 
 
 def _key_of(settings: RemoteSettings) -> str:
-    """Return the API key without a trailing line break, which a file may have added."""
+    """Return the API key without surrounding whitespace, such as a line break from a file."""
     key = settings.api_key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         words = "the API key of the remote backend must have only visible ASCII characters"

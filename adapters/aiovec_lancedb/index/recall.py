@@ -3,12 +3,13 @@
 The recall is measured by distance: a hit counts if it is at most as far from the question as the
 last of the true nearest rows, so rows with the same vector are interchangeable.
 
-If enough searches by users are known, their vectors are the questions. Otherwise this module makes
-questions of four kinds: stored vectors, which do not count as their own hits; points beyond stored
-vectors, as seen from a neighbour; points between two stored vectors; and stored vectors moved from
-their neighbourhood towards another neighbourhood. The recall of the last kind is the closest to the
-recall of questions unlike the rows, such as a few words used to search long texts; in clustered
-data, another kind can have a lower recall. So the kind with the lowest recall counts.
+The questions are vectors that a user passed, or else vectors of users' searches. If there are too
+few of both, this module makes questions of four kinds: stored vectors, which do not count as their
+own hits; points beyond stored vectors, as seen from a neighbour; points between two stored vectors;
+and stored vectors moved from their neighbourhood towards another neighbourhood. The recall of the
+last kind is the closest to the recall of questions unlike the rows, such as a few words used to
+search long texts; in clustered data, another kind can have a lower recall. So the kind with the
+lowest recall counts.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ class Bucket:
         return [name for name, _ in self.times(path, path)]
 
     def times(self, path: str, below: str) -> list[tuple[str, float]]:
-        """Return each object below ``below``: its path relative to ``path``, and its time."""
+        """Return the path and modification time of each object below ``below``; the paths are
+        relative to ``path``."""
         with self._translated():
             pages = obstore.list(self._store, below)
             return [

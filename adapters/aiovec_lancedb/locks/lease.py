@@ -36,7 +36,7 @@ class UpkeepLease:
         self._owner = uuid.uuid4().hex
 
     def take(self, seconds: float = _SECONDS) -> bool:
-        """Take or renew the lease; return False while another holder has it. Makes two requests."""
+        """Take or renew the lease; return False if another holder has it. Makes 1 or 2 requests."""
         text, mode = self._bucket.get(self._path)
         with suppress(ValueError, TypeError, KeyError):  # an unreadable lease counts as expired
             lease = json.loads(text or b"")

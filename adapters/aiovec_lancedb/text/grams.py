@@ -187,7 +187,10 @@ def _grams(text: str) -> list[str]:
 async def _by_scan(
     table: Snapshot, matching: Matching, query: Query, where: str | None
 ) -> pa.Table:
-    """Read all rows, and rank them by how often they contain each clause, similarly to BM25."""
+    """Return the best rows, ranked by how often they contain each clause, similarly to BM25.
+
+    Reads all rows that match ``where``.
+    """
     best = RANKING.empty_table()
 
     def take(batch: pa.RecordBatch) -> pa.Table:

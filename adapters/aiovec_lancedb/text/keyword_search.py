@@ -189,7 +189,7 @@ async def _matching(
 async def _cut(
     table: Snapshot, query: Query, ranks: Callable[..., Awaitable[pa.Table]], rows: pa.Table
 ) -> pa.Table:
-    """Return the best of ``rows``, which has one row more than the limit.
+    """Return the best rows up to the limit; ``rows`` has one row more.
 
     Rows with equal scores are ordered by id, but Lance chooses among them arbitrarily. If the limit
     separates such rows, this function lets Lance rank more rows, without their columns, until it
@@ -216,7 +216,7 @@ async def _cut(
 async def _beginnings(
     table: Snapshot, query: Query, where: str | None
 ) -> dict[TextClause, list[str]]:
-    """Return, for each clause with a prefix, the most frequent words that begin with it.
+    """Return, for each clause with a prefix, the most frequent words with this prefix.
 
     Lance can look up only whole words, so this function lets Lance select the texts that may
     contain a prefix, and reads them. Only the last word of a phrase is a prefix. If the query has
@@ -243,7 +243,7 @@ async def _count_words(
     where: str | None,
     counts_of: Mapping[TextClause, Counter[str]],
 ) -> None:
-    """Count the words of a field for each clause with a prefix, in one read of its texts.
+    """For each clause, count a field's words with the clause's prefix, in one read of the texts.
 
     Words are compared without accents, but counted with them, because accents may change the stem.
     """

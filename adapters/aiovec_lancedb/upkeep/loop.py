@@ -179,7 +179,7 @@ class Upkeep:
             self._tables.begin()
 
     def searched(self, vectors: Iterable[Float32Array]) -> None:
-        """Keep searched vectors; plan a check soon if these are enough for a new measurement."""
+        """Keep the vectors of searches; plan a check soon if they suffice for a new measurement."""
         if self.builds.asked.searched(vectors):
             self._look_after_in(min(_QUIET, self._look_at - time.monotonic()))
 
