@@ -188,7 +188,7 @@ _CELLS = (
 
 
 def _kinds_of_cells(cells: pa.Array) -> set[str]:
-    """Return the kind of these non-null cells in a set, like ``kinds_in``."""
+    """Return a set with the one kind of these non-null cells; empty if there are no cells."""
     if not len(cells):
         return set()
     for kind, pattern in _CELLS:

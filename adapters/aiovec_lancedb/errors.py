@@ -50,7 +50,7 @@ class NoSuchTableError(Exception):
 
 
 class LanceTableExistsError(Exception):
-    """An internal error, which callers translate, like NoSuchTableError."""
+    """Like NoSuchTableError, an internal error that callers translate."""
 
 
 class ConflictError(StoreBusyError):

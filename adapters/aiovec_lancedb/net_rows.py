@@ -50,7 +50,7 @@ class NetRows:
         return [id for id in ids if id in self._now]
 
     def matching(self, ids: Iterable[str], where: Expr | None) -> list[str]:
-        """Return the ids with a row that matches ``where``, a filter that ``is_known`` accepts."""
+        """Return the ids whose row matches ``where``, a filter that ``is_known`` accepts."""
         return [id for id in dict.fromkeys(ids) if id in self and _holds(where, self._now[id])]
 
     def check_partitions(self, rows: Batch) -> None:

@@ -203,7 +203,7 @@ class Connections:
     uuids: dict[tuple[str, str], str | None] = field(default_factory=dict)
     """The UUIDs of each table's indexes when last listed, by table and index name."""
     replaced: int = 0
-    """The number of indexes that were replaced since the connections were opened."""
+    """The number of indexes that have been replaced since the connections were opened."""
 
     def kept(self, handle: TableHandle) -> Newest | None:
         """Return the table's kept version; None if there is none, or if it does not belong to the
@@ -212,7 +212,7 @@ class Connections:
         return kept if kept is not None and kept.epoch == handle.epoch else None
 
     def note(self, table: str, indexes: Sequence[Any]) -> None:
-        """Count the indexes that were replaced since the last call for the table."""
+        """Add to ``replaced`` the number of indexes replaced since the last call for the table."""
         for index in indexes:
             key, uuid = (table, index.name), index.index_uuid
             self.replaced += self.uuids.get(key, uuid) != uuid

@@ -365,9 +365,9 @@ def _new_session(path: str | None) -> aiohttp.ClientSession:
 async def _tried_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a request, as it does for DELETE and PUT.
+    """Keep aiohttp from repeating a request, as it otherwise would for DELETE and PUT.
 
-    Otherwise the client would not know that the first attempt may have had an effect.
+    The client would then not know that the first attempt may have had an effect.
     """
     try:
         return await handler(request)

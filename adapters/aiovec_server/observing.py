@@ -124,7 +124,7 @@ METRICS = Endpoint("GET", "/metrics", read_metrics, kinds=("text/plain",))
 
 
 class Observing:
-    """Gives each request to an app an id, and logs, counts and traces it."""
+    """Assigns an id to each HTTP request to an app, and logs, counts and traces the request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics | None, *, logs: bool) -> None:
         self._app = app

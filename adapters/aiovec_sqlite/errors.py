@@ -208,7 +208,7 @@ def translated(target: str) -> Iterator[None]:
 
 @contextmanager
 def copying_to(path: str) -> Iterator[None]:
-    """Make disk errors in the block name the copy that is being written, not the store."""
+    """Within the block, let disk errors name the copy that is being written, not the store."""
     try:
         with writing_to(path):
             yield

@@ -74,8 +74,8 @@ class OpenFile:
     ) -> OpenFile:
         """Return the identity of the file that a connection has just opened.
 
-        Waits up to ``patience`` seconds while another process locks the file, for example because
-        that process is the last to close it.
+        Waits up to ``patience`` seconds while another process holds a lock on the file, for example
+        because that process is the last to close it.
         """
         # SQLite creates the WAL when a connection first reads.
         wait = _Patience(path, patience, ticket)

@@ -216,7 +216,7 @@ def _run_rows(
     columns: tuple[str, ...],
     values: Iterable[tuple[Any, ...]],
 ) -> None:
-    """Insert rows, or update existing rows: the last value of each tuple is then the rowid.
+    """Insert rows, or update existing rows; for an update, each tuple ends with the rowid.
 
     Before each statement, FTS5 writes its pending data to the file. So rows with text share a
     statement, which takes a third of the time of separate statements (``python -m bench text``).

@@ -50,7 +50,7 @@ class OpenPlace:
         return await self.backend.move_record()
 
     async def act(self) -> None:
-        """If the store has a mark, act for the mark's run.
+        """If the store has a mark, act on behalf of the run that set the mark.
 
         The store may refuse access to everyone else.
         """

@@ -67,7 +67,7 @@ class StoreInternals:
         return await self._store._embedders.can_embed(schema, self._store._backends.active.settings)
 
     async def completed(self, table: str, schema: Schema) -> Schema:
-        """Return the schema of a new table with the dimension and model of its embedder."""
+        """Return a new table's schema, completed with the dimension and model of its embedder."""
         settings = self._store._backends.active.settings
         return await self._store._embedders.completed(table, schema, settings)
 

@@ -196,8 +196,8 @@ class Cutter:
     def _chunks(self, cuts: _Cuts, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the start and the end of each chunk of a section.
 
-        The section is cut in windows. A window may end in the middle of a chunk, so the next window
-        begins with this chunk.
+        The section is cut into windows. A window may end in the middle of a chunk, so the next
+        window begins with that chunk.
         """
         window = max(WINDOW, 16 * self.limit)
         while start < end:

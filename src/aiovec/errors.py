@@ -559,7 +559,7 @@ class StoreMovedError(AiovecError):
 
     Stores opened from the TOML file ``config`` automatically switch to its ``backend``; ``config``
     and ``backend`` are empty if the migration changed no TOML file. ``generation`` grows with every
-    move, including a move back. ``reason`` says why the store did not follow.
+    move, including a move back. ``reason`` says why the open store did not switch to it.
     """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(

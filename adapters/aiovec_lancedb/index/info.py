@@ -28,7 +28,7 @@ _UNMEASURED_EF, _UNMEASURED_REFINE = 400, 10
 class InUse:
     """The vector index, with the note about it.
 
-    Upkeep keeps the size of partitions by splitting and joining them, so a growing table has more
+    Upkeep splits and joins partitions to keep them near one size, so a growing table gets more
     partitions, and the index must be measured again.
     """
 

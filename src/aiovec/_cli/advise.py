@@ -110,7 +110,7 @@ def _verdict(facts: Facts, limits: Facts, lancedb_ms: float) -> Facts:
 
 
 async def _measure(vectors: VectorStore, name: str, created: str | None) -> Facts:
-    """Return the facts of a table. None means unknown or not applicable."""
+    """Return the facts about a table. None means unknown or not applicable."""
     times = sorted(1000 * seconds for seconds in await _probe(vectors, name))
     growth = None if created is None else await _rows_a_day(vectors, name, created)
     schema, stats = await vectors.schema(name), await vectors.stats(name)

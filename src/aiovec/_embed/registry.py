@@ -150,7 +150,7 @@ class Embedders:
     async def _batcher(
         self, name: str, option: Embedder | EmbedderSettings, of_table: str = ""
     ) -> Batcher:
-        """Return an embedder, creating it at its first use.
+        """Return an embedder, creating it on first use.
 
         ``of_table`` is the key of an embedder made from a table's recipe.
         """

@@ -63,7 +63,7 @@ def first_fault(
 ) -> tuple[int, Exception]:
     """Find by bisection the first value that ``convert(of, values)`` refuses, and its error.
 
-    ``convert`` has refused ``values``, a sequence or an array, as a whole.
+    ``values`` is a sequence or an array that ``convert`` has refused as a whole.
     """
     low, high = 0, len(values)
     while high - low > 1:

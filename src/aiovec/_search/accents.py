@@ -1,4 +1,4 @@
-"""Accents on Latin letters, since people often type words without them.
+"""Handle accents on Latin letters, because people often type words without them.
 
 A stemmer knows the endings of its language with their accents: it reduces ``informação`` and
 ``informações`` to ``inform``, but ``informacao`` to ``informaca``. So before a word is stemmed, it

@@ -225,9 +225,10 @@ class Backends:
             self._no_retry.set()
 
     async def let_through(self, deadline: Deadline) -> None:
-        """Make an alteration wait, until its deadline, for retries of interrupted calls.
+        """Make an alteration wait for retries of interrupted calls, at most until its deadline.
 
-        Otherwise a call that takes longer than the pause between two alterations never succeeds.
+        Otherwise a call that takes longer than the pause between two alterations would never
+        succeed.
         """
         while self._retries and (left := deadline.left()) > 0:
             with suppress(TimeoutError):

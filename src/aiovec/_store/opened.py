@@ -124,7 +124,7 @@ class OpenTable:
     def export(
         self, *, where: Expr | None, columns: Columns, after: bytes | None, batch_size: int
     ) -> AsyncGenerator[tuple[pa.RecordBatch, bytes], None]:
-        """Yield the rows of one snapshot that exist, each batch with its cursor.
+        """Yield the unexpired rows of one snapshot in batches, each with its cursor.
 
         The backend gets ``where`` unchanged, since a cursor is valid only for the same filter.
         """

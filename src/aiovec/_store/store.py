@@ -1474,7 +1474,7 @@ def _bound(
 
 
 class Table(NotCopied, NoLength, Hints):
-    """A lightweight handle to one table, with the store's methods, which take no table name here.
+    """A lightweight handle to one table, with the store's methods but no table name to pass.
 
     Creating a handle reads nothing. A handle stays valid when the table is dropped and created
     again.

@@ -27,11 +27,11 @@ class WatchState:
     """The state of a watched table.
 
     ``waiting`` is the number of changes still to be copied. It is None while the number is unknown:
-    while all rows are compared, or while the source cannot be read. ``seconds`` is the time since
-    the table was last known to be up to date, and 0 while it is up to date. ``ready`` is True once
-    all rows have been copied, even if later changes wait. ``following`` is False while another
-    process follows the source. ``error`` is the error text of the last attempt if it failed;
-    ``refused`` maps the ids of rows that were set aside to the reasons.
+    while all rows are being compared, or while the source cannot be read. ``seconds`` is the time
+    since the table was last known to be up to date, and 0 while it is up to date. ``ready`` is True
+    once all rows have been copied, even if later changes are waiting. ``following`` is False while
+    another process follows the source. ``error`` is the error text of the last attempt if it
+    failed; ``refused`` maps the ids of rows that were set aside to the reasons.
     """
 
     source: str

@@ -102,7 +102,7 @@ class RowsToWrite:
         return batch, texts_of(batch, handle.schema)
 
     async def batch(self, t: OpenTable) -> Batch:
-        """Return the checked rows; the embedder makes missing vectors.
+        """Return the checked rows; the embedder supplies any missing vectors.
 
         The table need not exist yet. With ``on_conflict="skip"``, rows with existing ids are left
         out before the other rows are embedded.

@@ -42,7 +42,7 @@ _HARMLESS = (
 
 
 def redacted(text: str) -> str:
-    """Return a target; if it is a URL, with its user part, query and fragment masked."""
+    """Return a target, with the user part, query and fragment masked if it is a URL."""
     url = URL.match(text)
     if url is None:
         return text

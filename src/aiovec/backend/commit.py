@@ -83,7 +83,7 @@ class WriteCall:
     # On the event loop
 
     def give_up(self, error: BaseException) -> None:
-        """Fail the call unless it has begun, so that it never begins."""
+        """If the call has not begun, fail it, so that it never begins."""
         if self.begin():
             self.gone = True
             self.fail(error)
@@ -111,8 +111,8 @@ class Committer(ABC, Generic[_Write]):
     """The store's name in errors."""
 
     busy: str | None = None
-    """For errors: the reason why commits are impossible now; None if only this store's writes can
-    delay them."""
+    """The reason that errors give why nothing can be committed now; None if only this store's own
+    writes can delay a commit."""
 
     @abstractmethod
     async def take(self) -> Callable[[], Awaitable[None]] | None:

@@ -64,7 +64,7 @@ class RetrievalSettings(Section):
 
 
 def retrieval_settings() -> type[RetrievalSettings]:
-    """Return the class of ``[retrieval]`` with the keys of the installed backends."""
+    """Return the settings class of ``[retrieval]``, with the keys of the installed backends."""
     return _retrieval_settings(backends())
 
 

@@ -34,7 +34,8 @@ class Feed(ABC):
 
     @abstractmethod
     async def changed(self) -> bool:
-        """Return True as soon as a step may find changes, or False after a second or longer."""
+        """Return True as soon as a step may find changes, or False if none is seen for a second or
+        longer."""
 
     @abstractmethod
     async def last(self) -> int:

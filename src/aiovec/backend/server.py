@@ -93,7 +93,7 @@ class ServerSettings(Section):
     access_log: bool = True
     """Log each request to standard error, as a line of JSON.
 
-    If nothing reads standard error, up to 10_000 lines are buffered; newer lines are dropped."""
+    If nothing reads standard error, up to 10,000 lines are buffered; newer lines are dropped."""
 
     metrics: bool = True
     """Serve metrics for Prometheus at /metrics."""

@@ -125,7 +125,7 @@ def _read(argument: object) -> object:
 
 
 class Table(NoLength, _Blocking[AsyncTable]):
-    """A lightweight handle to one table, with the store's methods, which take no table name here."""
+    """A lightweight handle to one table, with the store's methods but no table name to pass."""
 
     def __init__(self, store: VectorStore, awaited: AsyncTable) -> None:
         super().__init__(awaited, store._portal)
