@@ -143,7 +143,7 @@ class TableCommitter(Committer[OperationCall]):
     async def take(self) -> Callable[[], Awaitable[None]] | None:
         with self._session.guarded:
             taken = await self._lock.take(ONE_TRY, self._note_mark)
-        self.busy = None if taken else f"{self.target} is locked by others"
+        self.busy = None if taken else f"{self.target} is locked by another process"
         return self._lock.release if taken else None
 
     def joins(self, group: list[OperationCall], call: OperationCall, size: int) -> bool:
