@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import ray
@@ -29,12 +30,16 @@ class Cluster:
 
     def __init__(self, address: str | None) -> None:
         self._started = not ray.is_initialized()
+        # Linux kills the processes that Ray starts as soon as the thread that started them ends.
+        # The thread of this pool lives until ``close``.
+        self._pool = ThreadPoolExecutor(1, "aiovec-ray")
         if self._started:
             options: dict[str, Any] = {"address": address}
             if address is None:
                 options = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
+            options |= {"log_to_driver": False, "logging_level": "error"}
             try:
-                ray.init(log_to_driver=False, logging_level="error", **options)
+                self._pool.submit(ray.init, **options).result()
             except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
                 where = "on this machine" if address is None else f"at {address}"
                 raise AiovecError(f"no Ray cluster can be used {where}: {exc}") from exc
@@ -47,6 +52,7 @@ class Cluster:
     def close(self) -> None:
         if self._started:
             ray.shutdown()
+            self._pool.shutdown()
 
 
 async def each(
