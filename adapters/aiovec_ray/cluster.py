@@ -30,10 +30,10 @@ class Cluster:
 
     def __init__(self, address: str | None) -> None:
         self._started = not ray.is_initialized()
-        # Linux kills the processes that Ray starts as soon as the thread that started them ends.
-        # The thread of this pool lives until ``close``.
-        self._pool = ThreadPoolExecutor(1, "aiovec-ray")
         if self._started:
+            # Linux kills the processes that Ray starts as soon as the thread that started them
+            # ends. The thread of this pool lives until ``close``.
+            self._pool = ThreadPoolExecutor(1, "aiovec-ray")
             options: dict[str, Any] = {"address": address}
             if address is None:
                 options = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}

@@ -12,9 +12,10 @@ from .cluster import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-# The thread that started the workers has ended before they get their first task.
+# The thread that asked for the workers has ended before they get their first task.
 PROGRAM = """
-import asyncio, sys, time
+import asyncio, sys, threading, time
+from aiovec.backend.threads import in_thread
 from aiovec.backend import threads
 from aiovec.backend.engine import engine_named
 from aiovec.backend.place import find_place
@@ -24,12 +25,14 @@ threads.REST = 0.1
 def work(number):
     return -number
 
+def start():
+    return threading.current_thread(), engine_named("ray", None, find_place(sys.argv[1]))
+
 async def main():
-    place = find_place(sys.argv[1])
-    engine = await threads.in_thread(lambda: engine_named("ray", None, place))
-    jobs = (threads.in_thread(lambda pause=pause: time.sleep(pause)) for pause in (0.1, 0.15))
-    await asyncio.gather(*jobs)
-    await asyncio.sleep(1)
+    starter, engine = await in_thread(start)
+    while starter.is_alive():  # of two idle threads, one ends
+        await asyncio.gather(in_thread(time.sleep, 0.1), in_thread(time.sleep, 0.15))
+        await asyncio.sleep(0.5)
     from aiovec_ray.cluster import each
     print("worked:", await asyncio.wait_for(each(work, [(-7,)], lambda _: None), 30))
     engine.close()

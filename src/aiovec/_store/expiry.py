@@ -64,7 +64,7 @@ async def opened(active: ActiveBackend, name: str) -> OpenTable:
 
 
 class ExpiringTable(OpenTable):
-    """A table whose rows expire. A call uses only rows that have not expired when it begins.
+    """A table whose rows expire. An attempt at a call uses only rows not yet expired as it begins.
 
     Both the clock and the rows' expiry times are truncated to whole seconds: no row is seen after
     its expiry time, and calls within one second have equal filters, so backends can reuse masks and
