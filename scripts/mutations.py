@@ -45,6 +45,21 @@ CONTRACT = "tests/contract/test_sqlite.py"
 
 FAULTS = [
     Fault(
+        "the lists of a hybrid search grow with its limit", "src/aiovec/_search/fusion.py",
+        "for start in range(0, max(len(near), len(words)), length):",
+        "length = max(1, len(near), len(words))\n    for start in range(0, length, length):",
+        CONTRACT,
+    ),
+    Fault(
+        "each page of a boosted search has its own order", STORE + "search.py",
+        "self.pool = FETCH_K if self.fetch_k is None else self.fetch_k",
+        "self.pool = self.last * 4 if self.fetch_k is None else self.fetch_k", CONTRACT,
+    ),
+    Fault(
+        "a group's second row depends on the limit", STORE + "search.py",
+        "(full and len(sizes) >= options.fetched)", "(len(sizes) >= options.fetched)", CONTRACT,
+    ),
+    Fault(
         "a commit is not flushed to the disk", SQLITE + "opening.py",
         '_set_durability(db, settings.durability if kept else "none")',
         '_set_durability(db, "normal")', "tests/faults/test_io_errors.py",

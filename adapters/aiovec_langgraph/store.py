@@ -243,7 +243,9 @@ class AiovecStore(Closable, BaseStore):
         repeats = _REPEATS
         known: set[tuple[str, Any]] = set()
         while True:
-            hits = await table.search(vector, limit=count, where=where, rerank=self._boost)
+            hits = await table.search(
+                vector, limit=count, where=where, rerank=self._boost, fetch_k=max(count, 100)
+            )
             ids = [_id_of(_space_of(hit), hit["key"]) for hit in hits]
             checked = [id for id, hit in zip(ids, hits, strict=True) if "place" in hit]
             times = {}

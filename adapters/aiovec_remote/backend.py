@@ -245,7 +245,7 @@ class RemoteBackend(Backend):
             path, body = "/search_hybrid", body | _text(first) | {
                 "vector": first.vector.tolist(), "maxDistance": first.max_distance,
                 "fusion": {"type": kind, **asdict(first.fusion)},
-                "limit": first.hits, "fetchK": first.limit,
+                "limit": first.hits, "fetchK": first.fused,
             }  # fmt: skip
         read = partial(found_rows, table.schema, first.columns, len(queries))
         results = await self._on(table, path, read, body=body, rows=rows)

@@ -125,14 +125,13 @@ def bounded(options: Mapping[str, Any], queries: int = 1) -> dict[str, Any]:
     limit = cut(options.get("limit", 10), queries)
     if "group_by" in options:
         check_rows(queries * limit * options.get("per_group", 1), "limit times perGroup")
-    check_rows(offset := options.get("offset", 0), "offset")
+    check_rows(options.get("offset", 0), "offset")
     fetched = options.get("fetch_k", 0)
-    compared = fetched or 4 * (offset + limit)
     if not options.get("diversity"):
-        check_rows(compared if options.get("rerank") else fetched, "fetchK")
-    elif compared > _MOST_COMPARED and BOUNDS.get().rows < sys.maxsize:
+        check_rows(fetched, "fetchK")
+    elif fetched > _MOST_COMPARED and BOUNDS.get().rows < sys.maxsize:
         expected = f"at most {_MOST_COMPARED:,} with diversity on this server"
-        raise InvalidArgumentError("fetchK", compared, expected)
+        raise InvalidArgumentError("fetchK", fetched, expected)
     return {**options, "limit": limit}
 
 

@@ -342,7 +342,8 @@ class _Search(Selected, Filtered):
         '0.3, "most": 1}.'
     )
     fetch_k: Count | None = _maybe(
-        "Number of hits from which diversity and rerank choose; up to 10,000 with diversity."
+        "Number of hits from which diversity, rerank and perGroup choose, 40 by default; at least "
+        "offset + limit, and the same for every page. Up to 10,000 with diversity."
     )
 
 
@@ -371,7 +372,7 @@ class _Words(Model):
     query: str = Field(description='Words, "exact phrases", -without and field:word.')
     match: Literal["best", "all", "any"] | None = _maybe(
         "Rows that match: with all words and then, if too few, with some (the default); with all; "
-        "with at least one."
+        "with at least one (the default of hybrid searches)."
     )
     highlight: bool | Annotated[Texts, AfterValidator(tuple)] = Field(
         False,
@@ -386,8 +387,8 @@ class SearchText(_Words, _Search):
 
 class SearchHybrid(_Words, Search):
     fusion: _made(Weighted, RRF) | None = _maybe(  # type: ignore[valid-type]
-        '{"type": "weighted", "vector": 0.5, "text": 0.5} (the default), or '
-        '{"type": "rrf", "k": 60}.'
+        '{"type": "weighted", "vector": 0.5, "text": 0.5}, or {"type": "rrf", "k": 60}. By '
+        "default weighted, with the weight of the table's embedder."
     )
 
 

@@ -100,6 +100,10 @@ class IndexQuery:
 class Lists(Protocol):
     """The rows that match each clause of a query."""
 
+    @property
+    def weight(self) -> float:
+        """The sum of the BM25 weights of the clauses."""
+
     def best(self, *, some: bool) -> Scored:
         """Return the best rows that match all clauses, or, with ``some``, at least one clause."""
 
@@ -155,7 +159,7 @@ def hybrid_hits(
     words: SnapshotWords | None = None,
 ) -> HybridHits:
     """Search for the query's words, and fuse the hits with the nearest rows."""
-    best, whole, maker = _ranked(db, ticket, table, query, words)
+    best, weight, maker = _ranked(db, ticket, table, query, words)
     near = [*zip(far, nearest, strict=True)]
     known: dict[int, str] = {}
 
@@ -165,7 +169,7 @@ def hybrid_hits(
             known.update(_ids(db, table, lacking))
         return known
 
-    return HybridHits(query, fused(query, table.schema.metric, near, best, whole, ids_of), maker)
+    return HybridHits(query, fused(query, table.schema.metric, near, best, weight, ids_of), maker)
 
 
 def found_by_both(
@@ -207,10 +211,10 @@ def _ranked(
     table: TableLayout,
     query: Query,
     words: SnapshotWords | None,
-) -> tuple[Scored, int, Snippets | None]:
+) -> tuple[Scored, float, Snippets | None]:
     """Return the rowids of the best rows with their scores.
 
-    Also return how many rows at the start of the list have all words, and the function that makes
+    Also return the sum of the clauses' weights, for a hybrid search, and the function that makes
     snippets.
     """
     index = serving(db, table) if words is None else words.index
@@ -233,7 +237,7 @@ def _ranked(
             request = IndexQuery(db, ticket, table, terms.indexed, terms.without, query)
             lists = words.lists(request)
         best = matching(any=query.match == "any")
-        whole = 0 if query.match == "any" else len(best)
+        weight = _weight(db, index, terms, lists) if query.by_both else 0.0
         if query.match == "best" and query.wanted > 1 and len(best) < query.limit:
             having = {rowid for rowid, _ in best}
             others = [match for match in matching(any=True) if match[0] not in having]
@@ -245,7 +249,22 @@ def _ranked(
                 others = [(row, -value) for value, row in more]
             best = all_words_first(best, others, query.limit)
     ticket.check()
-    return best, whole, _snippets(index, query)
+    return best, weight, _snippets(index, query)
+
+
+def _weight(db: sqlite3.Connection, index: TextIndex, terms: _Terms, lists: Lists | None) -> float:
+    """Return the sum of the weights of a query's words; 0 if clauses are parts of words."""
+    if lists is not None:
+        return lists.weight
+    if index.analyzer == "ngram":
+        return 0.0
+    (rows,) = db.execute(f"SELECT count(*) FROM {index.shadow('docsize')}").fetchone()
+    having = f"SELECT count(*) FROM {index.table} WHERE {index.table} MATCH ?"
+    return sum(
+        weight_of(rows, db.execute(having, (_expression(clause),)).fetchone()[0])
+        for clause in terms.indexed
+        if any(map(str.isalnum, clause.text))  # otherwise FTS5 ignores it
+    )
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class Reembedding:
         quantized = schema.quantized if dim % 8 == 0 else None
         embed = schema.embed
         if embed is not None:
-            embed = replace(embed, using=self._name, recipe=self._embedder.recipe)
+            made_by = self._embedder
+            embed = replace(embed, using=self._name, recipe=made_by.recipe, weight=made_by.weight)
         model = self._embedder.model
         return replace(schema, model=model, dim=dim, quantized=quantized, embed=embed)
 

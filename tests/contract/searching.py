@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,19 @@ from tests.harness.values import (
 )
 
 import aiovec
-from aiovec import Decay, F, Factor, Field, Hit, InvalidArgumentError, Schema, Tuning, VectorStore
+from aiovec import (
+    RRF,
+    Decay,
+    F,
+    Factor,
+    Field,
+    Hit,
+    InvalidArgumentError,
+    Schema,
+    Tuning,
+    VectorStore,
+    Weighted,
+)
 from aiovec.backend import Metric
 
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "dot")
@@ -158,7 +171,7 @@ class SearchingContract(ContractBase):
                 assert await store.distinct("notes", "name", limit=most) == {"word": 10}
                 batches = [batch async for batch in store.export("notes", batch_size=most)]
                 assert sum(batch.num_rows for batch in batches) == 10
-                groups = {"group_by": "name", "per_group": most, "limit": 2}
+                groups = {"group_by": "name", "per_group": most, "limit": 2, "fetch_k": most}
                 assert len(await store.search("notes", query, **groups)) == 10
                 again = {"fetch_k": most, "diversity": 0.5}
                 assert len(await store.search("notes", query, **again)) == 10
@@ -248,18 +261,14 @@ class SearchingContract(ContractBase):
         calls: dict[str, Callable[..., Awaitable[list[Hit]]]] = {
             "near": lambda **page: store.search("notes", query, **page),
             "like": lambda **page: store.search_like("notes", "r0003", **page),
-            "varied": lambda **page: store.search(
-                "notes", query, diversity=0.5, fetch_k=60, **page
-            ),
+            "varied": lambda **page: store.search("notes", query, diversity=0.5, **page),
             "reranked": lambda **page: store.search(
-                "notes", query, rerank=lambda hits: hits[::-1], fetch_k=60, **page
+                "notes", query, rerank=lambda hits: hits[::-1], **page
             ),
         }
         if store.supports("text"):
             calls["words"] = lambda **page: store.search_text("notes", "wool", **page)
-            calls["both"] = lambda **page: store.search_hybrid(
-                "notes", "wool", query, fetch_k=60, **page
-            )
+            calls["both"] = lambda **page: store.search_hybrid("notes", "wool", query, **page)
         for name, call in calls.items():
             with case(name):
                 every = ids_of(await call(limit=30))
@@ -274,8 +283,65 @@ class SearchingContract(ContractBase):
         for wrong in (-1, 1.5, True, None):
             with pytest.raises(InvalidArgumentError):
                 await store.search("notes", query, offset=wrong)
-        with pytest.raises(InvalidArgumentError, match=r"offset \+ limit, 14"):
-            await store.search("notes", query, limit=4, offset=10, fetch_k=13)
+        for choice in (
+            {"diversity": 0.5}, {"rerank": Decay("payload.at", "7d")},
+            {"group_by": "year", "per_group": 2},
+        ):  # fmt: skip
+            for fetch_k, last in ((13, 14), (None, 41)):
+                with pytest.raises(InvalidArgumentError, match=f"pass fetch_k={last} or more"):
+                    await store.search(
+                        "notes", query, limit=4, offset=last - 4, fetch_k=fetch_k, **choice
+                    )
+
+    async def test_a_longer_search_begins_with_the_hits_of_a_shorter_one(
+        self, store: VectorStore
+    ) -> None:
+        chance = random.Random(7)
+        words = ("wool", "hat", "cap", "yarn", "loom", "felt")
+        rows = [
+            {
+                "id": f"r{n:03}", "embedding": vector,
+                "doc": f"d{int(chance.paretovariate(0.7)) % 60}",
+                "at": datetime(2020, 1 + chance.randrange(12), 1, tzinfo=UTC),
+                "body": " ".join(chance.choices(words, k=chance.randrange(2, 9))),
+            }
+            for n, vector in enumerate(vectors(400, seed=9))
+        ]  # fmt: skip
+        body = Field(str, text=store.supports("text"))
+        await filled(store, Schema(DIM, fields={"doc": str, "at": datetime, "body": body}), rows)
+        query = vectors(1, seed=3)[0]
+        searches: dict[str, Callable[..., Awaitable[list[Hit]]]] = {
+            "near": lambda **options: store.search("notes", query, exact=True, **options)
+        }
+        if store.supports("text"):
+            text = "wool hat loom"
+            searches["words"] = lambda **options: store.search_text("notes", text, **options)
+            for fusion in (Weighted(), Weighted(0.9, 0.1), RRF()):
+                searches[f"{fusion}"] = partial(
+                    store.search_hybrid, "notes", text, query, fusion=fusion, exact=True
+                )
+        choices: list[dict[str, Any]] = [
+            {}, {"where": "doc > 'd2'"}, {"group_by": "doc"}, {"group_by": "doc", "per_group": 3},
+            {"rerank": Decay("at", "60d", weight=0.9)}, {"diversity": 0.5},
+            {"rerank": lambda hits: hits[::-1], "diversity": 0.3},
+            {"group_by": "doc", "rerank": Decay("at", "60d")},
+        ]  # fmt: skip
+        for (name, search), choice in itertools.product(searches.items(), choices):
+            chooses = choice.keys() & {"rerank", "diversity", "per_group"}
+            limits = (1, 3, 10, 25, 40) if chooses else (1, 10, 40, 41, 100, 400)
+            with case((name, choice)):
+                every = await search(limit=limits[-1], **choice)
+                docs = list(dict.fromkeys(hit["doc"] for hit in every))
+                for limit in limits[:-1]:
+                    hits = await search(limit=limit, **choice)
+                    page = await search(limit=limit, offset=limits[-1] - limit, **choice)
+                    if "group_by" in choice:
+                        first, last = docs[:limit], docs[limits[-1] - limit : limits[-1]]
+                        assert hits == [hit for hit in every if hit["doc"] in first]
+                        assert page == [hit for hit in every if hit["doc"] in last]
+                    else:
+                        assert hits == every[:limit]
+                        assert page == every[limits[-1] - limit : limits[-1]]
 
     async def test_groups_that_have_all_the_rows(self, store: VectorStore) -> None:
         """There are fewer groups than requested, and some values cannot be compared by a filter."""

@@ -802,7 +802,7 @@ class TextContract(ContractBase):
                     best = await store.search_text("notes", query, limit=3, **options)
                     assert len({*ids_of(best)} & expected) == min(3, len(expected))
                     hybrid = await store.search_hybrid(
-                        "notes", query, [1.0] * DIM, limit=500, select=[], **options
+                        "notes", query, [1.0] * DIM, limit=500, fetch_k=500, select=[], **options
                     )
                     assert {hit.id for hit in hybrid if "text" in hit.ranks} == expected
 

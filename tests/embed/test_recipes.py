@@ -14,7 +14,15 @@ from tests.embed.models import stand_in
 from tests.embed.service import DIM, Service
 
 import aiovec
-from aiovec import Embed, EmbeddingError, Field, InvalidArgumentError, InvalidVectorError, Schema
+from aiovec import (
+    ConfigError,
+    Embed,
+    EmbeddingError,
+    Field,
+    InvalidArgumentError,
+    InvalidVectorError,
+    Schema,
+)
 
 FIELDS: dict[str, Any] = {"body": Field(str, text=True)}
 ROWS = [{"id": "zip", "body": "reading zip files"}, {"id": "net", "body": "opening a socket"}]
@@ -228,3 +236,49 @@ async def test_a_table_without_an_embedder_says_what_to_do() -> None:
         for words in ("row 0 (id 'z')", "'embedding'", "it has 'vector'", "vector='vector'"):
             assert words in str(caught.value)
         assert await store.count("docs") == 0
+
+
+async def test_hybrid_searches_take_the_weight_of_the_embedder(tmp_path: Path) -> None:
+    """Every process that opens the table takes it, also without the embedder."""
+
+    class Mine:
+        model, dim, weight = "mine", DIM, 0.9
+
+        def __call__(self, texts: list[str]) -> list[list[float]]:
+            return [[1.0, float(len(text))] + [1.0] * (DIM - 2) for text in texts]
+
+    def plain(texts: list[str]) -> list[list[float]]:
+        return Mine()(texts)
+
+    embedders: dict[str, Any] = {
+        "mine": Mine(), "other": aiovec.embedder(plain, model="mine", dim=DIM), "demo": "demo"
+    }  # fmt: skip
+    tables: dict[str, tuple[Schema, float]] = {
+        "none": (Schema(DIM, fields=FIELDS), 0.5),
+        "demo": (Schema(fields=FIELDS, embed=Embed("body", "demo")), 0.5),
+        "other": (Schema(fields=FIELDS, embed=Embed("body", "other")), 0.7),
+        "mine": (Schema(fields=FIELDS, embed=Embed("body", "mine")), 0.9),
+        "named": (Schema(fields=FIELDS, embed=Embed("body", "mine", weight=0.2)), 0.2),
+    }
+    words = [f"wool {'hat ' * n}" for n in range(8)]
+    async with aiovec.connect(tmp_path / "w.db", embedders=embedders) as store:
+        for name, (schema, _) in tables.items():
+            await store.create_table(name, schema)
+            rows = [{"id": f"{n}", "body": text} for n, text in enumerate(words)]
+            if schema.embed is None:
+                rows = [{**row, "embedding": [1.0] * DIM} for row in rows]
+            await store.insert(name, rows)
+    async with aiovec.connect(tmp_path / "w.db") as store:
+        for name, (_, weight) in tables.items():
+            with case(name):
+                schema = await store.schema(name)
+                query = [float(n + 1) for n in range(schema.dim)]
+                hits = await store.search_hybrid(name, "wool hat", query)
+                fusion = aiovec.Weighted(weight, 1 - weight)
+                assert hits == await store.search_hybrid(name, "wool hat", query, fusion=fusion)
+    for wrong in (-0.1, 2, True, "0.5"):
+        with case(wrong), pytest.raises(InvalidArgumentError, match="weight"):
+            Embed("body", weight=wrong)  # type: ignore[arg-type]
+        Mine.weight = wrong  # type: ignore[assignment]
+        with case(wrong), pytest.raises(ConfigError, match="weight"):
+            aiovec.connect(tmp_path / "w.db", embedder=Mine())

@@ -67,7 +67,8 @@ async def test_a_request_or_an_answer_of_too_many_rows_gets_422() -> None:
             await client.ok("POST", "/tables/t/records", json=part)
         sixty: list[Any] = [{"id": str(n), "embedding": VECTOR} for n in range(60)]
         grouped = {"vector": VECTOR, "limit": 26, "groupBy": "n", "perGroup": 2}
-        newer = {"vector": VECTOR, "limit": 13, "rerank": {"field": "payload.at", "halfLife": "7d"}}
+        decay = {"field": "payload.at", "halfLife": "7d"}
+        newer = {"vector": VECTOR, "limit": 13, "rerank": decay, "fetchK": 52}
         for path, body in (
             ("records", sixty), ("get", {"ids": [row["id"] for row in sixty]}),
             ("search", grouped), ("search", newer),

@@ -156,7 +156,7 @@ VALUES_REFUSED: list[tuple[str | None, Call, Sequence[Any]]] = [
     ("batch_size", lambda s, v: _exported(s, batch_size=v), (0, "3")),
     ("after", lambda s, v: _exported(s, after=v), ("text", 5)),
     *((name, _hybrid(name), (value,)) for name, value in {
-        "fusion": "rrf", "limit": 0, "diversity": -1, "rerank": 5, "highlight": 5, "fetch_k": 3,
+        "fusion": "rrf", "limit": 0, "diversity": -1, "rerank": 5, "highlight": 5, "fetch_k": 0,
         "tuning": 5,
     }.items()),
     ("query", lambda s, v: s.search_hybrid("notes", v, QUERY), (b"wool",)),

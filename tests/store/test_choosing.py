@@ -145,7 +145,9 @@ async def test_keyword_and_hybrid_searches_keep_to_bounds_of_score_and_distance(
     near = await store.search("notes", query, limit=9)
     far = near[-1].distance
     assert far is not None
-    within = await store.search_hybrid("notes", "wool", query, limit=60, max_distance=far)
+    within = await store.search_hybrid(
+        "notes", "wool", query, limit=60, fetch_k=60, max_distance=far
+    )
     assert {hit.id for hit in within if "vector" in hit.ranks} == {*ids_of(near)}
     assert {hit.id for hit in within if "text" in hit.ranks} == {*ids_of(pool)}
 
@@ -217,7 +219,7 @@ async def test_search_like_finds_the_rows_near_a_row(store: VectorStore) -> None
             backwards = await store.search_like(
                 metric, row["id"], limit=3, rerank=lambda hits: hits[::-1]
             )
-            assert ids_of(backwards) == ids_of(others[:12][::-1])[:3]
+            assert ids_of(backwards) == ids_of(others[:40][::-1])[:3]
             varied = await store.search_like(metric, row["id"], limit=5, diversity=0.8)
             assert row["id"] not in ids_of(varied)
             assert len(varied) == 5
@@ -349,7 +351,7 @@ async def test_groups_are_reranked(store: VectorStore) -> None:
         "notes", query, limit=4, group_by="doc", rerank=last_first, select=["page"]
     )
     every = await store.search("notes", query, limit=300)
-    assert ids_of(offered) == grouped(every, rows, "doc", 16, 1)
+    assert ids_of(offered) == grouped(every, rows, "doc", 40, 1)
     assert all("body" in hit.fields for hit in offered)
     assert ids_of(matches) == ids_of(offered[::-1])[:4]
     assert {frozenset(hit.fields) for hit in matches} == {frozenset({"page"})}

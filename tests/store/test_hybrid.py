@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -44,9 +45,9 @@ def _rows(count: int = 60) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _shares(name: str, hits: list[Hit]) -> list[float]:
-    """Return the shares of a list; with ``match="any"``, no row counts as one with all words."""
-    first, last, parts = (1.0, 0.2, 8) if name == "vector" else (0.7, 0.0, 1)
+def _shares(name: str, hits: list[Hit], most: float) -> list[float]:
+    """Return the shares of the rows of a list; the first has at most ``most``."""
+    first, last, parts = (1.0, 0.2, 8) if name == "vector" else (most, 0.05 * most, 1)
     values = [hit.score if hit.distance is None else hit.distance for hit in hits]
     if len({*values}) < 2:
         return [first] * len(values)
@@ -54,20 +55,40 @@ def _shares(name: str, hits: list[Hit]) -> list[float]:
     return [first - (first - last) * abs(value - values[0]) / length for value in values]
 
 
-def expected_fusion(lists: dict[str, list[Hit]], fusion: Fusion) -> dict[str, float]:
-    """Return the scores that the fused hits have, best first, by the definition."""
-    scores: dict[str, float] = {}
-    for name, hits in lists.items():
-        for rank, (hit, scaled) in enumerate(zip(hits, _shares(name, hits), strict=True), 1):
-            if isinstance(fusion, RRF):
-                part = (1 / (fusion.k + rank)) / (2 / (fusion.k + 1))
-            else:
-                part = scaled * (fusion.vector if name == "vector" else fusion.text)
-                if not (fusion.vector if name == "vector" else fusion.text):
+def expected_fusion(
+    lists: dict[str, list[Hit]], fusion: Fusion, weight: float, length: int = 40
+) -> dict[str, float]:
+    """Return the scores that the fused hits have, best first, by the definition.
+
+    ``weight`` is the sum of the weights of the words.
+    """
+    fused: dict[str, float] = {}
+    most, words = 1.0, lists["text"]
+    known = min(1.0, words[0].score / (0.8 * weight)) if words else 1.0
+    for start in range(0, max(map(len, lists.values())), length):
+        scores: dict[str, float] = {}
+        for name, every in lists.items():
+            hits = every[start : start + length]
+            for rank, (hit, share) in enumerate(
+                zip(hits, _shares(name, hits, known), strict=True), start + 1
+            ):
+                if isinstance(fusion, RRF):
+                    share = (1 / (fusion.k + rank)) / (2 / (fusion.k + 1))
+                elif part := fusion.vector if name == "vector" else fusion.text:
+                    share *= part / (fusion.vector + fusion.text)
+                else:
                     continue
-                part /= fusion.vector + fusion.text
-            scores[hit.id] = scores.get(hit.id, 0.0) + part
-    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
+                if hit.id not in fused:
+                    scores[hit.id] = scores.get(hit.id, 0.0) + share * most
+        fused |= sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+        most = [most, *fused.values()][-1]
+    return fused
+
+
+async def _weight(store: VectorStore, clauses: list[str], rows: int = 60) -> float:
+    """Return the sum of the BM25 weights of clauses."""
+    having = [len(await store.search_text("notes", clause, limit=rows)) for clause in clauses]
+    return sum(max(1e-6, math.log((rows - n + 0.5) / (n + 0.5))) for n in having)
 
 
 async def _hybrid(store: VectorStore, count: int = 60) -> list[dict[str, Any]]:
@@ -89,19 +110,21 @@ async def test_hybrid_fuses_the_two_searches(store: VectorStore) -> None:
         RRF(), RRF(k=1), RRF(k=0.5), Weighted(), Weighted(vector=0.2, text=3),
         Weighted(vector=1, text=0), Weighted(vector=0, text=1),
     )  # fmt: skip
-    for query, where in (
-        ("wool", None), ("wool hat", None), ('"wool hat"', None), ("-wool hat", None),
-        ("nowhere", None), ("", None), ("title:wool", "year >= 20"), ("loom", "lang = 'a'"),
-        ("loom", "year < 0"), ("felt", "id = 'r07'"),
+    for query, clauses, where in (
+        ("wool", ["wool"], None), ("wool hat", ["wool", "hat"], None),
+        ('"wool hat"', ['"wool hat"'], None), ("-wool hat", ["hat"], None),
+        ("wool nowhere", ["wool", "nowhere"], None), ("nowhere", ["nowhere"], None),
+        ("", [], None), ("title:wool", ["title:wool"], "year >= 20"),
+        ("loom", ["loom"], "lang = 'a'"), ("loom", ["loom"], "year < 0"),
+        ("felt", ["felt"], "id = 'r07'"),
     ):  # fmt: skip
-        every = await _lists(store, query, 60, where=where)
+        lists, weight = await _lists(store, query, 60, where=where), await _weight(store, clauses)
         for fusion in fusions:
+            expected = expected_fusion(lists, fusion, weight)
             for limit in (1, 5, 40, 100) if query == "wool" else (5, 100):
                 with case((query, where, fusion, limit)):
-                    lists = {name: hits[: limit * 4] for name, hits in every.items()}
-                    expected = expected_fusion(lists, fusion)
                     hits = await store.search_hybrid(
-                        "notes", query, QUERY, fusion=fusion, limit=limit, where=where, match="any"
+                        "notes", query, QUERY, fusion=fusion, limit=limit, where=where
                     )
                     assert {hit.id: hit.score for hit in hits} == pytest.approx(
                         dict(list(expected.items())[:limit])
@@ -130,7 +153,7 @@ async def test_a_fused_hit_has_its_rank_and_score_in_each_list(store: VectorStor
     rows = {row["id"]: row for row in await _hybrid(store)}
     lists = await _lists(store, "wool", 40)
     distances = {hit.id: hit.distance for hit in await store.search("notes", QUERY, limit=60)}
-    hits = await store.search_hybrid("notes", "wool", QUERY, limit=40, fetch_k=40, highlight=True)
+    hits = await store.search_hybrid("notes", "wool", QUERY, limit=40, highlight=True)
     kinds = set()
     for hit in hits:
         row = rows[hit.id]
@@ -163,7 +186,7 @@ async def test_the_query_excludes_rows_from_the_keyword_list_only(store: VectorS
     for query in ("wool -hat", '"wool" -hat', "body:wool -hat"):
         kept = set(ids_of(await store.search_text("notes", query, limit=100)))
         assert kept < wool
-        hits = await store.search_hybrid("notes", query, QUERY, limit=100)
+        hits = await store.search_hybrid("notes", query, QUERY, limit=100, fetch_k=100)
         assert {hit.id for hit in hits if "text" in hit.ranks} == kept
         assert {hit.id for hit in hits if "vector" in hit.ranks} == every
         others = f"id NOT IN ('{hits[0].id}', '{hits[-1].id}')"
@@ -191,7 +214,7 @@ async def test_reranking_reads_the_texts(store: VectorStore) -> None:
     }
     for name, search in calls.items():
         with case(name):
-            pool = await search(limit=20, fetch_k=20)
+            pool = await search(limit=40)
             for select in (["year"], ["year", "title"], [], ["payload.extra"], None):
                 hits = await search(limit=5, select=select, rerank=by_length)
                 best = sorted(pool, key=lambda hit: (-len(hit["body"]), hit.id))[:5]
@@ -200,7 +223,7 @@ async def test_reranking_reads_the_texts(store: VectorStore) -> None:
                 for hit in offered[-1]:
                     assert hit["body"] == rows[hit.id]["body"]
                     assert hit["title"] == rows[hit.id]["title"]
-                plain = await search(limit=20, fetch_k=20, select=select)
+                plain = await search(limit=40, select=select)
                 fields = {hit.id: hit.fields for hit in plain}
                 for hit in hits:
                     assert hit.fields == fields[hit.id]
@@ -230,13 +253,15 @@ async def test_the_pool_is_the_callers_to_choose(store: VectorStore) -> None:
         for fetch_k in (None, 3, 7, 1_000):
             await search(limit=3, fetch_k=fetch_k, rerank=count)
         everything = offered[-1]
-        assert offered[:3] == [12, 3, 7]
+        assert offered[:3] == [min(40, everything), 3, 7]
         assert 20 < everything <= 60
         with pytest.raises(InvalidArgumentError) as caught:
-            await search(limit=3, fetch_k=2)
+            await search(limit=3, fetch_k=2, rerank=count)
         assert caught.value.argument == "fetch_k"
-        # A limit counts before the pool does.
-        assert len(await search(limit=3, fetch_k=50)) in (1, 3)
-    lists = await _lists(store, "wool", 11)
-    hits = await store.search_hybrid("notes", "wool", QUERY, fusion=RRF(), limit=11, fetch_k=11)
-    assert ids_of(hits) == list(expected_fusion(lists, RRF()))[:11]
+    lists, weight = await _lists(store, "wool", 60), await _weight(store, ["wool"])
+    for fetch_k in (1, 11, 60):
+        expected = [*expected_fusion(lists, RRF(), weight, fetch_k)]
+        hits = await store.search_hybrid(
+            "notes", "wool", QUERY, fusion=RRF(), limit=30, fetch_k=fetch_k
+        )
+        assert ids_of(hits) == expected[:30]

@@ -41,12 +41,12 @@ async def search_hybrid(
 
     while True:
         async with searching(versions, handle, [query], every_row=every_row, beside=texts) as table:
-            near, (matching, whole) = await together([
+            near, (matching, weight) = await together([
                 partial(half, nearest, table, ids_only, every_row=every_row),
-                partial(half, ranked, table, query, Columns(())),
+                partial(half, ranked, table, query, Columns(()), weigh=True),
             ])  # fmt: skip
             if near is not None:
-                return await _fused(table, query, near, matching, whole, finish)
+                return await _fused(table, query, near, matching, weight, finish)
         every_row = True
 
 
@@ -55,13 +55,10 @@ async def _fused(
     query: Query,
     near: Nearest,
     matching: pa.Table,
-    whole: int,
+    weight: float,
     finish: FromEach[_T],
 ) -> _T:
-    """Fuse the results of both searches, and read the rows of the hits.
-
-    The first ``whole`` rows of ``matching`` contain all words.
-    """
+    """Fuse the results of both searches, and read the rows of the hits."""
     metric = table.schema.metric
     numbers: dict[str, int] = {}
 
@@ -69,7 +66,7 @@ async def _fused(
         for rows in near.rows, matching:
             numbers.update(zip(rows["id"].to_pylist(), rows[ROW].to_pylist(), strict=True))
         by_distance = [*zip(near.distances, near.rows["id"].to_pylist(), strict=True)]
-        return fused(query, metric, by_distance, pairs(matching), whole, _ids)
+        return fused(query, metric, by_distance, pairs(matching), weight, _ids)
 
     hits = await hop(len(near.distances) + matching.num_rows, fuse)
     wanted = [numbers[hit.key] for hit in hits]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 from aiovec.backend import TextClause, all_words_first
 from aiovec.backend.contract import Columns, Found, FromEach, Query, TableHandle, stored_rows
 from aiovec.backend.cost import cost_of
-from aiovec.backend.threads import hop
+from aiovec.backend.threads import hop, together
 from aiovec.errors import UnsupportedError
 
 from ..index.fields import text_columns
@@ -37,6 +39,10 @@ _COST = 32
 # to ``_MOST_EQUAL`` rows beyond the limit: ranking 100,000 rows took 0.6 s, and ranking 2,560 rows
 # took three times as long as 40. Usually, few rows have the last hit's score.
 _MORE, _MOST_EQUAL = 4, 10_000
+# Lance does not tell how many rows have a word. So a hybrid search reads up to ``_FEW`` of them for
+# each of ``_MOST_WEIGHED`` words. The weight of a more frequent word is about the best row's score
+# divided by ``_OFTEN``: BM25 multiplies the weight by at most 2.2.
+_FEW, _MOST_WEIGHED, _OFTEN = 100, 32, 1.8
 # A row's scores in two queries may differ by rounding.
 _SURELY_LESS = 1 - 1e-6
 _WORD = re.compile(r"[^\W_]+")
@@ -75,10 +81,12 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> i
     return min(rows * await versions.row_bytes(table), STREAM_BYTES) if rows else 0
 
 
-async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Table, int]:
+async def ranked(
+    table: Snapshot, query: Query, columns: Columns, *, weigh: bool = False
+) -> tuple[pa.Table, float]:
     """Return the best rows with these columns and their scores, best first.
 
-    Also return how many of the first rows contain all words.
+    With ``weigh``, also return the sum of the clauses' weights, otherwise 0.
     """
     wanted = {name for clause in query.clauses for name in fields_of(clause, table.schema)}
     if wanted.difference(text_columns(await table.indexes())):
@@ -89,11 +97,44 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
     words = await _beginnings(table, query, where)
+    rows = await _ranked(table, query, words, where, columns)
+    return rows, await _weight(table, query, words) if weigh else 0.0
 
+
+async def _weight(
+    table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]]
+) -> float:
+    """Return the sum of the BM25 weights of a query's clauses, as ``fused`` takes it."""
+    clauses = [clause for clause in query.clauses if not clause.excluded]
+    if table.schema.analyzer == "ngram" or not clauses:
+        return 0.0
+    count, cost = await table.rows(), _cost_of(query, words)
+
+    async def weight(clause: TextClause) -> float:
+        alone = replace(query, clauses=(clause,))
+        built = await hop(cost, partial(query_of, table.schema, alone, words, any=True))
+        if built is None:
+            return 0.0
+        rows = await fetch(table, built, [], None, _FEW, cost)
+        having = rows.num_rows
+        most = math.log(1 + max(0, count - having + 0.5) / (having + 0.5))
+        return most if having < _FEW else min(most, pc.max(rows.column(SCORE)).as_py() / _OFTEN)
+
+    weighed = clauses[:_MOST_WEIGHED]
+    weights = await together([partial(weight, clause) for clause in weighed])
+    return sum(weights) * len(clauses) / len(weighed)
+
+
+async def _ranked(
+    table: Snapshot,
+    query: Query,
+    words: Mapping[TextClause, Sequence[str]],
+    where: str | None,
+    columns: Columns,
+) -> pa.Table:
     matching = partial(_matching, table, query, words, where, columns)
     if query.match != "best" or query.wanted < 2:
-        rows = await matching(any=query.match == "any")
-        return rows, 0 if query.match == "any" else rows.num_rows
+        return await matching(any=query.match == "any")
     # The few rows with all words are nearly always among the best rows with any of the words.
     having = await _having_all(table, query, words, where)
     more: pa.Table = None if having is None else await matching(any=True)
@@ -103,7 +144,7 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
     if whole is None:
         whole = await matching(any=False)
         if whole.num_rows >= query.limit:
-            return whole, whole.num_rows
+            return whole
         more = await matching(any=True) if more is None else more
 
     # If no word begins with a prefix, the empty table is not from Lance, and its types may differ.
@@ -117,7 +158,7 @@ async def ranked(table: Snapshot, query: Query, columns: Columns) -> tuple[pa.Ta
         scores = pa.array([score for _, score in order], pa.float64())
         return taken.set_column(taken.schema.get_field_index(SCORE), SCORE, scores)
 
-    return await hop(cost_of(whole, more), combined), whole.num_rows
+    return await hop(cost_of(whole, more), combined)
 
 
 def pairs(rows: pa.Table) -> list[tuple[str, float]]:

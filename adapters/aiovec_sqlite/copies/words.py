@@ -340,7 +340,7 @@ class Words:
             _PartOfQuery(part, of_part, weights, mask, mean)
             for part, of_part, mask in zip(parts, lists, masks, strict=True)
         ]
-        return _ListsOfQuery(request, parts_of_query if wanted else [])
+        return _ListsOfQuery(request, parts_of_query if wanted else [], sum(weights))
 
     def _selected(
         self,
@@ -700,6 +700,7 @@ class _PartOfQuery:
 class _ListsOfQuery:
     request: IndexQuery
     parts: Sequence[_PartOfQuery]
+    weight: float
 
     def best(self, *, some: bool) -> Scored:
         request, limit = self.request, self.request.query.limit

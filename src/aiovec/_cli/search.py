@@ -86,7 +86,7 @@ async def search(
         Match | None,
         typer.Option(
             help="Keywords: best gives rows with all words, then rows with some; all and any give "
-            "rows with all, or with any. Default: best."
+            "rows with all, or with any. Default: best, and with meaning any."
         ),
     ] = None,
     min_score: Annotated[
@@ -105,6 +105,14 @@ async def search(
         typer.Option(
             metavar="FIELD",
             help="One hit, the best, for each value of this field: source for one a document.",
+        ),
+    ] = None,
+    fetch_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of hits that --boost orders, at least offset + limit, and the same for "
+            "every page. Default: 40.",
         ),
     ] = None,
     around: Annotated[
@@ -127,6 +135,7 @@ async def search(
     options: dict[str, Any] = {"where": where, "limit": limit, "offset": offset}
     options |= {"select": names_in(select), "include_vector": include_vector}
     options |= {"group_by": group_by} if group_by else {}
+    options |= {"fetch_k": fetch_k} if fetch_k else {}
     options |= {"min_score": min_score, "rerank": [*map(_boost_in, boost)] if boost else None}
     query: Any = words if vector is None else _vector_in(vector)
 
@@ -151,7 +160,7 @@ async def search(
         hits = await opened.search(query, **options)
     else:
         by_words = opened.search_text if how == "text" else opened.search_hybrid
-        hits = await by_words(query, match=match or "best", **options)
+        hits = await by_words(query, **({"match": match} if match else {}), **options)
     flat = [hit.to_dict() for hit in hits]
     if around:
         from ..documents import around as passages_around

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from .._model.schema import MAX_DIM, check_table_name
+from .._model.schema import MAX_DIM, check_table_name, is_share
 from .._tools.messages import shown
 from ..errors import ConfigError
-from .protocol import Embedder
+from .protocol import WEIGHT, Embedder
 
 _WITH_MODEL = ("openai", "fastembed", "sentence-transformers")
 _KINDS = (*_WITH_MODEL, "local", "demo")
@@ -103,4 +103,7 @@ def check_embedder(name: str, option: object) -> Embedder:
     ):
         expected = f"a length from 1 to {MAX_DIM}, or None"
         raise refuse(f"has the dim {shown(dim)}, which must be {expected}; {wrap}", ".dim")
+    if not is_share(weight := getattr(option, "weight", WEIGHT)):
+        fault = f"has the weight {shown(weight)}, which must be a number from 0 to 1"
+        raise refuse(fault, ".weight")
     return cast("Embedder", option)

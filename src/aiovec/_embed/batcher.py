@@ -27,7 +27,7 @@ from ..backend.threads import hop, in_daemon_thread, in_thread
 from ..errors import DimensionMismatchError, EmbeddingError, ModelMismatchError, StoreClosedError
 from .failures import Failure, failure_of
 from .local import LocalModel
-from .protocol import Embedder, Purpose, is_async, takes_kind
+from .protocol import WEIGHT, Embedder, Purpose, is_async, takes_kind
 
 # Seconds between retries: doubled each time, and reduced at random by up to half, so that clients
 # of a busy service do not retry at the same moment.
@@ -65,6 +65,8 @@ class Batcher:
         """The length of the vectors. Without a ``dim``, it is 0 until ``learn_dim`` sets it."""
         self.recipe = recipe
         """The settings that a table stores; None for an embedder that the app passes."""
+        self.weight: float = getattr(embedder, "weight", WEIGHT)
+        """The weight of the vectors in hybrid searches."""
         self._embedder = embedder
         self._limits = limits
         self._by_kind = takes_kind(embedder)

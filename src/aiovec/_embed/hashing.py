@@ -43,6 +43,7 @@ class HashingEmbedder:
 
     model = "aiovec-demo-hash-256"
     dim = 256
+    weight = 0.5
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return one row for each text, in order. A row does not depend on the other texts."""

@@ -14,6 +14,9 @@ Purpose = Literal["document", "query"]
 """The purpose of a text: to be stored, or to be a search query. Some models embed queries
 differently."""
 
+WEIGHT = 0.7
+"""The usual weight of an embedder's vectors in hybrid searches (``bench quality``, ADR 30)."""
+
 
 class _OfModel(Protocol):
     @property
@@ -32,7 +35,9 @@ class Embedder(_OfModel, Protocol):
 
     An asynchronous embedder is awaited on the event loop; a plain one runs in a thread, one call at
     a time. A call gets at most 64 texts, or ``batch_size`` if the embedder has this attribute. If
-    the embedder has a parameter ``kind``, it is passed as ``"document"`` or ``"query"``.
+    the embedder has a parameter ``kind``, it is passed as ``"document"`` or ``"query"``. If it has
+    an attribute ``weight``, from 0 to 1, new tables give its vectors this weight in hybrid searches
+    (by default 0.7).
 
     A call that raises is retried, unless the error is an aiovec error, an ArithmeticError,
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,

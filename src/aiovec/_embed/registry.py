@@ -123,7 +123,11 @@ class Embedders:
             schema,
             dim=schema.dim or embedder.dim,
             model=schema.model or embedder.model,
-            embed=replace(embed, recipe=embedder.recipe or embed.recipe),
+            embed=replace(
+                embed,
+                recipe=embedder.recipe or embed.recipe,
+                weight=embedder.weight if embed.weight is None else embed.weight,
+            ),
         )
         embedder.check_fits(table, replace(whole, embed=embed))
         return whole

@@ -34,6 +34,8 @@ _TYPES = {"F16": "<f2", "F32": "<f4"}
 class StaticModel:
     """A memory-mapped table of token vectors. The first call, in a thread, loads the tokenizer."""
 
+    weight = 0.5
+
     def __init__(self, name: str, settings: EmbedderSettings) -> None:
         self.model = settings.model or BUILT_IN
         self._key = f"retrieval.embedders.{name}"

@@ -226,6 +226,11 @@ _DEFAULTS = {option.name: option.default for option in fields(Field) if option.k
 _ONLY_FOR = {"partition": ("text", "int"), "text": ("text",), "expires": ("datetime",)}
 
 
+def is_share(value: object) -> bool:
+    """Return whether a value is a number from 0 to 1."""
+    return type(value) in (int, float) and 0 <= cast("float", value) <= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Embed:
     """The text field from which a table's vectors are made, and the name of the embedder.
@@ -234,18 +239,24 @@ class Embed:
     file.
 
     ``recipe`` has the embedder's settings that other programs need to make the same vectors, never
-    a service's API key. ``create_table`` fills in ``recipe``; comparisons ignore it.
+    a service's API key. ``weight`` is the weight of the vectors in hybrid searches, from 0 to 1, if
+    they pass no ``fusion``. ``create_table`` fills in both; comparisons ignore them.
     """
 
     field: str
     using: str = "default"
     recipe: Mapping[str, str | bool] | None = attribute(default=None, compare=False)
+    weight: float | None = attribute(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.field, str):
             raise InvalidArgumentError("Embed's field", self.field, "the name of one text field")
         check_field_name(self.field)
         check_table_name(self.using, "embedder")
+        if self.weight is not None and not is_share(self.weight):
+            raise InvalidArgumentError(
+                "Embed's weight", self.weight, "a number from 0 to 1, or None"
+            )
         if self.recipe is None:
             return
         known = isinstance(self.recipe, Mapping) and {"kind"} <= self.recipe.keys() <= RECIPE_KEYS
@@ -261,7 +272,8 @@ class Embed:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         recipe = {} if self.recipe is None else {"recipe": dict(self.recipe)}
-        return {"field": self.field, "using": self.using, **recipe}
+        weight = {} if self.weight is None else {"weight": self.weight}
+        return {"field": self.field, "using": self.using, **recipe, **weight}
 
     @classmethod
     def from_dict(cls, value: object) -> Embed:

@@ -38,11 +38,11 @@ class Weighted:
     """Fusion by scores: a row gets the weighted mean of its shares in the vector and keyword lists.
 
     A list without the row adds 0. In the vector list, shares fall with the distance, from 1 for the
-    first row to 0.2 for the last. In the keyword list they fall with the score, from 1 to 0. If
-    some keyword hits have all words of the query, their shares are at least 0.5, and the shares of
-    the other hits at most 0.5. If no hit has all words, the first share is 0.7. However, in a short
-    list of rows that hardly differ, the shares do not fall that far: the last row gets nearly the
-    same share as the first. A list with weight 0 adds no hits.
+    first of ``fetch_k`` rows to 0.2 for the last. In the keyword list they fall with the score,
+    from 1 to 0.05, and all are multiplied by the part of the query's information (the sum of its
+    words' BM25 weights) that the first row has: if the words of a question hardly occur, the
+    keyword list counts little. In a short list of rows that hardly differ, the last row gets nearly
+    the same share as the first. A list with weight 0 adds no hits.
     """
 
     vector: float = 0.5
@@ -132,11 +132,13 @@ class FusedHit(Generic[_K]):
     key: _K
     score: float
     distance: float | None
-    ranks: Mapping[str, Rank]
+    ranks: dict[str, Rank]
 
 
-# The smallest share of a row with all words, and the largest share of any other row.
-_HALF = 0.5
+# The part of the query's information from which on the keyword list counts in full: the score of
+# the best row, divided by the sum of the weights. With 0.8, no set of ``bench quality`` loses 0.01
+# to any other number or formula that was tried, and memories gain most (ADR 30).
+_ENOUGH = 0.8
 
 
 def fuse(
@@ -144,40 +146,74 @@ def fuse(
     metric: Metric,
     near: Sequence[tuple[_K, float]],
     words: Sequence[tuple[_K, float]],
-    whole: int,
+    weight: float,
+    length: int,
     limit: int,
     ids_of: IdsOf[_K],
 ) -> list[FusedHit[_K]]:
     """Fuse two lists and return the best rows; rows with equal scores are ordered by id.
 
     ``near`` has the keys and distances of the vector list, ``words`` the keys and scores of the
-    keyword list, both best first. The first ``whole`` rows of ``words`` have all words.
+    keyword list, both best first. ``weight`` is the sum of the BM25 weights of the query's clauses,
+    or 0 if it is unknown.
+
+    The first ``length`` rows of both lists are fused, then the next ones, which follow with lower
+    scores. So longer lists add rows and change none.
+    """
+    hits: list[FusedHit[_K]] = []
+    known: set[_K] = set()
+    most = 1.0
+    first = min(1.0, words[0][1] / (_ENOUGH * weight)) if words and weight > 0 else 1.0
+    for start in range(0, max(len(near), len(words)), length):
+        part = slice(start, start + length)
+        rows = _fuse(fusion, metric, near[part], words[part], first, start)
+        new = {key: hit for key, hit in rows.items() if key not in known}
+        known |= new.keys()
+        for score, key in least([(-hit.score, key) for key, hit in new.items()], len(new), ids_of):
+            new[key].score = -score * most
+            hits.append(new[key])
+        if len(hits) >= limit:
+            break
+        most = hits[-1].score if hits else most
+    return hits[:limit]
+
+
+def _fuse(
+    fusion: Fusion,
+    metric: Metric,
+    near: Sequence[tuple[_K, float]],
+    words: Sequence[tuple[_K, float]],
+    first: float,
+    start: int,
+) -> dict[_K, FusedHit[_K]]:
+    """Return the rows of two lists, with the sum of their shares as the score.
+
+    ``first`` is the largest share of the keyword list, and ``start`` the number of rows before
+    these in each list.
     """
     distances = dict(near)
-    scores = scores_of(metric, [*distances.values()])
-    lists = {"text": words, "vector": [*zip(distances, scores, strict=True)]}
-    shares = {
-        "text": _text_shares([score for _, score in words], whole),
-        "vector": _vector_shares(metric, [*distances.values()]),
+    lists = {
+        "text": (words, _between([score for _, score in words], first, 0.05 * first)),
+        "vector": (
+            [*zip(distances, scores_of(metric, [*distances.values()]), strict=True)],
+            _vector_shares(metric, [*distances.values()]),
+        ),
     }
-    fused: dict[_K, float] = {}
-    for name, rows in lists.items():
-        for (key, _), share in zip(rows, _weighted(fusion, name, shares[name]), strict=False):
-            fused[key] = fused.get(key, 0.0) + share
-    best = least([(-score, key) for key, score in fused.items()], limit, ids_of)
-    ranks: dict[_K, dict[str, Rank]] = {key: {} for _, key in best}
-    for name, rows in lists.items():
-        for place, (key, score) in enumerate(rows, 1):
-            if key in ranks:
-                ranks[key][name] = Rank(place, score)
-    return [FusedHit(key, -score, distances.get(key), ranks[key]) for score, key in best]
+    hits: dict[_K, FusedHit[_K]] = {}
+    for name, (rows, shares) in lists.items():
+        weighted = _weighted(fusion, name, shares, start)
+        for place, ((key, score), share) in enumerate(zip(rows, weighted, strict=False), start + 1):
+            hit = hits.setdefault(key, FusedHit(key, 0.0, distances.get(key), {}))
+            hit.score += share
+            hit.ranks[name] = Rank(place, score)
+    return hits
 
 
-def _weighted(fusion: Fusion, name: str, shares: Sequence[float]) -> list[float]:
+def _weighted(fusion: Fusion, name: str, shares: Sequence[float], start: int) -> list[float]:
     """Return the numbers that a list adds to the scores of its rows; none if its weight is 0."""
     if isinstance(fusion, RRF):
         most = (fusion.k + 1) / 2  # the first rank in both lists adds up to 1
-        return [most / (fusion.k + rank) for rank in range(1, len(shares) + 1)]
+        return [most / (fusion.k + start + rank) for rank in range(1, len(shares) + 1)]
     weight = (fusion.vector if name == "vector" else fusion.text) / (fusion.vector + fusion.text)
     return [weight * share for share in shares] if weight else []
 
@@ -192,14 +228,6 @@ def _vector_shares(metric: Metric, distances: Sequence[float]) -> list[float]:
     # ``bench quality``, 8 and 10 are better than 0 and 16. With more than 8, an irrelevant row in a
     # list of two gets too near the good row (ADR 26).
     return _between(scale, 1.0, 0.2, parts=8)
-
-
-def _text_shares(scores: Sequence[float], whole: int) -> list[float]:
-    # For most questions, no row has all words. Then the first share is 0.7: with 0.5, good rows
-    # were ranked too low, and with 1, words that match by chance pushed better vectors aside. The
-    # sum of nDCG@10 over four sets was 2.24, 2.21 and 2.19 (ADR 17).
-    below = _HALF if whole else 0.7
-    return _between(scores[:whole], 1.0, _HALF) + _between(scores[whole:], below, 0.0)
 
 
 def _between(values: Sequence[float], first: float, last: float, parts: float = 1.0) -> list[float]:

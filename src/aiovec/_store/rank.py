@@ -354,8 +354,8 @@ def check_rerank(argument: str, rerank: Any) -> RerankFunction | tuple[Boost, ..
     return boosts
 
 
-def check_fusion(fusion: object) -> Fusion:
+def check_fusion(argument: str, fusion: object) -> Fusion:
     if not isinstance(fusion, (RRF, Weighted)):
-        expected = "aiovec.RRF(k=…) or aiovec.Weighted(vector=…, text=…)"
-        raise InvalidArgumentError("fusion", fusion, expected)
+        expected = "aiovec.RRF(k=…) or aiovec.Weighted(vector=…, text=…), or None"
+        raise InvalidArgumentError(argument, fusion, expected)
     return fusion

@@ -56,7 +56,7 @@ from .._model.patch import Remove
 from .._model.records import Hit, Record
 from .._model.results import Counts, Results, ResultsList
 from .._model.schema import Embed, Field, FieldIndex, FieldType, Metric, Schema, check_table_name
-from .._search.fusion import Fusion, Weighted
+from .._search.fusion import Fusion
 from .._telemetry.spans import span
 from .._tools.hints import Hints, NoLength, NotCopied, hints_methods
 from .._tools.lazy_arrow import pa
@@ -108,7 +108,6 @@ from ..errors import (
 from .active_backend import REFUSALS, ActiveBackend, Backends, check_same
 from .expiry import opened
 from .opened import OpenTable
-from .rank import check_fusion
 from .search import (
     Answer,
     NearArguments,
@@ -984,7 +983,8 @@ class VectorStore(NotCopied, Hints):
         - ``group_by``, a non-list field or ``payload.<key>``: the hits are the best
           ``per_group`` rows (by default 1) of each of the ``limit`` best values. Rows without a
           value form one group. The search ranks the best ``fetch_k * per_group`` rows; if these
-          have too few values, it ranks 16 times as many, and returns the groups among them.
+          have too few values, or too few rows of a value, it ranks 16 times as many, and returns
+          the groups among them.
         - ``diversity`` from 0 to 1 trades nearness for variety: maximal marginal relevance with
           ``lambda`` as ``1 - diversity``, by cosine whatever the metric; 0 changes nothing.
           It cannot be combined with ``group_by``.
@@ -994,8 +994,11 @@ class VectorStore(NotCopied, Hints):
         - ``rerank=Decay("at", half_life="7d", weight=0.3)`` prefers newer hits, by the times in a
           field, and ``Factor("importance", weight=0.2)`` prefers hits with a higher number; a list
           combines several boosts. ``min_score`` applies first.
-        - ``fetch_k``: the number of hits from which diversity, rerank and groups choose, at least
-          ``offset + limit``, by default four times as many.
+        - ``fetch_k``: the number of hits from which diversity, rerank and ``per_group`` choose, by
+          default 40. They need at least ``offset + limit``, the same number for every page.
+
+        The first hits of a search are the hits of the same search with a smaller ``limit``, and
+        pages are parts of one order, while nothing is written.
 
         Arguments of searches by vector:
 
@@ -1108,22 +1111,24 @@ class VectorStore(NotCopied, Hints):
         query: str,
         vector: Vector | str | None = None,
         *,
-        fusion: Fusion = Weighted(),
+        fusion: Fusion | None = None,
         limit: int = 10,
         where: Where = None,
-        match: Literal["all", "any", "best"] = "best",
+        match: Literal["all", "any", "best"] = "any",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[VectorArguments],
     ) -> Results[Hit]:
         """Search by keywords and by vector, and fuse the two lists of hits into one.
 
-        Both searches see one state of the table. Each list has the best ``fetch_k`` hits, by
-        default four times ``offset + limit``; pass the same value for each page. ``fusion`` is
-        ``Weighted()``, by scores, or ``RRF()``, by ranks; both give scores from 0 to 1, which are
-        comparable within this search only. To judge a hit, look at its ``distance``. Each hit's
-        ``ranks`` has its rank and score in each list. ``min_score`` applies to the fused score,
-        ``max_distance`` to the vector list only: rows that match the words stay. The other
-        arguments are as in ``search`` and ``search_text``.
+        Both searches see one state of the table. The best ``fetch_k`` hits of both lists (by
+        default 40) are fused, and the next ones follow with lower scores. ``fusion`` is
+        ``Weighted(vector=…, text=…)``, by scores, or ``RRF()``, by ranks; both give scores from 0
+        to 1, which are comparable within this search only. By default it is ``Weighted``, with the
+        weight of the table's embedder: 0.5 for vectors of your own, ``"local"`` and ``"demo"``,
+        otherwise 0.7. To judge a hit, look at its ``distance``. Each hit's ``ranks`` has its rank
+        and score in each list. ``min_score`` applies to the fused score, ``max_distance`` to the
+        vector list only: rows that match the words stay. The other arguments are as in ``search``
+        and ``search_text``, but ``match`` is ``"any"`` by default.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
@@ -1132,9 +1137,9 @@ class VectorStore(NotCopied, Hints):
         text.
         """
         words = {"query": _checked_query(query), "match": match, "highlight": highlight}
-        named = {**words, "vector": vector, "limit": limit, "where": where}
-        fused = check_fusion(fusion)
-        checked = options_of("search_hybrid", VectorArguments, options, fusion=fused, **named)
+        named: dict[str, Any] = {**words, "vector": vector, "limit": limit, "where": where}
+        named |= {"hybrid": True, "fusion": fusion}
+        checked = options_of("search_hybrid", VectorArguments, options, **named)
         return (await self._search("search_hybrid", table, checked))[0]
 
     async def _search(self, call: str, table: str, options: SearchOptions) -> list[Results[Hit]]:
@@ -1169,7 +1174,7 @@ class VectorStore(NotCopied, Hints):
             texts = texts_among(vectors) if embeds else {}
             embedded = await self._query_vectors(t, texts, options.model) if texts else {}
             return await hop(cost_of(vectors), many_queries, vectors, schema, embedded)
-        if options.query is not None and options.fusion is None:
+        if options.query is not None and not options.hybrid:
             return ()
         text = options.query if vector is None else vector
         if embeds and isinstance(text, str):

@@ -186,8 +186,9 @@ class Query:
     ``highlight`` has the texts to put before and after each matching word in the snippets.
 
     A search by both makes a vector list and a word list of at most ``limit`` rows each;
-    ``aiovec.backend.hybrid`` fuses them into one list of at most ``hits`` rows. The vector list has
-    no rows beyond ``max_distance``.
+    ``aiovec.backend.hybrid`` fuses them, ``fused`` rows of each at a time, into one list of at most
+    ``hits`` rows. ``limit`` is a multiple of ``fused``, so that the first hits do not depend on it.
+    The vector list has no rows beyond ``max_distance``.
     """
 
     limit: int
@@ -202,6 +203,7 @@ class Query:
     highlight: tuple[str, str] | None = None
     fusion: Fusion | None = None
     hits: int = 0
+    fused: int = 0
 
     @property
     def by_words(self) -> bool:

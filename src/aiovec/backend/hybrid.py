@@ -21,13 +21,14 @@ def fused(
     metric: Metric,
     near: Sequence[tuple[float, _K]],
     words: Sequence[tuple[_K, float]],
-    whole: int,
+    weight: float,
     ids_of: IdsOf[_K],
 ) -> list[FusedHit[_K]]:
     """Return the hits of a hybrid search, before their rows are read.
 
     ``near`` has distances and keys in any order, perhaps more than the limit; ``words`` has keys
-    and scores, best first; its first ``whole`` rows have all words. Rows with equal values are
+    and scores, best first. ``weight`` is the sum of the BM25 weights of the query's clauses, which
+    a row with each word about once has as its score; 0 if it is unknown. Rows with equal values are
     ranked by id.
     """
     farthest = math.inf if query.max_distance is None else query.max_distance
@@ -35,7 +36,8 @@ def fused(
     nearest = [(key, far) for far, key in best if far <= farthest]
     ranked = least([(-score, key) for key, score in words], len(words), ids_of)
     matches = [(key, -value) for value, key in ranked]
-    return fuse(cast("Fusion", query.fusion), metric, nearest, matches, whole, query.hits, ids_of)
+    fusion, hits = cast("Fusion", query.fusion), query.hits
+    return fuse(fusion, metric, nearest, matches, weight, query.fused, hits, ids_of)
 
 
 def columns_to_read(query: Query, hits: Sequence[FusedHit[Any]]) -> Columns:
