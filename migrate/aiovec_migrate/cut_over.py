@@ -79,6 +79,7 @@ class Cutover:
     async def _move(self) -> None:
         work, source = self.work, self.work.source.backend
         for table in self.tables:
+            await table.set_notes({})  # of an attempt that was called off
             if table.verified:
                 await table.settle()
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -67,7 +68,7 @@ class TableMove:
         work, source = self.work, self.source
         if work.has_feed:
             self._number = await source.do(source.backend.change_number)
-        await self.bring_notes()
+        await self.set_notes({})
         if await self.target.count():
             return await self._bring_what_differs()
         work.enter("copying")
@@ -91,16 +92,17 @@ class TableMove:
         work.tell("table", text, table=self.name, rows=unlike.source_rows)
         return count
 
-    async def bring_notes(self) -> None:
-        """Copy the source's notes to the target.
+    async def set_notes(self, notes: Mapping[str, str]) -> None:
+        """Replace the notes of the target's table.
 
-        In the target, notes may be older than the rows, but never newer.
+        A watch continues from its note, and so never again looks at a row that is older than the
+        note. The target therefore has no notes while its rows change, and the source's notes once
+        its rows are equal and writers wait for the switch.
         """
-        source, target = self.source, self.target
-        notes: dict[str, str | None] = {**await source.do(source.backend.notes)}
+        target = self.target
         old = await target.do(target.backend.notes)
         if notes != old:
-            change = {**dict.fromkeys(old), **notes}
+            change: dict[str, str | None] = {**dict.fromkeys(old), **notes}
             await target.do(lambda handle: target.backend.notes(handle, change))
 
     async def _comparison(self) -> Comparison:
@@ -240,17 +242,19 @@ class TableMove:
 
     async def last_changes(self) -> str:
         """Apply and compare the changes made before the pause; return the problem, if any."""
+        source = self.source
+        notes = await source.do(source.backend.notes)  # before the changes: never newer than rows
         await self.catch_up(check=True)
-        await self.bring_notes()
         await self._look_at_suspects()
         if self.suspects:
             examples = ", ".join(sorted(self.suspects)[:5])
             number = len(self.suspects)
             return f"{number} rows of table {self.name!r} differ between the stores: {examples}"
-        left, reached = await self.source.count(), await self.target.count()
+        left, reached = await source.count(), await self.target.count()
         if left != reached:
             self.verified = False  # compare every row before the next attempt
             return f"table {self.name!r} has {left} rows in the source and {reached} in the target"
+        await self.set_notes(notes)
         return ""
 
 
