@@ -171,7 +171,7 @@ async def _finish(session: Session, table: AsyncTable, partial: Path, name: str)
     if notes := notes_of_copy(await session.run(table.schema())):
         await to_its_end(session.annotate(table, "id", notes))
     files = Manifests(partial, name)
-    await in_thread(lambda: files.remove_before(max(files.times())[0]))
+    await in_thread(files.keep_newest)
 
 
 def _files_below(session: Session, folder: str) -> list[str]:

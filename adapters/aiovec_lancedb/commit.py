@@ -18,11 +18,11 @@ from aiovec.backend.contract import TableHandle
 from aiovec.backend.limits import Deadline, copy_of_error
 from aiovec.backend.marks import PAUSED, MoveMark
 from aiovec.backend.threads import in_thread, to_its_end
-from aiovec.errors import CorruptStoreError, OutcomeUnknownError, StoreFullError, StoreReplacedError
+from aiovec.errors import CorruptStoreError, OutcomeUnknownError, StoreReplacedError
 
 from .errors import ConflictError, unknown_outcome
 from .locks.local import ONE_TRY
-from .session import Session, Snapshot
+from .session import Session
 
 # The most rows in one commit. With more, the first call would wait too long for the last one.
 _MOST_ROWS = 8192
@@ -124,13 +124,9 @@ class TableCommitter(Committer[OperationCall]):
     """Commits the operations of one table, one commit after another and in one process at a
     time."""
 
-    def __init__(
-        self, session: Session, table: str, make_room: Callable[[Snapshot], Awaitable[bool]]
-    ) -> None:
-        """``make_room`` frees space on a full disk, and returns whether it freed any."""
+    def __init__(self, session: Session, table: str) -> None:
         self.target = session.target
         self._session = session
-        self._make_room = make_room
         self._mark: MoveMark | None = None
         self._lock = session.lock(table)
 
@@ -226,10 +222,6 @@ class TableCommitter(Committer[OperationCall]):
         except CorruptStoreError:
             await self._session.check_not_dropped(first.handle)
             raise
-        except StoreFullError:
-            if not await self._make_room(table):
-                raise
-        return await self._on_newest(first, others)
 
     async def _obey(self, work: WriteOperation) -> None:
         """Raise an error if, in a bucket, a migration's mark pauses or refuses the work.

@@ -7,9 +7,6 @@ the transaction file. It also contains the UUID of each index, as bytes.
 from __future__ import annotations
 
 import os
-import re
-import shutil
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
@@ -17,10 +14,6 @@ from uuid import UUID
 from aiovec.backend.files import remove_abandoned
 
 _NEWEST = 2**64 - 1
-# Matches the name of a row file or transaction file. The preceding byte may look like a part of the
-# name, so names are compared by their ends, which are random.
-_NAME = re.compile(rb"[\w-]+\.(?:lance|txn)")
-_END = 30
 # The suffix of a file that is being written.
 _UNFINISHED = "#1"
 
@@ -49,32 +42,10 @@ class Manifests:
         left = f" to return to version {versions[1][0]}" if len(versions) > 1 else ""
         return f"remove {path}{left}"
 
-    def remove_before(self, first: int, files: int = 0) -> bool:
-        """Remove the versions before ``first``, and the files that only those versions refer to.
-
-        This needs no disk space. Return False, and remove nothing, if a version has a tag or a
-        branch, or if the newest manifest names fewer than ``files`` row files, because then this
-        code cannot read the manifests. Deletion files stay; they are small.
-        """
-        versions = [(number, name, self._manifest(name)) for number, name in self._versions()]
-        in_newest = _ends(manifest for *_, manifest in versions[:1])
-        readable = sum(name.endswith(".lance") for name in in_newest)
-        if (self._folder / "_refs").exists() or readable < files:
-            return False
-        old = [manifest for number, _, manifest in versions if number < first]
-        kept = [manifest for number, _, manifest in versions if number >= first]
-        for folder in ("data", "_transactions"):
-            gone = _ends(old) - _ends(kept)
-            for name in self._listed(folder):
-                if len(name) > _END and name[-_END:] in gone:
-                    (self._folder / folder / name).unlink(missing_ok=True)
-        for name in self._listed("_indices"):
-            if _has_index(old, name) and not _has_index(kept, name):
-                shutil.rmtree(self._folder / "_indices" / name, ignore_errors=True)
-        for number, name, _ in reversed(versions):
-            if number < first:
-                (self._folder / "_versions" / name).unlink(missing_ok=True)
-        return True
+    def keep_newest(self) -> None:
+        """Remove all manifests except the newest one."""
+        for _, name in self._versions()[1:]:
+            (self._folder / "_versions" / name).unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
         """Remove the unfinished files of killed processes. Lance ignores these files."""
@@ -113,19 +84,13 @@ def needs(manifest: bytes, name: str) -> bool:
     """
     folder, _, file = name.partition("/")
     if folder == "_indices":
-        return _has_index([manifest], file.partition("/")[0])
+        return _has_index(manifest, file.partition("/")[0])
     return folder == "_deletions" or (folder == "data" and file.encode() in manifest)
 
 
-def _ends(manifests: Iterable[bytes]) -> set[str]:
-    """Return the last ``_END`` characters of the file names in these manifests."""
-    return {name[-_END:].decode() for manifest in manifests for name in _NAME.findall(manifest)}
-
-
-def _has_index(manifests: Iterable[bytes], name: str) -> bool:
-    """Return whether one of the manifests has the index whose folder has this name."""
+def _has_index(manifest: bytes, name: str) -> bool:
+    """Return whether a manifest has the index whose folder has this name."""
     try:
-        index = UUID(name).bytes
+        return UUID(name).bytes in manifest
     except ValueError:
         return False
-    return any(index in manifest for manifest in manifests)

@@ -31,7 +31,6 @@ from aiovec.errors import CorruptStoreError, StoreClosedError
 
 from .commit import OperationCall, TableCommitter, WriteOperation
 from .layout import is_moving
-from .manifests import Manifests
 from .memory import ids_bytes, result_bytes
 from .retention import Pin, Pins
 from .session import Newest, Session, Snapshot
@@ -222,7 +221,7 @@ class Writes:
     def __init__(self, versions: Versions, gate: Gate) -> None:
         """``gate`` admits the store's write calls."""
         self.versions = versions
-        committer = TableCommitter(versions.session, versions.name, self._make_room)
+        committer = TableCommitter(versions.session, versions.name)
         self._commits = GroupCommit(committer, gate)
 
     async def commit(self, operation: WriteOperation, limit: float | None = None) -> Any:
@@ -243,22 +242,6 @@ class Writes:
             return await self._commits.run(OperationCall(operation), deadline)
         finally:  # also after an unknown outcome
             self.versions.has_changed()
-
-    async def _make_room(self, table: Snapshot) -> bool:
-        """On a folder, remove the versions that nobody needs; return whether any was removed.
-
-        Lance removes versions only after a compaction, for which a full disk has no room.
-        """
-        session = table.session
-        if session.folder is None:
-            return False
-        first = await self.versions.pins.first_kept(table, await session.listed_versions(table))
-        if first is None:
-            return False
-        files = int((await table.stats())["fragment_stats"]["num_fragments"])
-        remove = Manifests(session.folder, table.name).remove_before
-        with session.guarded:
-            return await in_thread(remove, first.number, files)
 
     @property
     def idle(self) -> bool:

@@ -293,8 +293,7 @@ class Upkeep:
             scan_bytes(min(rows, _FULL_FILE), table.schema.dim)
         ):
             for _ in range(_ATTEMPTS if size > _SOON_DONE else 0):
-                # On a full disk, the commit below removes old versions and tries again.
-                with suppress(StoreBusyError, StoreFullError):
+                with suppress(StoreBusyError):
                     table = await self._optimize(table, alone=False)
                     break
                 table = await reopened(self._session, table.handle)
