@@ -40,7 +40,7 @@ _OF_UVICORN = (
     (ServerState, ("connections", "tasks", "total_requests")),
     (RequestResponseCycle, ("response_complete",)),
     (HttpToolsProtocol, ("connection_made", "data_received", "on_message_begin", "on_url",
-                         "on_headers_complete", "on_body", "send_400_response", "loop",
+                         "on_header", "on_headers_complete", "on_body", "send_400_response", "loop",
                          "transport", "headers", "cycle", "server_state")),
 )  # fmt: skip
 for _class, _names in _OF_UVICORN:
@@ -137,9 +137,13 @@ class Server(uvicorn.Server):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, with limits on slow heads, stalled readers and bytes outside bodies."""
+    """uvicorn's connection, with limits on slow heads, stalled readers and bytes outside bodies.
+
+    Trailers are ignored: a proxy that removes or sets a header may let it through as a trailer.
+    """
 
     _too_large = False
+    _problem = ""
     _target = b""
     _head_since: float | None = None
     _beside = _unsent = 0
@@ -165,6 +169,10 @@ class Connection(HttpToolsProtocol):
         super().on_url(url)
         self._target += url
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_since is not None:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         if (
             len(self._target) + sum(len(name) + len(value) for name, value in self.headers)
@@ -172,8 +180,13 @@ class Connection(HttpToolsProtocol):
         ):
             self._refuse_head()
             raise ValueError("the head is too large")
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if b"#" in self._target:  # uvicorn would drop the rest, which may belong to an id
-            raise ValueError("the target has a # in it")
+            self._problem = "the target contains #; write %23"
+        elif codings not in ([], [b"chunked"]):
+            self._problem = "Transfer-Encoding must be chunked, without another coding"
+        if self._problem:
+            raise ValueError(self._problem)
         self._head_since = None
         super().on_headers_complete()
 
@@ -186,7 +199,7 @@ class Connection(HttpToolsProtocol):
         if self._is_answering():
             self.transport.abort()
         elif not self._too_large:
-            super().send_400_response(msg)
+            super().send_400_response(self._problem or msg)
 
     def _refuse_head(self) -> None:
         """Refuse a head that is too large.

@@ -107,6 +107,31 @@ def test_a_request_with_two_ends_runs_nothing_behind_it(server: Served) -> None:
         assert codes[:1] in ([400], [431], [422], [408], []), body[:20]
 
 
+def test_a_trailer_is_no_header(server: Served) -> None:
+    chunked = ("Content-Type: application/json", "Transfer-Encoding: chunked")
+    body = b"2\r\n{}\r\n0\r\n%b\r\n\r\n"
+    for trailer in (f"X-API-Key: {KEY}", f"Authorization: Bearer {KEY}"):
+        begin = head(server, "POST", "/tables/notes/count", *chunked, key=False)
+        answer = exchange(server, begin + body % trailer.encode())
+        assert statuses(answer) == [401, 200], trailer
+    begin = head(server, "POST", "/tables/notes/count", *chunked)
+    assert statuses(exchange(server, begin + body % b"X-Request-Id: theirs")) == [200, 200]
+    trailed = exchange(server, begin + body % b"X-Request-Id: theirs")
+    assert b"theirs" not in trailed
+
+
+def test_an_unknown_transfer_coding_is_refused_at_once(server: Served) -> None:
+    for coding in ("xchunked", "gzip", "gzip, chunked", "chunked, gzip", "chunked, chunked", ""):
+        begin = head(server, "POST", "/tables/notes/count", f"Transfer-Encoding: {coding}")
+        answer = exchange(server, begin, close=False)  # the server closes the connection
+        assert statuses(answer) == [400], coding
+    assert b"Transfer-Encoding must be chunked" in exchange(
+        server, head(server, "POST", "/tables", "Transfer-Encoding: gzip, chunked"), close=False
+    )
+    begin = head(server, "POST", "/tables/notes/count", "Transfer-Encoding: Chunked")
+    assert statuses(exchange(server, begin + b"0\r\n\r\n")) == [200, 200]
+
+
 def test_an_endless_head_or_garbage_is_refused(server: Served) -> None:
     large = "x" * 1_000_000
     for data in (
