@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from google.adk.events.event import Event
@@ -40,6 +41,9 @@ _FIELDS = {
 }
 _MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), vector_nullable=True)
 _DELETED = dict.fromkeys(("session", "at", "text", "words", "entry"))
+# A search asks for this many times ``limit``, so that the first of equal memories are the earliest.
+_MORE = 4
+_LATEST = datetime.max.replace(tzinfo=UTC)
 # The most words of a query: an agent may pass a whole message.
 _MOST_WORDS = 64
 # Han and Kana are written without spaces, so each letter counts as a word, and several letters in a
@@ -56,7 +60,7 @@ class AiovecMemoryService(Closable, BaseMemoryService):
     memories by meaning and by words; without one, by words only.
 
     ``search`` has additional arguments for each search, such as ``rerank=Decay("at", "7d")`` and
-    ``max_distance``. A search returns the ``limit`` best memories.
+    ``max_distance``. A search returns the ``limit`` best memories, equal ones in the order of time.
     """
 
     def __init__(
@@ -69,7 +73,9 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         **options: Any,
     ) -> None:
         self._bridge = Bridge(store, table, lambda dim: table_without_vectors(_FIELDS), **options)
-        self._search = {**(search or {}), "limit": limit}
+        self._search, self._limit = {**(search or {})}, limit
+        most = limit * _MORE
+        self._search["limit"] = max(limit, min(most, self._search.get("fetch_k") or most))
 
     async def add_session_to_memory(self, session: Session) -> None:
         """Add a session's events that have text; skip events that are stored or were deleted."""
@@ -148,7 +154,12 @@ class AiovecMemoryService(Closable, BaseMemoryService):
             return await table.search_hybrid(words, query, where=where, **self._search)
 
         hits = await self._bridge.read(search, ()) if query.strip() else ()
-        entries = [MemoryEntry.model_validate_json(hit["entry"]) for hit in hits]
+        in_order = [
+            hit
+            for _, equal in groupby(hits, key=lambda hit: hit.score)
+            for hit in sorted(equal, key=lambda hit: hit["at"] or _LATEST)
+        ]
+        entries = [MemoryEntry.model_validate_json(hit["entry"]) for hit in in_order[: self._limit]]
         return SearchMemoryResponse(memories=entries)
 
     async def delete_memory(

@@ -76,6 +76,16 @@ async def test_events_are_added_once_and_what_was_deleted_does_not_come_back() -
         assert await texts(service, "ana knits") == ["Ana sews."]
 
 
+@pytest.mark.parametrize("options", [{}, {"embedder": "demo"}])
+async def test_equal_memories_come_in_the_order_of_time(options: dict[str, Any]) -> None:
+    events = [event(f"e{n}", "Ana knits.", days=20 - n) for n in range(20)]
+    async with AiovecMemoryService(limit=9, **options) as service:
+        await service.add_session_to_memory(session(*events[::-1]))
+        await service.add_memory(**ANA, memories=[MemoryEntry(content=events[0].content)])
+        found = await service.search_memory(query="ana knits", **ANA)
+        assert [memory.id for memory in found.memories] == [f"e{n}" for n in range(9)]
+
+
 async def test_facts_are_added_and_replaced() -> None:
     def fact(text: str, **more: Any) -> MemoryEntry:
         return MemoryEntry(content=types.Content(parts=[types.Part(text=text)]), **more)
