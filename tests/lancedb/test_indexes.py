@@ -163,7 +163,8 @@ async def test_unmeasured_hits_have_distances_near_the_true_ones(
 ) -> None:
     await store.create_table("notes", replace(SCHEMA, metric=metric))
     await store.insert("notes", rows(0, ROWS))
-    await store.create_index("notes", "hnsw_sq", **FEW)
+    await store.create_index("notes", "hnsw", **FEW)
+    assert await kinds(store) == ["hnsw_sq"]
     hits = await store.search("notes", QUESTIONS[0], limit=20, tuning=Tuning(measure=False))
     true = {hit.id: hit.distance for hit in await store.search("notes", QUESTIONS[0], limit=ROWS)}
     measured = [hit.distance for hit in hits]

@@ -78,7 +78,9 @@ BY_TYPE = {kind.type: kind for kind in KINDS.values()}
 
 
 def named(kind: object) -> str:
-    """Return ``kind`` if it is a kind's name or "auto"; otherwise raise InvalidArgumentError."""
+    """Return the kind's name, or "auto"; otherwise raise InvalidArgumentError."""
+    if kind == "hnsw":  # its usual name
+        return "hnsw_sq"
     if kind != AUTO and (not isinstance(kind, str) or kind not in KINDS):
         raise InvalidArgumentError("kind", kind, "one of " + ", ".join([AUTO, *KINDS]))
     return kind
