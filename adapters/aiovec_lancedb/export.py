@@ -19,7 +19,6 @@ import pyarrow as pa
 from aiovec.backend import Expr, one_array
 from aiovec.backend.contract import LARGEST_BATCH, Columns, TableHandle
 from aiovec.backend.cost import cost_of
-from aiovec.backend.limits import renewed
 from aiovec.backend.threads import hop
 from aiovec.errors import CorruptStoreError, InvalidArgumentError
 
@@ -179,9 +178,8 @@ async def stream_of(
     query = lance.query() if names is None else lance.query().select(names)
     batches = await session.batches(query.offset(returned), length, condition)
     while True:
-        with renewed():
-            async with session.admission.share(STREAM_BYTES):
-                batch = await anext(batches, None)
+        async with session.admission.share(STREAM_BYTES):
+            batch = await anext(batches, None)
         if batch is None:
             return
         if batch.num_rows:

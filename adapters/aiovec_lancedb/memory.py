@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from aiovec.backend.limits import Gate, Slot, current_deadline, read_gate
+from aiovec.backend.limits import Gate, Slot, read_gate
 
 # Work that takes fewer bytes need not wait: it usually ends before its turn would come.
 _FREE = 2 * 2**20
@@ -59,12 +59,10 @@ def result_bytes(rows: int, dim: int, row: int) -> int:
 
 
 class ReadAdmission(Gate):
-    """Gives reads shares of the memory. A read waits at most ``busy_timeout`` seconds for its
-    share."""
+    """Gives reads shares of the memory. A read waits for its share without a time limit."""
 
-    def __init__(self, busy_timeout: float, memory: int = 0) -> None:
+    def __init__(self, memory: int = 0) -> None:
         super().__init__("other reads use all of search_memory")
-        self._busy_timeout = busy_timeout
         self._turns = read_gate()
         self.allow(memory)
 
@@ -84,11 +82,11 @@ class ReadAdmission(Gate):
         and need not wait."""
         if size < _FREE:
             return nullcontext()
-        return self.enter(current_deadline(self._busy_timeout), size)
+        return self.enter(None, size)
 
     def turn(self) -> Slot:
         """Return a slot for a read that holds its share. More slots would not make reads faster."""
-        return self._turns.enter(current_deadline(self._busy_timeout))
+        return self._turns.enter(None)
 
     def close(self, error: Exception) -> None:
         super().close(error)

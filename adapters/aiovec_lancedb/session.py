@@ -297,7 +297,7 @@ class Session:
         """The folder that contains the tables, or None."""
         self.exclusive = not target.in_bucket
         """True if a table has one writer at a time; in a bucket, other processes may write too."""
-        self.admission = ReadAdmission(settings.busy_timeout)
+        self.admission = ReadAdmission()
         """Gives reads shares of the memory."""
         self._connections: Connections | None = None
         self._earlier = Background()

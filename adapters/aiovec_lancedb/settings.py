@@ -29,10 +29,10 @@ class LancedbSettings(BackendSettings):
     """Address of the service behind db://. Empty means LanceDB's own service."""
 
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
-    """Seconds that a call waits for other calls and other processes before it fails with
-    StoreBusyError.
+    """Seconds that a call waits for writes and for other processes before it fails with
+    StoreBusyError. With 0, it does not wait.
 
-    With 0, a call does not wait."""
+    A read waits for other reads of its process without limit; asyncio.timeout sets one."""
 
     write_queue: int = key(1024, at_least=1, at_most=1_000_000)
     """Maximum number of concurrent write calls, which hold at most 64 MiB of rows in total.

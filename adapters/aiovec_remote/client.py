@@ -106,9 +106,10 @@ class Client:
         self.check_open()
         call = _Call(self, request)
         await call.encode()
-        async with self._turns.enter(call.deadline):
+        async with self._turns.enter(call.deadline if request.writes else None):
             self.check_open()
             if not request.writes:
+                call.deadline.renew()  # the wait for other calls of this process has no limit
                 return await call.answer(read)
             ended = asyncio.get_running_loop().create_future()
             self._writes.add(ended)

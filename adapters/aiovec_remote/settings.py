@@ -17,8 +17,8 @@ class RemoteSettings(BackendSettings):
     It is sent with every request, so use https:// beyond this machine."""
 
     connections: int = key(32, at_least=1, at_most=1024)
-    """Maximum number of concurrent calls. Further calls wait for up to busy_timeout. An export uses
-    an additional connection."""
+    """Maximum number of concurrent calls. Further reads wait, and further writes wait for up to
+    busy_timeout. An export uses an additional connection."""
 
     connect_timeout: float = key(5.0, at_least=0.1, at_most=600)
     """Seconds within which a connection to the server has to be established."""

@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 import aiosqlite
 
 from aiovec.backend.commit import WriteCall
-from aiovec.backend.limits import Gate, current_deadline
+from aiovec.backend.limits import Gate
 from aiovec.backend.threads import FORKED, REST, begin_in_thread, do_for
 from aiovec.errors import AiovecError, StoreClosedError
 
@@ -400,15 +400,15 @@ class Read(Protocol):
 
 
 class ReaderPool:
-    """A pool of up to ``size`` reading connections, which in WAL mode never wait for the writer."""
+    """A pool of up to ``size`` reading connections, which in WAL mode never wait for the writer.
 
-    def __init__(
-        self, connect: Callable[[], Connection], target: str, size: int, busy_timeout: float
-    ) -> None:
+    A read waits without a time limit until a connection is free.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], target: str, size: int) -> None:
         self._connect = connect
         self._target = target
         self._size = size
-        self._busy_timeout = busy_timeout
         self._places = Gate(f"the {size} reading connections are in use", calls=size)
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
@@ -417,12 +417,9 @@ class ReaderPool:
     async def read(
         self, work: Callable[[sqlite3.Connection, Ticket], _T], *, snapshot: bool = True
     ) -> _T:
-        """Run the work on a connection of the pool, like ``Connection.read``.
-
-        Raises StoreBusyError if no connection is free in time.
-        """
+        """Run the work on a connection of the pool, like ``Connection.read``."""
         self._check_open()
-        async with self._places.enter(current_deadline(self._busy_timeout)):
+        async with self._places.enter(None):
             connection = self._take()
             try:
                 return await connection.read(work, snapshot=snapshot)
@@ -431,7 +428,7 @@ class ReaderPool:
 
     @asynccontextmanager
     async def reader(self) -> AsyncGenerator[Connection, None]:
-        """Yield a connection of the pool; wait without a time limit until one is free."""
+        """Yield a connection of the pool."""
         self._check_open()
         async with self._places.enter(None):
             connection = self._take()

@@ -73,10 +73,10 @@ class SqliteSettings(BackendSettings):
     data that can be computed again."""
 
     busy_timeout: float = key(30.0, at_least=0, at_most=86_400)
-    """Seconds that a call waits for other calls and other processes before it fails with
-    StoreBusyError.
+    """Seconds that a call waits for writes and for other processes before it fails with
+    StoreBusyError. With 0, it does not wait.
 
-    With 0, calls do not wait."""
+    A read waits for other reads of its process without limit; asyncio.timeout sets one."""
 
     readers: int = key(4, at_least=1, at_most=64)
     """Number of connections that read at the same time. Readers never wait for writers.

@@ -147,9 +147,7 @@ class SqliteBackend(Backend):
         # ``close`` closes the connection, even if opening fails.
         connection = self._connection = Connection(self._open_file, self._target, kept=True)
         settings = self._settings
-        readers = self._readers = ReaderPool(
-            self._new_reader, self._target, settings.readers, settings.busy_timeout
-        )
+        readers = self._readers = ReaderPool(self._new_reader, self._target, settings.readers)
         look = partial(self._look_at_file, readers)
         incomplete = await connection.read(look, snapshot=False)
         if not self.read_only:

@@ -235,7 +235,7 @@ class FolderBackend(Backend):
     # Calls: a read takes a read slot; a write waits for its turn and locks out other processes
 
     async def _read(self, work: Callable[..., _T], *args: object) -> _T:
-        async with self._reads.enter(current_deadline(self.busy_timeout)):
+        async with self._reads.enter(None):
             self._check_open()
             return await in_thread(work, *args)
 

@@ -53,7 +53,7 @@ class ContractBase(ABC):
     """Keys with which the change feed forgets deletions soon, if the backend has such keys."""
 
     impatient: ClassVar[Mapping[str, Any]] = {}
-    """Keys with which a call does not wait for others, if the backend has such keys."""
+    """Keys with which a call does not wait for other processes, if the backend has such keys."""
 
     one_writer: ClassVar[Mapping[str, Any]] = {}
     """Keys that allow only one write at a time, if the backend has such keys."""

@@ -185,3 +185,21 @@ class ConcurrencyContract(ContractBase):
                 time.sleep(0.4)  # noqa: ASYNC251
                 await write
             assert await store.count("notes") == 2
+
+    @pytest.mark.core
+    async def test_reads_wait_for_the_reads_of_their_process(self, tmp_path: Path) -> None:
+        """They wait for no other process, so they never time out, however many there are."""
+        if not self.impatient:
+            pytest.skip("this backend has no timeout of its own")
+        async with self.connect(tmp_path, keys=self.impatient) as store:
+            await store.create_table("notes", SMALL)
+            await store.insert("notes", small_rows(3))
+            calls: list[Any] = [
+                *(store.get("notes", "r0001") for _ in range(400)),
+                *(store.search("notes", vectors(1)[0], limit=1) for _ in range(400)),
+            ]
+            reads = [asyncio.ensure_future(call) for call in calls]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            time.sleep(0.4)  # noqa: ASYNC251  # more than calls wait with a timeout of 0
+            assert [len(found) for found in await asyncio.gather(*reads)] == [1] * 800

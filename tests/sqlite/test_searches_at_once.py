@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from tests.sqlite.support import opened, ready
 
-from aiovec import Schema, StoreBusyError
+from aiovec import Schema
 from aiovec.backend.context import CallContext, calling
 
 ROWS, DIM, QUERIES = 30_000, 64, 64
@@ -144,7 +143,7 @@ async def test_searches_with_one_of_too_many_bytes_are_repeated_together(tmp_pat
     assert max(parts.values()) <= 4
 
 
-async def test_a_search_waits_for_others_until_busy_timeout(tmp_path: Path) -> None:
+async def test_a_read_waits_for_other_reads_until_it_is_cancelled(tmp_path: Path) -> None:
     vectors = np.random.default_rng(7).standard_normal((100, 8), dtype=np.float32)
     reading, go_on = threading.Event(), threading.Event()
 
@@ -159,10 +158,24 @@ async def test_a_search_waits_for_others_until_busy_timeout(tmp_path: Path) -> N
         with calling(CallContext(check_bytes=hold)):
             first = asyncio.ensure_future(store.search("notes", vectors[0], limit=40))
         assert await asyncio.to_thread(reading.wait, 60)
+        calls: list[Any] = [
+            call
+            for _ in range(2)
+            for call in (
+                store.search("notes", vectors[1], limit=1), store.get("notes", ["1"]),
+                store.count("notes"),
+            )
+        ]  # fmt: skip
+        reads = [asyncio.ensure_future(call) for call in calls]
         try:
-            with pytest.raises(StoreBusyError, match="the searches of this process take too long"):
-                async with asyncio.timeout(30):
-                    await store.search("notes", vectors[1], limit=1)
+            done, _ = await asyncio.wait(reads, timeout=1.5)
+            assert not done
+            for read in reads[3:]:
+                read.cancel()
+            await asyncio.wait(reads[3:])
+            assert [read.cancelled() for read in reads] == [False] * 3 + [True] * 3
         finally:
             go_on.set()
         assert len(await first) == 40
+        hits, record, count = await asyncio.gather(*reads[:3])
+        assert (len(hits), len(record), count) == (1, 1, 100)

@@ -9,6 +9,7 @@ result as soon as its rows are read; the rows of small results are read first.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from aiovec.backend.contract import Found, FromEach, Query
-from aiovec.backend.limits import Deadline, Line, copy_of_error, current_deadline
+from aiovec.backend.limits import copy_of_error
 from aiovec.errors import StoreBusyError, StoreClosedError
 
 from ..connection import Read, ReaderPool
@@ -24,7 +25,8 @@ from .scan import LARGE, MOST_TOGETHER
 
 _T = TypeVar("_T")
 
-_BUSY = "the searches of this process take too long"
+# The most searches that wait: each holds its query and its caller.
+_MOST_WAITING = 10_000
 
 
 class Searched(Protocol):
@@ -56,14 +58,14 @@ AnswerQueries = Callable[
 class _WaitingCall:
     """A call's queries, and the function that makes its result."""
 
-    __slots__ = tuple("deadline finish future large queries size task together".split())
+    __slots__ = tuple("came finish future large queries size task together".split())
 
-    def __init__(self, queries: Sequence[Query], finish: FromEach[Any], deadline: Deadline) -> None:
+    def __init__(self, queries: Sequence[Query], finish: FromEach[Any]) -> None:
         self.queries = queries
         self.finish = finish
         self.size = len(queries)
         self.large = any(query.limit > LARGE and not query.by_both for query in queries)
-        self.deadline = deadline
+        self.came = time.monotonic()
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # The calls answered together with this one, and the task that answers them.
         self.together: Sequence[_WaitingCall] | None = None
@@ -74,11 +76,6 @@ class _WaitingCall:
         """True if the call's rows exceed the limit in bytes."""
         meter = self.queries[0].columns.meter
         return meter is not None and meter.refused
-
-    def give_up(self) -> None:
-        """Fail the call, unless a reader is already answering it."""
-        if self.together is None:
-            self.fail(self.deadline.error(_BUSY))
 
     def succeed(self, result: Any) -> None:
         if not self.future.done():
@@ -144,8 +141,6 @@ class Queue:
         queries = 0
         while self.waiting and queries < share:
             call = self.waiting.popleft()
-            if call.deadline.left() <= 0:
-                call.give_up()
             if not call.future.done():  # otherwise it was cancelled
                 calls.append(call)
                 queries += call.size
@@ -162,16 +157,14 @@ class Batches:
         *,
         check_file: Callable[[], None],
         workers: int,
-        busy_timeout: float,
     ) -> None:
         self._target = target
         self._readers = readers
         self._check_file = check_file
         self._workers = workers
-        self._busy_timeout = busy_timeout
         # The queues with waiting calls.
         self._waiting: dict[Queue, None] = {}
-        self._line = Line()
+        self._in_line = 0
         self._at_work = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -197,24 +190,28 @@ class Batches:
     async def _in_turn(self, queue: Queue, queries: Sequence[Query], finish: FromEach[_T]) -> _T:
         """Answer queries in a batch with other callers' queries.
 
-        Raises StoreBusyError if the batch does not begin in time. If the caller is cancelled, the
-        batch continues for the other callers.
+        Raises StoreBusyError if too many calls wait. If the caller is cancelled, the batch
+        continues for the other callers.
         """
         if self._closed:
             raise StoreClosedError(self._target)
-        call = _WaitingCall(queries, finish, current_deadline(self._busy_timeout))
-        self._line.check_room(call.deadline, _BUSY)
+        if self._in_line >= _MOST_WAITING:
+            raise StoreBusyError(f"{_MOST_WAITING:,} searches of this process wait already", 0.0)
+        call = _WaitingCall(queries, finish)
         queue.waiting.append(call)
         self._waiting[queue] = None
         # Begin later, so that calls from one iteration of the event loop are answered together.
         asyncio.get_running_loop().call_soon(self.begin)
+        self._in_line += 1
         try:
-            return await self._line.wait(call.future, call.deadline, call.give_up)
+            return cast("_T", await call.future)
         except asyncio.CancelledError:
             together = call.together or ()
             if call.task is not None and all(other.future.done() for other in together):
                 call.task.cancel()
             raise
+        finally:
+            self._in_line -= 1
 
     def begin(self) -> None:
         """Begin batches of waiting calls while there are free workers."""
@@ -232,7 +229,7 @@ class Batches:
     def _longest_waiting(self) -> Queue | None:
         """Return the ready queue whose first call has waited longest, or None."""
         ready = [queue for queue in self._waiting if queue.ready]
-        return min(ready, key=lambda queue: queue.waiting[0].deadline.began, default=None)
+        return min(ready, key=lambda queue: queue.waiting[0].came, default=None)
 
     def _begin(self, queue: Queue, calls: int, queries: int, large: int = 0) -> _Batch:
         self._at_work += 1
@@ -297,7 +294,7 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - the waiting callers get the error
             if isinstance(error, StoreBusyError):
                 for call in calls:
-                    call.fail(call.deadline.error(error.reason))
+                    call.fail(StoreBusyError(error.reason, time.monotonic() - call.came))
                 return
             refused = calls if len(calls) == 1 else [call for call in calls if call.refused]
             for call in refused:

@@ -99,9 +99,7 @@ class ResidentSearch(Keeper):
     ) -> None:
         """``workers`` is the maximum number of simultaneous batches."""
         super().__init__(readers, files, put_token, memory)
-        self._batches = Batches(
-            target, readers, check_file=check_file, workers=workers, busy_timeout=busy_timeout
-        )
+        self._batches = Batches(target, readers, check_file=check_file, workers=workers)
         self._builds_alone = min(_BUILDS_ALONE * busy_timeout, _LONGEST)
         self._tables: dict[str, _SearchedTable] = {}  # in the order of their last search
         self._looked_at = 0.0
