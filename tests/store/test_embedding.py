@@ -302,6 +302,22 @@ async def test_an_update_that_takes_the_text_takes_the_vector(tmp_path: Path) ->
         assert len(await store.search("notes", "text", exact=True)) == 5
 
 
+async def test_an_update_that_matches_no_row_calls_no_embedder(tmp_path: Path) -> None:
+    letters = Letters()
+    async with opened(tmp_path, letters) as store:
+        await store.create_table("notes", UNNAMED)
+        await store.insert("notes", [{"id": "a", "body": "one", "year": 1}])
+        before = len(letters.calls)
+        text = {"body": "another"}
+        assert await store.update("notes", text, where="year = 2") == 0
+        assert await store.update("notes", text, ids=["none"]) == 0
+        assert await store.update("notes", text, ids=["none"], where="year = 1") == 0
+        assert await store.update("notes", text, ids=["a"], where="year = 2") == 0
+        assert len(letters.calls) == before
+        assert await store.update("notes", text, ids=["none", "a"], where="year = 1") == 1
+        assert letters.calls[before:] == [("document", ["another"])]
+
+
 async def test_closing_ends_calls_that_wait_for_vectors(tmp_path: Path) -> None:
     letters = Letters()
     letters.gate = asyncio.Event()

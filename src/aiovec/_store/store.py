@@ -120,7 +120,7 @@ from .search import (
     plan_of,
     vector_like,
 )
-from .write import RowsToUpdate, RowsToWrite, kept_of, vector_of_update
+from .write import RowsToUpdate, RowsToWrite, kept_of, may_match, vector_of_update
 
 if TYPE_CHECKING:
     from .watch_task import Watching
@@ -614,6 +614,8 @@ class VectorStore(NotCopied, Hints):
             if requested is not None and not requested:
                 return 0
             if vector is None:
+                if not await may_match(t, values, requested, condition):
+                    return 0
                 new_vector = await vector_of_update(self._make_vectors, t, values)
             else:
                 new_vector = query_vector(vector, t.schema)

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._embed.protocol import Purpose
 from .._embed.rows import Texts, texts_of, with_vectors, without
+from .._filters import Expr
 from .._input.arguments import check_model
 from .._input.rows import (
     Collected,
@@ -26,7 +27,7 @@ from .._model.arrays import Float32Array
 from .._model.schema import Schema
 from ..backend.changes import Insert, UpdateRows, Upsert
 from ..backend.context import Kept, WriteKey, call_context
-from ..backend.contract import Backend, TableHandle
+from ..backend.contract import Backend, Count, TableHandle
 from ..backend.cost import cost_of
 from ..backend.rows import Batch
 from ..backend.threads import hop
@@ -179,6 +180,20 @@ class RowsToUpdate:
 def _has_texts(part: Batch, schema: Schema) -> bool:
     """Return whether a part of an update sets the field that ``embed`` names."""
     return schema.embed is not None and schema.embed.field in part.fields
+
+
+async def may_match(
+    t: OpenTable, values: Mapping[str, Any], ids: list[str] | None, where: Expr | None
+) -> bool:
+    """Return False if an update that sets the text of ``embed`` matches no row.
+
+    Such an update must not call the embedder.
+    """
+    if t.schema.embed is None or t.schema.embed.field not in values:
+        return True
+    if ids is not None and not await t.ids(ids):
+        return False
+    return where is None or await t.read(Count(where)) > 0
 
 
 async def vector_of_update(
