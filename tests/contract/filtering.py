@@ -239,6 +239,8 @@ class FilteringContract(ContractBase):
             ({"year": None}, "d"),
             ({"payload.kind": "text", "order": "first"}, "a ü"),
             ({"year": []}, ""),
+            ({"year": [2020, None]}, "a d"),
+            ({"year": [None]}, "d"),
             ({"tags": "x"}, "error"),
             ([{}, []], "error"),
             ({}, "a b c d E ü"),

@@ -86,7 +86,11 @@ def _equal(name: str, value: Any) -> Expr:
             f'{given} has the filter syntax of {store}; write text such as "year >= 2020 AND '
             "lang = 'en'\", or an expression of F"
         )
-    return field.in_(value) if isinstance(value, (list, tuple, set, frozenset)) else field == value
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        return field == value
+    values = [each for each in value if each is not None]
+    matches = field.in_(values)
+    return matches if len(values) == len(value) else any_of([matches, field.is_null()])
 
 
 class _Binder:
