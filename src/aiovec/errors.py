@@ -601,15 +601,18 @@ class StoreReplacedError(AiovecError):
 
 
 class ChangesPrunedError(AiovecError):
-    """The changes up to number ``floor`` are no longer kept."""
+    """The changes since a number are no longer kept, or the number is not of this table.
+
+    ``floor`` is a number that a call may pass now.
+    """
 
     http: ClassVar[HttpAnswer] = HttpAnswer(410, "The changes are no longer kept", machine=False)
 
     floor: int
 
     _text = (
-        "changes up to number {floor} are no longer kept; drop the rows read so far, and start "
-        "again with since=0"
+        "the changes since this number are no longer kept, or the number is not of this table; drop "
+        "the rows read so far, and start again with since=0"
     )
 
 

@@ -40,6 +40,7 @@ async def store() -> Any:
         await opened.insert("docs", rows)
         texts = Schema(fields={"body": str}, embed=Embed("body"))
         await opened.create_table("texts", texts)
+        await opened.create_table("nullable", Schema(2, vector_nullable=True))
         yield opened
 
 
@@ -107,6 +108,17 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     yield lambda: store.search_many("docs", np.ones(2)), argument, "put it in a list$"
     texts, many = ["wool", "cotton"], r"a list of texts; search_many\(\) searches for several$"
     yield lambda: store.search("docs", texts), aiovec.InvalidVectorError, many
+    missing: Any = None
+    for table in ("texts", "nullable"):
+        asked = partial(store.search, table, missing)
+        yield asked, aiovec.InvalidVectorError, r"^the vector is missing[,;] .*pass a vector"
+    set_one = partial(store.set_vectors, "nullable", ["a"], [missing])
+    yield set_one, aiovec.InvalidVectorError, r"is missing \(key 'embedding'\)$"
+    started_again = r"^the changes since this number .* start again with since=0$"
+    yield lambda: store.changes("docs", since=10**9), aiovec.ChangesPrunedError, started_again
+    for part in ("select", "order_by"):
+        named_by = partial(store.find, "docs", **{part: b"year"})
+        yield named_by, argument, f"^{part} must be a name, an iterable of names or None"
     several = r"a list of vectors; search_many\(\) searches for several$"
     for given in (np.ones((3, 2)), [vector, vector], np.ones((1, 2))):
         yield partial(store.search, "docs", given), aiovec.InvalidVectorError, several

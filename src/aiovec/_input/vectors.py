@@ -30,6 +30,8 @@ def query_vector(vector: Any, schema: Schema) -> Float32Array:
     """Return a query vector as a contiguous float32 array, checked like a row's vector."""
     if (array := _usual(vector, schema.dim)) is not None:
         return array
+    if vector is None and schema.embed is not None:
+        raise InvalidVectorError("is missing; pass a vector, or a text to search for")
     if schema.embed is None and (vector is None or isinstance(vector, str)):
         reason = "is missing" if vector is None else "is text"
         field = next((name for name, each in schema.fields.items() if each.kind == "text"), "body")
@@ -159,7 +161,7 @@ def _matrix(schema: Schema, vectors: Any) -> Float32Array:
     if not isinstance(vectors, np.ndarray) or vectors.dtype == object:
         if not len(vectors):
             return np.empty((0, schema.dim), dtype=np.float32)
-        numbers = [_numbers(vector, schema.vector) for vector in vectors]
+        numbers = [_numbers(vector, schema) for vector in vectors]
         try:
             array = np.asarray(numbers)
         except Exception as exc:  # objects among the numbers may raise anything
@@ -194,7 +196,7 @@ def _is_masked(vector: object) -> bool:
     return isinstance(vector, np.ma.MaskedArray) and np.ma.is_masked(vector)
 
 
-def _numbers(vector: Any, name: str) -> Any:
+def _numbers(vector: Any, schema: Schema) -> Any:
     """Return a vector in a form that NumPy reads as numbers, or raise ValueError."""
     if isinstance(vector, (list, tuple, np.ndarray)) and is_iterable(vector):
         if _is_masked(vector):
@@ -203,13 +205,13 @@ def _numbers(vector: Any, name: str) -> Any:
             raise ValueError("has True or False among its numbers")
         return vector
     if vector is None:
-        raise ValueError(
-            f"is missing (key {name!r}); in a table with vector_nullable=True, rows may have none"
-        )
+        fix = "; in a table with vector_nullable=True, rows may have none"
+        fix = "" if schema.vector_nullable else fix
+        raise ValueError(f"is missing (key {schema.vector!r}){fix}")
     if isinstance(vector, (str, bytes, Mapping)):
-        fix = {str: "; for JSON, pass json.loads(…)", bytes: "; pass np.frombuffer(…, '<f4')"}
-        known = fix.get(type(vector), "")
-        raise ValueError(f"is {type(vector).__name__}, not a sequence of numbers{known}")
+        fixes = {str: "; for JSON, pass json.loads(…)", bytes: "; pass np.frombuffer(…, '<f4')"}
+        fix = fixes.get(type(vector), "")
+        raise ValueError(f"is {type(vector).__name__}, not a sequence of numbers{fix}")
     try:
         if is_of(vector, "pyarrow", *_LISTS_OF_ARROW):
             vector = vector.values  # one vector of a column
