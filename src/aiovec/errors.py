@@ -203,8 +203,9 @@ class TableNotFoundError(AiovecError, LookupError):
 
     def _message(self) -> str:
         self.tables = list(self.tables)
-        tables = listed(self.tables, most=12, show=shown) or "none"
-        return f"there is no table {self.table!r}; the tables are: {tables}"
+        tables = listed(self.tables, most=12, show=shown)
+        others = f"the tables are: {tables}" if tables else "the store has no tables"
+        return f"there is no table {self.table!r}; {others}"
 
 
 class TableExistsError(AiovecError):
@@ -280,8 +281,8 @@ class DimensionMismatchError(AiovecError, ValueError):
 
     def __post_init__(self, embedder: str | None) -> None:
         text = (
-            f"the vector{_of_row(self.row, self.id)} has {self.given} dimensions; the table's have "
-            f"{self.expected}"
+            f"the vector{_of_row(self.row, self.id)} has {self.given} dimension"
+            f"{'' if self.given == 1 else 's'}, but this table's vectors have {self.expected}"
         )
         if embedder is not None:
             text = (
@@ -384,15 +385,12 @@ class DuplicateIdError(AiovecError, ValueError):
     def _message(self) -> str:
         self.ids = list(self.ids)
         verb = f"already exist in the table {self.table!r}"
-        fix = "upsert() replaces such rows"
+        fix = "upsert() replaces such rows; insert(on_conflict='skip') leaves the new ones out"
         if self.within_call:
             verb = "occur more than once in this call"
-            fix = "with upsert() the last row of an id counts"
+            fix = "upsert() keeps the last row of each id; insert(on_conflict='skip') the first"
         ids = listed(self.ids, most=12, show=shown)
-        return (
-            f"these ids {verb}: {ids}; nothing was inserted. {fix}, and insert(on_conflict='skip')"
-            " leaves them out"
-        )
+        return f"these ids {verb}: {ids}; nothing was inserted. {fix}"
 
 
 class FilterError(AiovecError, ValueError):
@@ -497,10 +495,10 @@ class StoreFullError(AiovecError):
     in_part: bool = False
 
     def _message(self) -> str:
-        saved = _EARLIER_STEPS if self.in_part else "nothing of this call was saved"
+        saved = _EARLIER_STEPS if self.in_part else "this call saved nothing"
         return (
-            f"no room to write to {self.target} ({self.reason}); {saved}, and earlier writes are "
-            "safe"
+            f"no space left to write to {self.target} ({self.reason}); {saved}, and earlier writes "
+            "are safe"
         )
 
 
@@ -611,8 +609,8 @@ class ChangesPrunedError(AiovecError):
     floor: int
 
     _text = (
-        "the changes since this number are no longer kept, or the number is not of this table; drop "
-        "the rows read so far, and start again with since=0"
+        "the changes since this number are no longer kept, or the number is not of this table; "
+        "drop the rows read so far, and start again with since=0"
     )
 
 

@@ -131,7 +131,7 @@ def test_doctor_names_the_fault_of_a_file_unchanged(run: Run, store: Path, folde
             assert value in finding["value"]
             assert fix in (finding["fix"] or "")
             assert path.read_bytes() == before
-    assert run("doctor", "-s", "damaged.db").out.endswith("doctor: 1 thing is wrong\n")
+    assert run("doctor", "-s", "damaged.db").out.endswith("doctor: found 1 problem\n")
 
 
 def test_doctor_names_the_fault_of_a_toml_file(run: Run, config: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_lancedb_store_is_described_and_searched(run: Run, made: Path, folder:
     assert (table["schema"], table["rows"]) == (SCHEMA.to_dict(), len(ROWS))
     found_rows = run("search", "-s", target, "notes", "--like", "a", "--where", "year > 2020")
     assert [line[1] for line in found_rows.lines] == ["id", "b", "c"]
-    assert "it is about SQLite stores" in run("advise", "-s", target).err
+    assert "advise works on SQLite stores only" in run("advise", "-s", target).err
     assert contents(made) == before
     assert run("backup", "-s", target, "copy.lance").code == 0
     assert run("tables", "-s", "lancedb://copy.lance").lines[1][:2] == ["notes", "4"]

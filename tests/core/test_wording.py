@@ -40,6 +40,7 @@ async def store() -> Any:
         await opened.insert("docs", rows)
         texts = Schema(fields={"body": str}, embed=Embed("body"))
         await opened.create_table("texts", texts)
+        await opened.create_table("words", Schema(2, fields={"body": aiovec.Field(str, text=True)}))
         await opened.create_table("nullable", Schema(2, vector_nullable=True))
         yield opened
 
@@ -119,6 +120,16 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
     for part in ("select", "order_by"):
         named_by = partial(store.find, "docs", **{part: b"year"})
         yield named_by, argument, f"^{part} must be a name, an iterable of names or None"
+    for dim, says in ((1, "1 dimension"), (3, "3 dimensions")):
+        length = rf"^the vector has {says}, but this table's vectors have 2$"
+        yield partial(store.search, "docs", [1.0] * dim), aiovec.DimensionMismatchError, length
+    nothing = r"^rerank must return one finite number per hit \(there are 4\), or some .* None$"
+    ranked = partial(store.search, "docs", vector, rerank=lambda hits: missing)
+    yield ranked, argument, nothing
+    too_long = "^the query has 100,001 characters; the limit is 100,000$"
+    yield lambda: store.search_text("words", "x" * 100_001), argument, too_long
+    quoted = "each dot must be followed by a payload key .*; put a key in double quotes if it is"
+    yield lambda: store.find("docs", select=["payload."]), named, quoted
     several = r"a list of vectors; search_many\(\) searches for several$"
     for given in (np.ones((3, 2)), [vector, vector], np.ones((1, 2))):
         yield partial(store.search, "docs", given), aiovec.InvalidVectorError, several
@@ -136,10 +147,10 @@ def mistakes(store: Any) -> Iterator[tuple[Callable[[], Awaitable[Any]], type[Ex
         r"aiovec\.RRF\(",
     )
     yield partial(store.search, "docs", vector, rerank="cohere"), argument, "can call the model"
-    exists = r"'0'; nothing was inserted\. upsert\(\) replaces .*on_conflict='skip'"
+    exists = r"'0'; nothing was inserted\. upsert\(\) replaces .*on_conflict='skip'\) leaves"
     there = [{"id": "0", "embedding": vector}]
     yield partial(store.insert, "docs", there), aiovec.DuplicateIdError, exists
-    twice = r"upsert\(\) the last row of an id counts, .*on_conflict='skip'"
+    twice = r"upsert\(\) keeps the last row of each id; .*on_conflict='skip'\) the first$"
     new = [{"id": "x", "embedding": vector}] * 2
     yield partial(store.insert, "docs", new), aiovec.DuplicateIdError, twice
     # Objects whose comparison is no truth

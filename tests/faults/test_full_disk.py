@@ -177,7 +177,7 @@ async def test_an_import_onto_a_full_disk_says_how_many_rows_it_kept(
     target = small_disk / "n.db"
     finished = await to_thread(run, "import", file, "-s", target, "--table", "t")
     assert finished.code == 1
-    assert "no room to write" in finished.err
+    assert "no space left to write" in finished.err
     (kept,) = re.findall(r"kept before that: ([0-9,]+) rows of 't'", finished.err)
     count = int(kept.replace(",", ""))
     assert 0 < count < rows

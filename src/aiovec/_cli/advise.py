@@ -68,7 +68,7 @@ async def advise(
 
     vectors = await at.open(reading=True)
     if vectors.backend_name != "sqlite":  # there is no larger backend for a LanceDB store
-        raise UnsupportedError("advise", vectors.backend_name, "it is about SQLite stores")
+        raise UnsupportedError("advise", vectors.backend_name, "advise works on SQLite stores only")
 
     async def of(name: str) -> Facts:
         return await _measure(vectors, name, created)

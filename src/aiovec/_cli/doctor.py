@@ -68,8 +68,8 @@ def _lines(findings: list[Finding], wrong: int) -> Iterator[Text]:
         if finding.fix is not None:
             yield Text(f"       {'':<{width}}  fix: {one_line(finding.fix)}", "yellow")
     if wrong:
-        things = "thing is" if wrong == 1 else "things are"
-        yield Text(f"doctor: {wrong} {things} wrong", "bold red")
+        problems = "problem" if wrong == 1 else "problems"
+        yield Text(f"doctor: found {wrong} {problems}", "bold red")
     else:
         but = [f"the {one.subject} was not checked" for one in findings if not one.checked]
         but += [f"see the fix for {one.subject}" for one in findings if one.fix is not None]

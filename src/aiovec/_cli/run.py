@@ -42,7 +42,7 @@ def check_installed(command: str, extra: str, *modules: str) -> None:
         except ModuleNotFoundError as exc:
             raise AiovecError(
                 f"{command} needs the package {exc.name}, which is not installed; "
-                f'pip install "{extra}" brings it'
+                f'run: pip install "{extra}"'
             ) from exc
 
 

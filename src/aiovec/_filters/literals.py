@@ -26,8 +26,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # A name in a path: text in double quotes, or everything up to the next dot.
 _NAME_IN_PATH = re.compile(r'"(?P<quoted>(?:[^"]|"")*+)"|(?P<plain>[^".]++)(?<!\s)')
 PATH_RULE = (
-    "after each dot stands a key of the payload in valid Unicode, in double quotes if it is empty, "
-    "has a dot or a quote in it, or begins or ends with a space"
+    "each dot must be followed by a payload key in valid Unicode; put a key in double quotes if it "
+    "is empty, contains a dot or a quote, or starts or ends with a space"
 )
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII

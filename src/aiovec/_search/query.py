@@ -81,8 +81,7 @@ def check_phrases(text: str, clauses: Sequence[TextClause], schema: Schema) -> N
 
 def _check_count(query: str, count: int, most: int, things: str) -> None:
     if count > most:
-        expected = f"at most {most:,} {things}"
-        reason = f"the query has {count:,} {things}, and may have {expected}; make it shorter"
+        reason = f"the query has {count:,} {things}; the limit is {most:,}"
         raise InvalidArgumentError("query", query, reason=reason)
 
 

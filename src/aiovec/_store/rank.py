@@ -286,11 +286,11 @@ def in_order(ids: Sequence[str], outcome: Any, rerank: RerankFunction) -> Scored
     """Return the hits in the order of the user's function, or raise InvalidArgumentError."""
 
     def refuse(fact: str) -> InvalidArgumentError:
-        expected = (
-            f"a function that returns a list of one finite number for each of the {len(ids)} "
-            f"hits, or of some of these hits, each once at most; it returned {fact}"
+        reason = (
+            f"rerank must return one finite number per hit (there are {len(ids)}), or some of the "
+            f"hits in a new order, each at most once; it returned {fact}"
         )
-        return InvalidArgumentError("rerank", rerank, expected)
+        return InvalidArgumentError("rerank", rerank, reason=reason)
 
     if isinstance(outcome, (str, bytes, Mapping, Set)) or not is_iterable(outcome):
         raise refuse(shown(outcome, 60))

@@ -27,11 +27,9 @@ def needs_arrow(exc: ImportError) -> AiovecError | None:
 
     pyarrow 26 cannot be imported together with NumPy 1, and its metadata does not say so.
     """
-    needs = "Arrow tables, data frames, exports, migrations and files need the package pyarrow"
+    needs = "Arrow tables, data frames, exports, migrations and files need pyarrow"
     if isinstance(exc, ModuleNotFoundError) and exc.name == "pyarrow":
-        return AiovecError(
-            f'{needs}, which is not installed; pip install "aiovec[arrow]" brings it'
-        )
+        return AiovecError(f'{needs}, which is not installed; run: pip install "aiovec[arrow]"')
     if "pyarrow" not in f"{exc.name} {exc}":
         return None
     return AiovecError(f"{needs}, which cannot be imported: {exc}; {REINSTALL_ARROW}")
