@@ -509,6 +509,32 @@ class SearchingContract(ContractBase):
             with case(wrong), pytest.raises(InvalidArgumentError):
                 Factor("worth", **wrong)
 
+    async def test_a_boost_refuses_values_that_it_cannot_use(self, store: VectorStore) -> None:
+        """Without any value, it changes no order: any row may lack a payload key."""
+        await store.create_table("notes", Schema(2, fields={"title": str}))
+        rows = [
+            {"id": f"r{n}", "embedding": [1, n], "title": f"note {n}", "seconds": 1.7e9, "no": "",
+             "local": "2026-01-01T10:00:00", "many": "3", "pinned": "yes", "at": at}
+            for n, at in enumerate(["2026-01-01T10:00:00Z", "soon", None])
+        ]  # fmt: skip
+        await store.insert("notes", rows)
+        for boost in (
+            Decay("title", "7d"), Decay("payload.seconds", "7d"), Decay("payload.local", "7d"),
+            Decay("payload.at", "7d", pinned="payload.pinned"), Factor("payload.many"),
+        ):  # fmt: skip
+            with (
+                case(boost),
+                pytest.raises(InvalidArgumentError, match=r"reads .* has other values"),
+            ):
+                await store.search("notes", [1, 0], rerank=boost)
+        for boost in (
+            Decay("payload.at", "7d"), Decay("payload.absent", "7d"), Decay("payload.no", "7d"),
+            Decay("payload.at", "7d", pinned="payload.absent"), Factor("payload.absent"),
+        ):  # fmt: skip
+            with case(boost):
+                hits = await store.search("notes", [1, 0], rerank=boost)
+                assert {hit.id for hit in hits} == {"r0", "r1", "r2"}
+
     @pytest.mark.parametrize("metric", METRICS)
     async def test_a_newer_fact_comes_before_an_older_one_whatever_else_is_found(
         self, store: VectorStore, metric: Metric

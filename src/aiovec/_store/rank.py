@@ -32,12 +32,13 @@ RerankFunction = Callable[[list[Hit]], Reranked | Awaitable[Reranked]]
 
 
 class BoostRead(NamedTuple):
-    """A field or payload key that a boost reads: its name, a word for its values, and the kinds of
-    fields that are allowed."""
+    """A field or payload key that a boost reads: its name, a word for its values, the kinds of
+    fields that are allowed, and whether the boost can use a value."""
 
     name: str
     values: str
     kinds: tuple[str, ...]
+    is_usable: Callable[[object], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,10 @@ class Decay:
     @property
     def reads(self) -> list[BoostRead]:
         """The fields or payload keys that the boost reads; times may be strings."""
-        pinned = [] if self.pinned is None else [BoostRead(self.pinned, "booleans", ("bool",))]
-        return [BoostRead(self.field, "times", ("datetime", "text")), *pinned]
+        times = BoostRead(self.field, "times", ("datetime", "text"), _is_time)
+        if self.pinned is None:
+            return [times]
+        return [times, BoostRead(self.pinned, "booleans", ("bool",), _is_true_or_false)]
 
     def worth_at(self, now: datetime) -> Callable[..., float]:
         """Return a function that computes a row's freshness, 0 to 1, from the values of
@@ -118,7 +121,8 @@ class Factor:
     @property
     def reads(self) -> list[BoostRead]:
         """The field or payload key that the boost reads."""
-        return [BoostRead(self.field, "numbers or booleans", ("int", "float", "bool"))]
+        kinds = ("int", "float", "bool")
+        return [BoostRead(self.field, "numbers or booleans", kinds, _is_number)]
 
     def worth_at(self, _: datetime) -> Callable[..., float]:
         """Return a function that computes a row's importance, 0 to 1, from the value of
@@ -148,6 +152,18 @@ def _time_of(value: object) -> datetime | None:
         with suppress(ValueError):
             return moment(value)
     return None
+
+
+def _is_time(value: object) -> bool:
+    return _time_of(value) is not None
+
+
+def _is_true_or_false(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
 def seconds_of(span: str) -> float:
@@ -191,9 +207,26 @@ def boosted(
     totals = [*scores]
     for boost in boosts:
         worth, columns = boost.worth_at(now), [values_of(read.name) for read in boost.reads]
+        for read, values in zip(boost.reads, columns, strict=True):
+            _check_values(boost, read, values)
         for n, values in enumerate(zip(*columns, strict=True)):
             totals[n] -= boost.weight * (1.0 - worth(*values)) * abs(totals[n])
     return _best_first(ids, totals)
+
+
+def _check_values(boost: Boost, read: BoostRead, values: Sequence[Any]) -> None:
+    """Raise InvalidArgumentError if hits have values, none of which the boost can use.
+
+    Hits without a value are no error: any row may lack a payload key.
+    """
+    present = [value for value in values if value is not None and value != ""]
+    if present and not any(map(read.is_usable, present)):
+        zone = ", as datetimes or RFC 3339 text with a zone" if read.is_usable is _is_time else ""
+        reason = (
+            f"{type(boost).__name__} reads {read.values}{zone}; {shown(read.name)} has other values"
+            f" in all hits, such as {shown(present[0], 60)}"
+        )
+        raise InvalidArgumentError("rerank", boost, reason=reason)
 
 
 # The number of hits compared with all others in one step, and the maximum number of multiplications

@@ -539,7 +539,7 @@ def _for_the_steps(options: SearchOptions, schema: Schema, chosen: Selection) ->
 
 
 def _boost_ref(schema: Schema, read: BoostRead) -> Ref:
-    name, values, kinds = read
+    name, values, kinds, _ = read
     able = [known for known, field in schema.fields.items() if field.kind in kinds]
     if name in able or name.startswith("payload."):
         return value_ref(schema, name, "rerank", ids=False)
