@@ -19,7 +19,8 @@ _T = TypeVar("_T")
 _ARGUMENTS = {
     "k": "limit", "top": "limit", "top_k": "limit", "n_results": "limit",
     "filter": "where", "filters": "where",
-    "fields": "select", "columns": "select", "query": "vector", "embedding": "vector",
+    "fields": "select", "columns": "select", "embedding": "vector",
+    "query": "; searches take the text or the vector first, as in table.search('a text')",
     **dict.fromkeys(
         ("alpha", "weight", "weights"), "; search_hybrid() takes fusion=Weighted(vector=…, text=…)"
     ),
