@@ -39,7 +39,7 @@ _FIELDS = {
     "words": Field(str, text=True),
     "entry": Field(str),
 }
-_MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), vector_nullable=True)
+_MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), analyzer="english", vector_nullable=True)
 _DELETED = dict.fromkeys(("session", "at", "text", "words", "entry"))
 # A search asks for this many times ``limit``, so that the first of equal memories are the earliest.
 _MORE = 4

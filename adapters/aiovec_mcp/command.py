@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -80,6 +81,13 @@ def mcp(
     ] = 4003,
     watch: Watch = None,
     embedder: Embedder = None,
+    analyzer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Analyzer of the words of a new memory: a language, such as german, or cjk.",
+        ),
+    ] = "english",
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.
 
@@ -102,7 +110,7 @@ def mcp(
             try:
                 schema = await opened.schema(table)
             except TableNotFoundError:
-                schema = MEMORY
+                schema = replace(MEMORY, analyzer=cast("Any", analyzer))
             if any(users.values()):
                 user_field(table, schema)
             give_embedder(opened, schema, embedder)
@@ -119,10 +127,15 @@ def mcp(
             await try_if_new(place, check)
         opened = await at.exits.enter_async_context(await open_place(place, read_only=reads_only))
         schema = await prepare(opened)
-        if allow_writes and schema is MEMORY and not await StoreInternals(opened).can_embed(schema):
+        if (
+            allow_writes
+            and schema.embed is MEMORY.embed
+            and not (await StoreInternals(opened).can_embed(schema))
+        ):
             say(_BY_WORDS, stderr=True)
         await at.exits.enter_async_context(StoreInternals(opened).watching(watch or []))
         options: dict[str, Any] = {"allow_writes": allow_writes, "readable": read or None}
+        options["analyzer"] = analyzer
         servers = {
             key: create_server(opened, table=table, user=name, **options)
             for key, name in users.items()

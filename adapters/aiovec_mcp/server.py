@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aiovec import AiovecError, VectorStore, __version__
 
-from .tools import Tools
+from .tools import MEMORY, Tools
 
 if TYPE_CHECKING:
     from mcp.types import Tool as ListedTool
@@ -40,6 +40,7 @@ def create_server(
     allow_writes: bool = False,
     readable: Collection[str] | None = None,
     user: str | None = None,
+    analyzer: str = MEMORY.analyzer,
 ) -> MCPServer[Any]:
     """Return an MCP server over an open store.
 
@@ -49,10 +50,10 @@ def create_server(
     ``readable``, by default every table. With ``user``, the agent sees only this user's memories,
     and cannot choose another user. If the memory is a table of your own, ``user`` needs a text
     field "user" or a payload, preferring newer memories needs a field "at", and memories that
-    expire need a field with ``expires``.
+    expire need a field with ``expires``. ``analyzer`` is that of a new memory.
     """
     more = ", which `remember` and `forget` change." if allow_writes else "; you cannot write."
-    tools = Tools(store, store.table(table), readable, user)
+    tools = Tools(store, store.table(table), readable, user, analyzer)
     reading = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     offered = [
         _tool(tools.recall, "recall", reading),

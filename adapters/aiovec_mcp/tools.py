@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field as Argument
 from pydantic_core import to_json
@@ -38,6 +39,7 @@ from aiovec.documents import around as passages_around
 # Limits of an answer, which a model has to read: the number of rows, and the bytes of their JSON
 # (50,000 tokens).
 _MOST = 100
+_MOST_RECALLED = 40  # as many as a search orders by age
 _MOST_BYTES = 200_000
 _NEAR = frozenset({"cite", "title", "body"})
 _CENTURY = 100 * 365 * 86_400  # seconds
@@ -55,7 +57,8 @@ Where = Annotated[
         "TIMESTAMP '2026-01-31T12:00:00Z'. Write other keys than fields as payload.<key>."
     ),
 ]
-Limit = Annotated[int, Argument(ge=1, le=_MOST, description="Maximum number of rows to return.")]
+_ROWS = "Maximum number of rows to return."
+Limit = Annotated[int, Argument(ge=1, le=_MOST, description=_ROWS)]
 Select = Annotated[
     list[str] | None, Argument(description="Only these fields. Default: all, without the vector.")
 ]
@@ -73,8 +76,8 @@ Facts = Annotated[
 HalfLife = Annotated[
     str | None,
     Argument(
-        description="Prefer newer memories: the age at which a memory has lost half of its "
-        'freshness, such as "12h" or "7d". Default: age does not count.'
+        description="Prefer newer memories more: the age at which a memory has lost half of its "
+        'freshness, such as "12h" or "7d". Default: of memories that match alike, newer ones first.'
     ),
 ]
 ExpiresIn = Annotated[
@@ -96,7 +99,11 @@ _FIELDS = {
     "expires_at": Field(datetime, expires=True),
 }
 # The schema of a new table of memories.
-MEMORY = Schema(fields=_FIELDS, embed=Embed("text"))
+MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), analyzer="english")
+# A new memory passes an old one whose score is up to 1.1 times as high. With a weight of 0.2, old
+# facts that nothing replaces come behind unrelated newer ones (``bench quality``, memories).
+_NEWER = Decay("at", "30d", weight=0.1)
+_UNITS = (86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")
 _OWN = frozenset({"id", "embedding", *_FIELDS})
 
 Answer = dict[str, Any]
@@ -131,6 +138,7 @@ class Tools:
         memory: Table,
         readable: Collection[str] | None = None,
         user: str | None = None,
+        analyzer: str = MEMORY.analyzer,
     ) -> None:
         if user is not None and not re.fullmatch(r"[\w.@+-]{1,100}", user):
             words = "1 to 100 letters, digits and . _ @ + -"
@@ -138,26 +146,35 @@ class Tools:
         self._store = store
         self._memory = memory
         self._user = user
+        self._new = replace(MEMORY, analyzer=cast("Any", analyzer))
         self._readable = None if readable is None else {*readable, memory.name}
 
     async def recall(
         self,
         query: str,
-        limit: Limit = 5,
+        limit: Annotated[int, Argument(ge=1, le=_MOST_RECALLED, description=_ROWS)] = 5,
         where: Where = None,
         half_life: HalfLife = None,
     ) -> Answer:
         """Search your memory by meaning and by words: what `remember` saved, in this conversation
         or an earlier one. The best match comes first; `_distance` is how far its meaning is from
-        the query: 0 is the same, 1 unrelated. `where` filters facts as payload.NAME, such as
+        the query: 0 is the same, 1 unrelated. If memories contradict each other, trust the newer
+        one: `_age` says how old each is. `where` filters facts as payload.NAME, such as
         "payload.user = 'ana'". Use it before you ask the user again."""
-        boost = None if half_life is None else Decay("at", half_life)
         hits: Sequence[Hit] = []
         with suppress(TableNotFoundError):
             seen = await self._seen(self._memory, where)
-            options = {"limit": limit, "where": seen, "rerank": boost}
+            options: dict[str, Any] = {"limit": limit, "where": seen}
+            if half_life is not None:
+                options["rerank"] = Decay("at", half_life)
+            elif (field := (await self._schema()).fields.get("at")) and field.kind == "datetime":
+                options["rerank"] = _NEWER
             hits = await self._search(self._memory, query, None, **options)
-        return _fitting("memories", hits)
+        answer = _fitting("memories", hits)
+        for row in answer["memories"]:
+            if isinstance(at := row.get("at"), datetime):
+                row["_age"] = _age(datetime.now(UTC) - at)
+        return answer
 
     async def search(
         self,
@@ -229,7 +246,7 @@ class Tools:
         try:
             await self._memory.upsert([row])
         except TableNotFoundError:
-            await create_memory(self._memory, MEMORY)
+            await create_memory(self._memory, self._new)
             await self._memory.upsert([row])
         return {"id": row["id"]}
 
@@ -274,7 +291,7 @@ class Tools:
         try:
             return await self._memory.schema()
         except TableNotFoundError:
-            return MEMORY
+            return self._new
 
     async def _seen(self, table: Table, where: Any) -> Any:
         """Return a filter for a table's rows that the session's user may see."""
@@ -363,6 +380,13 @@ def _fitting(
             return {name: fitting, "omitted": words}
         fitting.append(row)
     return {name: fitting}
+
+
+def _age(age: timedelta) -> str:
+    """Return an age in words, such as "3 days"."""
+    seconds = max(0, int(age.total_seconds()))
+    size, unit = next((each for each in _UNITS if seconds >= 2 * each[0]), _UNITS[-1])
+    return f"{seconds // size} {unit}"
 
 
 def _short(row: Record | Hit) -> dict[str, Any]:

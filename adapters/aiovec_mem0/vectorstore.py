@@ -61,7 +61,8 @@ class AiovecVectorStore(Closable, VectorStoreBase):
         **options: Any,
     ) -> None:
         self.collection_name = collection_name
-        schema = Schema(embedding_model_dims, fields={_WORDS: Field(str, text=True), **_SCOPES})
+        fields = {_WORDS: Field(str, text=True), **_SCOPES}
+        schema = Schema(embedding_model_dims, fields=fields, analyzer="english")
         self._bridge: DocumentBridge = DocumentBridge(
             store, collection_name, schema=schema, text=_WORDS, **options
         )

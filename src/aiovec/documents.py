@@ -47,8 +47,9 @@ SCHEMA = Schema(
         "expires": Field(datetime, expires=True),
     },
     embed=Embed("body"),
+    analyzer="english",
 )
-"""The schema of a table of passages.
+"""The schema of a table of passages. For texts in another language, replace its ``analyzer``.
 
 ``hash`` changes with the content of the document and with the way it is cut. ``base`` is the
 ``--base`` of the import that stored the passage; null if an app stored it. An import sets

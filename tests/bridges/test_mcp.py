@@ -235,8 +235,24 @@ async def test_the_newer_of_two_facts_that_contradict_each_other_is_recalled_fir
                 with case((more, limit)):
                     question = {"query": "where does Ana live?", "limit": limit}
                     found = await call(client, "recall", **question, half_life=half_life)
-                    order = ["old", "new"] if half_life is None else ["new", "old"]
-                    assert [row["id"] for row in found["memories"]][:2] == order[:limit]
+                    assert [row["id"] for row in found["memories"]][:2] == ["new", "old"][:limit]
+        ages = {row["id"]: row["_age"] for row in found["memories"]}
+        assert ages["old"] == "4000 days"
+        assert ages["new"].endswith("seconds")
+
+
+async def test_an_old_fact_that_nothing_replaces_is_recalled_before_new_ones(
+    tmp_path: Path,
+) -> None:
+    async with client_of(tmp_path, writes=True) as client:
+        await call(client, "remember", text="Ana hides the key under the flowerpot.", id="key")
+        async with aiovec.connect(tmp_path / "agent.db") as store:
+            then = datetime.now(UTC) - timedelta(days=4000)
+            await store.update("memories", {"at": then}, ids="key")
+        for n in range(30):
+            await call(client, "remember", text=f"Ana met Olga about the keys of shop {n}.")
+        found = await call(client, "recall", query="where does Ana hide the key?", limit=3)
+        assert found["memories"][0]["id"] == "key"
 
 
 async def test_a_passage_is_cited_by_file_and_line(tmp_path: Path) -> None:
@@ -353,7 +369,7 @@ async def test_a_user_sees_and_changes_only_their_memories(tmp_path: Path, decla
             )
             everything = "payload.user = 'ana' OR TRUE" if not declared else "user = 'ana' OR TRUE"
             for where in (None, everything):
-                seen = await call(of_ana, "recall", query="likes wool", limit=50, where=where)
+                seen = await call(of_ana, "recall", query="likes wool", limit=40, where=where)
                 assert {row["user"] for row in seen["memories"]} == {"ana"}
                 assert len(seen["memories"]) == 2
                 for tool, arguments in (("search", {"query": "likes"}), ("list", {})):

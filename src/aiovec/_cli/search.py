@@ -160,7 +160,7 @@ async def search(
         hits = await opened.search(query, **options)
     else:
         by_words = opened.search_text if how == "text" else opened.search_hybrid
-        hits = await by_words(query, **({"match": match} if match else {}), **options)
+        hits = await by_words(query, match=match or ("best" if how == "text" else "any"), **options)
     flat = [hit.to_dict() for hit in hits]
     if around:
         from ..documents import around as passages_around

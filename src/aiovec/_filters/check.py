@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 from .._model.kinds import KINDS, Kind
 from .._model.schema import Schema
@@ -87,7 +87,7 @@ def _equal(name: str, value: Any) -> Expr:
             "lang = 'en'\", or an expression of F"
         )
     if not isinstance(value, (list, tuple, set, frozenset)):
-        return field == value
+        return cast("Expr", field == value)
     values = [each for each in value if each is not None]
     matches = field.in_(values)
     return matches if len(values) == len(value) else any_of([matches, field.is_null()])
