@@ -256,7 +256,7 @@ async def test_hybrid_searches_take_the_weight_of_the_embedder(tmp_path: Path) -
     tables: dict[str, tuple[Schema, float]] = {
         "none": (Schema(DIM, fields=FIELDS), 0.5),
         "demo": (Schema(fields=FIELDS, embed=Embed("body", "demo")), 0.5),
-        "other": (Schema(fields=FIELDS, embed=Embed("body", "other")), 0.7),
+        "other": (Schema(fields=FIELDS, embed=Embed("body", "other")), 0.65),
         "mine": (Schema(fields=FIELDS, embed=Embed("body", "mine")), 0.9),
         "named": (Schema(fields=FIELDS, embed=Embed("body", "mine", weight=0.2)), 0.2),
     }

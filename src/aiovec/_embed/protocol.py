@@ -14,7 +14,7 @@ Purpose = Literal["document", "query"]
 """The purpose of a text: to be stored, or to be a search query. Some models embed queries
 differently."""
 
-WEIGHT = 0.7
+WEIGHT = 0.65
 """The usual weight of an embedder's vectors in hybrid searches (``bench quality``, ADR 30)."""
 
 
@@ -37,7 +37,7 @@ class Embedder(_OfModel, Protocol):
     a time. A call gets at most 64 texts, or ``batch_size`` if the embedder has this attribute. If
     the embedder has a parameter ``kind``, it is passed as ``"document"`` or ``"query"``. If it has
     an attribute ``weight``, from 0 to 1, new tables give its vectors this weight in hybrid searches
-    (by default 0.7).
+    (by default 0.65).
 
     A call that raises is retried, unless the error is an aiovec error, an ArithmeticError,
     AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,

@@ -100,7 +100,8 @@ def read_names(argument: str, value: str | Iterable[str], most: int = _MOST_NAME
     """Return the names in an argument, which is a name or an iterable of names."""
     if isinstance(value, str):
         return [value]
-    if not is_iterable(value) or type(value) is bytes:
+    given: object = value  # mypy takes bytes for no iterable of str
+    if isinstance(given, bytes) or not is_iterable(value):
         raise InvalidArgumentError(argument, value, "a name, an iterable of names or None")
     names = list(islice(value, most + 1))
     if len(names) > most:
