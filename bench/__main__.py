@@ -14,7 +14,7 @@ from .measure import RESULTS, Options, Result, machine, write
 
 SUBJECTS = "search writes get lancedb migrate text server load start quality".split()
 # ``all`` leaves out subjects that take long, need a cluster, or install other stores.
-ALONE = "against many passages recall sizes scale waiting watch".split()
+ALONE = "against embed many passages recall sizes scale waiting watch".split()
 
 
 def main(arguments: list[str] | None = None) -> int:

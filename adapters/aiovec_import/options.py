@@ -63,7 +63,7 @@ OF_SOURCES: dict[str, Any] = {
             metavar="N",
             min=1,
             help="Length of a passage at most, in characters, or in tokens if the model cuts off "
-            "long texts (fastembed, sentence-transformers). Default: as the source was cut "
+            "long texts (fastembed, onnx, sentence-transformers). Default: as the source was cut "
             "before, else 1200 or 256.",
         ),
     ],

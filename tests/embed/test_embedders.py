@@ -219,6 +219,21 @@ async def test_a_hanging_embedder_times_out(toml: Toml, monkeypatch: pytest.Monk
         assert await store.count("notes") == 0
 
 
+async def test_a_local_model_has_as_long_as_it_needs(
+    toml: Toml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = stand_in([])
+    library.TextEmbedding.passage_embed = lambda _, texts, **__: (  # type: ignore[attr-defined]
+        time.sleep(0.2) or lengths(texts)
+    )
+    monkeypatch.setitem(sys.modules, "fastembed", library)
+    limits = "timeout = 0.01\ntotal_timeout = 0.01\nretries = 0"
+    config = toml(f'kind = "fastembed"\nmodel = "small"\ndim = 2\n{limits}')
+    async with aiovec.connect(":memory:", config=config) as store:
+        await store.create_table("notes", SCHEMA)
+        assert await store.insert("notes", rows(3)) == 3
+
+
 # Descriptions
 
 
@@ -239,7 +254,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "tests.embed.broken:y"}, "cannot be imported: at import"),
     *(
         ({"kind": kind, "model": "m", "dim": 2}, f'pip install "aiovec[{kind}]"')
-        for kind in ("fastembed", "sentence-transformers")
+        for kind in ("fastembed", "onnx", "sentence-transformers")
     ),
 ]
 
@@ -247,7 +262,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 async def test_a_faulty_description_is_refused_by_its_key(
     toml: Toml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("fastembed", "sentence_transformers"):
+    for package in ("fastembed", "onnxruntime", "sentence_transformers"):
         monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
     for keys, words in FAULTS:
         config = toml("\n".join(f"{key} = {toml_value(value)}" for key, value in keys.items()))

@@ -88,11 +88,11 @@ Embedder = Annotated[
         "--embedder",
         metavar="KIND",
         help="What makes vectors of texts: local (20 MB of pip, offline, English), fastembed (a "
-        "transformer, better with questions; downloads 67 MB once), demo (words only, nothing to "
-        "install), openai, sentence-transformers, the URL of a service with OpenAI's API, "
-        "package.module:callable, or a JSON object with the keys of the TOML file. Model and "
-        "length are the table's. Default: the TOML file's, else what the table says, if that "
-        "needs no other host.",
+        "transformer, better with questions; downloads 67 MB once), onnx:FOLDER (a transformer of "
+        "yours), demo (words only, nothing to install), openai, sentence-transformers, the URL of "
+        "a service with OpenAI's API, package.module:callable, or a JSON object with the keys of "
+        "the TOML file. Model and length are the table's. Default: the TOML file's, else what the "
+        "table says, if that needs no other host.",
     ),
 ]
 
@@ -206,6 +206,8 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, value: str | None
         raise typer.BadParameter("--embedder: the table embeds no texts")
     if value.startswith("{"):
         keys = _object(value, "--embedder")
+    elif value.startswith("onnx:"):
+        keys = {"kind": "onnx", "model": value.removeprefix("onnx:")}
     else:
         keys = {"kind": "openai", "base_url": value} if "://" in value else {"kind": value}
     recipe = embed.recipe or {}

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .protocol import WEIGHT, Embedder
 
 _WITH_MODEL = ("openai", "fastembed", "sentence-transformers")
-_KINDS = (*_WITH_MODEL, "local", "demo")
+_KINDS = (*_WITH_MODEL, "local", "onnx", "demo")
 DEFAULT = "default"
 """The default name of an embedder in schemas."""
 
@@ -63,6 +63,8 @@ def check_embedders(single: object, several: object) -> dict[str, Embedder | Map
 def _kind(option: str) -> Mapping[str, object]:
     """Return the settings of an embedder that was passed as a string, such as "demo"."""
     service, colon, model = option.partition(":")
+    if service == "onnx" and model:
+        return {"kind": service, "model": model}
     if option.startswith("text-embedding-") or (colon and service in _WITH_MODEL):
         kind = service if colon else "openai"
         raise ConfigError(

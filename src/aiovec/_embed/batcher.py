@@ -27,6 +27,7 @@ from ..backend.threads import hop, in_daemon_thread, in_thread
 from ..errors import DimensionMismatchError, EmbeddingError, ModelMismatchError, StoreClosedError
 from .failures import Failure, failure_of
 from .local import LocalModel
+from .onnx import OnnxModel
 from .protocol import WEIGHT, Embedder, Purpose, is_async, takes_kind
 
 # Seconds between retries: doubled each time, and reduced at random by up to half, so that clients
@@ -57,7 +58,7 @@ class Batcher:
         name: str,
         embedder: Embedder,
         limits: EmbedderSettings,
-        recipe: Mapping[str, str | bool] | None = None,
+        recipe: Mapping[str, str | int] | None = None,
     ) -> None:
         self.name = name
         self.model = embedder.model
@@ -70,25 +71,35 @@ class Batcher:
         self._embedder = embedder
         self._limits = limits
         self._by_kind = takes_kind(embedder)
+        self._local = embedder if isinstance(embedder, (LocalModel, OnnxModel)) else None
         # A plain function runs in a thread, one call at a time.
-        self._one_at_a_time = None if is_async(embedder) else asyncio.Semaphore(1)
+        self._one_at_a_time = None if is_async(embedder) else self._lanes(1)
         # A local model is loaded without a time limit, because it may have to be downloaded.
-        self._prepare = embedder.prepare if isinstance(embedder, LocalModel) else None
+        self._prepare = self._local.prepare if self._local else None
         self._cache: OrderedDict[bytes, Float32Array] = OrderedDict()
         self._gathering: dict[Purpose, _Request] = {}
         self._requests: set[_Request] = set()
-        self._slots = asyncio.Semaphore(1 if self._one_at_a_time else limits.concurrency)
+        self._slots = self._lanes(1 if self._one_at_a_time else limits.concurrency)
         self._closed: str | None = None
 
     def __repr__(self) -> str:
         return f"<embedder {self.name!r} ({self.model})>"
 
+    def _lanes(self, count: int) -> dict[Purpose, asyncio.Semaphore]:
+        """Return the slots for requests of each purpose.
+
+        Those of an ONNX model are separate, so that a search does not wait for an import.
+        """
+        slots = asyncio.Semaphore(count)
+        separate = isinstance(self._embedder, OnnxModel)
+        return {"document": slots, "query": asyncio.Semaphore(count) if separate else slots}
+
     async def tokenizer(self) -> tuple[Any, int | None]:
         """Return the model's tokenizer and token limit; each is None if unknown."""
-        if not isinstance(self._embedder, LocalModel):
+        if self._local is None:
             return None, None
         try:
-            return await in_daemon_thread(self._embedder.tokenizer)
+            return await in_daemon_thread(self._local.tokenizer)
         except Exception as exc:  # a model that cannot be downloaded, or loaded
             raise self.error_of(failure_of(exc), None) from exc
 
@@ -223,7 +234,7 @@ class Batcher:
         """Embed the texts of a request when a slot is free."""
         texts = request.texts
         try:
-            async with self._slots:
+            async with self._slots[kind]:
                 # A request waits only if it has room for more texts and other requests are running.
                 if len(texts) < self._limits.batch_size:
                     # Services take 20 ms or more for a request, so it pays to wait 5 ms for more
@@ -286,16 +297,17 @@ class Batcher:
         """Return the vectors of texts from one call of the embedder, or raise Failure."""
         limits = self._limits
         rest = until - asyncio.get_running_loop().time()
-        seconds = min(limits.timeout, rest)
+        # A local model always answers, and a retry would have to wait for the first attempt.
+        seconds = None if self._local else min(limits.timeout, rest)
         prefix = limits.query_prefix if kind == "query" else limits.document_prefix
         failure: Failure
         try:
             async with asyncio.timeout(seconds) as timer:
                 # A copy, since the embedder may change the list.
                 prefixed = [prefix + text for text in texts]
-                if (slots := self._one_at_a_time) is not None:
+                if (lanes := self._one_at_a_time) is not None:
                     check = self._call_and_check
-                    return await in_daemon_thread(check, prefixed, kind, slots=slots)
+                    return await in_daemon_thread(check, prefixed, kind, slots=lanes[kind])
                 answer = await self._call(prefixed, kind)
                 # An iterator may compute its vectors as it is read.
                 if isinstance(answer, Iterator):

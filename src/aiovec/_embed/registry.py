@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..backend.embedders import EmbedderSettings
     from .batcher import Batcher
 
-_PACKAGES = {"openai": "aiohttp", "fastembed": "fastembed"}
+_PACKAGES = {"openai": "aiohttp", "fastembed": "fastembed", "onnx": "onnxruntime"}
 _PACKAGES["sentence-transformers"] = "sentence_transformers"
 # The default model: 67 MB, for English, MIT license. It reads the first 512 tokens of a text.
 _FASTEMBED = {"model": "BAAI/bge-small-en-v1.5", "dim": 384}
@@ -193,10 +193,14 @@ def configured_embedder(name: str, settings: RetrievalSettings) -> Batcher:
 
 def _batcher(name: str, settings: EmbedderSettings, offline: bool = False) -> Batcher:
     from .batcher import Batcher
+    from .onnx import PACKAGE
 
     recipe = {name: value for name, value in vars(settings).items() if name in RECIPE_KEYS}
     recipe = {name: value for name, value in recipe.items() if value != settings.keys[name].default}
     recipe["kind"] = settings.kind
+    # The schema has the model; that of an ONNX file is a digest, which does not say where it is.
+    if settings.kind != "onnx" or not PACKAGE.match(settings.model):
+        recipe.pop("model", None)
     if "base_url" in recipe:
         recipe["base_url"] = redacted(settings.base_url)
     return Batcher(name, embedder_of(name, settings, offline=offline), settings, recipe)
@@ -234,7 +238,7 @@ def embedder_of(name: str, settings: EmbedderSettings, *, offline: bool = False)
         return check_embedder(name, loaded)
     if settings.kind == "fastembed" and not (settings.model or settings.dim):
         settings = settings.changed(**_FASTEMBED)
-    for key in ("model", "dim"):
+    for key in ("model", "dim") if settings.kind != "onnx" else ("model",):
         if not getattr(settings, key):
             place = f"retrieval.embedders.{name}.{key}"
             raise ConfigError(f"{place} is missing; the kind {settings.kind!r} needs it", key=place)
@@ -249,6 +253,10 @@ def embedder_of(name: str, settings: EmbedderSettings, *, offline: bool = False)
         from .openai import OpenAIEmbedder
 
         return OpenAIEmbedder(settings)
+    if settings.kind == "onnx":
+        from .onnx import OnnxModel
+
+        return OnnxModel(name, settings)
     from .local import LocalModel
 
     return LocalModel(settings, offline=offline)
@@ -288,15 +296,18 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
         return "which this store does not have", None
     from ..backend.config import embedder_section
     from ..backend.embedders import OWN_URL
+    from .onnx import PACKAGE
     from .openai import OWN_KEY, key_name_of
     from .static import BUILT_IN
 
-    keys = {**embed.recipe, "model": schema.model or "", "dim": schema.dim}
+    keys = {"model": schema.model or "", **embed.recipe, "dim": schema.dim}
     try:
         section = embedder_section(embed.using, keys, "the table's own description")
     except ConfigError:
         return "which the table does not describe correctly", None
     if section.kind == "demo" or (section.kind == "local" and section.model in ("", BUILT_IN)):
+        return "", section
+    if section.kind == "onnx" and PACKAGE.match(section.model):
         return "", section
     described = f"which it describes as {section.kind!r}"
     if section.kind == "openai":
@@ -309,7 +320,7 @@ def _recipe_of(schema: Schema, embed: Embed) -> tuple[str, EmbedderSettings | No
     elif section.kind not in (*_PACKAGES, "local"):
         return f"{described}; no code is run that only a table names", None
     elif (
-        section.kind == "local"
+        section.kind in ("local", "onnx")
         or not _MODEL_NAME.match(section.model)
         or os.path.exists(section.model)
     ):

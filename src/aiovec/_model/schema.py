@@ -42,10 +42,14 @@ MAX_PAYLOAD_INDEXES = 64
 _METADATA_KEY = b"aiovec.schema"
 
 EMBEDDER_NAME = "^[a-z][a-z0-9_-]{0,62}$"
-# The keys of an embedder that affect its vectors, besides model and dim, which the schema has.
+# The keys of an embedder that affect its vectors, besides dim, which the schema has. It also has
+# the model, unless "model" is where a package has one.
 RECIPE_KEYS = frozenset(
-    {"kind", "base_url", "api_key_env", "request_dim", "query_prefix", "document_prefix"}
-)
+    {
+        "kind", "model", "base_url", "api_key_env", "request_dim", "query_prefix",
+        "document_prefix", "pooling", "max_tokens",
+    }
+)  # fmt: skip
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
 _PAYLOAD_KEY = re.compile(r"payload(?:\.[A-Za-z_][A-Za-z0-9_-]{0,62}){1,8}\Z")
@@ -245,7 +249,7 @@ class Embed:
 
     field: str
     using: str = "default"
-    recipe: Mapping[str, str | bool] | None = attribute(default=None, compare=False)
+    recipe: Mapping[str, str | int] | None = attribute(default=None, compare=False)
     weight: float | None = attribute(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -260,7 +264,9 @@ class Embed:
         if self.recipe is None:
             return
         known = isinstance(self.recipe, Mapping) and {"kind"} <= self.recipe.keys() <= RECIPE_KEYS
-        if not known or not all(isinstance(value, (str, bool)) for value in self.recipe.values()):
+        values = self.recipe.values() if known else ()
+        whole = all(isinstance(value, (str, int)) for value in values)
+        if not known or not whole or not isinstance(self.recipe["kind"], str):
             expected = f"None or a mapping with 'kind', of {', '.join(sorted(RECIPE_KEYS))}"
             raise InvalidArgumentError("recipe", self.recipe, expected)
 

@@ -94,11 +94,17 @@ def load_settings(config: Path | None, *, environment: bool = True) -> Retrieval
     if variables:
         settings = checked(whole, _merged(document, variables), (), ENVIRONMENT)
     retrieval: RetrievalSettings = settings.retrieval
-    server = retrieval.server
-    if config is not None and server.api_keys_file:
-        keys = local_path(server.api_keys_file, Path(os.path.abspath(config)).parent)
+    if config is None:
+        return retrieval
+    folder, server = Path(os.path.abspath(config)).parent, retrieval.server
+    if server.api_keys_file:
+        keys = local_path(server.api_keys_file, folder)
         retrieval = retrieval.changed(server=server.changed(api_keys_file=keys))
-    return retrieval
+    embedders = {**retrieval.embedders}
+    for name, section in embedders.items():
+        if section.kind == "onnx" and section.model and not section.model.startswith("package:"):
+            embedders[name] = section.changed(model=local_path(section.model, folder))
+    return retrieval.changed(embedders=embedders)
 
 
 def embedder_section(name: str, given: Mapping[str, object], source: str) -> EmbedderSettings:

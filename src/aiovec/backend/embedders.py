@@ -5,9 +5,12 @@ from __future__ import annotations
 from .._model.schema import MAX_DIM
 from .settings import Section, key
 
-_KIND = r"^(openai|fastembed|sentence-transformers|local|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+_KIND = (
+    r"^(openai|fastembed|onnx|sentence-transformers|local|demo|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+)
 _KINDS = (
-    "'openai', 'local', 'fastembed', 'sentence-transformers', 'demo' or 'package.module:callable'"
+    "'openai', 'local', 'fastembed', 'onnx', 'sentence-transformers', 'demo' or "
+    "'package.module:callable'"
 )
 
 OWN_URL = "https://api.openai.com/v1"
@@ -20,8 +23,8 @@ class EmbedderSettings(Section):
     """An embedder, which makes the vectors of the tables whose schema names it."""
 
     kind: str = key("openai", pattern=_KIND, accepted=_KINDS)
-    """The kind of embedder: "openai", "local", "fastembed", "sentence-transformers", "demo" or
-    "package.module:callable".
+    """The kind of embedder: "openai", "local", "fastembed", "onnx", "sentence-transformers", "demo"
+    or "package.module:callable".
 
     "openai": every service with OpenAI's API, such as Ollama, vLLM or LM Studio.
 
@@ -29,6 +32,8 @@ class EmbedderSettings(Section):
 
     "fastembed": a transformer that runs on this machine without PyTorch; its 67 MB are downloaded
     once.
+
+    "onnx": such a transformer from a folder of yours, without a download.
 
     "sentence-transformers": a model on this machine.
 
@@ -38,11 +43,22 @@ class EmbedderSettings(Section):
 
     model: str = ""
     """The model's name. "local", "fastembed" and "demo" have a default, and a callable may set it
-    as an attribute. For "local" it may be the path of a folder."""
+    as an attribute. For "local" it may be the path of a folder, as for "onnx", which also takes a
+    folder in an installed package: "package:NAME" or "package:NAME/FOLDER"."""
 
     dim: int = key(0, at_least=0, at_most=MAX_DIM)
-    """Length of the model's vectors. It is needed wherever model is given, except for "local" and
-    callables with an attribute dim."""
+    """Length of the model's vectors. It is needed wherever model is given, except for "local",
+    "onnx" and callables with an attribute dim."""
+
+    pooling: str = key(
+        "", pattern=r"^(mean|cls|lasttoken)?$", accepted="'mean', 'cls', 'lasttoken' or ''"
+    )
+    """For "onnx": how the vectors of the tokens become one: "mean", "cls" or "lasttoken". Empty: as
+    the model's folder says."""
+
+    max_tokens: int = key(0, at_least=0, at_most=1_000_000)
+    """For "onnx": how many tokens of a text the model reads; the rest is cut off. 0: as the model's
+    folder says."""
 
     base_url: str = key(OWN_URL, pattern=r"^https?://.+", accepted=ADDRESS)
     """For "openai": the address of the service, without /embeddings."""
@@ -57,10 +73,11 @@ class EmbedderSettings(Section):
     """For "openai": ask the service to shorten the vectors to dim."""
 
     query_prefix: str = ""
-    """Text before each query, for models that expect an instruction."""
+    """Text before each query, for models that expect an instruction. "onnx" finds it in the model's
+    folder if the folder has it."""
 
     document_prefix: str = ""
-    """Text before each document, for models that expect an instruction."""
+    """Text before each document, as for queries."""
 
     batch_size: int = key(64, at_least=1, at_most=2048)
     """Maximum number of texts per request."""
@@ -69,7 +86,7 @@ class EmbedderSettings(Section):
     """Maximum number of concurrent requests. A local model runs one at a time."""
 
     timeout: float = key(30.0, above=0, at_most=3600)
-    """Seconds that one request may take."""
+    """Seconds that one request may take. There is no limit for models on this machine."""
 
     total_timeout: float = key(120.0, above=0, at_most=86_400)
     """Seconds that a request may take with all its retries."""
