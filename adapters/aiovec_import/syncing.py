@@ -30,6 +30,9 @@ from .sources import Chunk, Reject
 # Rows or documents to read and compare at a time. A write ends with the item that reaches this
 # number of rows.
 _AT_ONCE = 1000
+# Rows in a write whose vectors a transformer makes on this machine: a few seconds, which is what an
+# interrupted import loses, since a passage takes it 0.04 s.
+_AT_ONCE_SLOWLY = 128
 # The most rows in one delete.
 _DELETED_AT_ONCE = 500
 _FOREIGN = "another import or an app stored the row with this id; --upsert replaces it"
@@ -123,6 +126,7 @@ class SyncImport(Import):
     counts: Counter[str] = field(default_factory=Counter)
     gone: Mapping[str, str] = field(default_factory=dict)
     _store: VectorStore | None = None
+    _at_once: int = _AT_ONCE
 
     @property
     def load(self) -> Load:
@@ -160,7 +164,9 @@ class SyncImport(Import):
     async def find(self, store: VectorStore) -> None:
         await super().find(store)
         self._store = store
-        self.cutter = self.cutter_for(*await StoreInternals(store).tokenizer(self.schema))
+        tokenizer, most = await StoreInternals(store).tokenizer(self.schema)
+        self.cutter = self.cutter_for(tokenizer, most)
+        self._at_once = _AT_ONCE if tokenizer is None else _AT_ONCE_SLOWLY
         stored = await self.lengths(store) if self.load.exists else None
         # Unless the user chooses lengths, existing passages keep theirs.
         self.any_lengths = bool(
@@ -225,7 +231,7 @@ class SyncImport(Import):
     def _make(self, change: Change, waiting: deque[tuple[Item, _Stored]]) -> None:
         """Make rows from the next waiting items, enough for one write."""
         count = 0
-        while waiting and count < _AT_ONCE:
+        while waiting and count < self._at_once:
             item, stored = waiting.popleft()
             try:
                 rows = self.rows(item)

@@ -702,18 +702,22 @@ def test_a_document_shrinks_in_a_table_whose_fields_need_values(folder: Path, st
     assert passages(store).keys() == {"guide.md#1", "sub/keys.rst#1", "sub/plain.txt#1"}
 
 
-def test_fastembed_has_a_default_model_and_counts_its_tokens(
-    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fake_fastembed(log: list[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.enable_truncation(3)  # as fastembed does
-
-    log: list[Any] = []
-    fastembed = stand_in(log, 384)
-    fastembed.TextEmbedding.model = SimpleNamespace(tokenizer=words)  # type: ignore[attr-defined]
+    fastembed: Any = stand_in(log, 384)
+    fastembed.TextEmbedding.model = SimpleNamespace(tokenizer=words)
     monkeypatch.setitem(sys.modules, "fastembed", fastembed)
+    return fastembed.TextEmbedding
+
+
+def test_fastembed_has_a_default_model_and_counts_its_tokens(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[Any] = []
+    fake_fastembed(log, monkeypatch)
     notes = written(folder / "notes", {"a.txt": "word " * 600})
     assert counts(imported(store, notes, embedder="fastembed")) == {"new": 1, "passages": 3}
     assert counts(imported(store, notes, embedder="fastembed")) == {"unchanged": 1}
@@ -722,6 +726,30 @@ def test_fastembed_has_a_default_model_and_counts_its_tokens(
     assert lengths == [239, 239, 122]
     with sync.connect(store) as opened:
         assert opened.schema("documents").model == "BAAI/bge-small-en-v1.5"
+
+
+def test_an_import_with_a_slow_model_goes_on_where_it_was_interrupted(
+    folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[Any] = []
+    model = fake_fastembed(log, monkeypatch)
+    embed = model.passage_embed
+
+    def interrupted(self: Any, texts: list[str], **options: Any) -> Any:
+        if sum(len(entry[1]) for entry in log if entry[0] == "document") >= 320:
+            raise ValueError("interrupted")
+        return embed(self, texts, **options)
+
+    monkeypatch.setattr(model, "passage_embed", interrupted)
+    notes = written(folder / "notes", {f"{number}.txt": f"note {number}" for number in range(400)})
+    done = run("import", notes, "-s", store, "--embedder", "fastembed")
+    assert (done.code, "interrupted" in done.err) == (1, True)
+    kept = len(passages(store))
+    assert 0 < kept < 320
+    monkeypatch.setattr(model, "passage_embed", embed)
+    rest = 400 - kept
+    expected = {"new": rest, "unchanged": kept, "passages": rest}
+    assert counts(imported(store, notes, embedder="fastembed")) == expected
 
 
 def test_a_model_that_cannot_be_loaded_is_named_with_the_reason(
