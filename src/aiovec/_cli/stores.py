@@ -214,7 +214,7 @@ def give_embedder(vectors: VectorStore, schema: Schema | None, value: str | None
     kind, stored = keys.get("kind"), recipe.get("kind")
     if kind == stored or not {kind, stored} & {"demo", "local"}:  # their models fit no other kind
         known = {"model": schema.model, "dim": schema.dim}
-        for key in ("query_prefix", "document_prefix", "request_dim"):
+        for key in ("query_prefix", "document_prefix", "request_dim", "pooling", "max_tokens"):
             known[key] = recipe.get(key)
         keys = {**{key: value for key, value in known.items() if value}, **keys}
     if kind == "openai" and not {"model", "dim"} <= keys.keys():

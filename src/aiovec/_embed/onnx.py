@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 PACKAGE = re.compile(r"package:(\w+)((?:/\w[\w.-]*)*)\Z")
 """A model in an installed package, such as "package:minilm" or "package:minilm/model"."""
 
-_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# The inputs of models, and the attributes of encoded texts that have their values.
+_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 # The tokens whose vectors' mean is the vector of the text, by sentence-transformers' names.
 _POOLED = {"mean": slice(None), "cls": slice(1), "lasttoken": slice(-1, None)}
 _USUAL_TOKENS = 512  # of BERT and most models that descend from it
-_MOST_TOKENS = 10**6  # a tokenizer without a limit has 10**30
 
 
 class OnnxModel:
@@ -94,12 +94,8 @@ class OnnxModel:
 
     def _vector(self, text: str) -> npt.NDArray[np.float32]:
         tokens = self._tokenizer.encode(text)
-        values = {
-            "input_ids": tokens.ids,
-            "attention_mask": tokens.attention_mask,
-            "token_type_ids": tokens.type_ids,
-        }
-        inputs = {name: np.array([values[name]], dtype=np.int64) for name in self._inputs}
+        values = {name: getattr(tokens, _INPUTS[name]) for name in self._inputs}
+        inputs = {name: np.array([value], dtype=np.int64) for name, value in values.items()}
         (output,) = self._session.run([self._output], inputs)
         if output.ndim == 3 and output.shape[:2] == (1, len(tokens.ids)) and self._pooling:
             output = output[:, _POOLED[self._pooling]].mean(axis=1, dtype=np.float32)
@@ -127,8 +123,8 @@ class OnnxModel:
         options.log_severity_level = 3  # no warnings on stderr
         session = InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
         self._inputs = [each.name for each in session.get_inputs()]
-        if unknown := {*self._inputs} - _INPUTS:
-            raise ValueError(f"model.onnx has the inputs {unknown}; known are {_INPUTS}")
+        if unknown := {*self._inputs} - {*_INPUTS}:
+            raise ValueError(f"it has the inputs {unknown}; known are {', '.join(_INPUTS)}")
         outputs = [each.name for each in session.get_outputs()]
         # Some models return the vector of the text beside those of the tokens.
         self._output = "sentence_embedding" if "sentence_embedding" in outputs else outputs[0]
@@ -147,7 +143,7 @@ class OnnxModel:
             raise ValueError(f"its pooling is {pooling}; known are {', '.join(_POOLED)}")
         model, bert = self._json("config"), self._json("sentence_bert_config")
         most = bert.get("max_seq_length") or self._json("tokenizer_config").get("model_max_length")
-        if not most or most > _MOST_TOKENS:
+        if not most or most > 10**6:  # a tokenizer without a limit has 10**30
             most = min(_USUAL_TOKENS, model.get("max_position_embeddings", _USUAL_TOKENS))
         dim = pooling.get("word_embedding_dimension") or pooling.get("embedding_dimension")
         prompts = self._json("config_sentence_transformers").get("prompts") or {}
