@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn
 
 from .._model.kinds import KINDS, Kind
 from .._model.schema import Schema
@@ -86,8 +86,10 @@ def _equal(name: str, value: Any) -> Expr:
             f'{given} has the filter syntax of {store}; write text such as "year >= 2020 AND '
             "lang = 'en'\", or an expression of F"
         )
+    matches: Expr
     if not isinstance(value, (list, tuple, set, frozenset)):
-        return cast("Expr", field == value)
+        matches = field == value
+        return matches
     values = [each for each in value if each is not None]
     matches = field.in_(values)
     return matches if len(values) == len(value) else any_of([matches, field.is_null()])

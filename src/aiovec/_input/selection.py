@@ -96,12 +96,13 @@ def order_keys(order_by: str | Iterable[str] | None) -> list[str]:
     return [] if order_by is None else read_names("order_by", order_by, _MOST_KEYS)
 
 
-def read_names(argument: str, value: str | Iterable[str], most: int = _MOST_NAMES) -> list[str]:
+def read_names(
+    argument: str, value: str | bytes | Iterable[str], most: int = _MOST_NAMES
+) -> list[str]:
     """Return the names in an argument, which is a name or an iterable of names."""
     if isinstance(value, str):
         return [value]
-    given: object = value  # mypy takes bytes for no iterable of str
-    if isinstance(given, bytes) or not is_iterable(value):
+    if isinstance(value, bytes) or not is_iterable(value):
         raise InvalidArgumentError(argument, value, "a name, an iterable of names or None")
     names = list(islice(value, most + 1))
     if len(names) > most:
