@@ -84,7 +84,7 @@ _REPLACED = 16
 # Seconds after which calls that use earlier caches have ended.
 _UNDER_WAY = 2.0
 # The most call results that are cached for one version.
-_MOST_ANSWERS = 256
+_MOST_ANSWERS = 4096
 # Pauses in seconds between checks for a table's missing files, because a drop may be in progress.
 _LOOKS = (0.02, 0.1, 0.5)
 
@@ -124,24 +124,24 @@ class Snapshot:
 
     async def version(self) -> int:
         """Return the version's number."""
-        return int(await self._once("version", self.lance.version))
+        return int(await self.once("version", self.lance.version))
 
     async def rows(self, condition: str | None = None) -> int:
         """Return the number of the version's rows, or of the rows that match a condition."""
         count = partial(self.lance.count_rows, condition)
-        return int(await self._once(f"rows {condition or ''}", count))
+        return int(await self.once(f"rows {condition or ''}", count))
 
     async def indexes(self) -> list[Any]:
         """Return Lance's descriptions of the version's indexes."""
         known = "indexes" in self.answers
-        indexes: list[Any] = await self._once("indexes", self.lance.list_indices)
+        indexes: list[Any] = await self.once("indexes", self.lance.list_indices)
         if not known:
             await self.session.note_indexes(self.name, indexes)
         return indexes
 
     async def stats(self) -> Mapping[str, Any]:
         """Return Lance's statistics of the version, such as its size in bytes."""
-        sizes: Mapping[str, Any] = await self._once("stats", self.lance.stats)
+        sizes: Mapping[str, Any] = await self.once("stats", self.lance.stats)
         return sizes
 
     async def referred_to(self) -> list[int]:
@@ -153,7 +153,8 @@ class Snapshot:
             branch["parent_version"] for branch in branches.values()
         ]
 
-    async def _once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+    async def once(self, question: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the answer to a question about the version, which is asked once."""
         if question not in self.answers:
             if len(self.answers) >= _MOST_ANSWERS:
                 self.answers.clear()

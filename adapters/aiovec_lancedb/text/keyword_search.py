@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,8 +97,11 @@ async def ranked(
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
     words = await _beginnings(table, query, where)
-    rows = await _ranked(table, query, words, where, columns)
-    return rows, await _weight(table, query, words) if weigh else 0.0
+    searching: Callable[[], Awaitable[Any]] = partial(_ranked, table, query, words, where, columns)
+    if not weigh:
+        return await searching(), 0.0
+    rows, weight = await together([searching, partial(_weight, table, query, words)])
+    return rows, weight
 
 
 async def _weight(
@@ -121,7 +124,9 @@ async def _weight(
         return most if having < _FEW else min(most, pc.max(rows.column(SCORE)).as_py() / _OFTEN)
 
     weighed = clauses[:_MOST_WEIGHED]
-    weights = await together([partial(weight, clause) for clause in weighed])
+    weights = await together(
+        [partial(table.once, f"weight {clause}", partial(weight, clause)) for clause in weighed]
+    )
     return sum(weights) * len(clauses) / len(weighed)
 
 
