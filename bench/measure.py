@@ -23,7 +23,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 _BLOCKS, _BLOCK_SECONDS = 12, 0.2
-_PACKAGES = "aiovec pysqlite3 sqlite-vec numpy pyarrow lancedb faiss-cpu tantivy".split()
+_PACKAGES = "aiovec sqlcipher3 sqlite-vec numpy pyarrow lancedb faiss-cpu tantivy".split()
 
 Way = Callable[[], Awaitable[float]]
 """Does the work once, and returns a figure such as the milliseconds that it took."""

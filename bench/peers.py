@@ -114,7 +114,7 @@ async def _aiovec(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
 
 @asynccontextmanager
 async def _sqlite_vec(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
-    driver, sqlite_vec = _load("pysqlite3.dbapi2"), _load("sqlite_vec")
+    driver, sqlite_vec = _load("sqlcipher3.dbapi2"), _load("sqlite_vec")
     db = driver.connect(str(folder / "a.db"), isolation_level=None, check_same_thread=False)
     db.enable_load_extension(True)
     sqlite_vec.load(db)
@@ -318,7 +318,7 @@ async def _zvec(folder: Path, rows: Rows) -> AsyncIterator[Opened]:
 OURS = "aiovec"
 PEERS = {
     OURS: Peer((".",), _aiovec),
-    "sqlite-vec": Peer(("sqlite-vec", "pysqlite3"), _sqlite_vec),
+    "sqlite-vec": Peer(("sqlite-vec", "sqlcipher3"), _sqlite_vec),
     "FAISS, flat": Peer(("faiss-cpu",), _faiss, on_disk=False),
     "Chroma": Peer(("chromadb",), _chroma),
     "Qdrant's client, in memory": Peer(

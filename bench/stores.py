@@ -7,7 +7,7 @@ import importlib
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import sqlite_vec
 from tests.harness.waiting import until
 
 from aiovec import VectorStore
+from aiovec_sqlite.driver import load_driver
 
 from .data import COLUMNS, LIMIT, TABLE, Data, Float32Array, row_number
 from .measure import Ask, Way
@@ -80,10 +81,7 @@ async def until_loaded(store: VectorStore, query: Float32Array, table: str = TAB
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open a file with sqlite-vec; a commit is durable when it returns."""
-    driver: Any = sqlite3
-    with suppress(ImportError):
-        driver = importlib.import_module("pysqlite3.dbapi2")
-    db = driver.connect(str(path), isolation_level=None, check_same_thread=False)
+    db = load_driver().connect(str(path), isolation_level=None, check_same_thread=False)
     db.enable_load_extension(True)
     sqlite_vec.load(db)
     db.enable_load_extension(False)

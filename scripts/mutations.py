@@ -102,6 +102,10 @@ FAULTS = [
         CONTRACT + " -k 'once or key'",
     ),
     Fault(
+        "stores are opened by another SQLite library than that of the app", SQLITE + "driver.py",
+        "    if reason is None:\n", "    if False:\n", "tests/sqlite/test_driver.py",
+    ),
+    Fault(
         "the scan takes a rounded product for the true one", SQLITE + "copies/kernel/scan.c",
         "double miss = query->length * segment->error[row] +",
         "double miss = 0 * query->length * segment->error[row] +",

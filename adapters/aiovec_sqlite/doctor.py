@@ -18,7 +18,7 @@ from . import text_index
 from .copies.kernel.library import load, why_not
 from .copies.postings import read_postings
 from .copies.scanfile import ScanFiles, read_segments
-from .driver import connect, has_fts5, load_driver, load_extension
+from .driver import connect, load_driver, load_extension, why_not_own
 from .errors import translated
 from .layout import check_header, faults_of, read_table
 from .settings import MEMORY
@@ -33,8 +33,7 @@ def findings(file: Path | None) -> list[Finding]:
     """
     facts = list(_driver())
     if file is not None:
-        usable = all(finding.ok for finding in facts if finding.subject != "fts5")
-        facts += _file(file, usable)
+        facts += _file(file, all(finding.ok for finding in facts))
     return facts
 
 
@@ -58,24 +57,16 @@ def _driver() -> Iterator[Finding]:
             (version,) = db.execute("SELECT vec_version()").fetchone()
             yield Finding("sqlite-vec", version)
     yield _scan()
-    yield (
-        Finding("keyword search", "works")
-        if has_fts5()
-        else Finding(
-            "keyword search", "FTS5 is missing", ok=False,
-            fix="install a SQLite with FTS5: pip install pysqlite3",
-        )
-    )  # fmt: skip
 
 
 def _name_of(driver: Any) -> str:
-    package = driver.__name__.partition(".")[0]
-    if package == "sqlite3":
+    if driver is sqlite3:
         return "sqlite3 of Python"
-    try:
-        return f"{package} {metadata.version(package)}"
-    except metadata.PackageNotFoundError:
-        return str(package)
+    return (
+        f"sqlcipher3 {metadata.version('sqlcipher3')}, because Python's sqlite3 {why_not_own()}; "
+        "never open a store's file with sqlite3, pandas or SQLAlchemy in a process that uses the "
+        "store: two SQLite libraries in one process release each other's locks"
+    )
 
 
 def _scan() -> Finding:

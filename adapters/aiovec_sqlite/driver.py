@@ -8,6 +8,7 @@ import os
 import sqlite3
 import sys
 import threading
+from contextlib import closing
 from typing import Any, cast
 
 from aiovec.backend.memory import limit_heaps
@@ -29,50 +30,41 @@ if hasattr(os, "register_at_fork"):  # otherwise a forked child might wait for t
     )
 
 
-_FIX = (
-    "install a SQLite driver that loads extensions: pip install pysqlite3 (it has wheels for Linux "
-    "on x86-64, macOS on arm64 and Windows); or use a Python that loads extensions, such as "
-    "python.org's, Homebrew's, conda's or your distribution's"
-)
-
-
 @functools.lru_cache(maxsize=1)
 def load_driver() -> Any:
-    """Return a module with the interface of ``sqlite3`` that can load extensions.
+    """Return the module that opens stores, with the interface of ``sqlite3``.
 
-    This is ``pysqlite3`` if it is installed, because its SQLite is recent and loads
-    extensions on every platform; otherwise Python's own ``sqlite3``, if it can load extensions.
+    This is Python's own ``sqlite3`` if it can open stores, because apps open files with it, and two
+    SQLite libraries in one process release each other's locks. Otherwise it is ``sqlcipher3``.
     """
+    reason = why_not_own()
+    if reason is None:
+        return sqlite3
     try:
-        driver = importlib.import_module("pysqlite3.dbapi2")
-    except ImportError:
-        driver = sqlite3
-    if not hasattr(driver.Connection, "enable_load_extension"):
+        return importlib.import_module("sqlcipher3.dbapi2")
+    except ImportError as exc:
         raise ExtensionUnavailableError(
-            f"the sqlite3 module of {sys.executable} was built without loadable extensions, which "
-            "sqlite-vec needs",
-            _FIX,
-        )
-    if driver.sqlite_version_info < OLDEST_SQLITE:
+            f"the sqlite3 module of {sys.executable} {reason}",
+            "pip install sqlcipher3, or use python.org's, Homebrew's, conda's, uv's or your "
+            "distribution's Python",
+        ) from exc
+
+
+def why_not_own() -> str | None:
+    """Return what Python's own ``sqlite3`` lacks to open stores, or None."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
-        raise ExtensionUnavailableError(
-            f"SQLite {driver.sqlite_version} is too old; aiovec needs {oldest} or newer", _FIX
-        )
-    return driver
-
-
-@functools.lru_cache(maxsize=1)
-def has_fts5() -> bool:
-    """Return whether the driver's SQLite has FTS5, which keyword searches need."""
-    driver = load_driver()
-    db = driver.connect(":memory:")
-    try:
-        db.execute("CREATE VIRTUAL TABLE probe USING fts5(body)")
-    except driver.Error:
-        return False
-    finally:
-        db.close()
-    return True
+        return f"has SQLite {sqlite3.sqlite_version}, and aiovec needs {oldest} or newer"
+    with closing(sqlite3.connect(":memory:")) as db:
+        try:
+            db.enable_load_extension(True)
+        except (AttributeError, sqlite3.Error):
+            return "was built without loadable extensions, which sqlite-vec needs"
+        try:
+            db.execute("CREATE VIRTUAL TABLE probe USING fts5(body)")
+        except sqlite3.Error:
+            return "was built without FTS5, which keyword searches need"
+    return None
 
 
 def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite3.Connection:
@@ -88,6 +80,8 @@ def connect(database: str, *, uri: bool = False, timeout: float = 0.0) -> sqlite
             ),
         )  # fmt: skip
     try:
+        # The same with every library: some keep temporary tables in files, which need a folder.
+        db.execute("PRAGMA temp_store = MEMORY")
         load_extension(db)
         register(db)
         db.create_function("aiovec_counts", 2, count_in)

@@ -152,10 +152,10 @@ def translate(error: Exception, target: str) -> AiovecError:
         return CorruptStoreError(target, f"a text index is damaged ({text}); {_REBUILD}")
     if f"no such function: {stems.NAME}" in text:
         return stems.no_stemmer()
-    if "no such module: fts5" in text or "error in tokenizer constructor" in text:
+    if "error in tokenizer constructor" in text:
         return AiovecError(
-            f"{target} has a text index that this SQLite cannot use ({text}); use a newer SQLite "
-            "(pip install pysqlite3), or drop the text index with one"
+            f"{target} has a text index that this SQLite cannot use ({text}); use a Python with "
+            "SQLite 3.45 or newer, also to drop the index"
         )
     if code in (CORRUPT, NOTADB):
         return _damaged(target, text)

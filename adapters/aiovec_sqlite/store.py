@@ -66,7 +66,6 @@ from .copies import file_scan
 from .copies.kernel.library import load
 from .copies.resident import ResidentSearch
 from .copies.scanfile import ScanFiles
-from .driver import has_fts5
 from .keyword_search import search_text
 from .layout import current_table, notes_of, put_note, put_token
 from .opening import (
@@ -124,11 +123,9 @@ class SqliteBackend(Backend):
         self._run: str | None = None
         kept = not self._in_memory and settings.durability == "full"
         able = {"changes", "backup", "restore", "moves", "read-only", "once", "quantized"}
-        able.add("payload-indexes")
+        able |= {"payload-indexes", "text"}
         if kept:
             able.add("power-loss")
-        if has_fts5():
-            able |= {"text"}
         self.abilities = frozenset(able)
 
     @property

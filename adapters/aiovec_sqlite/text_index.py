@@ -22,7 +22,7 @@ from aiovec.errors import UnsupportedError
 
 from . import stems
 from .connection import Transaction
-from .driver import has_fts5, load_driver
+from .driver import load_driver
 from .errors import CORRUPT, ERROR, TextDamageError, code_of
 from .layout import TableLayout, quoted, read_table
 from .tokens import tokenizer_of
@@ -174,16 +174,9 @@ def being_built(name: str, index: TextIndex) -> UnsupportedError:
 
 
 def check_can_index(schema: Schema) -> None:
-    """Raise UnsupportedError if the schema's text index needs FTS5 or a stemmer that is missing."""
+    """Raise UnsupportedError if the schema's text index needs a stemmer that is missing."""
     if wanted_fields(schema) and schema.analyzer in LANGUAGES and not stems.has_stemmer():
         raise stems.no_stemmer(schema.analyzer)
-    if wanted_fields(schema) and not has_fts5():
-        raise UnsupportedError(
-            "text",
-            "sqlite",
-            f"this SQLite ({load_driver().sqlite_version}) was built without FTS5; install one "
-            "that has it (pip install pysqlite3), or leave text=True out of the schema",
-        )
 
 
 # Building

@@ -52,7 +52,6 @@ def test_doctor_reports_a_sound_store(run: Run, store: Path, config: Path, folde
         "sqlite",
         "sqlite-vec",
         "searches",
-        "keyword search",
     } <= set(facts)
     assert "in a separate process, each with at most 60 s" in facts["documents"]["value"]
     assert facts["integrity"]["value"] == "sound"

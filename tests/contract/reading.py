@@ -23,6 +23,7 @@ from tests.harness.values import (
     ids_of,
     rows_of_every_kind,
 )
+from tests.harness.vec0 import needs_recent_sqlite
 
 from aiovec import F, Field, Schema, VectorStore
 from aiovec.backend.context import CallContext, calling
@@ -117,6 +118,7 @@ class ReadingContract(ContractBase):
 
     # Find
 
+    @needs_recent_sqlite
     async def test_find_orders_selects_and_filters_in_every_combination(
         self, store: VectorStore
     ) -> None:
@@ -162,6 +164,7 @@ class ReadingContract(ContractBase):
         assert [kind for kind, _ in itertools.groupby(met)] == ["number", "text", "truth", "null"]
 
     @pytest.mark.core
+    @needs_recent_sqlite
     async def test_distinct_values_and_bounds_of_every_kind(self, store: VectorStore) -> None:
         """Items of a list count once per row, and an int and an equal float are one value."""
 
@@ -213,6 +216,7 @@ class ReadingContract(ContractBase):
                 assert repr(counts) == "Counts({0.0: 3})"
                 assert repr(await store.distinct("notes", name, "id = 'r0'")) == "Counts({0.0: 1})"
 
+    @needs_recent_sqlite
     async def test_items_of_lists_in_payload_are_counted_once_row(self, store: VectorStore) -> None:
         values: list[Any] = [
             ["a", "b", "a"], ["b", "é\0", True, None, ["c"], {"d": 1}], "b", [1.0, 1, 2.5], 1.0,

@@ -14,6 +14,7 @@ import pytest
 from tests.contract.base import ContractBase, case, filled
 from tests.harness.text_oracle import matching_ids
 from tests.harness.values import DIM, HOSTILE_TEXTS, ids_of, vectors
+from tests.harness.vec0 import needs_recent_sqlite
 
 import aiovec
 from aiovec import (
@@ -292,6 +293,7 @@ class TextContract(ContractBase):
         (hit,) = await store.search_text("notes", f"{others} alt", match="any", highlight=True)
         assert hit.highlights["body"].startswith("<mark>wort0</mark> <mark>wort1</mark>")
 
+    @needs_recent_sqlite
     async def test_an_ngram_table_finds_parts_of_words(self, store: VectorStore) -> None:
         """Queries find texts without spaces, parts of words, and one or two letters."""
         await self._texts(store, NGRAM, _GRAMS)
@@ -384,6 +386,7 @@ class TextContract(ContractBase):
         await store.delete("notes", [f"long{n:02}" for n in range(11)])
         await check()
 
+    @needs_recent_sqlite
     async def test_accents_are_folded_and_symbols_are_kept(self, store: VectorStore) -> None:
         words = ["pêche", "PÉCHÉ", "peche", "perche", "cafe\u0301 ole", "café"]
         await self._texts(store, texts={f"r{n}": (None, word) for n, word in enumerate(words)})

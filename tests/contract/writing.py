@@ -26,6 +26,7 @@ from tests.harness.values import (
     small_rows,
     vectors,
 )
+from tests.harness.vec0 import needs_recent_sqlite
 
 from aiovec import REMOVE, F, Field, Schema, VectorStore
 from aiovec.backend.changes import Upsert
@@ -224,6 +225,7 @@ class WritingContract(ContractBase):
         assert await store.delete("notes", HOSTILE_IDS[::2]) == len(HOSTILE_IDS[::2])
         assert ids_of(await store.find("notes")) == sorted(HOSTILE_IDS[1::2])
 
+    @needs_recent_sqlite
     async def test_texts_are_kept_exactly(self, store: VectorStore) -> None:
         fields: dict[str, Any] = {
             "text": str, "indexed": Field(str, index="btree"), "part": Field(str, partition=True),

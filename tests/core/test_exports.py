@@ -17,7 +17,7 @@ PUBLIC = ("aiovec", "asgi", "backend", "bridge", "compat", "documents", "errors"
 # A line for each name, "module.name", sorted. A change of it is a change of the public API.
 RECORDED = Path(__file__).with_name("public_names.txt")
 HEAVY = (
-    "pyarrow", "pydantic", "aiosqlite", "sqlite3", "pysqlite3", "typer",
+    "pyarrow", "pydantic", "aiosqlite", "sqlite3", "sqlcipher3", "typer",
     "rich", "pandas", "polars", "matplotlib", "lancedb", "httpx", "starlette", "importlib.metadata",
 )  # fmt: skip
 

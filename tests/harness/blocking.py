@@ -56,7 +56,7 @@ def watching() -> Iterator[list[str]]:
 
     packages = [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
     watch = BlockBuster(packages)
-    for driver in ("sqlite3", "pysqlite3.dbapi2"):
+    for driver in ("sqlite3", "sqlcipher3.dbapi2"):
         if importlib.util.find_spec(driver.partition(".")[0]) is None:
             continue
         for owner, methods in _CALLS.items():

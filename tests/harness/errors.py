@@ -11,7 +11,7 @@ EVERY: list[tuple[int, E.AiovecError, set[str]]] = [
     (500, E.AiovecError("the driver failed"), set()),
     (500, E.ConfigError("bad", file=PLACE, key="dim"), {"file"}),
     (500, E.BackendNotInstalledError("lancedb", "aiovec[lancedb]"), set()),
-    (500, E.ExtensionUnavailableError("no extensions", "install pysqlite3"), set()),
+    (500, E.ExtensionUnavailableError("no extensions", "install sqlcipher3"), set()),
     (422, E.InvalidArgumentError("limit", 0, "at least 1"), set()),
     (422, E.InvalidNameError("No/../no", "table", "lower case"), set()),
     (404, E.TableNotFoundError("notes", ["a", "b"]), set()),

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlite_vec
 
-try:  # the SQLite that stores use: two SQLite libraries in one process would lose locks
-    import pysqlite3.dbapi2 as driver
-except ImportError:
-    import sqlite3 as driver
+# The library that stores use: two in one process would release each other's locks.
+with closing(sqlite3.connect(":memory:")) as _db:
+    OWN = hasattr(_db, "enable_load_extension")
+driver: Any = sqlite3 if OWN else importlib.import_module("sqlcipher3.dbapi2")
+
+needs_recent_sqlite = pytest.mark.skipif(
+    driver.sqlite_version_info < (3, 45),
+    reason="before 3.45, SQLite cuts texts in JSON at a NUL, and its trigrams keep accents",
+)
 
 
 def connect(path: Path) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.values import HOSTILE_TEXTS
+from tests.harness.vec0 import needs_recent_sqlite
 from tests.sqlite.support import sql
 
 import aiovec
@@ -57,6 +58,7 @@ async def test_places_where_nothing_can_lie(tmp_path: Path) -> None:
         await aiovec.connect("~no-such-user/notes.db")
 
 
+@needs_recent_sqlite
 async def test_nothing_that_users_write_becomes_sql(tmp_path: Path) -> None:
     """Texts, payload keys and names of tables and fields may look like SQL."""
     path = tmp_path / "a.db"

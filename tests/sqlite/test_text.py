@@ -15,6 +15,7 @@ import pytest
 from tests.harness.command import run
 from tests.harness.marks import begin_move, end_move
 from tests.harness.processes import python, run_python
+from tests.harness.vec0 import needs_recent_sqlite
 from tests.sqlite.support import backend_on, sql
 
 import aiovec
@@ -101,6 +102,7 @@ async def test_other_programs_keep_the_index(tmp_path: Path) -> None:
             assert await matching(store, "silk hemp", match="any") == []
 
 
+@needs_recent_sqlite
 async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
     """Each of these is a difference to LanceDB that ``docs/internals/lancedb.md`` names."""
     texts: dict[str, str | None] = {

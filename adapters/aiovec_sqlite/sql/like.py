@@ -39,7 +39,7 @@ def register(connection: Any) -> None:
 
 def call(text_sql: str, parameter: str, *, ignore_case: bool) -> str:
     """Return SQL that matches a text against ``argument(pattern)``, bound at ``parameter``."""
-    # pysqlite3 cuts a text argument at a NUL, but passes a BLOB whole.
+    # Some drivers cut a text argument at a NUL, but pass a BLOB whole.
     name = _FOLDING_FUNCTION if ignore_case else _FUNCTION
     return f"{name}(CAST({text_sql} AS BLOB), {parameter})"
 

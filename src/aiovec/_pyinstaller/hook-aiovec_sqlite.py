@@ -6,8 +6,8 @@ from PyInstaller.utils.hooks import collect_dynamic_libs, collect_submodules
 
 hiddenimports = [*collect_submodules("aiovec_sqlite"), "sqlite_vec"]
 excludedimports = ["pyarrow"]
-if find_spec("pysqlite3") is not None:
-    hiddenimports += ["pysqlite3.dbapi2"]
+if find_spec("sqlcipher3") is not None:
+    hiddenimports += ["sqlcipher3.dbapi2"]
 binaries = [
     library
     for package in ("aiovec_sqlite", "sqlite_vec")

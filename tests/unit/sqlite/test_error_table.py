@@ -35,7 +35,7 @@ SAYS: list[tuple[type[AiovecError], str, str]] = [
     (StoreBusyError, "database is locked", "another process"),
     (AiovecError, "disk I/O error", "nothing was changed"),
     (AiovecError, "unable to open database file", "cannot be opened"),
-    (AiovecError, "no such module: fts5", "newer SQLite"),
+    (AiovecError, "error in tokenizer constructor", "SQLite 3.45"),
     (FilterError, "parser stack overflow", "nested too deeply"),
     (FilterError, "LIKE or GLOB pattern too complex", "LIKE pattern"),
     (AiovecError, "something new", "SQLite failed on"),
