@@ -1,8 +1,8 @@
-# The server in a container: docs/how-to/deploy.md. The build argument AIOVEC is a version, such as
-# "==0.1.0", or "." for the source around this file, which has no native scan then: this image has no
-# compiler, and the wheels of the registry have it.
-FROM python:3.13-slim AS build
-ARG AIOVEC=""
+# The server in a container: docs/how-to/deploy.md. It is built from the source around this file, or
+# from the release that the build argument AIOVEC names, such as "==0.1.0". The first image has a
+# compiler, which builds the native scan.
+FROM python:3.13 AS build
+ARG AIOVEC=.
 WORKDIR /source
 COPY . .
 RUN python -m venv /aiovec \
