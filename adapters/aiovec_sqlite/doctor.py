@@ -25,6 +25,12 @@ from .settings import MEMORY
 from .sql.schema import check_schema
 from .tables import table_names
 
+_OLD_SQLITE = {
+    (3, 45): "searches read a payload's texts up to a NUL, and n-grams keep accents",
+    (3, 51, 3): "a rare race of two processes can damage a file (SQLite's WAL-reset bug), unless "
+    "your distribution has fixed it",
+}
+
 
 def findings(file: Path | None) -> list[Finding]:
     """Return the findings about the driver and, unless ``file`` is None, about a store's file.
@@ -45,9 +51,12 @@ def _driver() -> Iterator[Finding]:
         yield Finding("sqlite driver", exc.reason, ok=False, fix=exc.fix)
         return
     yield Finding("sqlite driver", _name_of(driver))
-    cuts = driver.sqlite_version_info < (3, 45)
-    note = "; before 3.45, searches read a payload's texts up to a NUL" if cuts else ""
-    yield Finding("sqlite", f"{driver.sqlite_version}{note}")
+    notes = "".join(
+        f"; before {'.'.join(map(str, version))}, {note}"
+        for version, note in _OLD_SQLITE.items()
+        if driver.sqlite_version_info < version
+    )
+    yield Finding("sqlite", f"{driver.sqlite_version}{notes}")
     with closing(driver.connect(MEMORY)) as db:
         try:
             load_extension(db)

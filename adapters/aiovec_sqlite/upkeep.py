@@ -149,8 +149,8 @@ def checkpoint(db: sqlite3.Connection, _: Ticket) -> None:
     # Waiting for a reader, such as a slow export, would make every writer wait too.
     db.execute("PRAGMA busy_timeout = 0")
     try:
-        busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        # If it cannot truncate, it copies as PASSIVE would. A second checkpoint right behind it is
+        # one half of the WAL-reset bug, which SQLite had until 3.51.3.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         db.execute(f"PRAGMA busy_timeout = {timeout}")
