@@ -26,10 +26,7 @@ from tests.harness.scripts import DIM, SCHEMA, TABLE, row
 import aiovec
 from aiovec import AiovecError, sync
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX locks"),
-]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX locks")
 
 STATEMENTS = (
     "SELECT count(*) FROM aiovec_state",
@@ -55,6 +52,7 @@ def touched_by_others(path: Path) -> None:
             subprocess.run(command_line, check=True, capture_output=True, timeout=120)
 
 
+@pytest.mark.slow
 async def test_rows_survive_another_library_beside_us(tmp_path: Path) -> None:
     """Whatever this process does with the file, it keeps its locks, and the WAL stays."""
     path = tmp_path / "notes.db"

@@ -91,7 +91,6 @@ def test_otherwise_sqlcipher3_opens_them_or_the_error_names_it(tmp_path: Path) -
             assert f"because Python's sqlite3 {reason}; never open a store's file" in lines
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not vec0.OWN, reason="this Python's sqlite3 loads no extensions")
 def test_a_store_of_one_library_opens_with_the_other(tmp_path: Path) -> None:
     ids: list[str] = []
