@@ -24,13 +24,10 @@ class Plain(sqlite3.Connection):
 sqlite3.connect = partial(sqlite3.connect, factory=Plain)
 """
 OLD = "import sqlite3; sqlite3.sqlite_version, sqlite3.sqlite_version_info = '3.37.2', (3, 37, 2)\n"
-# Some Pythons that run the tests load no extensions. There another library takes the place of
-# their own.
+# A sqlite3 that loads extensions, which not every Python that runs the tests has.
 ABLE = """
-import sys, sqlite3
-if not hasattr(sqlite3.Connection, "enable_load_extension"):
-    import sqlcipher3.dbapi2
-    sys.modules["sqlite3"] = sqlcipher3.dbapi2
+import sys, sqlcipher3.dbapi2
+sys.modules["sqlite3"] = sqlcipher3.dbapi2
 """
 BLOCKED = """
 import sys
