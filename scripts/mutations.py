@@ -264,6 +264,10 @@ FAULTS = [
         "tests/watch/test_tables.py tests/watch/test_commits.py",
     ),
     Fault(
+        "a watch knows an entry of the queue by its key alone", IMPORT + "stores/queue.py",
+        "r DEFAULT (random())", "r DEFAULT (0)", "tests/watch/test_restored.py",
+    ),
+    Fault(
         "a watch shows the password of its source", IMPORT + "rows.py",
         'return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"',
         "return self.source", "tests/watch/test_sources.py",

@@ -68,6 +68,18 @@ def overtaken(app: App) -> None:
     moved_over(app)
 
 
+def run_again(app: App) -> None:
+    """Restore the backup, and run the job that made the latest changes again, corrected."""
+    restored(app)
+    for number in range(20):
+        app.upsert(number, "corrected")
+
+
+def of_an_earlier_layout(app: App) -> None:
+    app.db.execute("ALTER TABLE aiovec_queue_articles DROP COLUMN r")
+    app.upsert(3)
+
+
 def more_than_the_queue_keeps(app: App) -> None:
     app.db.execute("BEGIN")
     app.db.execute("DELETE FROM articles WHERE id = 3")
@@ -82,7 +94,7 @@ def backup_of(app: App) -> Path:
 
 EVENTS = [
     emptied, emptied_and_filled, emptied_twice, copied_over, moved_over, restored, overtaken,
-    more_than_the_queue_keeps,
+    more_than_the_queue_keeps, run_again, of_an_earlier_layout,
 ]  # fmt: skip
 
 

@@ -603,7 +603,7 @@ async def test_stores_share_a_queue_until_stop_removes_it(app: App, tmp_path: Pa
     assert "aiovec_queue" not in done.err
     stop = ["watch", f"{app.path}#ARTICLES", "--stop"]  # SQLite's names ignore case
     done = await asyncio.to_thread(run, *stop, "--dry-run", "--json")
-    assert len(done.json["removed"]) == 7
+    assert len(done.json["removed"]) == 6
     done = await asyncio.to_thread(run, *stop)
     assert (done.code, "DROP TABLE" in done.out) == (0, True)
     assert "there is nothing to remove" in (await asyncio.to_thread(run, *stop)).out

@@ -28,7 +28,7 @@ from ..locks import lock_path
 # Seconds to wait for the app's commit.
 _BUSY_SECONDS = 5.0
 PREFIX = "aiovec_queue_"
-_EVENTS = ("insert", "update", "key", "delete", "tail", "emptied")
+_EVENTS = ("insert", "update", "key", "delete", "tail")
 # The number of newest entries that the queue keeps, and the number of entries between two prunings.
 _KEPT, _TAIL = 100_000, 1024
 # The entries that identify a queue: the newest, and the entries 1, 2, 4, ... before the newest.
@@ -152,8 +152,9 @@ class Mark:
 class Queue(AppDatabase):
     """The queue of one table, with an entry for each change, in the order of the commits.
 
-    The key of entry 0 is the queue's number, which changes when the queue is recreated or emptied.
-    ``keys`` lists the columns of the table's key. All methods block.
+    Each entry has a random number: after a restore, the same changes made again have other numbers.
+    The key of entry 0 is the queue's own random number. A queue that was emptied has no entry 0,
+    and is recreated. ``keys`` lists the columns of the table's key. All methods block.
     """
 
     def __init__(self, path: Path, table: str) -> None:
@@ -178,8 +179,8 @@ class Queue(AppDatabase):
 
     # Set-up
 
-    def _triggers(self) -> dict[str, str]:
-        """Return the statements that create the triggers, by trigger name.
+    def _made(self) -> dict[str, str]:
+        """Return the statements that create the queue's table and its triggers, by name.
 
         The triggers call no functions: a call makes bulk writes a fifth slower, even if its trigger
         does not fire.
@@ -202,22 +203,21 @@ class Queue(AppDatabase):
             f"AFTER INSERT ON {self._queue} WHEN new.seq % {_TAIL} = 0 BEGIN "
             f"DELETE FROM {self._queue} WHERE seq > 0 AND seq <= new.seq - {_KEPT}; END"
         )
-        made["emptied"] = (
-            f"AFTER DELETE ON {self._queue} WHEN old.seq = 0 BEGIN "
-            f"INSERT INTO {self._queue} (seq, k0) VALUES (0, old.k0 + 1); END"
-        )
+        table = f"(seq INTEGER PRIMARY KEY, {self._columns}, r DEFAULT (random()))"
         return {
-            (name := _name(self.table, event)): f"CREATE TRIGGER {quoted(name)} {rest}"
-            for event, rest in made.items()
+            _name(self.table): f"CREATE TABLE {self._queue} {table}",
+            **{
+                (name := _name(self.table, event)): f"CREATE TRIGGER {quoted(name)} {rest}"
+                for event, rest in made.items()
+            },
         }
 
     def statements(self) -> list[str]:
         """Return the statements that create the queue and its triggers, replacing existing ones."""
         return [
             *self.removals(),
-            f"CREATE TABLE {self._queue} (seq INTEGER PRIMARY KEY, {self._columns})",
+            *self._made().values(),
             f"INSERT INTO {self._queue} (seq, k0) VALUES (0, {randbits(48)})",
-            *self._triggers().values(),
         ]
 
     def removals(self) -> list[str]:
@@ -266,12 +266,11 @@ class Queue(AppDatabase):
         """Return the queue's number; None if the queue or a trigger is missing or changed."""
         existing = dict(
             self.run(
-                "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' "
-                "AND tbl_name IN (?, ?) COLLATE NOCASE",
+                "SELECT name, sql FROM main.sqlite_master WHERE tbl_name IN (?, ?) COLLATE NOCASE",
                 (self.table, _name(self.table)),
             )
         )
-        if any(existing.get(name) != sql for name, sql in self._triggers().items()):
+        if any(existing.get(name) != sql for name, sql in self._made().items()):
             return None
         numbers = self.run(f"SELECT k0 FROM {self._queue} WHERE seq = 0")
         return int(numbers[0][0]) if numbers else None
@@ -303,7 +302,7 @@ class Queue(AppDatabase):
     def last(self) -> int:
         """Return the number of the newest committed entry; 0 if there is none."""
         ((last,),) = self.run(f"SELECT max(seq) FROM {self._queue}")
-        return int(last)
+        return int(last or 0)
 
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Read up to ``limit`` entries with numbers above ``after``.
@@ -329,7 +328,7 @@ class Queue(AppDatabase):
         return self._keys_in(_COPY, limit, after)
 
     def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
-        statement = f"SELECT * FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
+        statement = f"SELECT seq, {self._columns} FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
         rows = self.run(statement, (after, limit))
         return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
