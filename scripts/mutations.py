@@ -268,6 +268,20 @@ FAULTS = [
         "r DEFAULT (random())", "r DEFAULT (0)", "tests/watch/test_restored.py",
     ),
     Fault(
+        "a watch shares its process with another SQLite library", IMPORT + "stores/queue.py",
+        "if name in sys.modules:", "if False:", "tests/watch/test_tables.py",
+    ),
+    Fault(
+        "a watch leaves the WAL of a stopped app behind", IMPORT + "stores/queue.py",
+        'if os.path.exists(f"{os.path.realpath(path)}-wal"):', "if False:",
+        "tests/watch/test_restored.py",
+    ),
+    Fault(
+        "a watch reads a database that has not changed", IMPORT + "table_feed.py",
+        "        if not self._is_touched():\n            return False\n", "",
+        "tests/watch/test_commits.py",
+    ),
+    Fault(
         "a watch shows the password of its source", IMPORT + "rows.py",
         'return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"',
         "return self.source", "tests/watch/test_sources.py",

@@ -18,8 +18,8 @@ from aiovec.errors import ConfigError
 from .files import names_format, no_file, path_and_table
 from .loading import Load
 from .opening import Opener
-from .sources import NO_LIST, Chunk, ForeignTable, Reader, Wanted, named_source
-from .stores.queue import AppDatabase
+from .sources import NO_LIST, Chunk, ForeignTable, Reader, Wanted, kind_in, named_source
+from .stores.queue import AppDatabase, roll_back
 from .stores.sql import QUERY, SqliteTable
 from .texts import TextImport
 
@@ -68,14 +68,21 @@ class Rows:
     def _is_elsewhere(self) -> bool:
         return named_source(self.source) is not None or is_url(self.source)
 
-    def opened(self) -> TextImport:
-        """Open the source for an import of all its rows."""
+    def opened(self, *, is_first: bool = False) -> TextImport:
+        """Open the source for an import of all its rows; ``is_first`` when a watch begins."""
         reader: Reader
+        if kind_in(self.source) == "sqlite":  # its reader may use another SQLite library
+            raise ConfigError(
+                f"{self.shown}: a watch takes the path of a database; leave out sqlite:",
+                key="source",
+            )
         if not self._is_sqlite():
             reader = Opener(self.wanted).open(self.copy or self.source)
         elif StoreInternals(self.store).owns(self.path.resolve()):
             raise ConfigError(f"{self.path} is this store itself; name a table of another database")
         else:
+            if is_first:
+                roll_back(self.path)
             reader = SqliteRows(self.path, self.wanted)
         try:
             rows, *others = reader.tables()
@@ -112,15 +119,14 @@ class SqliteRows(Reader):
                 # A view can contain only one statement, which can only read.
                 if wanted.query is not None:
                     self._app.db.execute(f"CREATE TEMP VIEW {QUERY} AS {wanted.query}")
-                self._app.db.execute("BEGIN")
-                self._table = SqliteTable(self._app.db, name, wanted)
+                with self._app.snapshot():
+                    self._table = SqliteTable(self._app.db, name, wanted)
         except BaseException:
             self.close()
             raise
 
     def tables(self) -> list[ForeignTable]:
-        with self._app.reading():
-            return [self._table.foreign(self._app.path.name)]
+        return [self._table.offered(None, self._app.path.name)]
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         with self._app.reading():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from aiovec._internals import StoreInternals
 from aiovec.backend.threads import in_daemon_thread, in_thread
@@ -17,14 +16,8 @@ from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 from .feeds import AT_ONCE, LOG, MOST_REFUSED, SourceFeed, shown
 from .loading import create
 from .locks import FileLock
-from .sources import CAME_BEFORE, Chunk, Reject
-from .stores.queue import (
-    Key,
-    Mark,
-    Queue,
-    Versions,
-    lock_of,
-)
+from .sources import CAME_BEFORE, Chunk, ForeignTable, Reject
+from .stores.queue import Key, Keys, Mark, Queue, files_of, lock_of
 from .stores.sql import SqliteTable, id_of
 from .syncing import Change, Item, Seen, SyncImport
 
@@ -34,14 +27,15 @@ if TYPE_CHECKING:
 
 # Seconds between checks for commits: right after a change, and once 7.5 seconds have passed.
 _LOOK, _LAST_LOOK = 0.025, 0.1
+# Seconds after a change of the files until another look at them. File systems round the times of
+# commits that follow one another, Linux to 10 ms.
+_SETTLED = 0.05
 # Seconds after which ``changed`` returns without a change, and seconds between two writes of the
 # mark while the queue has no changes.
 _TELL, _LAZY = 1.0, 0.5
-_NEVER = Versions(0, 0, 0, 0)
 # The name used for rows with a null in their key.
 _NO_ID = "NULL"
 _Rows = tuple[Chunk, set[str]]
-_T = TypeVar("_T")
 
 
 class TableFeed(SourceFeed):
@@ -55,30 +49,23 @@ class TableFeed(SourceFeed):
     def __init__(self, rows: Rows, job: TextImport, every: float) -> None:
         self._rows, self._path, self._wanted = rows, rows.path, rows.wanted
         super().__init__(rows.store, f"{rows.path}#{self._wanted.origin}", job, every)
-        # Only one thread at a time may use the connection.
-        self._turns = asyncio.Semaphore(1)
-        self._alone = partial(in_thread, limit=self._turns)
-        self._queue: Any = None
-        # The versions of the database when it was opened, and at the last step.
-        self._versions = self._stepped = _NEVER
+        # The states of the database's files, when they were first seen and last read, and, at the
+        # last step, the newest entry and the schema's version.
+        self._files: Any = None
+        self._files_at = self._looked_at = 0.0
+        self._newest: Any = None
         # The mark in the store, as text and parsed, and the current mark; a mark is None if it
         # is not valid for the queue.
         self._noted: str | None = ""
         self._put_mark: Mark | None = None
         self._mark: Mark | None = None
         self._noted_at = self._stepped_at = self._changed_at = 0.0
-        # For the comparison of all rows: its mark, the position of the last compared key, all ids,
-        # and repeated ids.
+        # For the comparison of all rows: its mark, the keys, the position of the last compared key,
+        # and all ids.
         self._copying: Mark | None = None
+        self._keys: Any = None
         self._copied, self._ids = 0, Seen()
-        self._repeated: list[str] = []
         self._keys_of: dict[str, Key] = {}
-
-    async def take_turn(self) -> bool:
-        if not (has_turn := await super().take_turn()):
-            async with self._stepping:
-                await self._look()
-        return has_turn
 
     def _take(self) -> None:
         super()._take()
@@ -92,61 +79,46 @@ class TableFeed(SourceFeed):
             self._locks.callback(queue.close)
 
     async def begin(self) -> None:
-        """Open the database, or raise an error if the table cannot be followed."""
-        versions = await self._alone(self._open)
-        self._job = self._rows.job(None, self._offered)
+        """Read the table's columns, or raise an error if the table cannot be followed."""
+        offered, columns = await in_thread(self._look)
+        self._job = self._rows.job(None, offered)
         await self._job.find(self.store)
         cutter = self._job.cutter  # with other lengths, all rows are cut again
-        columns = [column.name for column in self._table.columns]
         self._shape = [columns, [cutter.limit, cutter.overlap] if cutter else []]
-        self._copying, self._versions = None, versions
+        self._copying = None
 
-    def _open(self) -> Versions:
-        """Open the database, and close the previous connection."""
+    @contextmanager
+    def _opened(self, begin: str = "BEGIN") -> Iterator[tuple[Queue, SqliteTable]]:
+        """Open the database for one look or, with ``BEGIN IMMEDIATE``, for a write."""
         name = str(self._wanted.origin)
-        queue = Queue(self._path, name)
-        try:
-            # Read the versions before the columns, so that a later change of columns is noticed.
-            versions = queue.versions()
-            with queue.reading():
-                table = SqliteTable(queue.db, name, self._wanted)
-                offered = table.foreign(self._path.name)
+        with (
+            closing(Queue(self._path, name, writes=begin != "BEGIN")) as queue,
+            queue.snapshot(begin),
+        ):
+            table = SqliteTable(queue.db, name, self._wanted)
+            queue.keys = table.key
+            yield queue, table
+
+    def _look(self) -> tuple[ForeignTable, list[str]]:
+        with self._opened() as (queue, table):
             if table.key == ["rowid"]:
                 raise ConfigError(
                     f"{self.source} has no key that VACUUM keeps; give it a PRIMARY KEY, or "
                     "name a column whose values are unique as the id column",
                     key="id_column",
                 )
-            queue.keys = table.key
             queue.removals()  # raises an error if the app has a table with the queue's name
-        except BaseException:
-            queue.close()
-            raise
-        self._close()
-        self._queue, self._table, self._offered = queue, table, offered
-        return versions
-
-    async def _ask(self, method: Callable[..., _T], *args: object) -> _T:
-        """Call a method of the currently open queue, in a thread."""
-        return await self._alone(lambda: method(self._queue, *args))
-
-    async def _look(self) -> None:
-        """Reopen the database if its schema or its file has changed."""
-        versions = await self._ask(Queue.versions)
-        if versions.is_same_file(self._versions):
-            self._versions = versions
-        else:
-            await self.begin()
+            return table.offered(None, self._path.name), _names(table)
 
     async def _step(self) -> bool:
-        await self._look()
-        self._stepped, self._stepped_at = self._versions, time.monotonic()
+        await in_thread(self._is_touched)
+        self._stepped_at = self._looked_at = time.monotonic()
         if (text := await self._note()) != self._noted:
             self._load(text)
         try:
             return await (self._follow() if self._copying is None else self._compare(self._copying))
         except TableNotFoundError:  # it was dropped: the next step creates it again
-            self._versions, self._mark = _NEVER, None
+            self._mark = self._copying = None
             raise
 
     async def _note(self) -> str | None:
@@ -179,7 +151,7 @@ class TableFeed(SourceFeed):
         """Apply the next changes."""
         again = [*self._keys_of.values()] if self._is_time_for_refused() else []
         before = self._mark
-        part = await self._alone(self._read, before, again) if before is not None else None
+        part = await in_thread(self._read, before, again) if before is not None else None
         if before is None or part is None:
             return await self._begin_copy()
         mark, keys, rows = part
@@ -200,13 +172,18 @@ class TableFeed(SourceFeed):
 
         Return None if ``mark`` is not valid for the queue.
         """
-        with self._queue.snapshot():
-            if mark.shape != self._shape or not self._queue.suits(mark):
+        with self._opened() as (queue, table):
+            if mark.shape != self._shape or not (self._is_same(table) and queue.suits(mark)):
                 return None
-            last, noted = self._queue.noted(AT_ONCE, mark.applied)
+            last, noted = queue.noted(AT_ONCE, mark.applied)
             keys = [*dict.fromkeys([*again, *noted])]
-            rows = self._table.rows_of_keys(keys, self._job.schema)
-            return replace(mark, applied=last, seen=self._queue.seen()), keys, rows
+            rows = table.rows_of_keys(keys, self._job.schema)
+            self._newest = queue.newest()
+            return replace(mark, applied=last, seen=queue.seen()), keys, rows
+
+    def _is_same(self, table: SqliteTable) -> bool:
+        """Return whether the table still has the columns that ``begin`` read."""
+        return _names(table) == self._shape[0]
 
     def _items(self, chunk: Chunk, absent: set[str]) -> tuple[list[Item], list[Reject]]:
         """Convert rows to items; ids without a row become items without a text."""
@@ -240,59 +217,68 @@ class TableFeed(SourceFeed):
     async def _begin_copy(self) -> bool:
         """Begin a comparison of all rows; create the queue if it is missing or has changed.
 
-        If the schema has changed since the last check, the queue is not created, and the next step
-        reopens the database.
+        If the columns change meanwhile, nothing is compared, and the next step begins again.
         """
-        await self._job.find(self.store)
+        await self.begin()
         await create(self.store, self._job.load)
         self._mark = None
         await self._put(None)
-        if await self._ask(Queue.number) is None:
-            statements = await self._ask(Queue.statements)
-            made = "".join(f"\n{statement};" for statement in statements)
-            about = "%s: creates a queue, which aiovec watch %s --stop removes: %s"
-            await in_thread(LOG.info, about, self._path, self.source, made)
-            versions = await self._ask(Queue.set_up, statements, self._versions)
-            self._versions = versions or self._versions
         self._copied = 0
-        self._copying = await self._alone(self._copy)
+        self._copying = await in_thread(self._copy)
         return True
 
     def _copy(self) -> Mark | None:
-        """Copy all keys; return the mark for the current state, or None if there is no queue."""
-        queue, self._ids, self._repeated = self._queue, Seen(), []
-        with queue.snapshot():
-            if (number := queue.number()) is None:
+        """Copy all keys; return the mark for the current state, or None if the columns changed."""
+        with self._opened() as (queue, _):
+            statements = [] if queue.number() is not None else queue.statements()
+        if statements:
+            made = "".join(f"\n{statement};" for statement in statements)
+            about = "%s: creates a queue, which aiovec watch %s --stop removes: %s"
+            LOG.info(about, self._path, self.source, made)
+            with self._opened("BEGIN IMMEDIATE") as (queue, table):
+                if self._is_same(table):
+                    queue.set_up(statements)
+        with self._opened() as (queue, table):
+            if not self._is_same(table) or (number := queue.number()) is None:
                 return None
             mark = Mark(number, self._shape, queue.last(), queue.seen())
-            queue.copy_keys()
+        # Changes since are in the queue after this mark.
+        self._close()
+        self._keys, self._ids = Keys(queue), Seen()
         last = 0
-        while (part := queue.copied(AT_ONCE, last))[1]:
+        while (part := self._keys.after(last, AT_ONCE))[1]:
             last, keys = part
-            ids = [id for key in keys if (id := id_of(key)) is not None]
-            self._repeated += [id for id in ids if id in self._ids][:MOST_REFUSED]
-            self._ids.add(ids)
+            self._ids.add(id for key in keys if (id := id_of(key)) is not None)
         return mark
 
     async def _compare(self, mark: Mark) -> bool:
         """Compare the next rows; after the last rows, delete stored rows that the source lacks."""
-        last, keys = await self._ask(Queue.copied, AT_ONCE, self._copied)
+        if (part := await in_thread(self._read_copied)) is None:
+            self._copying = None
+            return True
+        last, keys, rows = part
         if keys:
-            rows = await self._alone(self._table.rows_of_keys, keys, self._job.schema)
             await self._bring_rows(keys, *await in_thread(self._items, *rows))
             self._copied = last
             return True
         gone, _ = await self._job.rows_without(self.store, self._ids.__contains__)
         await self._job.delete(self.store, [*gone])
         self._copying, self._ids = None, Seen()
-        await in_thread(self._tell, [Reject(id, id, CAME_BEFORE) for id in self._repeated])
+        await in_thread(self._close)
         # Since the comparison began, the queue may have been emptied, or entries after the
         # comparison's mark may have been pruned.
-        if (part := await self._alone(self._read, mark, [])) is not None:
+        if (read := await in_thread(self._read, mark, [])) is not None:
             refused = [*self._keys_of.values()]
-            self._mark = replace(mark, seen=part[0].seen, refused=refused)
+            self._mark = replace(mark, seen=read[0].seen, refused=refused)
             await self._put(self._mark)
         return True
+
+    def _read_copied(self) -> tuple[int, list[Key], _Rows] | None:
+        """Read the rows of the next copied keys; return None if the columns have changed."""
+        last, keys = self._keys.after(self._copied, AT_ONCE)
+        with self._opened() as (_, table):
+            rows = table.rows_of_keys(keys, self._job.schema)
+            return (last, keys, rows) if self._is_same(table) else None
 
     async def changed(self) -> bool:
         until = time.monotonic() + _TELL
@@ -302,7 +288,7 @@ class TableFeed(SourceFeed):
             if self._wake.is_set() or is_time or self._is_due():
                 self._wake.clear()
                 return True
-            if await self._ask(Queue.versions) != self._stepped:
+            if await in_thread(self._has_news):
                 self._changed_at = now
                 return True
             with suppress(TimeoutError):  # wait_for may swallow a cancellation
@@ -310,36 +296,70 @@ class TableFeed(SourceFeed):
                     await self._wake.wait()
         return False
 
+    def _is_touched(self) -> bool:
+        """Return whether the database's files have changed, or must be read once more."""
+        files, now = files_of(self._path), time.monotonic()
+        if files != self._files:
+            self._files, self._files_at = files, now
+            return True
+        return self._looked_at < self._files_at + _SETTLED <= now
+
+    def _has_news(self) -> bool:
+        """Return whether a step may find changes.
+
+        With a rollback journal, the app cannot commit during a look, so this one is short: many
+        commits concern other tables.
+        """
+        if not self._is_touched():
+            return False
+        self._looked_at = time.monotonic()
+        try:
+            with closing(Queue(self._path, str(self._wanted.origin))) as queue:
+                return queue.newest() != self._newest
+        except AiovecError:  # the step raises it
+            return True
+
     async def last(self) -> int:
-        async with self._stepping:
-            await self._look()
-            last = await self._ask(Queue.last)
+        last = await in_thread(self._last)
         self._wake.set()
         return last
 
+    def _last(self) -> int:
+        with self._opened() as (queue, _):
+            return queue.last()
+
     async def waiting(self, mark: int | None = None) -> int | None:
-        own = Mark.read(await self._note()) if self._stands_by else self._mark
+        own = self._mark
+        if self._stands_by:
+            own = Mark.read(await self._note())
+            if own is not None and own.shape != self._shape:
+                async with self._stepping:
+                    await self.begin()
         if own is None or own.shape != self._shape:
             return None
         # A caller that is cancelled must not have to wait for the app's lock.
-        return await in_daemon_thread(lambda: self._waiting(own, mark), slots=self._turns)
+        return await in_daemon_thread(self._waiting, own, mark)
 
     def _waiting(self, own: Mark, until: int | None) -> int | None:
-        # The path may lead to another file now, or the table may have other columns.
-        is_open = self._queue.versions().is_same_file(self._versions)
-        return self._queue.waiting(own, until) if is_open else None
+        with self._opened() as (queue, table):
+            return queue.waiting(own, until) if self._is_same(table) else None
 
     async def close(self) -> None:
         if self._mark is not None and not self._stands_by:
             with suppress(AiovecError, TimeoutError):
                 async with asyncio.timeout(_LAZY):
                     await self._put(self._mark)
-        await self._alone(self._close)
+        await in_thread(self._close)
         await super().close()
 
     def _close(self) -> None:
-        if self._queue is not None:
-            self._queue.close()
+        if self._keys is not None:
+            self._keys.close()
+            self._keys = None
+
+
+def _names(table: SqliteTable) -> list[str]:
+    return [column.name for column in table.columns]
 
 
 def _name_of(key: Key) -> str:

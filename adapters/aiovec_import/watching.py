@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiovec import VectorStore
@@ -41,7 +42,8 @@ async def followed(store: VectorStore, wanted: Wanted, every: float) -> SourceFe
     if feed is None:
         rows = await in_thread(_rows, store, await _completed(store, wanted))
         refuse(wanted, "include exclude", f"documents, and {rows.shown} has rows")
-        job = await in_thread(rows.opened)  # raises an error if the source cannot be read
+        # This raises an error if the source cannot be read.
+        job = await in_thread(partial(rows.opened, is_first=True))
         await in_thread(job.source.close)
         has_queue = job.load.source.layout == "table" and await in_thread(rows.is_writable)
         feed = (TableFeed if has_queue else ComparedFeed)(rows, job, every)
@@ -102,7 +104,7 @@ def stop_watching(source: str, dry_run: bool) -> list[str]:
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
-    with closing(Queue(path, table)) as queue:
+    with closing(Queue(path, table, writes=True)) as queue:
         if dry_run:
             return queue.removals()
         if (lock := FileLock.take(lock_of(path, table))) is None:

@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from tests.harness.waiting import until
 
 import aiovec
 
@@ -53,6 +55,38 @@ async def test_transactions_that_read_and_then_write_never_fail(mode: str, tmp_p
                 assert db.execute("PRAGMA data_version").fetchone() == version
 
         await followed(app, transactions, lambda: "399")
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_database_at_rest_is_neither_open_nor_opened(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes a lock that, with a rollback journal, keeps the app from committing."""
+    looks = 0
+    connect = sqlite3.connect
+
+    def counted(*args: Any, **options: Any) -> sqlite3.Connection:
+        nonlocal looks
+        looks += "app.db" in str(args[0])
+        return connect(*args, **options)
+
+    async def rests() -> bool:
+        before = looks
+        await asyncio.sleep(0.5)
+        return looks == before > 0
+
+    with closing(App(tmp_path, journal=mode)) as app:
+        async with (
+            aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+            aiovec.watch(store, app.source, embed="body") as watching,
+        ):
+            monkeypatch.setattr("sqlite3.connect", counted)
+            app.upsert(1, "a change")
+            await watching.caught_up()
+            app.close()
+            await until(rests, 30)
+            files = psutil.Process().open_files()
+            assert not [file.path for file in files if file.path.startswith(str(app.path))]
 
 
 @pytest.mark.parametrize("mode", MODES)

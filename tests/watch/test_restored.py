@@ -18,7 +18,7 @@ from tests.harness.waiting import until
 import aiovec
 from aiovec import AiovecError, VectorStore
 
-from .apps import App
+from .apps import App, follower
 
 pytestmark = pytest.mark.arrow
 
@@ -129,6 +129,32 @@ async def test_a_store_is_as_its_source_again(
                 await check(watching, store, app)
                 app.upsert(7)
                 await check(watching, store, app)
+
+
+async def test_a_backup_copied_over_the_database_of_a_stopped_app_is_what_it_reads(
+    tmp_path: Path,
+) -> None:
+    """The last process that closes a database removes its WAL, even if that one only reads."""
+    with closing(App(tmp_path)) as app:
+        with closing(sqlite3.connect(backup_of(app))) as backup:
+            app.db.backup(backup)
+        kept = app.db.execute("SELECT * FROM articles").fetchall()
+        process = follower(app, tmp_path / "s.db")
+        try:
+            assert process.stderr is not None
+            await asyncio.to_thread(next, (at for at in process.stderr if b"up to date" in at))
+            for turn in range(5):
+                for number in range(20):
+                    app.upsert(number, f"turn {turn}")
+                app.close()
+                await until(lambda: not app.path.with_name("app.db-wal").exists(), 30)
+                await asyncio.to_thread(copied_over, app)
+                assert app.db.execute("SELECT * FROM articles").fetchall() == kept
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.communicate)
+        async with opened(tmp_path) as store, watch(store, app) as watching:
+            await check(watching, store, app)
 
 
 def opened(folder: Path) -> Any:

@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -511,6 +513,7 @@ async def test_a_text_that_the_embedder_refuses_keeps_no_other_row_of_a_view_wai
         ("app.db#plain", WATCH, "PRIMARY KEY"),
         ("s.db#articles", WATCH, "this store itself"),
         ("theirs", WATCH, "brings vectors of its own"),
+        ("sqlite:app.db#articles", WATCH, "leave out sqlite:"),
     ],
 )
 async def test_a_source_that_cannot_be_watched_says_why(
@@ -523,8 +526,9 @@ async def test_a_source_that_cannot_be_watched_says_why(
     if "plain" in source:
         options = {**options, "id_column": "rowid"}
     async with opened(tmp_path) as store:
+        place = source if source.startswith("sqlite:") else f"{tmp_path}/{source}"
         with pytest.raises(ConfigError, match=says):
-            async with aiovec.watch(store, f"{tmp_path}/{source}", **options):
+            async with aiovec.watch(store, place, **options):
                 pass
         assert store.watching == []
 
@@ -550,6 +554,32 @@ def test_the_state_of_a_watch_is_printed_as_json_when_it_ends(app: App, tmp_path
     assert process.returncode == 0
     assert (state["source"], state["table"]) == (app.source, "articles")
     assert (state["ready"], state["waiting"], state["error"]) == (True, 0, "")
+
+
+@pytest.mark.parametrize("library", ["apsw", "pysqlite3"])
+async def test_another_sqlite_library_in_the_process_is_refused(
+    library: str, app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each library would release the locks of the other; Peewee takes pysqlite3 by itself."""
+    async with opened(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, library, ModuleType(library))
+            with pytest.raises(ConfigError, match=rf"{library} is loaded.* aiovec watch"):
+                async with aiovec.watch(store, app.source, **WATCH):
+                    pass
+        async with aiovec.watch(store, app.source, **WATCH) as watching:
+            await watching.caught_up()
+            with monkeypatch.context() as patch:
+                patch.setitem(sys.modules, library, ModuleType(library))
+                app.upsert(7, "late")
+
+                async def tells() -> bool:
+                    return library in (await watching.state()).error
+
+                await until(tells, 30)
+                assert "late" not in (await store.get("articles", ["7"]))[0]["body"]
+            await watching.caught_up()
+            assert "late" in (await store.get("articles", ["7"]))[0]["body"]
 
 
 async def test_a_store_that_is_read_only_follows_nothing(app: App, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A queue of changed rows' keys, filled by triggers in an app's own SQLite database.
 
-In this module, only ``Queue.set_up`` and ``Queue.remove`` write to the database: with a second
-writer, the app's transactions that read and then write could fail. The module uses Python's
-``sqlite3``, as an app in this process does. Two SQLite libraries in one process would not see each
-other's locks, and each would drop the other's locks when it closes the file.
+The database is opened for each look at it, only for reading. In this module, only ``Queue.set_up``
+and ``Queue.remove`` write to it: with a second writer, the app's transactions that read and then
+write could fail. The module uses Python's ``sqlite3``, as an app in this process does: two SQLite
+libraries in one process do not see each other's locks, and each drops the other's locks when it
+closes the file.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from secrets import randbits
-from typing import Any, NamedTuple
+from typing import Any
 
+from aiovec._documents.reading import python
 from aiovec.errors import AiovecError, ConfigError
-from aiovec_sqlite.layout import quoted
+from aiovec_sqlite.layout import has_contents, quoted
 
 from ..locks import lock_path
+from .sql import as_text
 
 # Seconds to wait for the app's commit.
 _BUSY_SECONDS = 5.0
@@ -33,46 +38,29 @@ _EVENTS = ("insert", "update", "key", "delete", "tail")
 _KEPT, _TAIL = 100_000, 1024
 # The entries that identify a queue: the newest, and the entries 1, 2, 4, ... before the newest.
 _BEFORE = (0, *(1 << power for power in range(17)))
-_COPY = "temp.aiovec_keys"
+# SQLite libraries other than Python's that apps open databases with; Peewee takes the first.
+_OTHER_LIBRARIES = ("pysqlite3", "apsw")
+_ROLL_BACK = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], uri=True).execute("SELECT 1 FROM sqlite_master").fetchone()
+"""
 
 Key = tuple[Any, ...]
-
-
-class Versions(NamedTuple):
-    """Numbers that change when a database does: commits, schema, inode, and modification time."""
-
-    commits: int
-    schema: int
-    file: int
-    time: int
-
-    def is_same_file(self, before: Versions) -> bool:
-        """Return whether this is still the same file with the same schema.
-
-        If the modification time changed without a commit, another program overwrote the file,
-        or the WAL was checkpointed. Both cases count as another file.
-        """
-        is_copied = self.time != before.time and self.commits == before.commits
-        return self[1:3] == before[1:3] and not is_copied
 
 
 class AppDatabase:
     """An app's database, opened by Python's own SQLite. Any thread can use the connection ``db``.
 
-    The file is opened for writing if permitted, so that SQLite can roll back the transaction of an
-    app that was killed.
+    Unless ``writes``, it is opened for reading only, so SQLite does not roll back a transaction
+    here: another library in this process may hold it. Raises ConfigError if such a library is known
+    to be loaded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = False) -> None:
         self.path = path
+        _check_library(path)
         with self.reading():
-            self.db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=_BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            self.db = _connected(path, "rw" if writes else "ro", _BUSY_SECONDS)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -80,7 +68,16 @@ class AppDatabase:
         try:
             yield
         except sqlite3.Error as exc:
-            raise AiovecError(f"{self.path}: {exc}") from exc
+            code = getattr(exc, "sqlite_errorcode", 0)
+            reason = f"{exc}"
+            if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+                reason = (
+                    "it has an unfinished transaction of a program that was killed; it is read "
+                    "again once an app has opened it, which rolls the transaction back"
+                )
+            elif code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                reason = f"it is being overwritten, or it is damaged ({exc})"
+            raise AiovecError(f"{self.path}: {reason}") from exc
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Run a statement, and return its rows."""
@@ -99,18 +96,75 @@ class AppDatabase:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
 
-    def versions(self) -> Versions:
-        """Return the numbers that change when the database does."""
-        ((commits,),) = self.run("PRAGMA main.data_version")
-        ((schema,),) = self.run("PRAGMA main.schema_version")
-        try:
-            status = os.stat(self.path)
-        except OSError as exc:
-            raise AiovecError(f"{self.path} cannot be read: {exc.strerror or exc}") from exc
-        return Versions(commits, schema, status.st_ino, status.st_mtime_ns)
-
     def close(self) -> None:
         self.db.close()
+        _leave(self.path)
+
+
+def _connected(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        _uri(path, mode),
+        uri=True,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
+def _check_library(path: Path) -> None:
+    """Raise ConfigError if this process has loaded a SQLite library that may open the database.
+
+    ``sqlcipher3`` may be loaded: it opens the stores, and an app's database is another file.
+    """
+    for name in _OTHER_LIBRARIES:
+        if name in sys.modules:
+            raise ConfigError(
+                f"{path} cannot be followed in this process, because {name} is loaded, a second "
+                "SQLite library: if the app opens the file with it, each library would release "
+                "the locks of the other, and commits would be lost. Follow the file in a process "
+                "of its own, with the command aiovec watch",
+                key="source",
+            )
+
+
+def _leave(path: Path) -> None:
+    """Remove the database's WAL if no process uses it any more.
+
+    SQLite leaves this to the last connection that may write. If an app ends during a look, this is
+    the last one: a backup copied over the file would be read with the rows of the WAL.
+    """
+    if os.path.exists(f"{os.path.realpath(path)}-wal"):
+        with suppress(sqlite3.Error), closing(_connected(path, "rw", 0)) as last:
+            last.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
+def files_of(path: Path) -> list[tuple[int, ...]]:
+    """Return the inodes, times and sizes of a database's file and its WAL. Each commit changes one.
+
+    A WAL without content counts as missing, because each look creates and removes one. The ctime is
+    left out: if SQLite runs as root, it changes with each look.
+    """
+    states = []
+    for file in (real := os.path.realpath(path), f"{real}-wal"):
+        with suppress(OSError):
+            if (status := os.stat(file)).st_size:
+                states.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return states
+
+
+def roll_back(path: Path) -> None:
+    """Let a process of its own roll back the transaction of an app that was killed, if any.
+
+    Such a process sees the locks of all programs; this one may have an app's other library loaded.
+    """
+    if has_contents(Path(os.path.realpath(path)), "-journal"):
+        with suppress(OSError, subprocess.SubprocessError):  # then reading the file fails
+            command = [python(), "-I", "-c", _ROLL_BACK, _uri(path, "rw")]
+            subprocess.run(command, check=False, capture_output=True, timeout=2 * _BUSY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +211,8 @@ class Queue(AppDatabase):
     and is recreated. ``keys`` lists the columns of the table's key. All methods block.
     """
 
-    def __init__(self, path: Path, table: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, table: str, *, writes: bool = False) -> None:
+        super().__init__(path, writes=writes)
         self.keys: Sequence[str] = ()
         self._named = table
 
@@ -174,7 +228,7 @@ class Queue(AppDatabase):
         return quoted(_name(self.table))
 
     @property
-    def _columns(self) -> str:
+    def columns(self) -> str:
         return ", ".join(f"k{number}" for number in range(len(self.keys)))
 
     # Set-up
@@ -197,13 +251,13 @@ class Queue(AppDatabase):
             keys = ", ".join(f"{row}.{key}" for key in own)
             made[name] = (
                 f"AFTER {event} ON {quoted(self.table)}{when} BEGIN "
-                f"INSERT INTO {self._queue} ({self._columns}) VALUES ({keys}); END"
+                f"INSERT INTO {self._queue} ({self.columns}) VALUES ({keys}); END"
             )
         made["tail"] = (
             f"AFTER INSERT ON {self._queue} WHEN new.seq % {_TAIL} = 0 BEGIN "
             f"DELETE FROM {self._queue} WHERE seq > 0 AND seq <= new.seq - {_KEPT}; END"
         )
-        table = f"(seq INTEGER PRIMARY KEY, {self._columns}, r DEFAULT (random()))"
+        table = f"(seq INTEGER PRIMARY KEY, {self.columns}, r DEFAULT (random()))"
         return {
             _name(self.table): f"CREATE TABLE {self._queue} {table}",
             **{
@@ -245,22 +299,13 @@ class Queue(AppDatabase):
     def remove(self) -> list[str]:
         """Remove the queue and the triggers; return the executed statements."""
         with self.snapshot("BEGIN IMMEDIATE"):
-            for statement in (statements := self.removals()):
-                self.db.execute(statement)
+            self.set_up(statements := self.removals())
         return statements
 
-    def set_up(self, statements: Sequence[str], before: Versions) -> Versions | None:
-        """Create the queue and its triggers; return the new versions of the database.
-
-        If the schema or the file has changed since ``before``, the columns may have changed, too:
-        create nothing and return None.
-        """
-        with self.snapshot("BEGIN IMMEDIATE"):
-            if not self.versions().is_same_file(before):
-                return None
-            for statement in statements:
-                self.db.execute(statement)
-            return self.versions()
+    def set_up(self, statements: Sequence[str]) -> None:
+        """Create the queue and its triggers, in a transaction that may write."""
+        for statement in statements:
+            self.run(statement)
 
     def number(self) -> int | None:
         """Return the queue's number; None if the queue or a trigger is missing or changed."""
@@ -304,33 +349,17 @@ class Queue(AppDatabase):
         ((last,),) = self.run(f"SELECT max(seq) FROM {self._queue}")
         return int(last or 0)
 
+    def newest(self) -> list[Any]:
+        """Return the newest entry and the schema's version."""
+        entry = self.run(f"SELECT * FROM {self._queue} ORDER BY seq DESC LIMIT 1")
+        return [*entry, *self.run("PRAGMA main.schema_version")]
+
     def noted(self, limit: int, after: int) -> tuple[int, list[Key]]:
         """Read up to ``limit`` entries with numbers above ``after``.
 
         Return the number of the last entry read (``after`` if none), and the distinct keys.
         """
-        return self._keys_in(self._queue, limit, after)
-
-    def copy_keys(self) -> None:
-        """Copy the keys of all rows to a temporary table, for ``copied``."""
-        keys = ", ".join(map(quoted, self.keys))
-        self.run(f"DROP TABLE IF EXISTS {_COPY}")
-        self.run(f"CREATE TABLE {_COPY} (seq INTEGER PRIMARY KEY, {self._columns})")
-        self.run(
-            f"INSERT INTO {_COPY} ({self._columns}) SELECT {keys} FROM main.{quoted(self.table)}"
-        )
-
-    def copied(self, limit: int, after: int) -> tuple[int, list[Key]]:
-        """Read up to ``limit`` copied keys at positions above ``after``.
-
-        Return the position of the last key read (``after`` if none), and the distinct keys.
-        """
-        return self._keys_in(_COPY, limit, after)
-
-    def _keys_in(self, table: str, limit: int, after: int) -> tuple[int, list[Key]]:
-        statement = f"SELECT seq, {self._columns} FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
-        rows = self.run(statement, (after, limit))
-        return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
+        return _keys_in(self.db, self._queue, self.columns, limit, after)
 
     def waiting(self, mark: Mark, until: int | None = None) -> int | None:
         """Return the number of entries after the mark, up to ``until`` or else to the newest entry.
@@ -338,11 +367,48 @@ class Queue(AppDatabase):
         Return None if the mark is not valid for the queue. Raises LookupError if the queue has no
         entry ``until`` yet.
         """
-        with self.snapshot():
-            last, suits = self.last(), self.suits(mark)
+        last, suits = self.last(), self.suits(mark)
         if until is not None and until > last:
             raise LookupError(until)
         return max(0, (until or last) - mark.applied) if suits else None
+
+
+class Keys:
+    """A copy of the keys of all rows, in a temporary database of its own."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._columns, keys = queue.columns, ", ".join(map(quoted, queue.keys))
+        rows = f"SELECT {keys} FROM app.{quoted(queue.table)}"
+        self._db = sqlite3.connect("", uri=True, isolation_level=None, check_same_thread=False)
+        self._db.text_factory = as_text
+        try:
+            with queue.reading():
+                self._db.execute(f"CREATE TABLE keys (seq INTEGER PRIMARY KEY, {self._columns})")
+                self._db.execute("ATTACH ? AS app", (_uri(queue.path, "ro"),))
+                self._db.execute(f"INSERT INTO keys ({self._columns}) {rows}")
+                self._db.execute("DETACH app")
+                _leave(queue.path)
+        except BaseException:
+            self.close()
+            raise
+
+    def after(self, seq: int, limit: int) -> tuple[int, list[Key]]:
+        """Read up to ``limit`` keys at positions above ``seq``.
+
+        Return the position of the last key read (``seq`` if none), and the distinct keys.
+        """
+        return _keys_in(self._db, "keys", self._columns, limit, seq)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _keys_in(
+    db: sqlite3.Connection, table: str, columns: str, limit: int, after: int
+) -> tuple[int, list[Key]]:
+    statement = f"SELECT seq, {columns} FROM {table} WHERE seq > ? ORDER BY seq LIMIT ?"
+    rows = db.execute(statement, (after, limit)).fetchall()
+    return (rows[-1][0] if rows else after), [*dict.fromkeys(row[1:] for row in rows)]
 
 
 def lock_of(path: Path, table: str) -> str:

@@ -144,7 +144,11 @@ class SqlTable:
         return Point(id, read, named, place=place)
 
     def collected(
-        self, vectors: Sequence[Vectors], rows: int, place: str = "NULL", model: str | None = None
+        self,
+        vectors: Sequence[Vectors],
+        rows: int | None,
+        place: str = "NULL",
+        model: str | None = None,
     ) -> Collection:
         """Return the table as a collection. ``place`` is the SQL for the position of a row."""
         fields = {column.name: column.field for column in self.columns if not column.spread}
@@ -178,7 +182,7 @@ class TextTable(SqlTable):
         kept, _ = fields_of(fields, USUAL_VECTORS[0])
         return Schema(0, fields=kept, embed=wanted.embed_of(kept))
 
-    def offered(self, rows: int, database: str) -> ForeignTable:
+    def offered(self, rows: int | None, database: str) -> ForeignTable:
         """Return the table to import; ``database`` is the name of its database."""
         collection = replace(self.collected([], rows), fields=self.schema.fields)
         return ForeignTable(
@@ -224,19 +228,12 @@ class SqliteTable(TextTable):
             "query" if is_query else name, "query" if is_query else listed[0], quoted(name),
             columns, wanted, hidden,
         )  # fmt: skip
-        if db.in_transaction:
-            db.execute("COMMIT")
 
     def _shown(self, column: Column, table: str) -> Field | None:
         """Return the field that the first values of a column without a type suggest."""
         few = f"SELECT {column.sql} FROM {quoted(table)} LIMIT {FIRST_POINTS}"
         kinds = kinds_in([value for (value,) in self._db.execute(few)])
         return field_of_kinds(kinds) if kinds else None
-
-    def foreign(self, database: str) -> ForeignTable:
-        """Count the rows, and return the table to import; ``database`` is the database's name."""
-        (rows,) = self._db.execute(f"SELECT count(*) FROM {self.source}").fetchone()
-        return self.offered(rows, database)
 
     def rows(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield all rows of ``select`` from one snapshot, up to ``size`` at a time.

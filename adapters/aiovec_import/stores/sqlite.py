@@ -126,7 +126,10 @@ class SqliteSource(SqlSource):
         plain = {QUERY, *self._kinds} - self._vec0.keys() - self._named.keys()
         if name not in plain or not self._wanted.is_of_texts:
             return None
-        return SqliteTable(self._db, name, self._wanted), self._path.name
+        table = SqliteTable(self._db, name, self._wanted)
+        if self._db.in_transaction:  # computing the vectors may take hours
+            self._db.execute("COMMIT")
+        return table, self._path.name
 
     def rows(self, select: str, size: int) -> Iterator[Sequence[tuple[Any, ...]]]:
         with closing(self._db.execute(select)) as cursor:

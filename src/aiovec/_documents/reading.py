@@ -98,16 +98,21 @@ def bounds() -> str:
     return f"read in a separate process, each with at most {time} and {bounded} of memory"
 
 
+def python() -> str:
+    """Return the path of Python. Raises OSError if this process runs another program."""
+    name = Path(sys.executable or "").stem.lower()
+    if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
+        raise OSError(f"{sys.executable!r} is not Python")  # it would start the app again
+    return sys.executable
+
+
 class _Child:
     """A process that reads documents, for use in ``with``. Raises OSError if it cannot be
     started."""
 
     def __init__(self) -> None:
-        name = Path(sys.executable or "").stem.lower()
-        if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
-            raise OSError(f"{sys.executable!r} is not Python")  # it would start the app again
         self._process = subprocess.Popen(
-            [sys.executable, "-I", child.__file__],
+            [python(), "-I", child.__file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )  # fmt: skip
