@@ -282,6 +282,11 @@ FAULTS = [
         "tests/watch/test_commits.py",
     ),
     Fault(
+        "a followed folder that is gone counts as up to date", IMPORT + "folder_feed.py",
+        "            if self._states:\n", "            if not self:\n",
+        "tests/watch/test_folders.py",
+    ),
+    Fault(
         "a watch shows the password of its source", IMPORT + "rows.py",
         'return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"',
         "return self.source", "tests/watch/test_sources.py",

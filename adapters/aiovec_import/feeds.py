@@ -54,6 +54,10 @@ class SourceFeed(Feed):
         self._begun = self._done = 0
         self._is_known = False
         self._again_at = time.monotonic() + AGAIN_SECONDS
+        # The state of a source that lacked most of its rows or documents, the time when this state
+        # was first seen, and whether the deletes are still delayed.
+        self._shrunk: object = None
+        self._shrunk_at, self._waits = 0.0, False
 
     async def take_turn(self) -> bool:
         if self._locks is None:
@@ -128,7 +132,23 @@ class SourceFeed(Feed):
         return self._begun
 
     async def waiting(self, mark: int | None = None) -> int | None:
-        return 0 if self._is_known and (mark is None or self._done > mark) else None
+        is_done = self._is_known and (mark is None or self._done > mark)
+        return 0 if is_done and not self._waits else None
+
+    def _is_loss(self, state: object, lost: int, known: int) -> bool:
+        """Return whether it is too early to delete what a source lost; log a new loss.
+
+        If most rows or documents are gone, another look ``every`` seconds later must find the same
+        ``state``: a file may be half written, and a folder half mounted.
+        """
+        if lost * 2 <= known:
+            self._shrunk = None
+            return False
+        if self._shrunk != state:
+            self._shrunk, self._shrunk_at = state, time.monotonic()
+            about = "%s: %s of %s are gone, and are deleted if the next check finds the same"
+            LOG.warning(about, self.source, f"{lost:,}", f"{known:,}")
+        return time.monotonic() < self._shrunk_at + self._every
 
     def _is_time_for_refused(self) -> bool:
         """Return whether it is time to try refused rows or documents again."""

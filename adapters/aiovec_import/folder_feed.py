@@ -14,7 +14,7 @@ from pathlib import Path
 from aiovec import VectorStore
 from aiovec.backend.threads import begin_in_thread, in_thread
 from aiovec.documents import SUFFIXES
-from aiovec.errors import ConfigError
+from aiovec.errors import AiovecError, ConfigError
 
 from .documents import DocumentImport
 from .feeds import AT_ONCE, SourceFeed
@@ -71,18 +71,30 @@ class FolderFeed(SourceFeed):
         states = await in_thread(_states, present)
         states = await in_thread(_with_lost, present, states, self._states)
         again = self._is_time_for_refused()
-        if not states or (self._is_copied and states == self._states and not again):
-            return False  # nothing has changed, or no file exists: is the folder unmounted?
+        if states and self._is_copied and states == self._states and not again:
+            return False
         job = self._job(present)
         await job.find(self.store)
+        if not states:
+            self._states = await self._stored(job)
+            if self._states:
+                raise AiovecError(
+                    f"no document is left of {len(self._states):,}; it may be unmounted, so "
+                    f"nothing is deleted from the table {self.table!r}: if all are to go, delete "
+                    "them from the table"
+                )
+            return False
         before = self._states
         if again:
             before = {name: state for name, state in before.items() if name not in self.refused}
         if not (self._is_copied and job.load.exists):
             await create(self.store, job.load)
-            stored, _ = await job.rows_without(self.store, lambda _: False)
-            before = {name: () for name in stored.values() if self.document in ("", name)}
+            before = await self._stored(job)
             states = await in_thread(_with_lost, present, states, before)
+        lost = sorted(before.keys() - states.keys())
+        waits = await in_thread(self._is_loss, lost, len(lost), len(before))
+        if waits:
+            states |= {name: before[name] for name in lost}
         names = sorted(
             name for name in before.keys() | states.keys() if before.get(name) != states.get(name)
         )
@@ -94,8 +106,15 @@ class FolderFeed(SourceFeed):
         absent = [Item(name, name) for name in names if not present.has(name)]
         for start in range(0, len(absent), AT_ONCE):
             await self._apply(job, absent[start : start + AT_ONCE])
-        self._states, self._is_copied = states, True
+        self._states, self._is_copied, self._waits = states, True, waits
         return bool(names)
+
+    async def _stored(self, job: DocumentImport) -> dict[str, State]:
+        """Return the names of the stored documents, with a state that differs from every file's."""
+        if not job.load.exists:
+            return {}
+        stored, _ = await job.rows_without(self.store, lambda _: False)
+        return {name: () for name in stored.values() if self.document in ("", name)}
 
     def _watch(self) -> None:
         """Watch the path in a thread, unless a thread already watches the same file or folder."""

@@ -18,7 +18,7 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
-from .feeds import AT_ONCE, LOG, SourceFeed
+from .feeds import AT_ONCE, SourceFeed
 from .files import no_file, path_and_table, reading, schema_file
 from .folder_feed import FolderFeed, State, state_of
 from .folders import documents_of
@@ -104,7 +104,7 @@ def stop_watching(source: str, dry_run: bool) -> list[str]:
     path, table = path_and_table(source)
     if not table or not path.is_file():
         raise ConfigError(f"--stop needs a table of a SQLite database, FILE#TABLE, not {source}")
-    with closing(Queue(path, table, writes=True)) as queue:
+    with closing(Queue(path, table, writes=not dry_run)) as queue:
         if dry_run:
             return queue.removals()
         if (lock := FileLock.take(lock_of(path, table))) is None:
@@ -126,10 +126,6 @@ class ComparedFeed(SourceFeed):
         super().__init__(rows.store, rows.shown, job, every)
         self._rows = rows
         self._opened = ExitStack()
-        # The state of a file that lacked most of its rows, the time when this state was first
-        # seen, and whether the deletes are still delayed.
-        self._shrunk: State = ()
-        self._shrunk_at, self._waits = 0.0, False
 
     async def _step(self) -> bool:
         self.refused = {}
@@ -141,24 +137,13 @@ class ComparedFeed(SourceFeed):
             kept = await self._bring(job, job.source.read(job.load.source, job.schema, AT_ONCE))
             await job.find_rest(self.store)
             lost = len({*job.gone.values()})
-            waits = bool(state) and lost > kept and await in_thread(self._is_new, state, lost)
+            waits = bool(state) and await in_thread(self._is_loss, state, lost, lost + kept)
             if not waits:
                 await job.delete(self.store, [*job.gone])
             self._waits = waits
         finally:
             await in_thread(self._opened.close)
         return False
-
-    def _is_new(self, state: State, lost: int) -> bool:
-        """Return whether it is too early to delete the rows that a file lost; log a new loss."""
-        if self._shrunk != state:
-            self._shrunk, self._shrunk_at = state, time.monotonic()
-            about = "%s: %s rows are gone, and are deleted if the next check finds the same file"
-            LOG.warning(about, self.source, f"{lost:,}")
-        return time.monotonic() < self._shrunk_at + self._every
-
-    async def waiting(self, mark: int | None = None) -> int | None:
-        return None if self._waits else await super().waiting(mark)
 
     async def _stands_still(self) -> State:
         """Wait until a file no longer changes, and return its state, or () for other sources."""

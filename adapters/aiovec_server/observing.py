@@ -60,6 +60,7 @@ _WATCHED = {
     "waiting": "Number of changes of a watched source that are not applied yet; NaN if unknown.",
     "seconds": "Seconds since a watched table was last known to be in step with its source.",
     "failing": "1 if the last attempt to follow a source failed.",
+    "refused": "Number of rows or documents that were set aside, because they cannot be stored.",
 }
 
 
@@ -101,9 +102,12 @@ class Metrics:
         """Record how far each table lags behind its sources; a table may have several sources."""
         for table in {state.table for state in states}:
             of = [state for state in states if state.table == table]
-            waiting = sum(math.nan if state.waiting is None else state.waiting for state in of)
-            seconds, failing = max(state.seconds for state in of), any(state.error for state in of)
-            for name, value in {"waiting": waiting, "seconds": seconds, "failing": failing}.items():
+            for name, value in {
+                "waiting": sum(math.nan if each.waiting is None else each.waiting for each in of),
+                "seconds": max(each.seconds for each in of),
+                "failing": any(each.error for each in of),
+                "refused": sum(len(each.refused) for each in of),
+            }.items():
                 self._watched[name].labels(table).set(value)
 
     def text(self) -> bytes:

@@ -78,7 +78,8 @@ async def test_stats_health_and_metrics_tell_how_far_behind_a_table_is(
             (state,) = (await store.stats("articles")).details["watching"]
             assert (state["source"], state["waiting"], state["error"]) == (app.source, 0, "")
             (facts,) = (await client.get("/health")).json()["watching"]
-            assert facts == {"ready": True, "waiting": 0, "seconds": 0.0, "failing": False}
+            fresh = {"ready": True, "waiting": 0, "seconds": 0.0, "failing": False}
+            assert facts == {**fresh, "refused": 0}
             with monkeypatch.context() as patch:  # requests do not reach the app's database
                 patch.setattr(type(watching), "state", None)
                 assert (await client.get("/health")).json()["watching"] == [facts]
@@ -159,6 +160,42 @@ async def test_what_is_unknown_is_not_told_as_well(app: App, tmp_path: Path) -> 
             app.upsert(3)
             await caught_up
             assert await store.count("articles") == 1
+
+
+async def test_rows_that_are_set_aside_are_counted(app: App, tmp_path: Path) -> None:
+    """The texts of a column that a migration gave another type, for example."""
+    down = False
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if down or any("poison" in text for text in texts):
+            raise ValueError("no vector today")
+        return [[len(text), 1.0] for text in texts]
+
+    embedder = aiovec.embedder(embed, model="own", dim=2)
+    app.upsert(7, "poison")
+    async with aiovec.connect(tmp_path / "s.db", embedder=embedder) as store:
+        transport = httpx.ASGITransport(create_app(store=store))
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+            aiovec.watch(store, app.source, embed="body") as watching,
+        ):
+            await watching.caught_up()
+            (facts,) = (await client.get("/health")).json()["watching"]
+            assert (facts["waiting"], facts["refused"]) == (0, 1)
+            assert (
+                'aiovec_watch_refused{table="articles"} 1.0' in (await client.get("/metrics")).text
+            )
+            down = True
+            other = {"embed": "body", "table": "others"}
+            async with aiovec.watch(store, app.source, **other):  # type: ignore[arg-type]
+
+                async def tells() -> bool:
+                    detail = (await client.get("/ready")).json().get("detail", "")
+                    return detail == (
+                        "1 of 2 sources are being copied, and 1 rows or documents are set aside"
+                    )
+
+                await until(tells, 30)
 
 
 async def _seconds_above(watching: aiovec.Watching, seconds: float) -> bool:

@@ -195,18 +195,60 @@ async def test_a_checkout_of_500_files_is_followed(store: VectorStore, notes: Pa
     assert len(await found(store, "branch")) == 250
 
 
-async def test_a_folder_without_documents_deletes_nothing_and_one_that_came_back_is_watched(
-    store: VectorStore, notes: Path
+async def unknown(watching: aiovec.Watching, word: str = "") -> bool:
+    state = await watching.state()
+    return state.waiting is None and state.seconds > 0 and word in state.error
+
+
+async def test_a_folder_without_documents_is_unknown_and_one_that_came_back_is_watched(
+    notes: Path, tmp_path: Path
 ) -> None:
-    os.rename(notes, notes.parent / "unmounted")
-    (watching,) = store.watching
-    await watching.caught_up()
-    assert await store.count("documents") == 5
-    write(notes / "5.md", "mounted")
-    await watching.caught_up()
-    assert await store.count("documents") == 1
-    write(notes / "6.md", "afterwards")
-    await until_found(store, "afterwards", "6.md")
+    for every in (0.3, 60):  # the second watch begins while the folder is gone
+        async with (
+            aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+            aiovec.watch(store, notes, every=every) as watching,
+        ):
+            if every < 60:
+                await watching.caught_up()
+                os.rename(notes, notes.parent / "unmounted")
+                os.mkdir(notes)  # a mount point
+            await until(lambda: unknown(watching, "may be unmounted"), 30)
+            caught_up = asyncio.ensure_future(watching.caught_up())
+            await asyncio.sleep(0.1)
+            assert not caught_up.done()
+            assert await store.count("documents") == 5
+            if every < 60:
+                caught_up.cancel()
+                continue
+            os.rmdir(notes)
+            os.rename(notes.parent / "unmounted", notes)
+            await caught_up
+            write(notes / "6.md", "afterwards")
+            await until_found(store, "afterwards", "6.md")
+
+
+async def test_a_folder_that_lost_most_documents_deletes_them_after_a_second_look(
+    notes: Path, tmp_path: Path
+) -> None:
+    """Most of a folder may be a mount of its own, or not be copied back yet."""
+    async with (
+        aiovec.connect(tmp_path / "s.db", embedder="demo") as store,
+        aiovec.watch(store, notes, every=1) as watching,
+    ):
+        await watching.caught_up()
+        os.rename(notes, tmp_path / "away")
+        write(notes / "5.md", "mounted")
+        await until_found(store, "mounted", "5.md")
+        await until(lambda: unknown(watching), 30)
+        assert await store.count("documents") == 6
+        for name in os.listdir(tmp_path / "away"):
+            os.rename(tmp_path / "away" / name, notes / name)
+        await watching.caught_up()
+        assert await store.count("documents") == 6
+        shutil.rmtree(notes)
+        write(notes / "5.md", "alone")  # and the folder stays like this
+        await watching.caught_up()
+        assert await store.count("documents") == 1
 
 
 async def test_documents_behind_a_broken_link_stay_until_it_leads_to_a_folder_without_them(

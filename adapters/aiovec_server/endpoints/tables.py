@@ -31,7 +31,7 @@ async def health(call: Call, options: dict[str, Any]) -> Any:
     """Check whether the store can be reached.
 
     The response is at most a second old. If the server watches sources, `watching` lists the state
-    of each.
+    of each; `refused` is the number of rows or documents that were set aside.
     """
     state, store, now = call.request.app.state, call.store, time.monotonic()
     if not hasattr(state, "aiovec_health"):
@@ -58,6 +58,7 @@ async def _health_of(store: VectorStore) -> dict[str, Any]:
             "waiting": state.waiting,
             "seconds": state.seconds,
             "failing": bool(state.error),
+            "refused": len(state.refused),
         }
         for state in await together([each.state for each in store.watching])
     ]
@@ -72,7 +73,9 @@ async def ready(call: Call, options: dict[str, Any]) -> Any:
     """
     watching = (await health(call, options)).get("watching", [])
     if copying := sum(not each["ready"] for each in watching):
-        raise RequestError(503, f"{copying} of {len(watching)} sources are being copied")
+        refused = sum(each["refused"] for each in watching)
+        aside = f", and {refused:,} rows or documents are set aside" * bool(refused)
+        raise RequestError(503, f"{copying} of {len(watching)} sources are being copied{aside}")
     return {"ready": True}
 
 
