@@ -287,6 +287,10 @@ FAULTS = [
         "tests/watch/test_folders.py",
     ),
     Fault(
+        "a table of LangChain's SQLiteVec gets another metric", IMPORT + "stores/sqlite.py",
+        'self._vec0.get(f"{table}_vec", ((), ()))', "((), ())", "tests/transfer/test_databases.py",
+    ),
+    Fault(
         "a watch shows the password of its source", IMPORT + "rows.py",
         'return redacted(self.source) if is_hidden else f"{redacted(place)}{number_sign}{table}"',
         "return self.source", "tests/watch/test_sources.py",

@@ -236,7 +236,7 @@ async def _of_rows(
     )  # fmt: skip
     if workers is not None:
         return EngineImport(*parts, workers)
-    return TextImport(*parts) if tables[0].texts else RowImport(*parts)
+    return TextImport(*parts) if any(table.texts for table in tables) else RowImport(*parts)
 
 
 async def _schema_of(at: At, table: str) -> Schema | None:

@@ -315,7 +315,7 @@ class TableFeed(SourceFeed):
         self._looked_at = time.monotonic()
         try:
             with closing(Queue(self._path, str(self._wanted.origin))) as queue:
-                return queue.newest() != self._newest
+                return bool(queue.newest() != self._newest)
         except AiovecError:  # the step raises it
             return True
 

@@ -690,7 +690,7 @@ def test_a_pgvector_table_needs_no_key_length_or_index(postgres: Any, store: Any
     ]
     done = bring(f"{url}#work.bare", "--table", "bare")
     assert (done.code, table(done)["rows"]) == (0, 2)
-    assert "no index names the metric" in done.out + done.err
+    assert "nothing names the metric" in done.out + done.err
     schema, rows = store("bare")
     stored = sorted((r.fields["a"], r.fields["b"], *r.vector.tolist()) for r in rows.values())
     assert (schema.metric, stored) == ("l2", [(1, 2, 0.5, 1.0), (1, 3, 2.0, -1.25)])

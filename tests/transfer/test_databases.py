@@ -268,6 +268,33 @@ def test_the_metadata_of_langchains_sqlite_is_unfolded_and_its_text_searched(
         assert [hit.id for hit in opened.search_text("notes", "wool")] == ["1"]
 
 
+def test_langchains_sqlite_keeps_the_metric_of_the_table_that_it_searches(
+    db: Any, path: Path, store: Path, folder: Path
+) -> None:
+    db.execute("CREATE TABLE lc (rowid INTEGER PRIMARY KEY, text TEXT, text_embedding BLOB)")
+    db.execute("INSERT INTO lc VALUES (1, 'wool', ?)", (VECTORS[0].tobytes(),))
+    options = ("--vector-column", "text_embedding", "--dtype", "float32")
+    found = bring(table(path, "lc"), folder / "alone.db", *options)
+    note = "nothing names the metric; the table gets cosine unless you pass --metric"
+    assert (found["metric"], found["notes"]) == ("cosine", [note])
+    db.execute("CREATE VIRTUAL TABLE lc_vec USING vec0(text_embedding float[4])")
+    found = bring(table(path, "lc"), store, *options)
+    assert (found["metric"], found["notes"]) == ("l2", [])
+
+
+def test_a_dry_run_of_a_file_with_several_tables_shows_them(
+    db: Any, path: Path, store: Path
+) -> None:
+    docs_with(db)
+    for name in ("", "items"):  # at first, no table can be imported without options
+        if name:
+            db.execute(f"CREATE VIRTUAL TABLE {name} USING vec0(e float[4])")
+        done = run("import", path, "--dry-run", "-s", store)
+        assert (done.code, name in done.out) == (0, True), done.err
+        assert "docs: cannot be imported: name the column of the vectors" in done.out + done.err
+    assert not store.exists()
+
+
 def test_an_import_asks_for_options_and_never_guesses(db: Any, path: Path, store: Path) -> None:
     db.execute("CREATE TABLE a (b)")
     assert "no vec0 table and no collections" in refused(path, store)

@@ -105,7 +105,7 @@ def test_an_id_that_comes_twice_in_a_lancedb_folder_is_rejected(folder: Path, st
 def test_a_lancedb_folder_without_an_index_has_the_metric_that_is_given(folder: Path) -> None:
     other = lance(folder / "bare", {"vector": vectors(VECTORS[:9]), "n": list(range(9))})
     for options, metric, notes in (
-        ((), "l2", ["no index names the metric; the table gets l2 unless you pass --metric"]),
+        ((), "l2", ["nothing names the metric; the table gets l2 unless you pass --metric"]),
         (("dot",), "dot", []),
     ):  # fmt: skip
         given = ("--metric", *options) if options else ()

@@ -45,13 +45,15 @@ FIRST_POINTS = 1000
 class Vectors:
     """A vector column. Without a ``dim``, it cannot be imported; messages show its ``kind``.
 
-    ``metric`` is the other store's name for the metric, or None if the store names no metric.
+    ``metric`` is the other store's name for the metric, or None if the store names no metric; then
+    the table gets ``usual``, and a note says so.
     """
 
     name: str
     dim: int | None = None
     metric: str | None = "cosine"
     kind: str = "dense"
+    usual: Metric = "l2"
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
@@ -178,10 +180,10 @@ class CollectionSource(Source):
                     taken = [table.name for table in tables]
                     tables.append(self._table(collection, chosen, taken))
             except AiovecError as exc:
-                if len(wanted) == 1:
+                if len(wanted) == 1 and (self._wanted.origin or not self._wanted.dry_run):
                     raise
                 self.failed[name] = str(exc)
-        if tables:
+        if tables or (self._wanted.dry_run and self.failed):
             if skipped:
                 self.remark += f"; left out, without dense vectors: {', '.join(skipped)}"
             return tables
@@ -213,8 +215,8 @@ class CollectionSource(Source):
         notes = []
         if metric is None and self._wanted.metric is None:
             unknown = f"the metric {chosen.metric} is unknown to aiovec"
-            why = "no index names the metric" if chosen.metric is None else unknown
-            notes.append(f"{why}; the table gets l2 unless you pass --metric")
+            why = "nothing names the metric" if chosen.metric is None else unknown
+            notes.append(f"{why}; the table gets {chosen.usual} unless you pass --metric")
         others = [f"the vectors {vectors}" for vectors in collection.vectors if vectors != chosen]
         vector = legal_vector(chosen.name)
         fields, _ = fields_of(collection.fields, vector)
@@ -227,7 +229,7 @@ class CollectionSource(Source):
             fields |= {text: searched[text]} if text in fields else {}
         schema = Schema(
             chosen.dim or 1,
-            metric=metric or "l2",
+            metric=metric or chosen.usual,
             model=collection.model,
             vector=vector,
             fields=searched | fields | self._named_keys(collection, chosen.name, fields),

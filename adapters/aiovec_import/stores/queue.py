@@ -148,7 +148,7 @@ def files_of(path: Path) -> list[tuple[int, ...]]:
     A WAL without content counts as missing, because each look creates and removes one. The ctime is
     left out: if SQLite runs as root, it changes with each look.
     """
-    states = []
+    states: list[tuple[int, ...]] = []
     for file in (real := os.path.realpath(path), f"{real}-wal"):
         with suppress(OSError):
             if (status := os.stat(file)).st_size:

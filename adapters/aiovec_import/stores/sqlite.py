@@ -150,10 +150,13 @@ class SqliteSource(SqlSource):
             if wanted in map(legal_table_name, named):
                 return named
             raise self._choose(f"there is no table {wanted!r} in {self._path}")
-        with _reading(self._path):
-            if any(map(self._blobs, self._kinds.keys() - self._known)):
-                raise self._choose(f"{self._path} has tables with BLOBs")
         vec0 = self._vec0.keys() - self._known
+        with _reading(self._path):
+            blobs = [name for name in sorted(self._kinds.keys() - self._known) if self._blobs(name)]
+        if self._wanted.dry_run and (blobs or len(vec0) > 1):  # ``tables`` says what each needs
+            return dict.fromkeys([*named, *sorted(vec0), *blobs])
+        if blobs:
+            raise self._choose(f"{self._path} has tables with BLOBs")
         if vec0 if named else len(vec0) != 1:
             why = "several tables with vectors" if vec0 else "no vec0 table and no collections"
             raise self._choose(f"{self._path} has {why}")
@@ -299,7 +302,10 @@ class SqliteSource(SqlSource):
                 f"the column {vector!r} of the table {table!r} holds no vectors of {dtype}",
                 key="--vector-column",
             )
-        return Vectors(vector, dim), dtype
+        # LangChain's SQLiteVec has a copy of the vectors in a vec0 table, which it searches.
+        copies, _ = self._vec0.get(f"{table}_vec", ((), ()))
+        metric = next((each.metric for each in copies if each.name == vector), None)
+        return Vectors(vector, dim, metric, usual="cosine"), dtype
 
     def _usual_dim(self, table: str, vector: str, dtype: str) -> int | None:
         """Return the most common length of the vectors; vectors of other lengths are rejected."""
