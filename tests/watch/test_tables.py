@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.contract.base import case
 from tests.harness.command import run
 from tests.harness.waiting import until
 
@@ -687,6 +688,18 @@ async def test_keys_that_cannot_be_ids_are_named(tmp_path: Path) -> None:
             app.db.execute("DELETE FROM loose WHERE id IS NULL")
             await watching.caught_up()
             assert "NULL" not in (await watching.state()).refused
+            for change, body, refused in (
+                ("UPDATE loose SET body = 'f' WHERE id = '1'", "a", {"1"}),
+                ("UPDATE loose SET body = 'g' WHERE id = 1", "g", {"1"}),
+                ("DELETE FROM loose WHERE id = '1'", "g", set()),
+                ("INSERT INTO loose VALUES ('1', 'h')", "g", {"1"}),
+                ("DELETE FROM loose WHERE id = 1", "h", set()),
+            ):
+                with case(change):
+                    app.db.execute(change)
+                    await watching.caught_up()
+                    (row,) = await store.get("loose", ["1"])
+                    assert (row["body"], {*(await watching.state()).refused}) == (body, refused)
 
 
 async def test_a_table_with_a_long_name_is_followed(app: App, tmp_path: Path) -> None:

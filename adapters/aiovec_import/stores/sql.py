@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import count
@@ -216,12 +216,15 @@ class SqliteTable(TextTable):
         is_query = name == QUERY
         first = "SELECT i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i"
         indexed = {n for (n,) in db.execute(f"{first} WHERE seqno = 0 AND cid >= 0", (name,))}
+        declared = columns_of(db, name)
+        # A key column without a type may have several values with the same id, such as 1 and '1'.
+        self._untyped = {column.name for column, type in declared if not type}
         columns = [
             column._replace(
                 is_indexed=column.name in indexed, left_out=type if "blob" in type.lower() else "",
                 may_be=column.may_be if type else self._shown(column, name),
             )
-            for column, type in columns_of(db, name)
+            for column, type in declared
         ]  # fmt: skip
         hidden = () if listed[0] == "view" or listed[1] else ("rowid",)
         super().__init__(
@@ -246,14 +249,17 @@ class SqliteTable(TextTable):
         yield from batches(self._db.execute(f"SELECT * FROM temp.{_COPY}"), size)
 
     def rows_of_keys(self, keys: Sequence[Sequence[Any]], schema: Schema) -> tuple[Chunk, set[str]]:
-        """Return the rows with these keys, and the ids of keys without a row."""
-        names = [name if name == "rowid" else quoted(name) for name in self.key]
+        """Return the rows with the ids of these keys, and the ids of keys without a row."""
         rows: list[Any] = []
         for key in keys:
-            marks = ["CAST(? AS TEXT)" if _is_torn(part) else "?" for part in key]
-            by = " AND ".join(f"{n} IS {mark}" for n, mark in zip(names, marks, strict=True))
-            parts = [p.encode(*_TORN) if _is_torn(p) else p for p in key]
-            rows += self._db.execute(f"{self.select()} WHERE {by}", parts)
+            by, values = [], []
+            for name, part in zip(self.key, key, strict=True):
+                same = _with_id_of(part) if name in self._untyped else [part]
+                marks = ", ".join("CAST(? AS TEXT)" if _is_torn(each) else "?" for each in same)
+                is_one = f"IN ({marks})" if len(same) > 1 else f"IS {marks}"
+                by.append(f"{name if name == 'rowid' else quoted(name)} {is_one}")
+                values += [each.encode(*_TORN) if _is_torn(each) else each for each in same]
+            rows += self._db.execute(f"{self.select()} WHERE {' AND '.join(by)}", values)
         present = {id_of(row[2 : 2 + len(self.key)]) for row in rows}
         ids = {id for key in keys if (id := id_of(key)) is not None and not _is_torn(id)}
         return self.chunk(rows, schema), ids - present
@@ -306,6 +312,21 @@ def id_of(key: Sequence[Any]) -> str | None:
     if len(parts) == 1:
         return parts[0]
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
+def _with_id_of(value: Any) -> list[Any]:
+    """Return all values of a key column that are written like this one in an id."""
+    if (text := id_of([value])) is None:
+        return [value]
+    values: list[Any] = [text]
+    kinds: tuple[Callable[[str], Any], ...] = (int, float, bytes.fromhex)
+    for read in kinds:
+        with suppress(ValueError, OverflowError):
+            other = read(text)
+            fits = not isinstance(other, int) or -(2**63) <= other < 2**63
+            if fits and id_of([other]) == text:
+                values.append(other)
+    return values
 
 
 def batches(cursor: Any, size: int) -> Iterator[list[tuple[Any, ...]]]:
