@@ -29,6 +29,11 @@ from .sources import Chunk, ForeignTable, Reject
 # The beginning of the row that is appended to the file. If the parser does not reach that row, a
 # cell with an unclosed quote has swallowed it.
 _END = uuid.uuid4().hex
+# How files of other formats begin, and what to do with them.
+_NO_TEXTS = {
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"PAR1": "Parquet; pass --format parquet",
+}
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -74,7 +79,11 @@ class CsvFile(FileReader):
     def _header(self) -> list[str]:
         """Return the column names in the first line."""
         try:
-            line = self._file.readline(LONGEST_LINE).decode("utf-8-sig")
+            start = self._file.readline(LONGEST_LINE)
+            for magic, what in _NO_TEXTS.items():
+                if start.startswith(magic):
+                    raise self.wrong(f"is not CSV but {what}")
+            line = start.decode("utf-8-sig")
             names = next(csv.reader([line], strict=True), [])
         except UnicodeDecodeError as exc:
             raise self.wrong("is not in UTF-8; write it again in UTF-8") from exc
@@ -82,6 +91,8 @@ class CsvFile(FileReader):
             raise self.wrong(f"is not a CSV file, because its first line is wrong: {exc}") from exc
         if not names:
             raise self.wrong("is empty; a CSV file begins with the names of its columns")
+        if len(names) == 1 and (mark := next((each for each in ";\t|" if each in line), "")):
+            raise self.wrong(f"looks separated by {mark!r}; write it with commas", "SOURCE")
         if "" in names:
             raise self.wrong(f"has no name in the first line for column {names.index('') + 1}")
         self.check_names(names)

@@ -67,7 +67,12 @@ class JsonLines(FileReader):
                         columns.setdefault(name, []).append(value)
             for name, values in columns.items():
                 kinds.setdefault(name, set()).update(_kinds_of(values))
-        return {name: field_of_texts(kind) for name, kind in kinds.items()}
+        # If a column to embed or to search has other values than texts, their rows are rejected.
+        texts = {name for name in self._wanted.texts if kinds.get(name, set()) & {"text", "moment"}}
+        return {
+            name: Field("text") if name in texts else field_of_texts(kind)
+            for name, kind in kinds.items()
+        }
 
     def read(self, table: ForeignTable, schema: Schema, size: int) -> Iterator[Chunk]:
         size = min(size, max(1, _NUMBERS_AT_ONCE // schema.dim))

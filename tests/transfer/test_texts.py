@@ -219,6 +219,12 @@ def test_a_file_is_a_source_like_any_other(folder: Path, suffix: str) -> None:
     assert set(rows_of("store.db")) == {"a", "c"}
 
 
+def test_a_row_whose_text_is_a_number_is_rejected_by_its_line(folder: Path) -> None:
+    path = jsonl(folder / "notes.jsonl", [{"id": "a", "body": "red"}, {"id": "b", "body": 7}])
+    assert counts(imported(path, "store.db", code=1)) == {"new": 1, "rejected": 1}
+    assert_rejects(path, {2: "field 'body'"})
+
+
 def _third(suffix: str) -> int:
     """Return the place of the third row in a file."""
     return {"csv": 4, "jsonl": 3, "parquet": 2}[suffix]
