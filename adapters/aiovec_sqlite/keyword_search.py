@@ -317,18 +317,18 @@ class _Terms:
     def match(self, *, any: bool) -> str:
         """Return the FTS5 query. Requires at least one indexed clause."""
         # Join words with a space, because AND finds nothing if one of the words has no token.
-        expression = (" OR " if any else " ").join(map(_expression, self.indexed))
+        expression = (" OR " if any else " ").join(map(expression_of, self.indexed))
         return f"({expression}) NOT ({self.unwanted})" if self.without else expression
 
     @property
     def unwanted(self) -> str:
-        return " OR ".join(map(_expression, self.without))
+        return " OR ".join(map(expression_of, self.without))
 
     def fields_of(self, clause: TextClause) -> list[str]:
         return self.fields if clause.field is None else [clause.field]
 
 
-def _expression(clause: IndexClause) -> str:
+def expression_of(clause: IndexClause) -> str:
     """Return a clause in FTS5's query syntax."""
     words = '"' + clause.text.replace('"', '""') + '"'
     if clause.prefix:

@@ -361,9 +361,40 @@ async def test_a_search_does_not_wait_while_another_reads_long_lists(tmp_path: P
         assert overtaken
 
 
+async def test_scores_of_phrases_count_every_match(tmp_path: Path) -> None:
+    """However often rows of different lengths have the phrase, and whatever changes."""
+    chance = random.Random(17)
+    rows = [
+        {**row(chance, number), "body": f"{'old salt ' * (number % 40)}{'of ' * (number % 7)}sea"}
+        for number in range(600)
+    ]
+    for number, count in ((3, 255), (4, 256), (5, 257), (6, 20_000), (7, 100_000)):
+        rows[number]["body"] = "old salt " * count
+    rows[8]["title"] = "salt, old salt; old-salt"
+    async with both(tmp_path / "s.db", "plain", rows) as (words, fts5):
+        for turn in range(2):
+            for query in (
+                '"old salt"',
+                '"salt old"',
+                'title:"old salt" sea',
+                "body:salt",
+                "of-s*",
+            ):
+                hits, expected = [
+                    await store.search_text("notes", query, limit=700, select=[])
+                    for store in (words, fts5)
+                ]
+                with case((turn, query)):
+                    assert len(hits) > 0
+                    assert [(hit.id, hit.score) for hit in hits] == [
+                        (hit.id, hit.score) for hit in expected
+                    ]
+            await words.upsert("notes", [*rows[5:300:3], {**rows[9], "body": "old salt " * 999}])
+        assert (await words.stats("notes")).details["keywords"] == "in memory"
+
+
 @pytest.mark.slow
 async def test_a_word_of_millions_of_places_is_read_in_parts(tmp_path: Path) -> None:
-    """FTS5 looks for its phrases."""
     chance = random.Random(11)
     rows = [
         {**row(chance, number), "body": f"{'the ' * 17_000}w{number % 7} the"}

@@ -158,7 +158,7 @@ def rows_of(
         f"FROM (SELECT id, sz FROM {docsize} WHERE id >= ? ORDER BY id)",
         (start,),
     ).fetchone()
-    by_column = _varints(bytes.fromhex(sizes or "")).reshape(-1, columns)
+    by_column = varints(bytes.fromhex(sizes or "")).reshape(-1, columns)
     return numbers_in(ids), by_column.sum(axis=1).astype(np.uint32)
 
 
@@ -204,9 +204,12 @@ def counted(
 def as_list(sums: npt.NDArray[np.integer[Any]]) -> tuple[UInt32Array, Counts]:
     """Given the match counts of all rows, return the rows that have matches, and their counts."""
     (rows,) = sums.nonzero()
-    counts = sums[rows]
-    kind = np.uint8 if not len(counts) or counts.max() < 256 else np.uint32
-    return rows.astype(np.uint32), counts.astype(kind)
+    return rows.astype(np.uint32), narrowed(sums[rows])
+
+
+def narrowed(counts: npt.NDArray[Any]) -> Counts:
+    """Return match counts in one byte each, or in four if a count needs more."""
+    return counts.astype(np.uint8 if counts.max(initial=0) < 256 else np.uint32)
 
 
 def numbers_of(docs: Int64Array, rowids: Int64Array) -> tuple[Int64Array, BoolArray]:
@@ -362,7 +365,7 @@ def _postings(
     return words[first], rows[first], np.diff(np.append(first, len(keys)))
 
 
-def _varints(data: bytes) -> Int64Array:
+def varints(data: bytes) -> Int64Array:
     """Decode SQLite's variable-length integers: seven bits per byte, most significant first."""
     octets = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(octets < 128)

@@ -32,7 +32,7 @@ from aiovec.backend import BoolArray, Float64Array, Int64Array
 from aiovec.errors import AiovecError
 
 from ..connection import Ticket
-from ..keyword_search import IndexClause, IndexQuery, Lists, Scored, weight_of
+from ..keyword_search import K1, B, IndexClause, IndexQuery, Lists, Scored, expression_of, weight_of
 from ..layout import TableLayout, newest_change
 from ..sql.values import numbers_in
 from ..text_index import TextIndex, serving, size_of
@@ -43,12 +43,11 @@ from .postings import (
     Counts,
     Postings,
     UInt32Array,
-    as_list,
-    counted,
+    narrowed,
     numbers_of,
     read_postings,
     rows_of,
-    vocabulary,
+    varints,
 )
 from .scanfile import ScanFiles, SpoiledFileError
 from .segments import among, positions_of
@@ -78,17 +77,12 @@ _FOR_CHANGED, _FOR_MASKS = 1 / 4, 1 / 4
 _LEAST_MEMORY = 2**20
 # If a query's lists have at most this many rows, its filter runs only on these rows.
 _FEW = 4096
-# FTS5 searches for phrases of more words than this, and for clauses with longer texts than this.
-_LONGEST_PHRASE, _LONGEST_TEXT = 16, 200
-# FTS5 searches for a phrase if one of its words occurs this many times: all occurrences of a
-# phrase's words are in memory together, at about 35 bytes each.
-_PLACES = 2**23
+# FTS5 answers queries with a clause of more characters than this.
+_LONGEST_TEXT = 200
 # The most texts whose tokens are cached, and the most cached lists of changed rows.
 _MOST_KNOWN, _MOST_OF_CHANGED = 10_000, 4_000
 # Approximate size of an empty list in bytes.
 _LIST_BYTES = 700
-# Bits of a token's place in its text: a text has at most a million characters.
-_PLACE_BITS = 21
 
 # A list as native code reads it (words.c): the addresses of the rows and the counts, their number,
 # the size of a count in bytes, and the largest count. Then come the clause's weight, its place in
@@ -109,8 +103,6 @@ class _List:
     nbytes: int
     """The list's private memory in bytes."""
     seen: int = 0
-    too_long: bool = False
-    """True for a phrase that FTS5 has to search for."""
     record: bytes = b""
     """The beginning of the record that native code reads; the clause's data follow."""
 
@@ -298,8 +290,6 @@ class Words:
         if any(len(clause.text) > _LONGEST_TEXT for clause in requested):
             return None
         tokens = self._tokens_of(requested)
-        if any(len(each) > _LONGEST_PHRASE for each in tokens.values()):
-            return None
         # Like FTS5, ignore a clause without a token.
         wanted = [clause for clause in request.wanted if tokens[clause]]
         clauses = [*wanted, *(clause for clause in request.unwanted if tokens[clause])]
@@ -330,8 +320,6 @@ class Words:
             except SpoiledFileError:
                 self.lost = self.spoiled = True
         lists = [[each for each, _ in of_part] for of_part in known]
-        if any(each.too_long for of_part in lists for each in of_part):
-            return None
         having = [sum(of_part[n][1] for of_part in known) for n in range(len(wanted))]
         weights = [weight_of(state.rows, rows) for rows in having]
         mean = state.tokens / max(1, state.rows)
@@ -434,52 +422,16 @@ class Words:
             if not clause.prefix:
                 rows, counts = self._postings.of_word(tokens[0])
                 return _List(rows, counts, 0, len(rows), _LIST_BYTES)
-            matches: tuple[UInt32Array, Counts] | None = self._postings.of_prefix(tokens[0])
+            rows, counts = self._postings.of_prefix(tokens[0])
         elif first:
-            words = vocabulary(request.db, self.index)
-            matches = self._matches(request.db, words, request.ticket, part, clause, tokens)
+            index = self.index
+            rows, counts = _matches(request.db, index.table, index.shadow("data"), clause, part)
         else:
             with self._using:
-                db = self._texts.db
-                matches = self._matches(db, "words", request.ticket, part, clause, tokens)
-        rows, counts = matches or _no_matches()
+                rows, counts = _matches(self._texts.db, "texts", "texts_data", clause, part)
         having = len(rows) if first else int(np.count_nonzero(part.gone[rows] == 0))
         nbytes = _LIST_BYTES + rows.nbytes + counts.nbytes
-        return _List(rows, counts, state.gone, having, nbytes, too_long=matches is None)
-
-    def _matches(
-        self,
-        db: sqlite3.Connection,
-        words: str,
-        ticket: Ticket,
-        part: _Part,
-        clause: IndexClause,
-        tokens: Sequence[str],
-    ) -> tuple[UInt32Array, Counts] | None:
-        """Return the rows that match a clause, with match counts.
-
-        ``words`` is an fts5vocab table. Returns None if a word of a phrase occurs too often.
-        """
-        if len(tokens) == 1:
-            condition, values = _condition(clause, tokens[0], last=True)
-            return counted(db, ticket, words, condition, values, part.docs)
-        width, keys = len(self.index.columns) + 1, np.empty(0, dtype=np.int64)
-        for place, token in enumerate(tokens):
-            ticket.check()
-            condition, values = _condition(clause, token, last=place == len(tokens) - 1)
-            columns = db.execute(
-                "SELECT group_concat(doc), group_concat(substr(col, 2)), group_concat(offset) FROM "
-                f"(SELECT doc, col, offset FROM {words} WHERE {condition} LIMIT {_PLACES})",
-                values,
-            ).fetchone()
-            docs, column, offset = map(numbers_in, columns)
-            if len(docs) == _PLACES:
-                return None
-            rows, present = numbers_of(docs, part.docs)
-            texts = (rows * width + column[present]) << _PLACE_BITS
-            begins = texts + offset[present] - place
-            keys = begins if not place else np.intersect1d(keys, begins, assume_unique=True)
-        return as_list(np.bincount((keys >> _PLACE_BITS) // width, minlength=part.count))
+        return _List(rows, counts, state.gone, having, nbytes)
 
     def _tokens_of(self, clauses: Sequence[IndexClause]) -> _Tokens:
         """Return each clause's tokens as the index stores them."""
@@ -616,18 +568,31 @@ def _no_rows() -> _Part:
     return _Part(object(), none, none, *_no_matches(), shortest=0.0, ordered=False)
 
 
-def _condition(clause: IndexClause, token: str, *, last: bool) -> tuple[str, list[Any]]:
-    """Return an SQL condition for a clause's token, and its values.
+def _matches(
+    db: sqlite3.Connection, fts: str, data: str, clause: IndexClause, part: _Part
+) -> tuple[UInt32Array, Counts]:
+    """Return a part's rows that match a clause, with match counts, as FTS5 finds them.
 
-    The last token of a prefix clause is a prefix.
+    ``data`` is the table in which the FTS5 table ``fts`` keeps its data. FTS5 returns a score
+    instead of a count, but a score for a single clause follows from the count and the row's length.
+    The counts of rows that are gone may be wrong.
     """
-    condition, values = "term = ?", [token]
-    if clause.prefix and last:
-        condition, values = "term >= ? AND term <= ?", [token, f"{token}\U0010ffff"]
-    if clause.columns:
-        condition += f" AND col IN ({', '.join('?' * len(clause.columns))})"
-        values += clause.columns
-    return condition, values
+    # As one row of text, because thousands of rows would make Python collect garbage.
+    ids, texts = db.execute(
+        "SELECT group_concat(doc), group_concat(score) FROM "
+        f"(SELECT rowid AS doc, bm25({fts}) AS score FROM {fts} WHERE {fts} MATCH ? LIMIT -1)",
+        (expression_of(clause),),
+    ).fetchone()
+    docs, scores = numbers_in(ids), np.fromstring(texts or "", sep=",")
+    numbers, present = numbers_of(docs, part.docs)
+    # The number of rows, and of tokens in each column, that FTS5's scores depend on.
+    (record,) = db.execute(f"SELECT block FROM {data} WHERE id = 1").fetchone()
+    total, *tokens = varints(record).tolist()
+    base = K1 * (1 - B + B * part.lengths[numbers] * (total / max(1, sum(tokens))))
+    # A score is weight * count * (K1 + 1) / (count + base).
+    parts = -scores[present] / (weight_of(total, len(docs)) * (K1 + 1))
+    counts = np.rint(parts * base / np.maximum(1 - parts, 2.0**-52)).clip(1, 2**31)
+    return numbers.astype(np.uint32), narrowed(counts)
 
 
 class _PartOfQuery:
