@@ -28,8 +28,9 @@ from aiovec.backend import (
     Metric,
     TextClause,
     all_words_first,
+    ends_in_letter,
     least,
-    snippets,
+    part_snippets,
     word_snippets,
 )
 from aiovec.backend.contract import (
@@ -47,7 +48,7 @@ from .driver import load_driver
 from .errors import CORRUPT, TextDamageError, code_of, names_text_index
 from .layout import TableLayout, current_table, quoted
 from .reads import by_rowids, condition_of, split
-from .sql.folding import folded, places_of
+from .sql.folding import folded
 from .stems import stems
 from .text_index import (
     TextIndex,
@@ -79,7 +80,7 @@ class IndexClause(NamedTuple):
     """A query clause in the form that the index needs."""
 
     text: str
-    """The words, or their stems if the index is stemmed."""
+    """The words as the index stores them."""
     prefix: bool
     columns: tuple[str, ...]
     """The index columns to search; empty means all."""
@@ -308,11 +309,13 @@ class _Terms:
         return self._grams and not _GRAM <= len(folded(clause.text)) <= _LONGEST_PART
 
     def _in_index(self, clause: TextClause) -> IndexClause:
-        text = stems(self._index.stemming, clause.text) if self._index.stemmed else clause.text
+        text = stems(self._index.stemming, clause.text, whole=False)
+        # Pairs do not contain a single letter, but begin with it.
+        prefix = clause.prefix or (self._index.analyzer == "cjk" and ends_in_letter(clause.text))
         fields = self.fields_of(clause)
         every = len(fields) == len(self._index.fields)
         columns = () if every else tuple(map(self._index.column_of, fields))
-        return IndexClause(text or "", clause.prefix and not self._grams, columns)
+        return IndexClause(text or "", prefix and not self._grams, columns)
 
     def match(self, *, any: bool) -> str:
         """Return the FTS5 query. Requires at least one indexed clause."""
@@ -477,12 +480,11 @@ def _snippets(index: TextIndex, query: Query) -> Snippets | None:
         return None
     clauses, marks = query.clauses, query.highlight
     if index.analyzer == "ngram":
-        return lambda _, texts: snippets(texts, clauses, places_of, marks)
+        return lambda _, texts: part_snippets(texts, clauses, folded, marks)
     tokens_of = partial(_tokens, index)
-    return lambda _, texts: word_snippets(texts, clauses, tokens_of, marks)
+    return lambda _, texts: word_snippets(texts, clauses, index.analyzer, tokens_of, marks)
 
 
 def _tokens(index: TextIndex, text: str) -> list[str]:
     """Return a text's tokens in order, in the form that the index stores."""
-    stemmed = stems(index.stemming, text) if index.stemmed else text
-    return Tokenizer(index.analyzer).of_texts([stemmed or ""])[0]
+    return Tokenizer(index.analyzer).of_texts([stems(index.stemming, text) or ""])[0]

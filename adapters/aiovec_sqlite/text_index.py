@@ -91,13 +91,7 @@ class TextIndex:
 
     def stored(self, field: str, row: str = "") -> str:
         """Return SQL for a field's text in the index; ``row`` is "new.", "old." or empty."""
-        column = row + quoted(field)
-        return f"{stems.NAME}('{self.stemming}', {column})" if self.stemmed else column
-
-    @property
-    def stemmed(self) -> bool:
-        """True if the index stores stems instead of words."""
-        return self.analyzer in LANGUAGES
+        return stems.stored(self.stemming, row + quoted(field))
 
     def column_of(self, field: str) -> str:
         return f"c{self.fields.index(field) + 1}"

@@ -163,6 +163,31 @@ _GRAM_QUERIES: dict[str, str] = {
     "구": "o1", "가": "o2", "क्ष": "o1", "कष": "o2",
 }  # fmt: skip
 
+# For each analyzer, words in several spellings, each of which finds the others.
+_SPELLINGS: dict[str, list[list[str]]] = {
+    "plain": [
+        ["パスワード", "ﾊﾟｽﾜｰﾄﾞ"], ["iPhone15", "ｉＰｈｏｎｅ１５"], ["ﬁle", "file"], ["x2", "x²"],  # noqa: RUF001
+        *([word, unicodedata.normalize("NFD", word)] for word in (
+            "мой", "ガイド", "μόνο", "أحمد", "서울", "việt", "café",
+        )),
+    ],
+    "english": [
+        ["паролей", unicodedata.normalize("NFD", "паролей")], ["ﬁle", "file"],
+        ["passwords", "ｐａｓｓｗｏｒｄ", "PASSWORDS"],  # noqa: RUF001
+    ],
+    "ngram": [
+        ["パスワード", "ﾊﾟｽﾜｰﾄﾞ"], ["iPhone", "ｉＰｈｏｎｅ"],  # noqa: RUF001
+        *([word, unicodedata.normalize("NFD", word)] for word in ("мой", "ガイ", "서울", "أحمد")),
+    ],
+    "russian": [["мой", unicodedata.normalize("NFD", "МОЙ")]],
+    "turkish": [
+        ["sayı", "SAYI"], ["Aşağı", "AŞAĞI"], ["kullanıcı", "KULLANICI"],  # noqa: RUF001
+        ["ışık", "IŞIK"], ["kadın", "KADIN", "kadin"], ["izmir", "İZMİR"],  # noqa: RUF001
+        ["internet", "İNTERNET", "INTERNET"],
+    ],
+    "arabic": [["محمد", "مُحَمَّد", "محـــمد"], ["الإنجليزية", "الإنجليزيّة"]],
+}  # fmt: skip
+
 # Pieces of fuzzed queries. They have no letters that the engines fold in different ways.
 _PIECES = [
     *("wool", "wash", "cold", "cat", "dog", "the", "a", "b", "é", "É", "42", "1", "don't"),
@@ -298,6 +323,32 @@ class TextContract(ContractBase):
         """Queries find texts without spaces, parts of words, and one or two letters."""
         await self._texts(store, NGRAM, _GRAMS)
         await self._compare(store, _GRAM_QUERIES)
+
+    @pytest.mark.parametrize("analyzer", _SPELLINGS)
+    async def test_letters_match_however_they_are_written(
+        self, store: VectorStore, analyzer: Any
+    ) -> None:
+        """In full or half width, composed or decomposed, in a ligature, in capitals of a language.
+
+        Snippets are parts of the stored texts.
+        """
+        self.need(store, "text")
+        pytest.importorskip("Stemmer")
+        words = {
+            f"{group}-{n}": word
+            for group, spellings in enumerate(_SPELLINGS[analyzer])
+            for n, word in enumerate(spellings)
+        }
+        texts = {id: f"(first, {word}) last" for id, word in words.items()}
+        schema = Schema(DIM, fields={"body": Field(str, text=True)}, analyzer=analyzer)
+        await filled(store, schema, pages(texts))
+        for id, word in words.items():
+            with case(word):
+                hits = await store.search_text("notes", word, match="all", highlight=("[", "]"))
+                alike = {other for other in words if other.split("-")[0] == id.split("-")[0]}
+                assert set(ids_of(hits)) == alike
+                for hit in hits:
+                    assert hit.highlights == {"body": f"(first, [{words[hit.id]}]) last"}
 
     async def test_tables_without_text_are_refused(self, notes: VectorStore) -> None:
         self.need(notes, "text")

@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import unicodedata
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
@@ -151,8 +152,15 @@ async def rows_of(batches: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 
 def sql(path: Path) -> closing[sqlite3.Connection]:
-    """Open a plain connection with sqlite-vec, which is closed after the block."""
-    return closing(vec0.connect(path))
+    """Open a plain connection with sqlite-vec and the function that text indexes call, which is
+    closed after the block."""
+    db = vec0.connect(path)
+    db.create_function("aiovec_letters", 2, _letters, deterministic=True)
+    return closing(db)
+
+
+def _letters(_: str, text: bytes | None) -> str | None:
+    return None if text is None else unicodedata.normalize("NFKC", text.decode(errors="replace"))
 
 
 def check_file(path: Path) -> dict[str, int]:

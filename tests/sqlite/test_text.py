@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,19 +80,27 @@ PROGRAM = """
 """
 
 
+_OTHER_PROGRAM = """
+import sqlite3, sys, unicodedata
+db = sqlite3.connect(sys.argv[1])
+def letters(analyzer, text):
+    return None if text is None else unicodedata.normalize("NFKC", text.decode())
+db.create_function("aiovec_letters", 2, letters, deterministic=True)
+db.executescript(sys.stdin.read())
+"""
+
+
 async def test_other_programs_keep_the_index(tmp_path: Path) -> None:
-    """They need neither sqlite-vec nor a function of ours."""
-    shell = shutil.which("sqlite3")
-    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.stdin.read())"
-    command = [sys.executable, "-c", code] if shell is None else [shell]
+    """They do not need sqlite-vec, but a function for the letters of the texts."""
     for analyzer in ("plain", "english"):
         path = tmp_path / f"{analyzer}.db"
         async with aiovec.connect(path) as store:
             await store.create_table("notes", Schema(DIM, fields=SCHEMA.fields, analyzer=analyzer))
             await store.insert("notes", rows({"a": "wool", "b": "silk", "c": None}))
         done = await asyncio.to_thread(
-            subprocess.run, [*command, str(path)], input=PROGRAM, capture_output=True, text=True
-        )
+            subprocess.run, [sys.executable, "-c", _OTHER_PROGRAM, str(path)],
+            input=PROGRAM, capture_output=True, text=True,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert check_index(path) == 2
         async with aiovec.connect(path) as store:
@@ -112,9 +119,9 @@ async def test_letters_that_are_not_folded(tmp_path: Path) -> None:
     async with aiovec.connect(tmp_path / "s.db") as store:
         await store.create_table("notes", SCHEMA)
         await store.insert("notes", rows(texts))
-        for query in ("x2", "na", "a", "fix", "ab", "ss", "o", "ᲗᲑᲘᲚ"):
+        for query in ("a", "ss", "o", "ᲗᲑᲘᲚ"):
             assert await matching(store, query) == [], query
-        for query in ("x²", "nª", "ﬁx", "\uff41\uff42", "ß"):
+        for query in ("x²", "x2", "na", "fix", "ab", "\uff41\uff42", "ß"):
             assert await matching(store, query) == ["signs"], query
         for query in ("istanbul", "İSTANBUL", "οδος", "οδοσ"):
             assert await matching(store, query) == ["cases"], query

@@ -604,6 +604,31 @@ async def test_an_index_of_an_earlier_version_keeps_its_stems_until_optimize(
         assert [hit.id for hit in await store.search_text("notes", "informações educação")] == ["b"]
 
 
+async def test_an_index_of_an_earlier_version_keeps_its_letters_until_optimize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also rows that are written later."""
+    fields = {"body": Field(str, text=True)}
+    texts = ["ﾊﾟｽﾜ", "パスワ", "ﾊﾟｽﾜ"]
+    rows = [{"id": f"r{n}", "embedding": [1.0] * DIM, "body": text} for n, text in enumerate(texts)]
+    for analyzer in ("plain", "english", "ngram"):
+        with case(analyzer):
+            path = tmp_path / f"{analyzer}.db"
+            with monkeypatch.context() as patch:
+                patch.setattr("aiovec_sqlite.stems.stemming_of", str)
+                async with opened(path) as store:
+                    await store.create_table("notes", Schema(DIM, fields=fields, analyzer=analyzer))
+                    await store.insert("notes", rows[:2])
+            async with opened(path) as store:
+                await store.insert("notes", rows[2:])
+                hits = await store.search_text("notes", "ﾊﾟｽﾜ", highlight=("[", "]"))
+                assert [hit.id for hit in hits] == ["r0", "r2"]
+                assert hits[0].highlights == {"body": "[ﾊﾟｽﾜ]"}
+                await store.optimize("notes")
+                hits = await store.search_text("notes", "パスワ")
+                assert [hit.id for hit in hits] == ["r0", "r1", "r2"]
+
+
 _SEARCHER = """
 import asyncio, sys
 import aiovec

@@ -31,6 +31,10 @@ def config_of(field: Field) -> Any:
     return None if field.index is None else indexing.BTree()
 
 
+GRAMS = {"ngram": 3, "cjk": 2}
+"""For each analyzer whose index has n-grams instead of words, the characters of an n-gram."""
+
+
 def text_config(analyzer: str) -> Any:
     """Return lancedb's configuration for a keyword index.
 
@@ -39,10 +43,12 @@ def text_config(analyzer: str) -> Any:
     """
     return indexing.FTS(
         with_position=True,
-        base_tokenizer="ngram" if analyzer == "ngram" else "simple",
+        base_tokenizer="ngram" if analyzer in GRAMS else "simple",
+        ngram_min_length=GRAMS.get(analyzer, 3),
+        ngram_max_length=GRAMS.get(analyzer, 3),
         max_token_length=None,
         language=analyzer.capitalize() if analyzer in LANGUAGES else "English",
-        stem=analyzer not in ("plain", "ngram"),
+        stem=analyzer not in ("plain", *GRAMS),
         remove_stop_words=False,
     )
 

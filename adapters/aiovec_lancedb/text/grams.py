@@ -1,26 +1,28 @@
-"""Keyword search for substrings: a clause can match within a word, or across words.
+"""Keyword search with the analyzers "ngram" (parts of words) and "cjk" (words without spaces).
 
-Lance's tokenizer "ngram" makes a token (gram) of every three successive characters, in lower case
-and without accents. A longer query matches rows with any of its grams, so every third gram of a
-clause is a separate condition. These conditions also match a few other rows, so this module checks
-the rows' texts. A clause of one or two characters has no gram. So a search reads the whole table if
-none of its clauses has a gram, or if one clause without a gram is enough to match a row.
+Lance's tokenizer "ngram" makes a token (gram) of every three successive characters ("ngram") or two
+("cjk"), in lower case and without accents. A longer query matches rows with any of its grams, so
+some grams of a clause are separate conditions. These conditions also match a few other rows, so
+this module checks the rows' texts. A shorter clause has no gram. So a search reads the whole table
+if none of its clauses has a gram, or if one clause without a gram is enough to match a row.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from aiovec.backend import Schema, TextClause
+from aiovec.backend import Schema, TextClause, pattern_of, runs_of, unified, variants
 from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
 from ..driver import FullTextQuery, Occur
+from ..index.fields import GRAMS
 from ..layout import ROW
 from ..reads import MOST as ALL
 from ..session import Snapshot
@@ -40,7 +42,8 @@ from .query import (
     words_query,
 )  # fmt: skip
 
-_GRAM = 3
+# Between the grams of a query. Few texts contain this character.
+_APART = "\x1f"
 # The most grams of one clause in the query. More grams would exclude few additional rows.
 _MOST_GRAMS = 8
 _SCAN_BATCH = 1024
@@ -68,7 +71,7 @@ def folded(text: str) -> str:
     """Return the text in lower case and without accents on Latin letters, for comparisons."""
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFC", text).translate(_FOLDING)
+    return unified("ngram", text).translate(_FOLDING)
 
 
 def letters(text: str) -> str:
@@ -78,14 +81,15 @@ def letters(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A clause, folded for comparisons, and the fields to search."""
+    """A clause, as a pattern for folded texts, and the fields to search."""
 
-    text: str
+    pattern: re.Pattern[str]
     fields: tuple[str, ...]
     excluded: bool
 
     def count(self, texts: dict[str, str]) -> int:
-        return sum(texts[name].count(self.text) for name in self.fields if name in texts)
+        counts = (len(self.pattern.findall(texts[name])) for name in self.fields if name in texts)
+        return sum(counts)
 
 
 @dataclass(slots=True)
@@ -99,10 +103,11 @@ class Matching:
     @classmethod
     def of(cls, schema: Schema, query: Query, any: bool) -> Matching:
         wanted = [
-            _Wanted(folded(clause.text), tuple(fields_of(clause, schema)), clause.excluded)
+            _Wanted(pattern, tuple(fields_of(clause, schema)), clause.excluded)
             for clause in query.clauses
+            if (pattern := _pattern(schema.analyzer, clause)) is not None
         ]
-        return cls([clause for clause in wanted if clause.text], any, text_fields(schema))
+        return cls(wanted, any, text_fields(schema))
 
     @property
     def positive(self) -> list[_Wanted]:
@@ -132,6 +137,14 @@ class Matching:
         )
 
 
+def _pattern(analyzer: str, clause: TextClause) -> re.Pattern[str] | None:
+    """Return the pattern of a clause in folded texts; None if nothing of it is left."""
+    text = folded(clause.text)
+    if analyzer == "cjk":
+        return pattern_of(text, prefix=clause.prefix)
+    return re.compile(re.escape(text)) if text else None
+
+
 async def search(table: Snapshot, query: Query, where: str | None, *, any: bool) -> pa.Table:
     """Return the best rows that match all clauses, or any clause, with their scores."""
     cost = sum(len(clause.text) for clause in query.clauses)
@@ -153,35 +166,52 @@ async def search(table: Snapshot, query: Query, where: str | None, *, any: bool)
 
 def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | None:
     """Return a query for a superset of the matching rows; None if every row must be read."""
-    wanted = [_group(clause, schema) for clause in query.clauses if not clause.excluded]
-    groups = [group for group in wanted if group]
-    if any:
-        alternatives = tuple(each for group in groups for each in group)
-        complete = len(groups) == len(wanted) and 0 < len(alternatives) <= MOST // _MOST_GRAMS
-        return matching_all([alternatives]) if complete else None
-    # Each group only narrows the result, so some of the groups are enough.
-    return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
+    wanted = [_forms(schema.analyzer, clause) for clause in query.clauses if not clause.excluded]
+    clauses = [clause for clause in query.clauses if not clause.excluded]
+    forms = {clause: of for clause, of in zip(clauses, wanted, strict=True) if of}
+    if not any:
+        # Each clause only narrows the result, so some of the clauses are enough.
+        groups = [_group(clause, of, schema) for clause, of in forms.items()]
+        return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
+    if len(forms) < len(wanted) or not forms:
+        return None
+    # A question is cut into many clauses of one gram each, which are one condition together.
+    single: dict[str, list[str]] = {}
+    groups = []
+    for clause, of in forms.items():
+        for name in fields_of(clause, schema):
+            single.setdefault(name, []).extend(grams[0] for grams in of if len(grams) == 1)
+        groups.append(_group(clause, [grams for grams in of if len(grams) > 1], schema))
+    alternatives = [
+        words_query(_APART.join(grams), name, "OR") for name, grams in single.items() if grams
+    ]
+    others = [query for group in groups for query in group]
+    return matching_all([(*alternatives, *others[: MOST // _MOST_GRAMS])])
 
 
-def _group(clause: TextClause, schema: Schema) -> Group:
-    """Return alternative queries: a row that contains the clause matches at least one of them.
-    The result is empty for a short clause."""
-    composed, apart = (unicodedata.normalize(form, clause.text) for form in ("NFC", "NFD"))
-    forms = dict.fromkeys((composed, apart, clause.text))
-    if min(map(len, forms)) < _GRAM:
-        return ()
+def _forms(analyzer: str, clause: TextClause) -> list[tuple[str, ...]]:
+    """Return the grams of each form that a clause can have in the texts; none if it is short."""
+    forms = [*dict.fromkeys(_grams(analyzer, form) for form in variants(clause.text))]
+    return forms if all(forms) else []
+
+
+def _group(clause: TextClause, forms: Sequence[tuple[str, ...]], schema: Schema) -> Group:
+    """Return alternative queries: a row that contains the clause matches at least one of them."""
     return tuple(
-        joined(Occur.MUST, [words_query(gram, name, "AND") for gram in _grams(form)])
+        joined(Occur.MUST, [words_query(gram, name, "AND") for gram in grams])
         for name in fields_of(clause, schema)
-        for form in forms
+        for grams in forms
     )
 
 
-def _grams(text: str) -> list[str]:
+def _grams(analyzer: str, text: str) -> tuple[str, ...]:
     """Return at most ``_MOST_GRAMS`` grams, spread over the text."""
-    last = len(text) - _GRAM
-    starts = [*range(0, last, max(_GRAM, math.ceil(last / (_MOST_GRAMS - 1)))), last]
-    return list(dict.fromkeys(text[start : start + _GRAM] for start in starts))
+    size = GRAMS[analyzer]
+    parts = runs_of(text) if analyzer == "cjk" else [text]
+    starts = [(part, n) for part in parts for n in range(len(part) - size + 1)]
+    step = max(1 if analyzer == "cjk" else size, math.ceil(len(starts) / (_MOST_GRAMS - 1)))
+    spread = [*starts[:-1:step], *starts[-1:]]
+    return tuple(dict.fromkeys(part[n : n + size] for part, n in spread))
 
 
 async def _by_scan(

@@ -19,7 +19,7 @@ from aiovec.backend.cost import cost_of
 from aiovec.backend.threads import hop, together
 from aiovec.errors import UnsupportedError
 
-from ..index.fields import text_columns
+from ..index.fields import GRAMS, text_columns
 from ..layout import ROW, column_names
 from ..memory import SCAN_BATCH, STREAM_BYTES
 from ..reads import condition_of, rows_by_number
@@ -75,7 +75,7 @@ async def bytes_of_texts(versions: Versions, query: Query, table: Snapshot) -> i
     """Return the estimated size in bytes of the texts that a search reads: the texts of unindexed
     rows or, for prefixes and parts of words, of all rows. The size is at most
     ``STREAM_BYTES``."""
-    every = table.schema.analyzer == "ngram" or any(clause.prefix for clause in query.clauses)
+    every = table.schema.analyzer in GRAMS or any(clause.prefix for clause in query.clauses)
     unindexed = text_columns(await table.indexes()).values()
     rows = await table.rows() if every else max(unindexed, default=0)
     return min(rows * await versions.row_bytes(table), STREAM_BYTES) if rows else 0
@@ -96,7 +96,7 @@ async def ranked(
         )
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
-    words = await _beginnings(table, query, where)
+    words = {} if table.schema.analyzer in GRAMS else await _beginnings(table, query, where)
     searching: Callable[[], Awaitable[Any]] = partial(_ranked, table, query, words, where, columns)
     if not weigh:
         return await searching(), 0.0
@@ -109,7 +109,7 @@ async def _weight(
 ) -> float:
     """Return the sum of the BM25 weights of a query's clauses, as ``fused`` takes it."""
     clauses = [clause for clause in query.clauses if not clause.excluded]
-    if table.schema.analyzer == "ngram" or not clauses:
+    if table.schema.analyzer in GRAMS or not clauses:
         return 0.0
     count, cost = await table.rows(), _cost_of(query, words)
 
@@ -181,7 +181,7 @@ async def _having_all(
     The query reads no column, because reading columns takes most of a query's time.
     """
     cost = _cost_of(query, words)
-    if table.schema.analyzer == "ngram":
+    if table.schema.analyzer in GRAMS:
         return None
     built = await hop(cost, partial(query_of, table.schema, query, words, any=False))
     if built is None:
@@ -216,7 +216,7 @@ async def _matching(
     any: bool,
 ) -> pa.Table:
     """Return the best rows that match all clauses, or any of them, best first."""
-    if table.schema.analyzer == "ngram":
+    if table.schema.analyzer in GRAMS:
         best = await grams.search(table, query, where, any=any)
         best = await hop(best.num_rows, first, best, query.limit)
         return await _with_columns(table, best, columns)

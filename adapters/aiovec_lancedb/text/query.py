@@ -20,8 +20,6 @@ checks:
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aiovec.backend import LANGUAGES, Schema, TextClause, spellings
+from aiovec.backend import LANGUAGES, Schema, TextClause, spellings, unified, variants
 from aiovec.backend.contract import Columns, Query
 from aiovec.backend.threads import hop
 
@@ -103,7 +101,7 @@ def fields_of(clause: TextClause, schema: Schema) -> list[str]:
 
 
 def query_of(schema: Schema, query: Query, words: Words, *, any: bool) -> FullTextQuery | None:
-    """Translate a query, for all analyzers except "ngram"; return None if it matches nothing."""
+    """Translate a query, for an index of words; return None if it matches nothing."""
     clauses = [clause for clause in query.clauses if _has_word(clause)]
     clauses.sort(key=lambda clause: -len(clause.text))
     positive = [clause for clause in clauses if not clause.excluded]
@@ -163,31 +161,32 @@ def _word(schema: Schema, clause: TextClause) -> str | None:
     return forms[0] if not clause.prefix and len(forms) == 1 and forms[0].isalnum() else None
 
 
-# A combining accent within a word, which Lance splits after the accented letter.
-_PARTED = re.compile(r"[\u0300-\u036f](?=\w)")
-
-
 def forms_of(schema: Schema, text: str) -> list[str]:
     """Return the forms that a text's words can have in stored texts, leaving out forms that Lance
     treats as equal.
 
-    An accented letter may be stored as one character, or as the letter and a combining accent.
-    Normalization also changes a few other characters. Lance stems words before it removes their
-    accents, so each spelling with a different stem counts as another form.
+    Lance compares letters as they are written, such as an accented letter as one character or as
+    a letter and an accent. It stems words before it removes their accents, so each spelling with a
+    different stem counts as another form.
     """
-    forms = [text]
-    if not text.isascii():
-        composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
-        forms = [composed, apart] if _PARTED.search(apart) else [composed]
-        forms += [] if text in (composed, apart) else [text]
-    if schema.analyzer in ("plain", "ngram"):
-        return forms
-    stems = {stem_of(schema.analyzer, form) for form in forms}
-    for other in spellings(schema.analyzer, text):
-        if (stem := stem_of(schema.analyzer, other)) not in stems:
-            stems.add(stem)
-            forms.append(other)
-    return forms
+    return _distinct(schema.analyzer, [*variants(text), *spellings_of(schema, text)])
+
+
+def spellings_of(schema: Schema, text: str) -> list[str]:
+    """Return a text and the spellings of it that have other stems."""
+    analyzer = schema.analyzer
+    if analyzer in ("plain", "cjk"):
+        return [text]
+    texts = dict.fromkeys((text, unified(analyzer, text)))
+    others = [other for each in texts for other in spellings(analyzer, each)]
+    return _distinct(analyzer, [text, *others])
+
+
+def _distinct(analyzer: str, forms: Sequence[str]) -> list[str]:
+    """Return the first form of those that have the same tokens."""
+    if len(forms) < 2:
+        return list(forms)
+    return [*{stem_of(analyzer, form): form for form in reversed(forms)}.values()][::-1]
 
 
 @lru_cache(maxsize=10_000)
@@ -199,8 +198,8 @@ def tokens_of(analyzer: str, text: str) -> list[str]:
     """Return a text's tokens in order, as this analyzer's index contains them."""
     language = analyzer if analyzer in LANGUAGES else "english"
     tokens = tokenize(
-        unicodedata.normalize("NFC", text), language=language.capitalize(),
-        stem=analyzer != "plain", max_token_length=None, remove_stop_words=False,
+        text, language=language.capitalize(),
+        stem=analyzer not in ("plain", "cjk"), max_token_length=None, remove_stop_words=False,
     )  # fmt: skip
     return [token.text for token in tokens]
 

@@ -1,17 +1,17 @@
 """Search texts for parts of words that the ngram index cannot find.
 
-The needle and the text are folded as in FTS5's trigram index: to lower case, and Latin letters lose
-their accents. In other scripts, a mark like an accent makes a different letter: й, が, 가.
+The needle and the text are folded as in FTS5's trigram index: to one form, to lower case, and
+Latin letters lose their accents. In other scripts, a mark like an accent makes a different letter:
+й, が, 가.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from aiovec.backend import Match, TextClause
+from aiovec.backend import unified
 
 # Characters per call into C, which holds the GIL for about 3 ms.
 _PIECE = 2**16
@@ -62,29 +62,13 @@ def _changing() -> re.Pattern[str]:
 
 def folded(text: str) -> str:
     """Return a text as the index compares it."""
+    text = unified("ngram", text)
     if text.isascii():
         return text.lower()
     pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
     return "".join(
         piece.translate(_FOLDING) if _changing().search(piece) else piece for piece in pieces
     )
-
-
-def places_of(clauses: Iterable[TextClause], text: str) -> Iterator[Match]:
-    """Yield each match's start, end and clause number, ignoring case and accents."""
-    whole = folded(text)
-    # The position in the text of each folded character: combining accents are left out.
-    if len(whole) == len(text):
-        origins: Sequence[int] = range(len(text))
-    else:
-        origins = [n for n, char in enumerate(text) if _FOLDING[ord(char)]]
-    for number, clause in enumerate(clauses):
-        wanted = folded(clause.text)
-        at = whole.find(wanted) if wanted else -1
-        while at >= 0:
-            end = at + len(wanted)
-            yield origins[at], origins[end] if end < len(origins) else len(text), number
-            at = whole.find(wanted, end)
 
 
 def count_in(needle: str, stored: bytes | None) -> int:

@@ -28,7 +28,9 @@ def _of_index(row: str) -> tuple[str, str, str]:
     ``row`` is "new", "old" or empty.
     """
     row = row and rf"{row}\."
-    columns = rf"(?:, (?:{row}{_N}|aiovec_stems\('[a-z ]++', {row}{_N}\))(?: AS c[0-9]++)?)++"
+    column = rf"(?:{row}{_N}|CAST\({row}{_N} AS BLOB\))"
+    column = rf"(?:{column}|aiovec_(?:letters|stems)\('[a-z ]++', {column}\))"
+    columns = rf"(?:, {column}(?: AS c[0-9]++)?)++"
     text = rf"\({row}{_N} IS NOT NULL(?: OR {row}{_N} IS NOT NULL)*+\)"
     reached = (
         r" AND EXISTS \(SELECT 1 FROM aiovec_text AS t WHERE t\.generation = [0-9]++ "

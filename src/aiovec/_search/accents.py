@@ -11,6 +11,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from .letters import unified
+
 # The endings that decide most stems, by their frequency in the 30,000 most frequent words of each
 # language. With them, 0.02 to 4 % of the words have a different stem from the one that Snowball
 # gives the word as written (in Hungarian, 9 % without them).
@@ -32,8 +34,9 @@ _ENDINGS = {
 _LETTERS = {
     "danish": "åé", "dutch": "ëéï", "finnish": "äö", "french": "éèêàçïî", "german": "äöüé",
     "hungarian": "áéíóöőúüű", "italian": "àèéìòù", "norwegian": "åé", "portuguese": "áâãàçéêíóôõú",
-    "romanian": "ăâîșț", "spanish": "áéíóúñü", "swedish": "åäöé", "turkish": "çğöşüâ",
+    "romanian": "ăâîșț", "spanish": "áéíóúñü", "swedish": "åäöé", "turkish": "çğöşüâı",
 }  # fmt: skip
+_DOTLESS = "\u0131"
 _ACCENTS = re.compile(r"(?<=[A-Za-z])[\u0300-\u036f]+")
 
 
@@ -61,6 +64,12 @@ def spellings(language: str, word: str) -> list[str]:
     words = [bare, accented(language, bare)]
     letters = _LETTERS.get(language, "")
     bases = unaccented(letters)
+    if language == "turkish":
+        # Lower case makes an i of each I, but the capitals are I for a dotless i, and I with a dot.
+        bare, bases = bare.replace(_DOTLESS, "i"), bases.replace(_DOTLESS, "i")
+        small = [word.lower(), unified(language, word).lower()]
+        capitals = [each.translate({105: "\u0130", 0x131: "I"}).upper() for each in small]
+        words = [*words, bare, *small, *capitals]
     # Only the last letters of a word decide its stem.
     for place in [n for n, letter in enumerate(bare) if letter in bases][-2:]:
         words += [

@@ -1,22 +1,24 @@
 """Snippets of texts with marked matches, for every analyzer and backend.
 
-With a word analyzer, a word of a text matches if a word of the query has the same tokens. With
-"ngram", a backend finds the matches itself.
+With a word analyzer, a word of a text matches if a word of the query has the same tokens, and with
+"ngram" any part that is equal to a part of the query. Texts are compared in another form than they
+are written in; the snippets are parts of the texts as they are written.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 
+from .accents import unaccented
+from .letters import Unified, unified, word_pattern
 from .query import TextClause
 
 SNIPPET_GAP = "…"
 # Characters in a snippet, and roughly how many of them precede its first match.
 _CHARACTERS, _BEFORE = 160, 40
-# A word with its combining accents.
-_WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 
 Match = tuple[int, int, int]
 """The start and the end of a match, and the number of its clause."""
@@ -29,6 +31,7 @@ Texts = Mapping[str, str | None]
 def word_snippets(
     texts: Sequence[Texts],
     clauses: Sequence[TextClause],
+    analyzer: str,
     tokens_of: Callable[[str], Sequence[str]],
     highlight: tuple[str, str],
 ) -> list[dict[str, str]]:
@@ -36,27 +39,64 @@ def word_snippets(
 
     ``tokens_of`` returns the tokens of a text, in order, as the index compares them.
     """
-    all_texts = [text or "" for row in texts for text in row.values()]
-    all_texts += [clause.text for clause in clauses]
-    words = dict.fromkeys(chain.from_iterable(map(_WORD.findall, all_texts)))
+    change, word_of = partial(unified, analyzer), word_pattern(analyzer)
+    clauses = [replace(clause, text=change(clause.text)) for clause in clauses]
+    known = {text: Unified(text, change) for row in texts for text in row.values() if text}
+    all_texts = [*(text.text for text in known.values()), *(clause.text for clause in clauses)]
+    words = dict.fromkeys(chain.from_iterable(map(word_of.findall, all_texts)))
     stems = _stems([*words], tokens_of)
 
     def matches(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
-        words = [(*word.span(), stems[word[0]]) for word in _WORD.finditer(text)]
+        words = [*word_of.finditer(known[text].text)]
+        of_words = [stems[word[0]] for word in words]
         places: dict[str, list[int]] = {}  # so that a clause does not read every word
-        for n, (_, _, stem) in enumerate(words):
+        for n, stem in enumerate(of_words):
             places.setdefault(stem, []).append(n)
         for n, clause in enumerate(clauses):
-            *before, last = [stems[word] for word in _WORD.findall(clause.text)] or [""]
-            ends = [last]
-            if clause.prefix:
-                ends = [stem for stem in places if stem.startswith(last)]
-            for end in chain.from_iterable(places.get(stem, ()) for stem in ends):
+            typed = word_of.findall(clause.text) or [""]
+            *before, last = [stems.get(word, "") for word in typed]
+            ends: Iterable[int] = places.get(last, ())
+            if clause.prefix:  # the beginning of a word or of a stem
+                first = _bare(typed[-1])
+                ends = (
+                    n
+                    for n, (word, stem) in enumerate(zip(words, of_words, strict=True))
+                    if stem.startswith(last) or _bare(word[0]).startswith(first)
+                )
+            for end in ends:
                 start = end - len(before)
-                if start >= 0 and all(words[start + i][2] == stem for i, stem in enumerate(before)):
-                    yield words[start][0], words[end][1], n
+                if start >= 0 and of_words[start:end] == before:
+                    yield *known[text].origin(words[start].start(), words[end].end()), n
 
-    return snippets(texts, clauses, matches, highlight)
+    return _snippets(texts, clauses, matches, highlight)
+
+
+def part_snippets(
+    texts: Sequence[Texts],
+    clauses: Sequence[TextClause],
+    folded: Callable[[str], str],
+    highlight: tuple[str, str],
+) -> list[dict[str, str]]:
+    """Return each row's snippets, with the parts of words that match the query marked.
+
+    ``folded`` returns a text as the index compares it.
+    """
+
+    def matches(clauses: Sequence[TextClause], text: str) -> Iterator[Match]:
+        whole = Unified(text, folded)
+        for number, clause in enumerate(clauses):
+            wanted = folded(clause.text)
+            at = whole.text.find(wanted) if wanted else -1
+            while at >= 0:
+                end = at + len(wanted)
+                yield *whole.origin(at, end), number
+                at = whole.text.find(wanted, end)
+
+    return _snippets(texts, clauses, matches, highlight)
+
+
+def _bare(word: str) -> str:
+    return unaccented(word.lower())
 
 
 def _stems(words: Sequence[str], tokens_of: Callable[[str], Sequence[str]]) -> dict[str, str]:
@@ -78,7 +118,7 @@ def _stems(words: Sequence[str], tokens_of: Callable[[str], Sequence[str]]) -> d
     return {word: " ".join(stem) for word, stem in zip(words, stems, strict=False)}
 
 
-def snippets(
+def _snippets(
     texts: Sequence[Texts],
     clauses: Sequence[TextClause],
     matches: Matches,
@@ -129,12 +169,15 @@ def _around(text: str, matches: Sequence[Match], first: Match, highlight: tuple[
         end = space
     end = max(end, first_end)
     parts = [SNIPPET_GAP if start else ""]
-    at = start
+    at, marked = start, 0
     for start, last, _ in matches:
         if last <= at or last > end:
             continue
-        start = max(start, at)
-        parts += [text[at:start], highlight[0], text[start:last], highlight[1]]
-        at = last
+        if start < marked:  # it overlaps the match before
+            parts[-1:] = [text[at:last], highlight[1]]
+        else:
+            start = max(start, at)
+            parts += [text[at:start], highlight[0], text[start:last], highlight[1]]
+        at = marked = last
     parts += [text[at:end], SNIPPET_GAP if end < len(text) else ""]
     return "".join(parts)

@@ -109,7 +109,7 @@ def test_the_page_lists_the_tables(path: Path) -> None:
 
 def test_the_page_searches_the_text_index(path: Path) -> None:
     ((fts, *rest),) = run(path, "text")
-    assert rest == ['["title"]', "plain", 1]
+    assert rest == ['["title"]', "plain unified", 1]
     with sql(path) as db:
         matches = db.execute(
             BLOCKS["keywords"].format(fts=fts), {"words": '"13" OR "17"'}

@@ -8,9 +8,9 @@ from unittest import mock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aiovec.backend import TextClause
+from aiovec.backend import TextClause, part_snippets
 from aiovec_sqlite.sql import folding
-from aiovec_sqlite.sql.folding import count_in, folded, places_of
+from aiovec_sqlite.sql.folding import count_in, folded
 
 # Letters in both cases, with accents in one character and of their own, and what is no letter.
 TEXTS = st.text("aAáÁbß日 \u0301\u0308", max_size=60)
@@ -32,6 +32,9 @@ def test_a_text_in_pieces_has_the_matches_of_the_whole(needle: str, text: str, p
         return
     whole = in_the_whole(needle, text)
     with mock.patch.object(folding, "_PIECE", piece):
-        places = [place[:2] for place in places_of([TextClause(needle)], text)]
-        assert places == whole
+        (snippets,) = part_snippets([{"t": text}], [TextClause(needle)], folded, ("<", ">"))
+        marked = text
+        for start, end in reversed(whole):
+            marked = f"{marked[:start]}<{marked[start:end]}>{marked[end:]}"
+        assert snippets.get("t", text) == marked
         assert count_in(needle, text.encode()) == len(whole)
