@@ -179,6 +179,10 @@ _SPELLINGS: dict[str, list[list[str]]] = {
         ["パスワード", "ﾊﾟｽﾜｰﾄﾞ"], ["iPhone", "ｉＰｈｏｎｅ"],  # noqa: RUF001
         *([word, unicodedata.normalize("NFD", word)] for word in ("мой", "ガイ", "서울", "أحمد")),
     ],
+    "cjk": [
+        ["パスワード", "ﾊﾟｽﾜｰﾄﾞ"], ["iPhone", "ｉＰｈｏｎｅ"], ["café", "CAFE"],  # noqa: RUF001
+        *([word, unicodedata.normalize("NFD", word)] for word in ("서울", "ガイド", "мой")),
+    ],
     "russian": [["мой", unicodedata.normalize("NFD", "МОЙ")]],
     "turkish": [
         ["sayı", "SAYI"], ["Aşağı", "AŞAĞI"], ["kullanıcı", "KULLANICI"],  # noqa: RUF001
@@ -186,6 +190,28 @@ _SPELLINGS: dict[str, list[list[str]]] = {
         ["internet", "İNTERNET", "INTERNET"],
     ],
     "arabic": [["محمد", "مُحَمَّد", "محـــمد"], ["الإنجليزية", "الإنجليزيّة"]],
+}  # fmt: skip
+
+_CJK = {
+    "c1": "東京都は日本の首都です。Python 3で書く",
+    "c2": "京都へ行く",
+    "c3": "서울특별시에서 Москва까지, e-mail",
+    "c4": "第3章 数据库的安装",
+    "c5": "knitting 本",
+    "c6": "都", "c7": None, "c8": "",
+}  # fmt: skip
+_CJK_QUERIES: dict[str, str] = {
+    "京都": "c1 c2", "東京都": "c1", '"京都は"': "c1", '"都京"': "", "京都 -首都": "c2",
+    # A single letter is found wherever it stands.
+    "都": "c1 c2 c6", "東": "c1", "く": "c1 c2", "行": "c2", "ロ": "", '"は 日"': "",
+    # A question matches by its pairs, a phrase as a whole.
+    "首都は京都": "", "日本首都": "", "首都です": "c1", "京都 -東京都は": "c2",
+    "京都 -東京都に": "c1 c2",
+    '"本の首都です Python 3で"': "c1", '"都です"': "c1", "특별시": "c3", "서울특별": "c3",
+    # Other words are words.
+    "python": "c1", "pyth": "", "pyth*": "c1", "москва": "c3", "email": "", "e-mail": "c3",
+    "第3章": "c4", "3": "c1 c4", "3章": "c4", "kni*": "c5", "body:本": "c1 c5", "安装数据库": "",
+    '"knitting 本"': "c5", "": "", "。": "",
 }  # fmt: skip
 
 # Pieces of fuzzed queries. They have no letters that the engines fold in different ways.
@@ -202,6 +228,7 @@ _PIECES = [
 # Words of random texts, and parts that are joined without spaces in "ngram" tables.
 _WORDS = [*(f"w{n}" for n in range(9)), "café", "CAFE", "É42", "мир", "w12", "sub-jumble"]
 _PARTS = ["a", "b", "c", "é", "й", "и", "ab", "c a", "E", "wo"]
+_RUNS = ["東", "京都", "都", "ア", " ", "ab", " wo ", "c1", "東京"]
 
 
 def pages(texts: Mapping[str, tuple[str | None, ...] | str | None]) -> list[dict[str, Any]]:
@@ -239,7 +266,7 @@ def noise(count: int, seed: int) -> list[str]:
 def _typed(clause: TextClause) -> str:
     """Return a clause as a user types it."""
     text = clause.text + "*" * clause.prefix
-    text = f'"{text}"' if " " in text else text
+    text = f'"{text}"' if " " in text or max(text, default="") > "\u3000" else text
     return "-" * clause.excluded + (f"{clause.field}:" if clause.field else "") + text
 
 
@@ -323,6 +350,30 @@ class TextContract(ContractBase):
         """Queries find texts without spaces, parts of words, and one or two letters."""
         await self._texts(store, NGRAM, _GRAMS)
         await self._compare(store, _GRAM_QUERIES)
+
+    async def test_a_cjk_table_finds_pairs_of_letters(self, store: VectorStore) -> None:
+        """Queries find words of languages without spaces, single letters, and whole other words."""
+        await self._texts(store, replace(NGRAM, analyzer="cjk"), _CJK)
+        await self._compare(store, _CJK_QUERIES)
+        hits = await store.search_text("notes", "日本の首都はどこですか", highlight=("[", "]"))
+        assert ids_of(hits)[0] == "c1"
+        assert hits[0].highlights["body"].startswith("東京[都は][日本の首都][です]")
+        for query, marked in (
+            ("都は", "東京[都は]日本"),
+            ("本の", "日[本の]首"),
+            ("で書く", "3[で書く]"),
+        ):
+            with case(query):
+                (hit, *_) = await store.search_text("notes", query, highlight=("[", "]"))
+                assert marked in hit.highlights["body"]
+
+    async def test_an_ngram_table_cuts_long_questions(self, store: VectorStore) -> None:
+        """A short term matches as a whole; a question matches by its parts."""
+        await self._texts(store, NGRAM, _GRAMS)
+        hits = await store.search_text("notes", "日本の首都はどこですか")
+        assert ids_of(hits) == ["n1"]
+        assert await store.search_text("notes", '"日本の首都はどこですか"') == []
+        assert await store.search_text("notes", "日本首都") == []
 
     @pytest.mark.parametrize("analyzer", _SPELLINGS)
     async def test_letters_match_however_they_are_written(
@@ -793,11 +844,12 @@ class TextContract(ContractBase):
 
     # Random input
 
-    @pytest.mark.parametrize("analyzer", ["plain", "ngram"])
+    @pytest.mark.parametrize("analyzer", ["plain", "ngram", "cjk"])
     async def test_random_texts_match_the_oracle(self, store: VectorStore, analyzer: Any) -> None:
         """Rows are added, changed and deleted before and after ``optimize``."""
         chance, schema = random.Random(2), replace(TEXTS, analyzer=analyzer)
-        words, between = (_WORDS, " ") if analyzer == "plain" else (_PARTS, "")
+        words = {"plain": _WORDS, "ngram": _PARTS, "cjk": _RUNS}[analyzer]
+        between = " " if analyzer == "plain" else ""
 
         def text() -> str | None:
             drawn = between.join(chance.choices(words, k=chance.randrange(8)))

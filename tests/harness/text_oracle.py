@@ -31,10 +31,33 @@ def words_of(text: str) -> list[str]:
     return "".join(char if char.isalnum() else " " for char in folded(text)).split()
 
 
+def _letters_of(text: str) -> list[tuple[str, bool]]:
+    """Return the words of a text for "cjk", in which each letter of a run is a word.
+
+    With each word, return whether it follows a letter of the same run.
+    """
+    units, before = list[tuple[str, bool]](), " "
+    for char in folded(text):
+        in_run, after_run = char > "\u3000", before > "\u3000"
+        if char.isalnum() and not in_run and not after_run and before.isalnum():
+            units[-1] = (units[-1][0] + char, False)
+        elif char.isalnum():
+            units.append((char, in_run and after_run))
+        before = char
+    return units
+
+
 def in_text(clause: TextClause, text: str, analyzer: str) -> bool:
     """Return whether one text matches the words of a clause."""
     if analyzer == "ngram":
         return folded(clause.text) in folded(text)
+    if analyzer == "cjk":
+        (first, _), *rest = _letters_of(clause.text)
+        units = _letters_of(text)
+        return any(
+            unit == first and units[n + 1 : n + 1 + len(rest)] == rest
+            for n, (unit, _) in enumerate(units)
+        )
     wanted, words = words_of(clause.text), words_of(text)
     for start in range(len(words) - len(wanted) + 1):
         part = words[start : start + len(wanted)]

@@ -23,7 +23,7 @@ Index = Literal["btree", "bitmap"]
 FieldIndex = Literal["btree", "bitmap", "text"]
 """A kind of field index, as ``create_field_index`` takes it."""
 Analyzer = Literal[
-    "plain", "english", "ngram", "arabic", "danish", "dutch", "finnish", "french", "german",
+    "plain", "english", "ngram", "cjk", "arabic", "danish", "dutch", "finnish", "french", "german",
     "greek", "hungarian", "italian", "norwegian", "portuguese", "romanian", "russian", "spanish",
     "swedish", "turkish",
 ]  # fmt: skip
@@ -111,7 +111,7 @@ _EVERY_FIELD = "every field may be null: give a field's type without None, as in
 _NO_TYPE: dict[object, str] = {Union: _EVERY_FIELD, UnionType: _EVERY_FIELD}
 _NO_TYPE[list] = "the items of a list field need a type: list[str], list[int] or list[float]"
 ANALYZERS = get_args(Analyzer)
-LANGUAGES = frozenset(ANALYZERS[3:])
+LANGUAGES = frozenset(ANALYZERS[4:])
 """The languages with Snowball stemmers on both backends; FTS5's own stemmer is for English only."""
 
 
@@ -305,8 +305,9 @@ class Schema:
     - ``fields``: at most 1,996 fields by name; a Python type suffices if no option is needed, as in
       ``{"year": int}``.
     - ``payload``: True stores keys that no field declares, as JSON; False refuses them.
-    - ``analyzer``: how keyword search splits texts into words. With "ngram", words of one or two
-      characters take longer to find, and white space in quotes is significant.
+    - ``analyzer``: how keyword search splits texts into words: "cjk" for Chinese, Japanese and
+      Korean. With "ngram", words of one or two characters take longer to find, and white space in
+      quotes is significant.
     - ``quantized``: "bit" also stores 1-bit codes for approximate searches. SQLite only; ``dim``
       must be a multiple of 8.
     - ``embed``: the text field from which vectors are made.

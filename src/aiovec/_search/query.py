@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from .._model.schema import Schema
 from .._tools.messages import listed, nearest_name
 from ..errors import InvalidArgumentError, InvalidNameError
+from .letters import cut, is_particle
 
 # For each word of a phrase, the engines read all rows that contain it.
 _MOST_PHRASE_WORDS = 1_000
@@ -62,6 +63,10 @@ def parse(text: str, schema: Schema) -> tuple[TextClause, ...]:
     """Return the distinct clauses of a query, in order; none if it has no words."""
     _check_count(text, len(text), 100_000, "characters")
     clauses = tuple(dict.fromkeys(_clauses(_UNSEEN.sub(" ", text), schema)))
+    if schema.analyzer == "cjk":
+        # Nearly every text has the particles, such as those around words in Latin letters.
+        words = tuple(clause for clause in clauses if not is_particle(clause.text))
+        clauses = words if any(not clause.excluded for clause in words) else clauses
     # Each clause costs a lookup, and few queries are longer than a paragraph.
     _check_count(text, len(clauses), 1_000, "different words")
     return clauses
@@ -119,8 +124,12 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
             has_word = any(map(str.isalnum, words))
         # N-grams match parts of words anyway.
         prefix = prefix and words[-1:].isalnum() and not grams
-        if has_word:
-            yield TextClause(words, field, prefix=prefix, excluded=match["minus"] is not None)
+        excluded = match["minus"] is not None
+        parts = cut(schema.analyzer, words) if phrase is None and not excluded else [words]
+        for n, part in enumerate(parts):
+            if has_word and (part == words or any(map(str.isalnum, part))):
+                last = n == len(parts) - 1
+                yield TextClause(part, field, prefix=prefix and last, excluded=excluded)
 
 
 def _check_no_field(word: str, after: str, fields: Set[str], schema: Schema) -> None:
