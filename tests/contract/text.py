@@ -375,6 +375,18 @@ class TextContract(ContractBase):
         assert await store.search_text("notes", '"日本の首都はどこですか"') == []
         assert await store.search_text("notes", "日本首都") == []
 
+    async def test_many_parts_and_words_find_all_their_rows(self, store: VectorStore) -> None:
+        """Each row matches another one of many words, among them rows of pairs of letters."""
+        texts = {f"r{n:02}": f"{'x' * n}word{n}y 東京{n}区" for n in range(40)}
+        query = " ".join([*(f"word{n}y" for n in range(0, 40, 2)), "京都", '"京1区"', '"京3区"'])
+        for analyzer, found in (("ngram", [*range(0, 40, 2), 1, 3]), ("cjk", [0, 1, 3])):
+            with case(analyzer):
+                schema = replace(NGRAM, analyzer=cast("Any", analyzer))
+                await filled(store, schema, pages(texts), name=analyzer)
+                for match in ("any", "best"):
+                    hits = await store.search_text(analyzer, query, match=match, limit=50)
+                    assert sorted(ids_of(hits)) == [f"r{n:02}" for n in sorted(found)]
+
     @pytest.mark.parametrize("analyzer", _SPELLINGS)
     async def test_letters_match_however_they_are_written(
         self, store: VectorStore, analyzer: Any

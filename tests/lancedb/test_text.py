@@ -141,6 +141,14 @@ async def test_letters_that_lance_folds(store: VectorStore) -> None:
         assert [hit.id for hit in await store.search_text("grams", query)] == ids, query
 
 
+async def test_a_prefix_marks_the_words_that_it_finds(store: VectorStore) -> None:
+    """The stem of an Arabic word may begin with another letter than the word."""
+    await store.create_table("notes", Schema(2, fields=TEXTS.fields, analyzer="arabic"))
+    await store.insert("notes", [row("a", None, "اللغة الإنجليزية")])
+    (hit,) = await store.search_text("notes", "الإ*", highlight=("[", "]"))
+    assert hit.highlights == {"body": "اللغة [الإنجليزية]"}
+
+
 @pytest.mark.slow
 async def test_searches_beside_upserts_and_compactions(store: VectorStore) -> None:
     """Each row is found by its present words alone, whatever upkeep does meanwhile."""

@@ -175,18 +175,19 @@ def _selecting(schema: Schema, query: Query, *, any: bool) -> FullTextQuery | No
         return matching_all(first_groups(groups, MOST // _MOST_GRAMS)) if groups else None
     if len(forms) < len(wanted) or not forms:
         return None
-    # A question is cut into many clauses of one gram each, which are one condition together.
+    # A question is cut into many clauses of one gram each, which are one condition together. If
+    # there are many longer clauses too, rows with any of their grams are selected.
+    long = [(clause, [each for each in of if len(each) > 1]) for clause, of in forms.items()]
+    groups = [_group(clause, of, schema) for clause, of in long]
+    most = 1 if sum(map(len, groups)) <= MOST // _MOST_GRAMS else _MOST_GRAMS
     single: dict[str, list[str]] = {}
-    groups = []
     for clause, of in forms.items():
-        for name in fields_of(clause, schema):
-            single.setdefault(name, []).extend(grams[0] for grams in of if len(grams) == 1)
-        groups.append(_group(clause, [grams for grams in of if len(grams) > 1], schema))
-    alternatives = [
-        words_query(_APART.join(grams), name, "OR") for name, grams in single.items() if grams
-    ]
-    others = [query for group in groups for query in group]
-    return matching_all([(*alternatives, *others[: MOST // _MOST_GRAMS])])
+        grams = [gram for each in of if len(each) <= most for gram in each]
+        for name in fields_of(clause, schema) if grams else ():
+            single.setdefault(name, []).extend(grams)
+    together = tuple(words_query(_APART.join(of), name, "OR") for name, of in single.items())
+    apart = [query for group in groups for query in group] if most == 1 else []
+    return matching_all([(*together, *apart)])
 
 
 def _forms(analyzer: str, clause: TextClause) -> list[tuple[str, ...]]:
