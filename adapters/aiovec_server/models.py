@@ -370,9 +370,9 @@ class SearchMany(_Near, ByModel):
 
 class _Words(Model):
     query: str = Field(description='Words, "exact phrases", -without and field:word.')
-    match: Literal["best", "all", "any"] | None = _maybe(
-        "Rows that match: with all words and then, if too few, with some (the default); with all; "
-        "with at least one (the default of hybrid searches)."
+    match: Literal["any", "all", "best"] | None = _maybe(
+        "Rows that match: with at least one of the words (the default); with all; with all and "
+        "then, if too few, with some."
     )
     highlight: bool | Annotated[Texts, AfterValidator(tuple)] = Field(
         False,

@@ -262,7 +262,7 @@ def _weight(db: sqlite3.Connection, index: TextIndex, terms: _Terms, lists: List
     (rows,) = db.execute(f"SELECT count(*) FROM {index.shadow('docsize')}").fetchone()
     having = f"SELECT count(*) FROM {index.table} WHERE {index.table} MATCH ?"
     return sum(
-        weight_of(rows, db.execute(having, (_expression(clause),)).fetchone()[0])
+        weight_of(rows, db.execute(having, (expression_of(clause),)).fetchone()[0])
         for clause in terms.indexed
         if any(map(str.isalnum, clause.text))  # otherwise FTS5 ignores it
     )

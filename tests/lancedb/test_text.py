@@ -108,7 +108,7 @@ async def test_the_beginning_of_a_word_whose_accents_decide_its_stem(store: Vect
     await store.create_table("notes", schema)
     rows = [row("a", "GÖLGE", None), row("b", "a gölge of felt", None), row("c", "golge", None)]
     await store.insert("notes", [{k: r[k] for k in ("id", "embedding", "title")} for r in rows])
-    for query, ids in (("g*", "abc"), ("golg*", "abc"), ("göl*", "abc"), ("a-gö*", "b")):
+    for query, ids in (("g*", "abc"), ("golg*", "abc"), ("göl*", "abc"), ('"a gölge"', "b")):
         with case(query):
             assert await matching(store, query) == list(ids)
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,11 +97,12 @@ async def ranked(
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
     words = {} if table.schema.analyzer in GRAMS else await _beginnings(table, query, where)
-    searching: Callable[[], Awaitable[Any]] = partial(_ranked, table, query, words, where, columns)
-    if not weigh:
-        return await searching(), 0.0
-    rows, weight = await together([searching, partial(_weight, table, query, words)])
-    return rows, weight
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        partial(_ranked, table, query, words, where, columns),
+        partial(_weight, table, query, words),
+    ]
+    rows, *weight = await together(calls[: 1 + weigh])
+    return rows, weight[0] if weigh else 0.0
 
 
 async def _weight(
@@ -121,10 +122,11 @@ async def _weight(
         rows = await fetch(table, built, [], None, _FEW, cost)
         having = rows.num_rows
         most = math.log(1 + max(0, count - having + 0.5) / (having + 0.5))
-        return most if having < _FEW else min(most, pc.max(rows.column(SCORE)).as_py() / _OFTEN)
+        best = cast("float", pc.max(rows.column(SCORE)).as_py()) if having else 0.0
+        return most if having < _FEW else min(most, best / _OFTEN)
 
     weighed = clauses[:_MOST_WEIGHED]
-    weights = await together(
+    weights: list[float] = await together(
         [partial(table.once, f"weight {clause}", partial(weight, clause)) for clause in weighed]
     )
     return sum(weights) * len(clauses) / len(weighed)

@@ -243,8 +243,7 @@ async def search_many(call: Call, options: dict[str, Any]) -> Response:
 async def search_text(call: Call, options: dict[str, Any]) -> Response:
     """Search by keywords.
 
-    Returns the best rows by BM25. By default, rows with all words come first; if these are fewer
-    than `limit`, rows with some of the words follow. `match` changes this.
+    Returns the best rows by BM25 that have at least one of the words. `match` changes this.
     """
     return await found_response(call, options, "search_text")
 

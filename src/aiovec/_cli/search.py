@@ -85,8 +85,8 @@ async def search(
     match: Annotated[
         Match | None,
         typer.Option(
-            help="Keywords: best gives rows with all words, then rows with some; all and any give "
-            "rows with all, or with any. Default: best, and with meaning any."
+            help="Keywords: any and all give rows with any of the words, or with all; best gives "
+            "rows with all words first, then rows with some. Default: any."
         ),
     ] = None,
     min_score: Annotated[
@@ -160,7 +160,7 @@ async def search(
         hits = await opened.search(query, **options)
     else:
         by_words = opened.search_text if how == "text" else opened.search_hybrid
-        hits = await by_words(query, match=match or ("best" if how == "text" else "any"), **options)
+        hits = await by_words(query, match=match or "any", **options)
     flat = [hit.to_dict() for hit in hits]
     if around:
         from ..documents import around as passages_around

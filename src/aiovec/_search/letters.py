@@ -190,6 +190,17 @@ def script_of(text: str) -> str:
     return max(scripts, key=scripts.__getitem__, default="")
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of a text as they are written, without white space and punctuation."""
+    if text.isascii():
+        return _WORD.findall(text)
+    return "".join(char if _is_of_word(char) else " " for char in text).split()
+
+
+def _is_of_word(char: str) -> bool:
+    return char.isalnum() or unicodedata.category(char) in ("Mn", "Mc", "Me", "Co")
+
+
 def is_particle(text: str) -> bool:
     """Return whether a text is a single letter of hiragana, which is a particle as a word."""
     return len(text) == 1 and "\u3041" <= text <= "\u3096"

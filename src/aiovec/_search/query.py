@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .._model.schema import Schema
 from .._tools.messages import listed, nearest_name
 from ..errors import InvalidArgumentError, InvalidNameError
-from .letters import cut, is_particle
+from .letters import cut, is_particle, words_of
 
 # For each word of a phrase, the engines read all rows that contain it.
 _MOST_PHRASE_WORDS = 1_000
@@ -125,11 +125,13 @@ def _clauses(text: str, schema: Schema) -> Iterator[TextClause]:
         # N-grams match parts of words anyway.
         prefix = prefix and words[-1:].isalnum() and not grams
         excluded = match["minus"] is not None
-        parts = cut(schema.analyzer, words) if phrase is None and not excluded else [words]
-        for n, part in enumerate(parts):
-            if has_word and (part == words or any(map(str.isalnum, part))):
-                last = n == len(parts) - 1
-                yield TextClause(part, field, prefix=prefix and last, excluded=excluded)
+        parts = [words] if has_word else []
+        if has_word and word is not None and not excluded:
+            split = parts if grams else words_of(words)
+            parts = [part for each in split for part in cut(schema.analyzer, each)]
+        for n, part in enumerate(parts, 1):
+            last = n == len(parts)
+            yield TextClause(part, field, prefix=prefix and last, excluded=excluded)
 
 
 def _check_no_field(word: str, after: str, fields: Set[str], schema: Schema) -> None:

@@ -168,7 +168,7 @@ class SearchOptions:
     """A function, or a tuple of boosts."""
     fetch_k: int | None = _option(None, count_of)
     offset: int = _option(0, partial(count_of, least=0))
-    match: Literal["all", "any", "best"] = _option("best", _check_match)
+    match: Literal["all", "any", "best"] = _option("any", _check_match)
     highlight: bool | Highlight = _option(False, _check_highlight)
     min_score: float | None = _option(None, check_bound)
     max_distance: float | None = _option(None, check_bound)

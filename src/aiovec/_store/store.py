@@ -1078,17 +1078,18 @@ class VectorStore(NotCopied, Hints):
         *,
         limit: int = 10,
         where: Where = None,
-        match: Literal["all", "any", "best"] = "best",
+        match: Literal["all", "any", "best"] = "any",
         highlight: bool | tuple[str, str] = False,
         **options: Unpack[SearchArguments],
     ) -> Results[Hit]:
         """Return the best rows by keywords (BM25) in the fields with ``text=True``.
 
         ``query`` can have words, ``"exact phrases"``, ``-excluded`` words, ``field:word`` and
-        ``prefix*``. Rows with all words come first. If there are fewer than ``limit`` such rows,
-        rows with some of the words follow, with lower scores. With ``match="all"`` all words must
-        match, with ``"any"`` at least one. Everything else is plain text; a query without a word
-        finds nothing. A field without ``text=True``, or a misspelt one (``titel:wool``), raises
+        ``prefix*``. A row matches if it has at least one of the words, and rare words count more
+        than common ones. With ``match="all"`` it must have all of them. With ``"best"``, rows with
+        all words come first; if they are fewer than ``limit``, rows with some of the words follow,
+        with lower scores. Everything else is plain text; a query without a word finds nothing. A
+        field without ``text=True``, or a misspelt one (``titel:wool``), raises
         InvalidNameError. A query has at most 100,000 characters and 1,000 different words.
 
         On SQLite, a word that half of the rows contain adds almost nothing to a score: in a small
@@ -1130,7 +1131,7 @@ class VectorStore(NotCopied, Hints):
         otherwise 0.65. To judge a hit, look at its ``distance``. Each hit's ``ranks`` has its rank
         and score in each list. ``min_score`` applies to the fused score, ``max_distance`` to the
         vector list only: rows that match the words stay. The other arguments are as in ``search``
-        and ``search_text``, but ``match`` is ``"any"`` by default.
+        and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
