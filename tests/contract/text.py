@@ -66,7 +66,7 @@ QUERIES: dict[str, str] = {
     # Accents, upper case, other scripts
     "CAFÉ": "c", "sao paulo": "c", "SÃO": "c", "koln": "h", "ПРИВЕТ мир": "h", "αθηνα": "h",
     # Digits, apostrophes, hyphens, punctuation
-    "4": "", "2.5.1": "d", '"2 5 1"': "d", "1.5.2": "d", '"1.5.2"': "", "E1042": "d", 
+    "4": "", "2.5.1": "d", '"2 5 1"': "d", "1.5.2": "d", '"1.5.2"': "", "E1042": "d",
     "don't": "a", "dont": "",
     "o'brien": "h", "O\u2019Brien\u2019s": "h", "e-mail": "d", "co-op": "h", "paulo's": "c",
     "wool/sweater": "a", "#wool @sweater": "a", "«wool»": "a b", "wool…": "a b", "wool😀": "a b",
