@@ -19,7 +19,7 @@ from .conftest import Run, contents
 
 COMMANDS = (
     "doctor info tables search rows get count distinct delete create drop text-index import export "
-    "index optimize backup restore advise mcp migrate serve update watch"
+    "index optimize backup restore advise tune mcp migrate serve update watch"
 ).split()
 MIGRATE = [f"migrate {name}" for name in "plan run status verify abort forget".split()]
 

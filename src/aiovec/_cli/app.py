@@ -31,6 +31,7 @@ _MODULES = {
     "get": "search", "count": "search", "distinct": "search", "delete": "tables",
     "create": "tables", "drop": "tables", "text-index": "tables", "index": "upkeep",
     "optimize": "upkeep", "backup": "upkeep", "restore": "upkeep", "advise": "advise",
+    "tune": "tune",
 }  # fmt: skip
 # The commands in other packages of this distribution.
 _APPS = {
