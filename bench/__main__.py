@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--alone", action="store_true", help="without the peers, as far as they can be left out"
     )
+    parser.add_argument("--sets", type=lambda names: names.split(","), help="with quality: sets")
     parser.add_argument("--dim", type=int, default=384, help="with sizes: of generated rows")
     parser.add_argument("--cache", type=Path, help="folder that keeps the peers' environments")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write the JSON")
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="aiovec-bench-", dir=chosen.folder) as folder:
             options = Options(
                 Path(folder), chosen.data, chosen.scale, chosen.repeat, chosen.alone, chosen.cache,
-                chosen.rows, chosen.dim,
+                chosen.rows, chosen.dim, chosen.sets,
             )  # fmt: skip
             module = importlib.import_module(f"bench.{subject}")
             measured: list[Result] = asyncio.run(module.run(options))

@@ -43,6 +43,7 @@ class Options:
     cache: Path | None = None
     asked_rows: int | None = None
     dim: int = 384
+    sets: list[str] | None = None
 
     def rows(self, wanted: int) -> int:
         return self.asked_rows or max(200, int(wanted * self.scale))

@@ -14,7 +14,7 @@ import aiovec
 from aiovec import Hit, documents
 
 from .measure import Options, Result
-from .quality import on_pages
+from .questions import on_pages
 
 _DOCS = Path(__file__).parents[1]
 _SIZES = (200, 400, 800, 1200, 2000, 4000, 100_000)

@@ -1,161 +1,222 @@
-"""Measure the quality of the first ten hits for keyword, vector and hybrid search, per model.
+"""Measure how good the first ten hits are on labelled questions, by default and at best.
 
-Each set in ``bench/sets`` has passages, and questions with the passages that answer them. If there
-is a real data set, whose Parquet file has a column ``words``, three more sets search its entries:
-by their words, by misspelt words, and by descriptions.
+``--sets faq,man`` asks these sets of ``SETS`` only, and ``--repeat 0.1`` a tenth of each set's
+questions. A set whose packages cannot be had is skipped. Each figure of the table is nDCG@10, then
+the parts of the questions with an answer first and among the first three.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import random
+import asyncio
+import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 import aiovec
-from aiovec import RRF, Embed, Field, Schema, VectorStore, Weighted
+from aiovec import RRF, Decay, Embed, F, Field, Schema, VectorStore, Weighted
+from aiovec._cli.tune import LIMIT, Judged, interval, judged
 
-from .data import FOLDER_VARIABLE, LIMIT
+from . import questions
 from .measure import Options, Result
+from .models import models
+from .questions import AGES, OLD, Labelled, MissingPackageError
 
-_SETS = Path(__file__).parent / "sets"
-_PAGES = Path(__file__).parents[1] / "docs"
-_ENTRIES = 13_000
-_WORDS = 150
-
-Search = Callable[[VectorStore, str], "aiovec.Results[aiovec.Hit]"]
-_WAYS = {
-    "keywords, all": lambda store, words: store.search_text("t", words, match="all"),
-    "keywords, any": lambda store, words: store.search_text("t", words, match="any"),
-    "keywords, best": lambda store, words: store.search_text("t", words),
-    "vector": lambda store, words: store.search("t", words),
-    "hybrid": lambda store, words: store.search_hybrid("t", words),
-    "hybrid, Weighted(.7, .3)": lambda store, words: store.search_hybrid(
-        "t", words, fusion=Weighted(vector=0.7, text=0.3)
-    ),
-    "hybrid, RRF": lambda store, words: store.search_hybrid("t", words, fusion=RRF()),
+DEFAULT, BEST = "hybrid", "best by hand"
+_FUSIONS = {"RRF": RRF(), **{f"0.{w}": Weighted(w / 10, 1 - w / 10) for w in range(3, 9)}}
+_LIMITS = 1, 3, 10, 20
+# Hits of a peer, of which those of one user, and one for each source, are taken.
+_DEEP = 400
+SETS: Mapping[str, Callable[[], Labelled]] = {
+    **{name: getattr(questions, name) for name in ("faq", "man", "library", "manuals")},
+    **{name: partial(questions.on_pages, name) for name in ("pages", "sentences")},
+    **{name: partial(questions.of_blocks, name) for name in ("support", "kitchen")},
+    **{f"memories-{others}": partial(questions.memories, others) for others in (10, 100)},
+    "memories-3000": partial(questions.memories, 3000, users=4),
+    **{name: partial(questions.language, name) for name in questions.LANGUAGES},
 }
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Passages by id, and for each question the ids of the passages that answer it."""
-
-    passages: Mapping[str, str]
-    questions: Mapping[str, set[str]]
-
-
 async def run(options: Options) -> list[Result]:
-    models = ["demo", *(["local"] if find_spec("wordllama") else [])]
-    return [
-        Result(
-            "quality",
-            f"{name}: nDCG@{LIMIT} of {len(labelled.questions)} questions about "
-            f"{len(labelled.passages):,} passages, by {model!r}",
-            "",
-            await _measured(labelled, model, options.rounds(len(labelled.questions))),
-        )
-        for name, labelled in _sets(options.data)
-        for model in models
+    known, defaults, lines = models(), dict[str, float](), list[str]()
+    for name in options.sets or SETS:
+        try:
+            labelled = await asyncio.to_thread(SETS[name])  # it may run an event loop
+        except MissingPackageError as exc:
+            lines.append(f"skipped: {name}: {exc}")
+            continue
+        asked = [*labelled.questions][: options.rounds(len(labelled.questions))]
+        peers = {} if options.alone else _by_peers(labelled, asked)
+        for model, embedder in known.items():
+            if not isinstance(embedder, str):
+                bodies = [passage.body for passage in labelled.passages.values()]
+                await asyncio.to_thread(embedder.warm, bodies)
+            ways = await _measured(labelled, embedder, asked) | peers
+            defaults[f"{name}, {model}"] = _mean(ways[DEFAULT]).ndcg
+            lines.append(f"{name:13} {model:7} {_line(ways)}")
+            print(lines[-1], flush=True)
+    return [Result("quality", f"nDCG@{LIMIT} of hybrid searches", "", defaults, notes=lines)]
+
+
+def _mean(judgements: list[Judged]) -> Judged:
+    return Judged(*np.mean(judgements, axis=0).tolist())
+
+
+def _line(ways: Mapping[str, list[Judged]]) -> str:
+    """Return the scores of each way, and the gain of the best one by hand over the default."""
+    means = {way: _mean(judgements) for way, judgements in ways.items()}
+    best = max((way for way in ways if way.startswith(BEST)), key=lambda way: means[way].ndcg)
+    low, high = interval(
+        [each.ndcg - usual.ndcg for each, usual in zip(ways[best], ways[DEFAULT], strict=True)]
+    )
+    shown = [
+        f"{way} {mean.ndcg:.3f} {mean.first:.2f} {mean.three:.2f}"
+        for way, mean in means.items()
+        if way == best or not way.startswith(BEST)
     ]
+    gain = means[best].ndcg - means[DEFAULT].ndcg
+    return f"{' | '.join(shown)} | {gain:+.3f} (95 %: {low:+.3f} to {high:+.3f})"
 
 
-async def _measured(labelled: Labelled, model: str, most: int) -> dict[str, float]:
-    worth: dict[str, list[float]] = {name: [] for name in _WAYS}
-    async with aiovec.connect(":memory:", embedder=model) as store:
-        fields = {"body": Field(str, text=True)}
-        schema = Schema(fields=fields, embed=Embed("body"), analyzer="english")
-        rows = {"id": [*labelled.passages], "body": [*labelled.passages.values()]}
-        await store.create_table("t", schema)
-        await store.insert("t", rows)
-        for question, answers in list(labelled.questions.items())[:most]:
-            for name, search in _WAYS.items():
-                hits = await search(store, question)
-                worth[name].append(_ndcg([hit.id for hit in hits], answers))
-    return {name: float(np.mean(values)) for name, values in worth.items()}
+async def _measured(labelled: Labelled, embedder: Any, asked: list[str]) -> dict[str, list[Judged]]:
+    """Ask questions in every way, and by default on a table without the set's analyzer too."""
+    judgements: dict[str, list[Judged]] = defaultdict(list)
+    for analyzer in ("plain", labelled.analyzer):
+        async with aiovec.connect(":memory:", embedder=embedder) as store:
+            await _fill(store, labelled, analyzer)
+            ways: dict[str, Any] = {f"{DEFAULT}, plain": store.search_hybrid}
+            if analyzer != "plain":
+                ways = _ways(store)
+            for question, (way, search) in product(asked, ways.items()):
+                hits = await search("t", question, **_only(labelled, question))
+                sources = dict.fromkeys(labelled.source(hit.id) for hit in hits)
+                judgements[way].append(judged([*sources], labelled.questions[question]))
+            if labelled.users and analyzer != "plain":
+                judgements |= await _remembered(store, labelled, asked)
+    return judgements
 
 
-def _ndcg(ids: list[str], answers: set[str]) -> float:
-    gain = sum(1 / math.log2(place + 2) for place, id in enumerate(ids) if id in answers)
-    return gain / sum(1 / math.log2(place + 2) for place in range(min(LIMIT, len(answers))))
+async def _fill(store: VectorStore, labelled: Labelled, analyzer: Any) -> None:
+    fields = {
+        "body": Field(str, text=True), "title": Field(str, text=True), "source": Field(str),
+        "user": Field(str), "at": Field(datetime),
+    }  # fmt: skip
+    await store.create_table("t", Schema(fields=fields, embed=Embed("body"), analyzer=analyzer))
+    now = datetime.now(UTC)
+    rows = [
+        {"id": id, "body": each.body, "title": each.title, "source": labelled.source(id),
+         "user": each.user, "at": now - timedelta(each.age)}
+        for id, each in labelled.passages.items()
+    ]  # fmt: skip
+    await store.insert("t", rows)
 
 
-def _sets(folder: str | None) -> Iterator[tuple[str, Labelled]]:
-    for name in ("support", "kitchen"):
-        yield name, Labelled({id: text for id, text, _ in _blocks(name)}, _answers(name))
-    yield "pages", on_pages("pages")
-    yield "sentences", on_pages("sentences")
-    place = folder or os.environ.get(FOLDER_VARIABLE)
-    if place:
-        yield from _dictionary(Path(place))
+def _only(labelled: Labelled, question: str) -> dict[str, Any]:
+    """Return the options of every search for a question."""
+    options: dict[str, Any] = {"group_by": "source"} if labelled.by_source else {}
+    if user := labelled.users.get(question):
+        options["where"] = F.user == user
+    return options
 
 
-def _blocks(name: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the id, the text and the questions of each block of a set."""
-    id, text, questions = "", "", []
-    for line in [*(_SETS / f"{name}.txt").read_text("utf-8").splitlines()[1:], ""]:
-        if line.startswith("? "):
-            questions.append(line[2:])
-        elif questions or not line or not id:
-            if id and (questions or text):
-                yield id, text, questions
-            id, text, questions = line, "", []
-        else:
-            text = f"{text} {line}".strip()
+def _ways(store: VectorStore) -> dict[str, Any]:
+    hybrid: Any = store.search_hybrid
+    by_hand: dict[str, Any] = {
+        f"{BEST}: {name}, {match}": partial(hybrid, fusion=fusion, match=match)
+        for (name, fusion), match in product(_FUSIONS.items(), ("best", "any"))
+    }
+    words = {"words": store.search_text, "words, any": partial(store.search_text, match="any")}
+    return {DEFAULT: hybrid, "vectors": store.search, **words, **by_hand}
 
 
-def _answers(name: str) -> dict[str, set[str]]:
-    """Return the questions of a set, each with the ids of the blocks that answer it."""
-    answers: dict[str, set[str]] = {}
-    for id, _, questions in _blocks(name):
-        for question in questions:
-            answers.setdefault(question, set()).add(id)
-    return answers
+async def _remembered(
+    store: VectorStore, labelled: Labelled, asked: list[str]
+) -> dict[str, list[Judged]]:
+    """Judge a memory's first hit: its topic by limit; with Decay, the newest and an old fact."""
+    judgements: dict[str, list[Judged]] = defaultdict(list)
+    for question in asked:
+        (topic,) = labelled.questions[question]
+        options: dict[str, Any] = {"where": F.user == labelled.users[question]}
+        for limit in _LIMITS:
+            hits = await store.search_hybrid("t", question, limit=limit, **options)
+            judgements[f"limit {limit}"].append(judged([labelled.source(hits[0].id)], {topic}))
+        hits = await store.search_hybrid("t", question, rerank=Decay("at", "30d"), **options)
+        is_old = f"{topic}#{OLD}" in labelled.passages
+        way, age = ("an old fact", OLD) if is_old else ("the newest", AGES[0])
+        judgements[f"with Decay, {way}"].append(judged([hits[0].id], {f"{topic}#{age}"}))
+    return judgements
 
 
-def on_pages(name: str) -> Labelled:
-    """Return the sections of the users' documentation, and the questions of a set about them."""
-    passages = {}
-    for path in sorted(_PAGES.glob("[!i]*/*.md")):  # without internals
-        page = path.relative_to(_PAGES.parent).as_posix()
-        parts = re.split(r"^##+ (.*)$", path.read_text("utf-8"), flags=re.MULTILINE)
-        passages[page] = parts[0]
-        for heading, text in zip(parts[1::2], parts[2::2], strict=True):
-            passages[f"{page}#{heading}"] = f"{heading}\n{text}"
-    questions = _answers(name)
-    assert not (lacking := set().union(*questions.values()) - passages.keys()), lacking
-    return Labelled(passages, questions)
+def _by_peers(labelled: Labelled, asked: list[str]) -> dict[str, list[Judged]]:
+    """Judge the words' hits of other libraries, those that are installed."""
+    ways: dict[str, list[Judged]] = {}
+    for name, index in {"tantivy": _tantivy, "bm25s": _bm25s}.items():
+        try:
+            search = index(labelled)
+        except ImportError:
+            continue
+        ids = [*labelled.passages]
+        for question in asked:
+            user = labelled.users.get(question)
+            hits = [ids[row] for row in search(question)]
+            hits = [id for id in hits if user in (None, labelled.passages[id].user)]
+            sources = dict.fromkeys(map(labelled.source, hits))
+            ways.setdefault(name, []).append(judged([*sources], labelled.questions[question]))
+    return ways
 
 
-def _dictionary(folder: Path) -> Iterator[tuple[str, Labelled]]:
-    """Yield the three sets that search a dictionary's entries."""
-    rows = pq.read_table(next(folder.glob("*.parquet")), columns=["id", "words", "text"])
-    described = {word: listed for word, _, listed in _blocks("descriptions")}
-    chance = random.Random(5)
-    entries = rows.to_pylist()
-    chance.shuffle(entries)
-    wanted = [entry for entry in entries if not described.keys().isdisjoint(entry["words"])]
-    entries = [*wanted, *entries[:_ENTRIES]]
-    meant: dict[str, set[str]] = {}
-    for entry in entries:
-        for word in entry["words"]:
-            meant.setdefault(word, set()).add(entry["id"])
-    passages = {entry["id"]: entry["text"] for entry in entries}
-    words = [word for word in meant if re.fullmatch("[a-z]{6,}", word)][:_WORDS]
-    yield "words", Labelled(passages, {word: meant[word] for word in words})
-    yield "misspelt", Labelled(passages, {_misspelt(word, chance): meant[word] for word in words})
-    questions = {text: meant[word] for word, texts in described.items() for text in texts}
-    yield "descriptions", Labelled(passages, questions)
+def _tantivy(labelled: Labelled) -> Callable[[str], list[int]]:
+    module: Any = importlib.import_module("tantivy")
+    if labelled.analyzer == "ngram":
+        builder = module.TextAnalyzerBuilder(module.Tokenizer.ngram(2, 2))
+    else:
+        builder = module.TextAnalyzerBuilder(module.Tokenizer.simple())
+    builder = builder.filter(module.Filter.lowercase())
+    if labelled.analyzer != "ngram":
+        builder = builder.filter(module.Filter.stemmer(labelled.analyzer))
+    schema = module.SchemaBuilder().add_integer_field("row", stored=True)
+    schema = schema.add_text_field("text", tokenizer_name="of set").build()
+    index = module.Index(schema)
+    index.register_tokenizer("of set", builder.build())
+    writer = index.writer(heap_size=64 << 20, num_threads=1)
+    for row, text in enumerate(_texts(labelled)):
+        writer.add_document(module.Document(row=row, text=text))
+    writer.commit()
+    writer.wait_merging_threads()
+    index.reload()
+    searcher = index.searcher()
+
+    def search(question: str) -> list[int]:
+        query, _ = index.parse_query_lenient(" ".join(re.findall(r"\w+", question)), ["text"])
+        hits = searcher.search(query, _DEEP).hits
+        return [searcher.doc(address)["row"][0] for _, address in hits]
+
+    return search
 
 
-def _misspelt(word: str, chance: random.Random) -> str:
-    """Return a word with two neighbouring letters swapped; the first letter stays."""
-    place = chance.randrange(1, len(word) - 2)
-    return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+def _bm25s(labelled: Labelled) -> Callable[[str], list[int]]:
+    if labelled.analyzer == "ngram":
+        raise ImportError("bm25s has no tokenizer for these languages")
+    module: Any = importlib.import_module("bm25s")
+    stem = importlib.import_module("Stemmer").Stemmer(labelled.analyzer).stemWords
+    options = {"stopwords": None, "stemmer": stem, "show_progress": False}
+    index = module.BM25()
+    index.index(module.tokenize(_texts(labelled), **options), show_progress=False)
+
+    def search(question: str) -> list[int]:
+        wanted = module.tokenize(question, **options)
+        most = min(_DEEP, len(labelled.passages))
+        rows, scores = index.retrieve(wanted, k=most, show_progress=False)
+        return [int(row) for row, score in zip(rows[0], scores[0], strict=True) if score > 0]
+
+    return search
+
+
+def _texts(labelled: Labelled) -> list[str]:
+    return [f"{each.title}\n{each.body}" for each in labelled.passages.values()]
