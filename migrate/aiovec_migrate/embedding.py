@@ -62,7 +62,8 @@ class Reembedding:
         embed = schema.embed
         if embed is not None:
             made_by = self._embedder
-            embed = replace(embed, using=self._name, recipe=made_by.recipe, weight=made_by.weight)
+            weight = made_by.weight(schema.analyzer)
+            embed = replace(embed, using=self._name, recipe=made_by.recipe, weight=weight)
         model = self._embedder.model
         return replace(schema, model=model, dim=dim, quantized=quantized, embed=embed)
 

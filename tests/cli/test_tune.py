@@ -78,6 +78,8 @@ def test_a_way_that_is_plainly_better_is_named(run: Run, folder: Path, answers: 
     shown = run("tune", questions(folder), "-s", answers, "--embedder", "made_by_test:embed")
     assert shown.lines[1][-1] == "search(table, question)"  # the best way first
     assert "take search(table, question): +0.369 to +0.369" in shown.out
+    assert result["within"] == pytest.approx(0, abs=1e-6)
+    assert "95% of the answers that were found are within a distance of 0.00" in shown.out
 
 
 def test_a_difference_that_chance_explains_is_none(run: Run, folder: Path, answers: Path) -> None:

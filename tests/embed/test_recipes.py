@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,8 @@ async def test_hybrid_searches_take_the_weight_of_the_embedder(tmp_path: Path) -
         return Mine()(texts)
 
     embedders: dict[str, Any] = {
-        "mine": Mine(), "other": aiovec.embedder(plain, model="mine", dim=DIM), "demo": "demo"
+        "mine": Mine(), "other": aiovec.embedder(plain, model="mine", dim=DIM), "demo": "demo",
+        **({"local": "local"} if find_spec("wordllama") else {}),
     }  # fmt: skip
     tables: dict[str, tuple[Schema, float]] = {
         "none": (Schema(DIM, fields=FIELDS), 0.5),
@@ -260,6 +262,10 @@ async def test_hybrid_searches_take_the_weight_of_the_embedder(tmp_path: Path) -
         "mine": (Schema(fields=FIELDS, embed=Embed("body", "mine")), 0.9),
         "named": (Schema(fields=FIELDS, embed=Embed("body", "mine", weight=0.2)), 0.2),
     }
+    if find_spec("wordllama") is not None:
+        local = Embed("body", "local")
+        tables["english"] = Schema(fields=FIELDS, embed=local, analyzer="english"), 0.5
+        tables["german"] = Schema(fields=FIELDS, embed=local, analyzer="german"), 0.2
     words = [f"wool {'hat ' * n}" for n in range(8)]
     async with aiovec.connect(tmp_path / "w.db", embedders=embedders) as store:
         for name, (schema, _) in tables.items():

@@ -32,6 +32,8 @@ LIMIT = 10
 _DRAWS = 2_000
 # With fewer questions, an interval is wider than any difference worth having.
 _FEWEST = 10
+# A limit of the distance should keep this part of the answers.
+_NEARLY_ALL = 0.95
 # Tenths of the vectors' weight.
 _WEIGHTS = (3, 4, 5, 6, 7, 8)
 _SOURCE = "source"
@@ -112,6 +114,7 @@ async def tune(
     options |= {"group_by": _SOURCE, "select": [_SOURCE]} if by_source else {}
     ways = dict(_ways(opened, prefix or [], bool(text_fields(schema)), schema.embed is not None))
     scores: dict[str, list[Judged]] = {code: [] for code in ways}
+    distances = list[float]()  # of the nearest answer to each question, by default
     with progress("questions") as bar:
         task = bar.add_task("asking", total=len(asked))
         for question in asked:
@@ -119,8 +122,15 @@ async def tune(
                 hits = await ask(question, **options)
                 names = [hit[_SOURCE] if by_source else hit.id for hit in hits]
                 scores[code].append(judged(names, asked[question]))
+                if code == next(iter(ways)):
+                    right = [
+                        hit.distance
+                        for hit, name in zip(hits, names, strict=True)
+                        if name in asked[question] and hit.distance is not None
+                    ]
+                    distances += [min(right)] if right else []
             bar.advance(task)
-    return _result(scores, schema.analyzer)
+    return _result(scores, distances, schema.analyzer)
 
 
 def _read(path: Path) -> tuple[Questions, bool]:
@@ -201,7 +211,7 @@ def _ways(table: Table, prefixes: Sequence[str], words: bool, embeds: bool) -> I
             yield code, partial(_by_both, table, prefix, fusion=fusion, match=match)
     if words:
         yield "search_text(table, question)", table.search_text
-        yield "search_text(table, question, match='any')", partial(table.search_text, match="any")
+        yield "search_text(table, question, match='best')", partial(table.search_text, match="best")
 
 
 async def _by_vector(table: Table, prefix: str, question: str, **options: Any) -> Sequence[Hit]:
@@ -228,7 +238,9 @@ def _chosen(scores: Mapping[str, Sequence[Judged]]) -> tuple[str, tuple[float, f
     return [*scores][int(values.mean(axis=1).argmax())], interval(gains.tolist())
 
 
-def _result(scores: Mapping[str, Sequence[Judged]], analyzer: str) -> Shown:
+def _result(
+    scores: Mapping[str, Sequence[Judged]], distances: Sequence[float], analyzer: str
+) -> Shown:
     default, usual = next(iter(scores.items()))
     best, (low, high) = _chosen(scores)
     ways, lines = [], []
@@ -252,7 +264,14 @@ def _result(scores: Mapping[str, Sequence[Judged]], analyzer: str) -> Shown:
         else f"no difference beyond chance ({low:+.3f} to {high:+.3f}): keep the default"
     )
     facts = {"questions": len(usual), "analyzer": analyzer, "ways": ways, "take": take}
+    refusal = list[str]()
+    if distances:
+        within = facts["within"] = sorted(distances)[math.ceil(_NEARLY_ALL * len(distances)) - 1]
+        part = f"{_NEARLY_ALL:.0%} of the answers that were found"
+        refusal = [f"{part} are within a distance of {within:.2f}"]
     columns = ["ndcg", "first", "in three", "difference (95 %)", "way"]
     note = f"the table's analyzer is {analyzer!r}; to try another, import into a second table"
     table = Listing(columns, [lines[place] for place in order], right=columns[:3])
-    return Shown(facts, [table, f"{counted(len(usual), 'question')}: {verdict}"], notes=[note])
+    return Shown(
+        facts, [table, f"{counted(len(usual), 'question')}: {verdict}", *refusal], notes=[note]
+    )

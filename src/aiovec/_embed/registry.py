@@ -126,7 +126,7 @@ class Embedders:
             embed=replace(
                 embed,
                 recipe=embedder.recipe or embed.recipe,
-                weight=embedder.weight if embed.weight is None else embed.weight,
+                weight=embedder.weight(schema.analyzer) if embed.weight is None else embed.weight,
             ),
         )
         embedder.check_fits(table, replace(whole, embed=embed))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BUILT_IN = "wordllama-l2-supercat-256"
 """The name that tables store for wordllama's model."""
+ENGLISH = frozenset({"plain", "english", "ngram"})
+"""Analyzers of tables that may have English texts, which the model is for."""
 
 _PACKAGE_FILES = (
     "weights/l2_supercat_256.safetensors",

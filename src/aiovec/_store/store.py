@@ -1127,11 +1127,11 @@ class VectorStore(NotCopied, Hints):
         default 40) are fused, and the next ones follow with lower scores. ``fusion`` is
         ``Weighted(vector=…, text=…)``, by scores, or ``RRF()``, by ranks; both give scores from 0
         to 1, which are comparable within this search only. By default it is ``Weighted``, with the
-        weight of the table's embedder: 0.5 for vectors of your own, ``"local"`` and ``"demo"``,
-        otherwise 0.65. To judge a hit, look at its ``distance``. Each hit's ``ranks`` has its rank
-        and score in each list. ``min_score`` applies to the fused score, ``max_distance`` to the
-        vector list only: rows that match the words stay. The other arguments are as in ``search``
-        and ``search_text``.
+        weight of the table's embedder: 0.5 for vectors of your own, ``"local"`` (0.2 beside the
+        analyzer of a language other than English) and ``"demo"``, otherwise 0.65. To judge a hit,
+        look at its ``distance``. Each hit's ``ranks`` has its rank and score in each list.
+        ``min_score`` applies to the fused score, ``max_distance`` to the vector list only: rows
+        that match the words stay. The other arguments are as in ``search`` and ``search_text``.
 
         ``-word``, quotes and ``field:`` act on the keyword list only; to exclude rows from both
         lists, use ``where``.
