@@ -185,7 +185,7 @@ def language(name: str) -> Labelled:
                 passages[page.name] = Passage(text[:2000])
             if text and question and len(questions) < 200:
                 questions.setdefault(question, set()).add(page.name)
-    analyzer = "ngram" if name in ("japanese", "chinese", "korean") else name
+    analyzer = "cjk" if name in ("japanese", "chinese", "korean") else name
     return Labelled(passages, questions, analyzer)
 
 
