@@ -156,6 +156,8 @@ FAULTS = [
         "a changed ONNX model is taken for the table's", "src/aiovec/_embed/onnx.py",
         "json.dumps([facts, *digests], sort_keys=True)", "json.dumps(str(self._folder))",
         "tests/embed/test_onnx.py",
+    ),
+    Fault(
         "a phrase counts once in each row", SQLITE + "copies/words.py",
         "return numbers.astype(np.uint32), narrowed(counts)",
         "return numbers.astype(np.uint32), narrowed(counts.clip(1, 1))",
