@@ -131,7 +131,7 @@ def _ways(store: VectorStore) -> dict[str, Any]:
         f"{BEST}: {name}, {match}": partial(hybrid, fusion=fusion, match=match)
         for (name, fusion), match in product(_FUSIONS.items(), ("best", "any"))
     }
-    words = {"words": store.search_text, "words, any": partial(store.search_text, match="any")}
+    words = {"words": store.search_text, "words, best": partial(store.search_text, match="best")}
     return {DEFAULT: hybrid, "vectors": store.search, **words, **by_hand}
 
 
