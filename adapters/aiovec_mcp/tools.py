@@ -100,8 +100,8 @@ _FIELDS = {
 }
 # The schema of a new table of memories.
 MEMORY = Schema(fields=_FIELDS, embed=Embed("text"), analyzer="english")
-# A new memory passes an old one whose score is up to 1.1 times as high. With a weight of 0.2, old
-# facts that nothing replaces come behind unrelated newer ones (``bench quality``, memories).
+# A new memory passes an old one whose score is up to 1.1 times as high. With a weight of 0.2, the
+# right topic is first for 0.88 of the questions in place of 0.95, by "local" (``bench quality``).
 _NEWER = Decay("at", "30d", weight=0.1)
 _UNITS = (86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")
 _OWN = frozenset({"id", "embedding", *_FIELDS})
