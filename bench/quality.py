@@ -173,12 +173,12 @@ def _by_peers(labelled: Labelled, asked: list[str]) -> dict[str, list[Judged]]:
 
 def _tantivy(labelled: Labelled) -> Callable[[str], list[int]]:
     module: Any = importlib.import_module("tantivy")
-    if labelled.analyzer == "ngram":
+    if labelled.analyzer == "cjk":
         builder = module.TextAnalyzerBuilder(module.Tokenizer.ngram(2, 2))
     else:
         builder = module.TextAnalyzerBuilder(module.Tokenizer.simple())
     builder = builder.filter(module.Filter.lowercase())
-    if labelled.analyzer != "ngram":
+    if labelled.analyzer != "cjk":
         builder = builder.filter(module.Filter.stemmer(labelled.analyzer))
     schema = module.SchemaBuilder().add_integer_field("row", stored=True)
     schema = schema.add_text_field("text", tokenizer_name="of set").build()
@@ -201,7 +201,7 @@ def _tantivy(labelled: Labelled) -> Callable[[str], list[int]]:
 
 
 def _bm25s(labelled: Labelled) -> Callable[[str], list[int]]:
-    if labelled.analyzer == "ngram":
+    if labelled.analyzer == "cjk":
         raise ImportError("bm25s has no tokenizer for these languages")
     module: Any = importlib.import_module("bm25s")
     stem = importlib.import_module("Stemmer").Stemmer(labelled.analyzer).stemWords
