@@ -61,9 +61,12 @@ class RowImport(Import):
             with reading(self.source.name):
                 if (chunk := next(chunks, None)) is None:
                     return None
-                return check_chunk(
+                checked = check_chunk(
                     chunk, load.used_schema, last_counts=self.wanted.upsert, new_ids=new_ids
                 )
+                if checked.rows.num_rows:
+                    load.choose_analyzer(checked.rows)
+                return checked
         except AiovecError as exc:
             if self.wanted.strict or (len(self.loads) == 1 and not self.source.failed):
                 raise

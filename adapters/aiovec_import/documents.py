@@ -58,7 +58,7 @@ class DocumentImport(SyncImport):
         return {
             "table": self.table, **self.changed(), "failed": self.counts["failed"],
             "passages": self.counts["written"], "failures": self.reasons,
-            "left_out": dict(self.source.left_out.most_common()),
+            "left_out": dict(self.source.left_out.most_common()), **self.load.words(),
         }  # fmt: skip
 
     def cutter_for(self, tokenizer: Any, most: int | None) -> Cutter:

@@ -18,6 +18,8 @@ from aiovec.backend.paths import is_url
 from aiovec.backend.threads import in_thread
 from aiovec.errors import ConfigError, EmbeddingError
 
+from .language import analyzer_line
+from .loading import create
 from .locks import FileLock, lock_path
 from .sources import Chunk, Reject
 from .syncing import Change, Item, SyncImport
@@ -171,7 +173,8 @@ class SourceFeed(Feed):
         """Store items; set a text aside if the embedder rejects it but accepts other texts."""
         await in_thread(self._tell, rejects)
         try:
-            async with aclosing(job.changes(self.store, items)) as changes:
+            stored_in = self.store if job.load.exists else None
+            async with aclosing(job.changes(stored_in, items)) as changes:
                 async for change in changes:
                     rejects = [*change.rejects, *await self._write(job, change)]
                     await in_thread(self._tell, rejects, change.counts)
@@ -186,7 +189,15 @@ class SourceFeed(Feed):
                 await in_thread(self._tell, [reject])
 
     async def _write(self, job: SyncImport, change: Change) -> list[Reject]:
+        await self._create(job)
         return await job.apply(self.store, change)
+
+    async def _create(self, job: SyncImport) -> None:
+        """Create the table if it does not exist, and log its analyzer."""
+        if not job.load.exists:
+            await create(self.store, job.load)
+            for line in analyzer_line(job.load.words()):
+                await in_thread(LOG.info, "%s: %s", self.table, line)
 
     async def _embeds(self) -> bool:
         """Return whether the embedder accepts another text now."""

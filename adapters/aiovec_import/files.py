@@ -156,6 +156,7 @@ class FileReader(Reader):
         table = ForeignTable(
             name, self._path.name, self.form, self.rows, self.schema, self.notes, self.omitted,
             new_ids=new_ids, texts=self._of_texts and not new_ids, base=self._path.name,
+            has_schema=self._has_schema,
         )  # fmt: skip
         return [table]
 
@@ -217,7 +218,7 @@ class FileReader(Reader):
             table = Schema(
                 dim or int(embed is None), vector=legal_vector(vector), fields=fields, embed=embed
             )
-        self._vector, self.schema = vector or table.vector, table
+        self._vector, self.schema, self._has_schema = vector or table.vector, table, bool(known)
         self._of_texts = table.embed is not None and self._vector not in names
 
     def _dim(self, name: str) -> int | None:

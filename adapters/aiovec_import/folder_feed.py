@@ -19,7 +19,6 @@ from aiovec.errors import AiovecError, ConfigError
 from .documents import DocumentImport
 from .feeds import AT_ONCE, SourceFeed
 from .folders import Documents, documents_in
-from .loading import create
 from .sources import NO_LIST, Wanted
 from .syncing import Item
 
@@ -88,7 +87,6 @@ class FolderFeed(SourceFeed):
         if again:
             before = {name: state for name, state in before.items() if name not in self.refused}
         if not (self._is_copied and job.load.exists):
-            await create(self.store, job.load)
             before = await self._stored(job)
             states = await in_thread(_with_lost, present, states, before)
         lost = sorted(before.keys() - states.keys())
@@ -103,6 +101,7 @@ class FolderFeed(SourceFeed):
         await self._bring(
             job, present.chunks_of([name for name in names if name in states], AT_ONCE)
         )
+        await self._create(job)
         absent = [Item(name, name) for name in names if not present.has(name)]
         for start in range(0, len(absent), AT_ONCE):
             await self._apply(job, absent[start : start + AT_ONCE])

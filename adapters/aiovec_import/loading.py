@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from aiovec import VectorStore
 from aiovec._input.infer import with_indexes
 from aiovec._internals import StoreInternals
-from aiovec.backend import Schema
+from aiovec.backend import LANGUAGES, Schema
 from aiovec.backend.threads import in_thread
 from aiovec.errors import (
     ConfigError,
@@ -21,8 +21,10 @@ from aiovec.errors import (
     ModelMismatchError,
     TableExistsError,
     TableNotFoundError,
+    UnsupportedError,
 )
 
+from .language import language_of, sample
 from .sources import ForeignTable, Reader, Reject, RejectsFile, Wanted
 
 _T = TypeVar("_T")
@@ -42,6 +44,9 @@ class Load:
     return. ``created`` is True if the import created the table, and ``problem`` is the reason why
     the rest of the source table cannot be read. ``skipped`` lists the files if an engine completed
     this load earlier.
+
+    With ``chooses``, the first rows decide the analyzer of a new table; ``because`` is the reason,
+    or empty before.
     """
 
     source: ForeignTable
@@ -56,6 +61,8 @@ class Load:
     skipped: Sequence[str] = ()
     reasons: Counter[str] = field(default_factory=Counter)
     exists: bool = False
+    chooses: bool = False
+    because: str = ""
 
     @property
     def whole(self) -> bool:
@@ -75,7 +82,32 @@ class Load:
             "rejected": self.rejected, "missing": self.missing, "skipped": self.skipped,
             "reasons": dict(self.reasons.most_common()), "dim": schema.dim,
             "metric": schema.metric, "model": schema.model, "fields": schema.to_dict()["fields"],
+            **self.words(),
         }  # fmt: skip
+
+    def words(self) -> dict[str, str]:
+        """Return the analyzer, and why it was chosen, for ``--json``."""
+        return {"analyzer": self.used_schema.analyzer, "analyzer_because": self.because}
+
+    def choose_analyzer(self, rows: Any, problem: str = "") -> None:
+        """Choose a new table's analyzer by its first rows, if it is to be chosen and was not yet.
+
+        With a ``problem``, which explains why their language is not supported, choose another one.
+        """
+        schema = self.used_schema
+        names = [name for name, field in schema.fields.items() if field.text]
+        names = names or ([schema.embed.field] if schema.embed else [])
+        if self.because or not (self.chooses and names):
+            return
+        text = sample(rows, names)
+        analyzer, self.because = language_of(text), "the language of the first texts"
+        if problem or not analyzer:
+            # The kinds of models that are for English.
+            is_english = schema.embed is not None and schema.embed.kind in ("local", "demo")
+            analyzer = "english" if is_english else "plain"
+            unclear = "no language is clear in the first texts" if text else "no text was read yet"
+            self.because = (problem or unclear) + ", and the embedder is for English" * is_english
+        self.schema = replace(schema, analyzer=cast("Any", analyzer))
 
     def note(self, rejects: Sequence[Reject]) -> None:
         """Count rejects by their reasons."""
@@ -205,6 +237,8 @@ async def read_ahead(following: Callable[[], Awaitable[_T | None]]) -> AsyncGene
 async def find_table(store: VectorStore, load: Load, wanted: Wanted) -> None:
     """Set ``load.schema`` to the schema of the existing table, or of the table to create."""
     schema = wanted_schema(load, wanted)
+    if load.schema is None:
+        load.chooses = not (wanted.analyzer or load.source.has_schema)
     if load.schema is None and schema.quantized and not store.supports("quantized"):
         # The schema was inferred from the file, not given by the user.
         schema = replace(schema, quantized=None)
@@ -215,25 +249,28 @@ async def find_table(store: VectorStore, load: Load, wanted: Wanted) -> None:
         return
     if schema.dim or not load.source.texts:  # otherwise the table determines how vectors are made
         schema = await StoreInternals(store).completed(load.table, schema)
-    if load.schema is not None:  # a schema from the user must be the same; an inferred one need not
+    # A schema from the user must be the same; an inferred one need not.
+    if load.schema is not None and not load.chooses:
         await store.create_table(load.table, load.schema, exist_ok=True)
     if schema.model is not None and existing.model is not None and schema.model != existing.model:
         raise ModelMismatchError(load.table, existing.model, schema.model)
     if schema.dim not in (0, existing.dim):
         raise DimensionMismatchError(existing.dim, schema.dim)
-    if wanted.metric is not None and wanted.metric != existing.metric:
-        raise ConfigError(
-            f"the table {load.table!r} exists with the metric {existing.metric!r}; leave "
-            "out --metric",
-            key="--metric",
-        )
+    for name in ("metric", "analyzer"):
+        used = getattr(existing, name)
+        if getattr(wanted, name) not in (None, used):
+            raise ConfigError(
+                f"the table {load.table!r} exists with the {name} {used!r}; leave out --{name}, or "
+                "name a new table",
+                key=f"--{name}",
+            )
     embeds = wanted.embed is None or (existing.embed and existing.embed.field == wanted.embed)
     if not embeds or with_indexes(existing, wanted.text, wanted.index) != existing:
         raise ConfigError(
             f"the table {load.table!r} exists, and --text, --index and --embed are for new tables",
             key="--text" if wanted.text else "--index" if wanted.index else "--embed",
         )
-    load.schema, load.exists = existing, True
+    load.schema, load.exists, load.chooses = existing, True, False
 
 
 def wanted_schema(load: Load, wanted: Wanted) -> Schema:
@@ -241,6 +278,8 @@ def wanted_schema(load: Load, wanted: Wanted) -> Schema:
     schema = load.used_schema
     if wanted.metric is not None:
         schema = replace(schema, metric=wanted.metric)
+    if wanted.analyzer is not None:
+        schema = replace(schema, analyzer=cast("Any", wanted.analyzer))
     if wanted.model is not None:
         if schema.model is not None and schema.model != wanted.model:
             raise ModelMismatchError(load.table, schema.model, wanted.model)
@@ -260,9 +299,20 @@ async def create(store: VectorStore, load: Load) -> None:
     """Create the table if it does not exist."""
     if load.exists:
         return
+    load.choose_analyzer([])
     try:
         await store.create_table(load.table, load.used_schema)
         load.created = True
     except TableExistsError:  # another process was faster; its schema must be the same
+        if load.chooses:
+            analyzer = (await store.schema(load.table)).analyzer
+            load.schema = replace(load.used_schema, analyzer=analyzer)
+            load.chooses, load.because = False, ""
         await store.create_table(load.table, load.used_schema, exist_ok=True)
+    except UnsupportedError as exc:  # the languages of SQLite need a package
+        if not (load.chooses and load.used_schema.analyzer in LANGUAGES):
+            raise
+        load.because = ""
+        load.choose_analyzer([], str(exc.hint))
+        await create(store, load)
     load.exists = True

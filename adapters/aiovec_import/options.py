@@ -35,6 +35,14 @@ OF_SOURCES: dict[str, Any] = {
         list[str] | None,
         typer.Option(metavar="FIELD", help="Field with an index for filters. Can be repeated."),
     ],
+    "analyzer": Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Analyzer of a new table's words: a language, such as german, or cjk, ngram or "
+            "plain. Default: by the language of the first texts.",
+        ),
+    ],
     "id_column": Annotated[
         str | None,
         typer.Option(

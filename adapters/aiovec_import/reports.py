@@ -9,6 +9,7 @@ from aiovec._cli.output import Listing, counted
 from aiovec._cli.stores import Shown
 
 from .folders import in_words
+from .language import analyzer_line
 from .sources import ForeignTable, Reader
 from .syncing import COUNTS
 
@@ -25,7 +26,7 @@ def reported(facts: Facts) -> tuple[list[str], list[str]]:
         return [line + absent * bool(facts["absent"])], []
     if "passages" in facts:
         line = _counts(facts["table"], facts, counted(facts["passages"], "passage"))
-        return [line], [*_of_documents(facts, facts["table"])]
+        return [line, *analyzer_line(facts)], [*_of_documents(facts, facts["table"])]
     lines = [f"copied {facts['file']} to {facts['backup']}"] if facts["backup"] else []
     for table in facts["tables"]:
         name, new = table["name"], "the new table " * table["created"]
@@ -40,6 +41,7 @@ def reported(facts: Facts) -> tuple[list[str], list[str]]:
     if facts["rejects"]:
         rejected = counted(sum(table["rejected"] for table in facts["tables"]))
         lines.append(f"rejected {rejected}; {facts['rejects']} has the reason for each")
+    lines += [line for table in facts["tables"] for line in analyzer_line(table)]
     notes = _before(facts["tables"], facts["failed"])
     for table in facts["tables"]:
         notes += [*_of_table(table, table["name"])]

@@ -134,7 +134,7 @@ class ForeignTable:
     what is imported in an unexpected way, and ``omitted`` lists columns that are not imported, with
     the reasons. With ``new_ids``, the rows get new ids. Only the reader uses ``part``. With
     ``texts``, the rows have no vectors; these are computed from a text, and ``base`` names the
-    source in the rows.
+    source in the rows. With ``has_schema``, the schema comes from aiovec, by a user or an export.
     """
 
     name: str
@@ -148,6 +148,7 @@ class ForeignTable:
     new_ids: bool = False
     texts: bool = False
     base: str = ""
+    has_schema: bool = False
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return the facts that are known before the rows are read, for ``--json``."""
@@ -168,9 +169,9 @@ class Wanted:
     ``dtype`` describe the columns, and ``form`` is the format of the files.
 
     ``table`` is the table of the store. A new table gets ``schema``, by default a schema from the
-    source, with this ``metric`` and ``model``, if given; ``text`` and ``index`` list the fields
-    that get a keyword index or a filter index, and ``embed`` is the field that vectors are computed
-    from.
+    source, with this ``metric``, ``model`` and ``analyzer``, if given; ``text`` and ``index`` list
+    the fields that get a keyword index or a filter index, and ``embed`` is the field that vectors
+    are computed from.
 
     ``fields`` maps the fields of a passage to fields of the table. A database is copied to
     ``backup`` first.
@@ -188,6 +189,7 @@ class Wanted:
     schema: Schema | None = None
     metric: Metric | None = None
     model: str | None = None
+    analyzer: str | None = None
     text: Sequence[str] = ()
     index: Sequence[str] = ()
     embed: str | None = None

@@ -242,6 +242,8 @@ class SyncImport(Import):
             (change.changed if stored else change.new)[item.name] = rows
             change.counts["changed" if stored else "new"] += 1
             change.gone += stored.keys() - {row["id"] for row in rows}
+        if count:
+            self.load.choose_analyzer(change.rows)
 
     def _is_same(self, stored: _Stored, digest: str) -> bool:
         """Return whether an item's stored rows are complete and have this hash."""

@@ -14,7 +14,6 @@ from aiovec.backend.threads import in_daemon_thread, in_thread
 from aiovec.errors import AiovecError, ConfigError, TableNotFoundError
 
 from .feeds import AT_ONCE, LOG, MOST_REFUSED, SourceFeed, shown
-from .loading import create
 from .locks import FileLock
 from .sources import CAME_BEFORE, Chunk, ForeignTable, Reject
 from .stores.queue import Key, Keys, Mark, Queue, files_of, lock_of
@@ -220,9 +219,9 @@ class TableFeed(SourceFeed):
         If the columns change meanwhile, nothing is compared, and the next step begins again.
         """
         await self.begin()
-        await create(self.store, self._job.load)
         self._mark = None
-        await self._put(None)
+        if self._job.load.exists:
+            await self._put(None)
         self._copied = 0
         self._copying = await in_thread(self._copy)
         return True
@@ -261,6 +260,7 @@ class TableFeed(SourceFeed):
             await self._bring_rows(keys, *await in_thread(self._items, *rows))
             self._copied = last
             return True
+        await self._create(self._job)
         gone, _ = await self._job.rows_without(self.store, self._ids.__contains__)
         await self._job.delete(self.store, [*gone])
         self._copying, self._ids = None, Seen()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,6 @@ from aiovec._cli.run import command_app, on_signals
 from aiovec._cli.stores import At, Embedder, Shown, on_store, try_if_new
 
 from .options import OF_SOURCES
-
-if TYPE_CHECKING:
-    from aiovec import WatchState
 
 app: typer.Typer = command_app("watch")
 
@@ -80,13 +77,13 @@ async def watch(
         return Shown({"removed": removed, "dry_run": dry_run}, lines)
     if dry_run:
         raise typer.BadParameter("--dry-run goes with --stop; aiovec import --dry-run counts")
-    return Shown(asdict(await _follow(at, source, given, embedder)), [])
+    return Shown(await _follow(at, source, given, embedder), [])
 
 
 async def _follow(
     at: At, source: str, given: Mapping[str, Any], embedder: str | None
-) -> WatchState:
-    """Watch a source until a signal ends it; return its last state."""
+) -> dict[str, Any]:
+    """Watch a source until a signal ends it; return its last state, and the table's analyzer."""
     import asyncio
     import logging
 
@@ -120,4 +117,7 @@ async def _follow(
     await prepare(vectors)
     async with aiovec.watch(vectors, source, **given) as watching:
         await ended.wait()
-        return await watching.state()
+        state = asdict(await watching.state())
+        exists = watching.table in await vectors.tables()
+        schema = await vectors.schema(watching.table) if exists else None
+        return state | {"analyzer": schema and schema.analyzer}

@@ -22,7 +22,6 @@ from .feeds import AT_ONCE, SourceFeed
 from .files import no_file, path_and_table, reading, schema_file
 from .folder_feed import FolderFeed, State, state_of
 from .folders import documents_of
-from .loading import create
 from .locks import FileLock
 from .sources import Wanted, legal_table_name, named_source, refuse
 from .stores.queue import Queue, lock_of
@@ -133,8 +132,8 @@ class ComparedFeed(SourceFeed):
             state = await self._stands_still()
             job = await in_thread(self._open, state)
             await job.find(self.store)
-            await create(self.store, job.load)
             kept = await self._bring(job, job.source.read(job.load.source, job.schema, AT_ONCE))
+            await self._create(job)
             await job.find_rest(self.store)
             lost = len({*job.gone.values()})
             waits = bool(state) and await in_thread(self._is_loss, state, lost, lost + kept)

@@ -82,12 +82,13 @@ def mcp(
     watch: Watch = None,
     embedder: Embedder = None,
     analyzer: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="Analyzer of the words of a new memory: a language, such as german, or cjk.",
+            help="Analyzer of the words of a new memory, by default english, and of new tables of "
+            "--watch, by default that of their texts: a language, such as german, or cjk.",
         ),
-    ] = "english",
+    ] = None,
 ) -> None:
     """Serve a store to an agent over the Model Context Protocol.
 
@@ -98,6 +99,10 @@ def mcp(
     check_installed("aiovec mcp", "aiovec[mcp]", "aiovec_mcp.server")
     users = _users_by_key(user) if http else {"": user}
     reads_only = not (allow_writes or watch)
+    watched: list[Any] = watch or []
+    if analyzer is not None:
+        objects = [each if isinstance(each, dict) else {"source": each} for each in watched]
+        watched = [{"analyzer": analyzer, **each} for each in objects]
 
     async def serve(at: At) -> None:
         from aiovec._internals import StoreInternals
@@ -110,7 +115,7 @@ def mcp(
             try:
                 schema = await opened.schema(table)
             except TableNotFoundError:
-                schema = replace(MEMORY, analyzer=cast("Any", analyzer))
+                schema = replace(MEMORY, analyzer=cast("Any", analyzer or MEMORY.analyzer))
             if any(users.values()):
                 user_field(table, schema)
             give_embedder(opened, schema, embedder)
@@ -118,7 +123,7 @@ def mcp(
 
         async def check(new: VectorStore) -> None:
             await prepare(new)
-            await StoreInternals(new).check_watched(watch or [])
+            await StoreInternals(new).check_watched(watched)
 
         place = await at.place()
         if reads_only:
@@ -133,9 +138,9 @@ def mcp(
             and not (await StoreInternals(opened).can_embed(schema))
         ):
             say(_BY_WORDS, stderr=True)
-        await at.exits.enter_async_context(StoreInternals(opened).watching(watch or []))
+        await at.exits.enter_async_context(StoreInternals(opened).watching(watched))
         options: dict[str, Any] = {"allow_writes": allow_writes, "readable": read or None}
-        options["analyzer"] = analyzer
+        options["analyzer"] = analyzer or MEMORY.analyzer
         servers = {
             key: create_server(opened, table=table, user=name, **options)
             for key, name in users.items()

@@ -529,6 +529,28 @@ async def test_a_signal_closes_the_store(
     assert sorted(os.listdir(tmp_path)) == ["agent.db", "docs"]
 
 
+async def test_an_analyzer_is_that_of_a_new_memory_and_of_new_watched_tables(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("Stemmer")
+    for name in ("docs", "more"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.md").write_text("# Wort")
+    more = '{"source": "more", "table": "more", "analyzer": "danish"}'
+    arguments = ["-m", "aiovec", "mcp", "-s", "agent.db", "--embedder", "demo", "--allow-writes"]
+    arguments += ["--analyzer", "german", "--watch", "docs", "--watch", more]
+    server = StdioServerParameters(command=sys.executable, args=arguments, cwd=tmp_path)
+    expected = {"memories": "german", "documents": "german", "more": "danish"}
+    async with Client(server) as client, aiovec.connect(tmp_path / "agent.db") as store:
+
+        async def are_created() -> bool:
+            names = await store.tables()
+            return {name: (await store.schema(name)).analyzer for name in names} == expected
+
+        await call(client, "remember", text="Die Häuser sind rot.")
+        await until(are_created)
+
+
 @pytest.mark.parametrize("key", ["short", "x" * 15, "no space in a key", "x" * 513])
 def test_a_key_that_serve_would_refuse_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str

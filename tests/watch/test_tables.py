@@ -555,6 +555,7 @@ def test_the_state_of_a_watch_is_printed_as_json_when_it_ends(app: App, tmp_path
     assert process.returncode == 0
     assert (state["source"], state["table"]) == (app.source, "articles")
     assert (state["ready"], state["waiting"], state["error"]) == (True, 0, "")
+    assert state["analyzer"] == "english"
 
 
 @pytest.mark.parametrize("library", ["apsw", "pysqlite3"])

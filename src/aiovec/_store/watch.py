@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any, TypedDict, Unpack
 
+from .._model.schema import Analyzer
 from .._tools.hints import unexpected
 from ..backend.feed import Feed
 from ..backend.paths import PathText, text_of
@@ -33,6 +34,7 @@ class WatchOptions(TypedDict, total=False):
     embed: str | None
     text: str | Iterable[str]
     index: str | Iterable[str]
+    analyzer: Analyzer | None
     id_column: str | None
     query: str | None
     passages: bool
@@ -60,6 +62,8 @@ def watch(store: VectorStore, source: PathText, **options: Unpack[WatchOptions])
     ``table`` is the store's table, by default the source's name, or "documents". ``embed`` is the
     column from which vectors are made, ``text`` has the columns for keyword search, ``index`` the
     columns with an index for filters; an existing table keeps the columns that its schema names.
+    ``analyzer`` is that of a new table, by default that of the language of the texts in the first
+    copy, if it is clear, else "english" if the embedder is "local" or "demo", else "plain".
     ``id_column`` is the column with the ids, by default the primary key; its values must be unique.
     With ``passages``, long texts are cut by ``chunk_size`` and ``overlap``, which default to the
     values of an earlier import or watch of the source. If ``embed`` is left out for an existing
