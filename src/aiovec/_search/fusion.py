@@ -136,8 +136,8 @@ class FusedHit(Generic[_K]):
 
 
 # The part of the query's information from which on the keyword list counts in full: the score of
-# the best row, divided by the sum of the weights. With 0.8, no set of ``bench quality`` loses 0.01
-# to any other number or formula that was tried, and memories gain most (ADR 30).
+# the best row, divided by the sum of the weights. With 0.8, no set of ``bench quality`` fell by
+# 0.01, and memories gained most (ADR 30).
 _ENOUGH = 0.8
 
 
