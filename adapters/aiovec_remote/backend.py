@@ -464,10 +464,8 @@ def _text(query: Query) -> dict[str, Any]:
 
 
 def _words(clause: TextClause) -> str:
-    """Return a clause as a user would type it."""
-    text = f"{clause.text}*" if clause.prefix else clause.text
-    if not clause.prefix and not clause.text.isalnum():
-        text = f'"{clause.text}"'
+    """Return a clause as a user would type it; in quotes, the server does not cut it again."""
+    text = f"{clause.text}*" if clause.prefix else f'"{clause.text}"'
     field = "" if clause.field is None else f"{clause.field}:"
     return f"{'-' if clause.excluded else ''}{field}{text}"
 

@@ -73,7 +73,9 @@ def test_a_way_that_is_plainly_better_is_named(run: Run, folder: Path, answers: 
     assert (default["first"], default["in_three"]) == (0, 1)
     best = ways["search(table, question)"]
     assert (best["ndcg"], best["first"], best["in_three"]) == (1, 1, 1)
-    assert best["low"] == best["high"] == best["difference"] == pytest.approx(0.3691, abs=1e-4)
+    assert [best[name] for name in ("low", "high", "difference")] == pytest.approx(
+        [0.3691] * 3, abs=1e-4
+    )
     assert ways["search_text(table, question)"]["ndcg"] == 0
     shown = run("tune", questions(folder), "-s", answers, "--embedder", "made_by_test:embed")
     assert shown.lines[1][-1] == "search(table, question)"  # the best way first

@@ -54,7 +54,7 @@ async def test_no_callback_takes_long(tmp_path: Path) -> None:
         "a filter each": lambda: store.search_many("notes", many, each_where=filters),
         "search_text": lambda: store.search_text("notes", "name", limit=5_000, highlight=True),
         "search_hybrid": lambda: store.search_hybrid("notes", "name", QUERY, limit=5_000),
-        "diversity": lambda: store.search("notes", QUERY, limit=300, diversity=0.5),
+        "diversity": lambda: store.search("notes", QUERY, limit=300, diversity=0.5, fetch_k=1_200),
         "a filter": lambda: store.count("notes", F.id.in_(IDS)),
         "update": lambda: store.update("notes", {"year": 1, "more": 2}, ids=IDS),
         "a large row": lambda: store.upsert("notes", [{"id": "x", "embedding": QUERY, **megabyte}]),

@@ -378,6 +378,7 @@ class TextContract(ContractBase):
 
     async def test_many_parts_and_words_find_all_their_rows(self, store: VectorStore) -> None:
         """Each row matches another one of many words, among them rows of pairs of letters."""
+        self.need(store, "text")
         texts = {f"r{n:02}": f"{'x' * n}word{n}y 東京{n}区" for n in range(40)}
         query = " ".join([*(f"word{n}y" for n in range(0, 40, 2)), "京都", '"京1区"', '"京3区"'])
         for analyzer, found in (("ngram", [*range(0, 40, 2), 1, 3]), ("cjk", [0, 1, 3])):

@@ -99,27 +99,30 @@ async def ranked(
     words = {} if table.schema.analyzer in GRAMS else await _beginnings(table, query, where)
     calls: list[Callable[[], Awaitable[Any]]] = [
         partial(_ranked, table, query, words, where, columns),
-        partial(_weight, table, query, words),
+        partial(_weight, table, query, words, where),
     ]
     rows, *weight = await together(calls[: 1 + weigh])
     return rows, weight[0] if weigh else 0.0
 
 
 async def _weight(
-    table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]]
+    table: Snapshot, query: Query, words: Mapping[TextClause, Sequence[str]], where: str | None
 ) -> float:
     """Return the sum of the BM25 weights of a query's clauses, as ``fused`` takes it."""
     clauses = [clause for clause in query.clauses if not clause.excluded]
     if table.schema.analyzer in GRAMS or not clauses:
         return 0.0
-    count, cost = await table.rows(), _cost_of(query, words)
+    # While no row is indexed, Lance scores by the rows that match the filter, then by all rows.
+    if min(text_columns(await table.indexes()).values()) < await table.rows():
+        where = None
+    count, cost = await table.rows(where), _cost_of(query, words)
 
     async def weight(clause: TextClause) -> float:
         alone = replace(query, clauses=(clause,))
         built = await hop(cost, partial(query_of, table.schema, alone, words, any=True))
         if built is None:
             return 0.0
-        rows = await fetch(table, built, [], None, _FEW, cost)
+        rows = await fetch(table, built, [], where, _FEW, cost)
         having = rows.num_rows
         most = math.log(1 + max(0, count - having + 0.5) / (having + 0.5))
         best = cast("float", pc.max(rows.column(SCORE)).as_py()) if having else 0.0
@@ -127,7 +130,10 @@ async def _weight(
 
     weighed = clauses[:_MOST_WEIGHED]
     weights: list[float] = await together(
-        [partial(table.once, f"weight {clause}", partial(weight, clause)) for clause in weighed]
+        [
+            partial(table.once, f"weight {clause} {where}", partial(weight, clause))
+            for clause in weighed
+        ]
     )
     return sum(weights) * len(clauses) / len(weighed)
 
