@@ -75,6 +75,8 @@ class AiovecMemoryService(Closable, BaseMemoryService):
         self._bridge = Bridge(store, table, lambda dim: table_without_vectors(_FIELDS), **options)
         self._search, self._limit = {**(search or {})}, limit
         most = limit * _MORE
+        if {"rerank", "diversity"} & self._search.keys():
+            self._search.setdefault("fetch_k", max(40, most))
         self._search["limit"] = max(limit, min(most, self._search.get("fetch_k") or most))
 
     async def add_session_to_memory(self, session: Session) -> None:

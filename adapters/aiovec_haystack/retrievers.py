@@ -109,7 +109,7 @@ class AiovecKeywordRetriever(_Retriever):
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
         """Return documents with their BM25 scores, best first."""
-        search = partial(Table.search_text, query=query, match="any")
+        search = partial(Table.search_text, query=query)
         return await self._documents(search, filters, top_k)
 
     @_gives_documents
@@ -144,9 +144,7 @@ class AiovecHybridRetriever(_Retriever):
     ) -> dict[str, list[Document]]:
         """Return documents with a score from 0 to 1, best first."""
         fusion = Weighted(vector=self.alpha, text=1 - self.alpha)
-        search = partial(
-            Table.search_hybrid, query=query, vector=query_embedding, match="any", fusion=fusion
-        )
+        search = partial(Table.search_hybrid, query=query, vector=query_embedding, fusion=fusion)
         return await self._documents(search, filters, top_k)
 
     @_gives_documents

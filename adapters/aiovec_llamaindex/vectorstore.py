@@ -182,9 +182,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             )
         if mode in _WORDS:
             options["limit"] = query.sparse_top_k or limit
-            hits = await self._bridge.read(
-                lambda table: table.search_text(words, match="any", **options), ()
-            )
+            hits = await self._bridge.read(lambda table: table.search_text(words, **options), ())
         elif vector is None:
             raise InvalidArgumentError(
                 "query_embedding", None, f"a vector in the mode {mode.value!r}"
@@ -200,6 +198,7 @@ class AiovecVectorStore(Closable, BasePydanticVectorStore):
             if mode == VectorStoreQueryMode.MMR:
                 near = query.mmr_threshold if mmr_threshold is None else mmr_threshold
                 options["diversity"] = 0.5 if near is None else 1 - near
+                options.setdefault("fetch_k", max(40, limit))
             hits = await self._bridge.read(lambda table: table.search(vector, **options), ())
         else:
             names = ", ".join(known.value for known in (*_NEAREST, *_WORDS, *_BOTH))

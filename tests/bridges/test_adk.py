@@ -76,6 +76,14 @@ async def test_events_are_added_once_and_what_was_deleted_does_not_come_back() -
         assert await texts(service, "ana knits") == ["Ana sews."]
 
 
+async def test_many_memories_may_be_ordered_by_age() -> None:
+    events = [event(f"e{n}", f"Ana knits {n}.", days=60 - n) for n in range(60)]
+    async with AiovecMemoryService(limit=50, search={"rerank": Decay("at", "1d", 1)}) as service:
+        await service.add_session_to_memory(session(*events))
+        found = await service.search_memory(query="ana knits", **ANA)
+        assert [memory.id for memory in found.memories] == [f"e{n}" for n in range(59, 9, -1)]
+
+
 @pytest.mark.parametrize("options", [{}, {"embedder": "demo"}])
 async def test_equal_memories_come_in_the_order_of_time(options: dict[str, Any]) -> None:
     events = [event(f"e{n}", "Ana knits.", days=20 - n) for n in range(20)]

@@ -129,6 +129,7 @@ def test_each_query_mode_ranks_as_documented(ours: AiovecVectorStore) -> None:
     assert ours.query(both).similarities == without
     assert len(ids(ours, query_str="zebra", mode=mode.SEMANTIC_HYBRID, similarity_top_k=3)) == 3
     assert ids(ours, mode=mode.MMR, mmr_threshold=0.1, similarity_top_k=2) == ["a", "c"]
+    assert len(ids(ours, mode=mode.MMR, similarity_top_k=50)) == 4
     result = ours.query(VectorStoreQuery(query_embedding=[0.0, 2.0], similarity_top_k=1))
     assert result.similarities == [1.0]
     with pytest.raises(InvalidArgumentError, match="one of default, mmr"):

@@ -97,12 +97,12 @@ async def ranked(
         raise UnsupportedError("text", "lancedb", hint)
     where = await condition_of(query.where)
     words = {} if table.schema.analyzer in GRAMS else await _beginnings(table, query, where)
-    calls: list[Callable[[], Awaitable[Any]]] = [
-        partial(_ranked, table, query, words, where, columns),
-        partial(_weight, table, query, words, where),
-    ]
-    rows, *weight = await together(calls[: 1 + weigh])
-    return rows, weight[0] if weigh else 0.0
+    searching: Callable[[], Awaitable[Any]] = partial(_ranked, table, query, words, where, columns)
+    if not weigh:
+        return await searching(), 0.0
+    weighing: Callable[[], Awaitable[Any]] = partial(_weight, table, query, words, where)
+    rows, weight = await together([searching, weighing])
+    return rows, weight
 
 
 async def _weight(

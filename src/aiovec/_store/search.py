@@ -69,7 +69,7 @@ Group = tuple[str, Any]
 Highlight = tuple[str, str]
 _HIGHLIGHT = ("<mark>", "</mark>")
 
-FETCH_K = 40
+_FETCH_K = 40
 """The usual ``fetch_k``. For hybrid searches, lists of 20 to 80 rows have the best nDCG@10
 (``bench quality``)."""
 
@@ -195,7 +195,7 @@ class SearchOptions:
         if self.group_by is not None and self.diversity:
             reason = "diversity and group_by cannot be combined; use one of them"
             raise InvalidArgumentError("diversity", self.diversity, reason=reason)
-        self.pool = FETCH_K if self.fetch_k is None else self.fetch_k
+        self.pool = _FETCH_K if self.fetch_k is None else self.fetch_k
         chooses = self.diversity or self.rerank is not None
         self.fetched = self.pool if chooses else self.last
         if self.last > self.pool and (chooses or self.many_of_each):
